@@ -1,0 +1,5 @@
+"""`python -m bitnet_cli` is the command `bitnet`."""
+
+from bitnet_cli.cli import main
+
+main()

@@ -1,0 +1,1 @@
+"""Hugging Face folder -> config and named arrays, lazily, one tensor at a time."""

@@ -1,0 +1,1 @@
+"""The model that ships inside the package."""

@@ -1,0 +1,42 @@
+"""Every error a user can meet, and the exit code that the command line gives it.
+
+    BitnetError            1   something failed at run time
+    ├── UsageError         2   the command line asks for something impossible
+    ├── BadFileError       3   a file is damaged, forged or inconsistent
+    └── UnsupportedError   4   a known thing that this version does not handle
+
+Messages are one line. File errors name the file, the field and what was expected.
+"""
+
+import os
+
+
+def printable(text: str) -> str:
+    """`text` with control characters escaped, so that a name from a file cannot drive the terminal."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+
+
+class BitnetError(Exception):
+    exit_code = 1
+
+    def __str__(self) -> str:
+        return printable(super().__str__())
+
+
+class UsageError(BitnetError):
+    exit_code = 2
+
+
+class BadFileError(BitnetError):
+    """`path: field: reason (byte offset)`."""
+
+    exit_code = 3
+
+    def __init__(self, path: str | os.PathLike[str], field: str, reason: str, offset: int | None = None):
+        self.path, self.field, self.reason, self.offset = os.fspath(path), field, reason, offset
+        place = "" if offset is None else f" (byte {offset})"
+        super().__init__(f"{self.path}: {field}: {reason}{place}")
+
+
+class UnsupportedError(BitnetError):
+    exit_code = 4

@@ -1,0 +1,1 @@
+"""GGUF file <-> metadata, tensor table and memory map."""

@@ -1,0 +1,1 @@
+"""Config, weights, KV cache, forward pass, sampler and the generate loop."""

@@ -1,0 +1,40 @@
+"""I2_S, bitnet.cpp's 2-bit layout (GGUF tensor type 36), in the 128/32 form of Microsoft's published files.
+
+The tensor is one row-major stream. 128 weights in a row make 32 bytes: byte p holds weights p, p + 32, p + 64, p + 96 at bits
+7-6, 5-4, 3-2, 1-0, with codes 0, 1, 2 for -1, 0, +1. After the n / 4 bytes of weights come 32 bytes whose first four are the scale,
+a little-endian float32; the rest is zero (microsoft/BitNet, src/ggml-bitnet-mad.cpp and utils/convert-hf-to-gguf-bitnet.py).
+"""
+
+import numpy as np
+from numpy.typing import NDArray
+
+BLOCK = 128  # weights
+TAIL = 32  # bytes after the weights; the scale comes first
+
+
+def nbytes(rows: int, cols: int) -> int:
+    """Size of a packed tensor in bytes."""
+    return rows * cols // 4 + TAIL
+
+
+def pack(ternary: NDArray[np.int8], scale: float) -> NDArray[np.uint8]:
+    """(rows, cols) int8 in {-1, 0, 1}, cols a multiple of 128 -> (rows * cols / 4 + 32,) uint8."""
+    if ternary.shape[-1] % BLOCK:
+        raise ValueError(f"I2_S needs rows of a multiple of {BLOCK} weights, not {ternary.shape[-1]}")
+    codes = (ternary + 1).astype(np.uint8).reshape(-1, 4, 32)
+    weights = codes[:, 0] << 6 | codes[:, 1] << 4 | codes[:, 2] << 2 | codes[:, 3]
+    tail = np.zeros(TAIL, np.uint8)
+    tail[:4] = np.frombuffer(np.array(scale, "<f4").tobytes(), np.uint8)
+    return np.concatenate([weights.reshape(-1), tail])
+
+
+def unpack(raw: NDArray[np.uint8], rows: int, cols: int) -> tuple[NDArray[np.int8], np.float32]:
+    """Inverse of `pack`: ternary values (rows, cols) int8 and the scale. Raises ValueError on a wrong size or a code 3."""
+    if raw.size != nbytes(rows, cols) or cols % BLOCK:
+        raise ValueError(f"{raw.size} bytes are not an I2_S tensor of {rows} x {cols}")
+    weights = raw[:-TAIL]
+    if np.any(weights & weights >> 1 & 0x55):
+        raise ValueError("a 2-bit code is 3; only 0, 1 and 2 mean a ternary value")
+    fields = weights.reshape(-1, 1, 32) >> np.array([6, 4, 2, 0], np.uint8)[:, None] & 3
+    scale = np.frombuffer(raw[-TAIL : 4 - TAIL].tobytes(), "<f4")[0]
+    return fields.astype(np.int8).reshape(rows, cols) - np.int8(1), scale

@@ -1,0 +1,1 @@
+"""Kernels over arrays. Nothing in here knows files, models or text."""

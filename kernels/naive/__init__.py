@@ -1,0 +1,1 @@
+"""The obvious NumPy twin of every kernel: specification and test oracle."""

@@ -1,0 +1,1 @@
+"""Vector types and operations, one module an instruction set."""

@@ -1,0 +1,184 @@
+"""The training model: BitNet b1.58 in PyTorch, with straight-through gradients.
+
+Token ids (batch, length) int64 -> logits (batch, length, vocabulary) float32. Names of parameters are those of transformers'
+`BitNetForCausalLM`, so a state dict becomes a Hugging Face folder without renaming. The forward pass here is the truth that the
+inference engine is compared with; arithmetic follows arXiv 2402.17764 and its "Training Tips, Code and FAQ":
+
+    weights      s = mean|W| (at least 1e-5)          w = clip(round(W / s), -1, 1)          one scale a tensor
+    activations  a = 127 / max|x| (at least 1e-5)     q = clip(round(x * a), -128, 127)      one scale a token
+    product      y = (q @ w.T) * s / a                integers until the end
+
+Gradients pass both roundings unchanged (straight-through estimator).
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+@dataclass(frozen=True)
+class Shape:
+    """Sizes of a model. Every input width of a projection must be a multiple of 128 for I2_S."""
+
+    vocab_size: int = 4096
+    hidden: int = 256
+    feed_forward: int = 768
+    layers: int = 6
+    heads: int = 4
+    kv_heads: int = 2
+    context: int = 512
+    rope_theta: float = 10000.0
+    norm_eps: float = 1e-5
+
+    @property
+    def head_dim(self) -> int:
+        return self.hidden // self.heads
+
+
+def ternary(weight: Tensor) -> tuple[Tensor, Tensor]:
+    """(rows, cols) float -> values in {-1, 0, 1} of the same shape, and the scale mean|W| (0-dimensional)."""
+    scale = weight.abs().mean().clamp(min=1e-5)
+    return (weight / scale).round().clamp(-1, 1), scale
+
+
+def int8_per_token(x: Tensor) -> tuple[Tensor, Tensor]:
+    """(..., cols) float -> integers in [-128, 127] as floats, and 127 / max|x| of each token, shape (..., 1)."""
+    factor = 127 / x.abs().amax(-1, keepdim=True).clamp(min=1e-5)
+    return (x * factor).round().clamp(-128, 127), factor
+
+
+class _BitProduct(torch.autograd.Function):
+    """y = int8(x) @ ternary(W).T for several weights that share one input, quantised once.
+
+    `dtype` is the matmul's: bfloat16 holds every int8 code and ternary value exactly, only sums are rounded.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, dtype: torch.dtype, *weights: Tensor) -> tuple[Tensor, ...]:
+        codes, factor = int8_per_token(x)
+        codes = codes.to(dtype)
+        pairs = [ternary(w) for w in weights]
+        stacked = torch.cat([w for w, _ in pairs]).to(dtype)
+        scales = torch.cat([s.expand(len(w)) for w, s in pairs])
+        ctx.save_for_backward(codes, factor, stacked, scales)
+        ctx.rows = [len(w) for w in weights]
+        y = (codes @ stacked.T).float() * (scales / factor)
+        return tuple(y.split(ctx.rows, -1))
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        codes, factor, stacked, scales = ctx.saved_tensors
+        grad = torch.cat(grads, -1)
+        grad_x = ((grad * scales).to(codes.dtype) @ stacked).float()
+        scaled = (grad / factor).to(codes.dtype).flatten(0, -2)
+        grad_w = (scaled.T @ codes.flatten(0, -2)).float()
+        return grad_x, None, *grad_w.split(ctx.rows)
+
+
+class Projections(nn.Module):
+    """Bias-free projections of one input; `names` become attributes `<name>.weight`, as transformers names them."""
+
+    def __init__(self, inputs: int, outputs: dict[str, int], quantised: bool):
+        super().__init__()
+        self.names, self.quantised = list(outputs), quantised
+        for name, rows in outputs.items():
+            self.add_module(name, nn.Linear(inputs, rows, bias=False))
+
+    def project(self, x: Tensor, names: list[str], dtype: torch.dtype) -> tuple[Tensor, ...]:
+        weights = [getattr(self, name).weight for name in names]
+        if self.quantised:
+            return _BitProduct.apply(x, dtype, *weights)
+        y = (x.to(dtype) @ torch.cat(weights).to(dtype).T).float()
+        return tuple(y.split([len(w) for w in weights], -1))
+
+
+class Norm(nn.Module):
+    def __init__(self, size: int, eps: float):
+        super().__init__()
+        self.weight, self.eps = nn.Parameter(torch.ones(size)), eps
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.weight * (x * torch.rsqrt(x.square().mean(-1, keepdim=True) + self.eps))
+
+
+def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    """RoPE over pairs (i, i + head_dim / 2); x: (batch, heads, length, head_dim)."""
+    low, high = x.chunk(2, -1)
+    return x * cos + torch.cat((-high, low), -1) * sin
+
+
+class Attention(Projections):
+    def __init__(self, s: Shape, quantised: bool):
+        kv = s.kv_heads * s.head_dim
+        super().__init__(s.hidden, {"q_proj": s.hidden, "k_proj": kv, "v_proj": kv, "o_proj": s.hidden}, quantised)
+        self.attn_sub_norm, self.shape = Norm(s.hidden, s.norm_eps), s
+
+    def forward(self, x: Tensor, rope: tuple[Tensor, Tensor], dtype: torch.dtype) -> Tensor:
+        batch, length, _ = x.shape
+        parts = self.project(x, ["q_proj", "k_proj", "v_proj"], dtype)
+        q, k, v = (p.view(batch, length, -1, self.shape.head_dim).transpose(1, 2) for p in parts)
+        q, k = rotate(q, *rope), rotate(k, *rope)
+        mixed = F.scaled_dot_product_attention(q.to(dtype), k.to(dtype), v.to(dtype), is_causal=True, enable_gqa=True)
+        mixed = mixed.transpose(1, 2).reshape(batch, length, -1).float()
+        return self.project(self.attn_sub_norm(mixed), ["o_proj"], dtype)[0]
+
+
+class FeedForward(nn.Module):
+    """ReLU² GLU: down(norm(relu(gate x)² * up x))."""
+
+    def __init__(self, s: Shape, quantised: bool):
+        super().__init__()
+        for name, (cols, rows) in {
+            "gate_proj": (s.hidden, s.feed_forward),
+            "up_proj": (s.hidden, s.feed_forward),
+            "down_proj": (s.feed_forward, s.hidden),
+        }.items():
+            self.add_module(name, nn.Linear(cols, rows, bias=False))
+        self.ffn_sub_norm, self.quantised = Norm(s.feed_forward, s.norm_eps), quantised
+
+    project = Projections.project
+
+    def forward(self, x: Tensor, dtype: torch.dtype) -> Tensor:
+        gate, up = self.project(x, ["gate_proj", "up_proj"], dtype)
+        return self.project(self.ffn_sub_norm(F.relu(gate).square() * up), ["down_proj"], dtype)[0]
+
+
+class Block(nn.Module):
+    def __init__(self, s: Shape, quantised: bool):
+        super().__init__()
+        self.input_layernorm, self.self_attn = Norm(s.hidden, s.norm_eps), Attention(s, quantised)
+        self.post_attention_layernorm, self.mlp = Norm(s.hidden, s.norm_eps), FeedForward(s, quantised)
+
+    def forward(self, x: Tensor, rope: tuple[Tensor, Tensor], dtype: torch.dtype) -> Tensor:
+        x = x + self.self_attn(self.input_layernorm(x), rope, dtype)
+        return x + self.mlp(self.post_attention_layernorm(x), dtype)
+
+
+class BitNet(nn.Module):
+    """Decoder with a tied head. `quantised=False` gives the float model of the same shape."""
+
+    def __init__(self, shape: Shape, quantised: bool = True):
+        super().__init__()
+        self.shape, self.quantised = shape, quantised
+        self.embed_tokens = nn.Embedding(shape.vocab_size, shape.hidden)
+        self.layers = nn.ModuleList(Block(shape, quantised) for _ in range(shape.layers))
+        self.norm = Norm(shape.hidden, shape.norm_eps)
+        for name, parameter in self.named_parameters():
+            if parameter.ndim == 2:
+                depth = (2 * shape.layers) ** -0.5 if name.endswith(("o_proj.weight", "down_proj.weight")) else 1.0
+                nn.init.normal_(parameter, std=0.02 * depth)
+
+    def rope(self, length: int) -> tuple[Tensor, Tensor]:
+        half = self.shape.head_dim // 2
+        frequency = self.shape.rope_theta ** (-torch.arange(half, device=self.norm.weight.device) / half)
+        angle = torch.arange(length, device=frequency.device)[:, None] * frequency
+        return torch.cat((angle.cos(),) * 2, -1), torch.cat((angle.sin(),) * 2, -1)
+
+    def forward(self, ids: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
+        x, rope = self.embed_tokens(ids), self.rope(ids.shape[1])
+        for block in self.layers:
+            x = block(x, rope, dtype)
+        return (self.norm(x).to(dtype) @ self.embed_tokens.weight.to(dtype).T).float()
