@@ -44,9 +44,9 @@ def _members(folder: Path, pattern: str) -> Iterator[tuple[str, str]]:
     (archive,) = folder.glob(pattern)
     with tarfile.open(archive) as tar:
         for member in sorted(tar.getmembers(), key=lambda m: m.name):
-            file = tar.extractfile(member)
-            if file and "/data/" in member.name or "/json/" in member.name:
-                yield member.name, file.read().decode("utf-8") if file else ""
+            file = tar.extractfile(member) if "/data/" in member.name or "/json/" in member.name else None
+            if file:
+                yield member.name, file.read().decode("utf-8")
 
 
 def _tidy(text: str) -> str:

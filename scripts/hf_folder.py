@@ -1,7 +1,7 @@
 """Tokenizer training, and saving a model of `bitnet_torch` as a Hugging Face folder.
 
-The folder loads with transformers' `BitNetForCausalLM` (class `BitLinear`: packed uint8 weights and `weight_scale` = 1 / mean|W|, which
-divides), or with `LlamaForCausalLM`-free float weights when the model is the float twin.
+The folder loads with transformers' `BitNetForCausalLM`, linear class `BitLinear`: packed uint8 weights and `weight_scale` = 1 / mean|W|,
+which divides. The float twin is saved with float weights and no quantization_config.
 """
 
 import json
@@ -14,9 +14,7 @@ from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_token
 
 END = "<|endoftext|>"
 # Llama 3's pattern, so that `tokenizer.ggml.pre` is `llama-bpe` and every GGUF runtime splits text the same way.
-PATTERN = (
-    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
-)
+PATTERN = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 
 
 def train_tokenizer(text: Path, vocab_size: int) -> Tokenizer:
@@ -40,7 +38,7 @@ def train_tokenizer(text: Path, vocab_size: int) -> Tokenizer:
 
 
 def pack(values: torch.Tensor) -> torch.Tensor:
-    """{-1, 0, 1} (rows, cols) -> uint8 (rows / 4, cols); byte row r holds rows r, r + R, r + 2R, r + 3R at bits 0, 2, 4, 6 (R = rows / 4)."""
+    """{-1, 0, 1} (rows, cols) -> uint8 (rows / 4, cols): bitnet_cli/ternary/hf_packed.py describes the layout."""
     blocks = (values + 1).to(torch.uint8).view(4, -1, values.shape[1])
     return blocks[0] | blocks[1] << 2 | blocks[2] << 4 | blocks[3] << 6
 
@@ -76,8 +74,8 @@ def save_folder(model: BitNet, tokenizer: Tokenizer, folder: Path) -> None:
     """Write config.json, model.safetensors, tokenizer.json and tokenizer_config.json."""
     folder.mkdir(parents=True, exist_ok=True)
     tensors = {}
-    for name, value in model.state_dict().items():
-        value, name = value.detach().cpu(), f"model.{name}"
+    for parameter, weight in model.state_dict().items():
+        value, name = weight.detach().cpu(), f"model.{parameter}"
         if name.endswith("_proj.weight") and model.quantised:
             values, scale = ternary(value)
             tensors[name] = pack(values)

@@ -1,1 +1,26 @@
-"""Vector types and operations, one module an instruction set."""
+"""Vector types and operations: the only place with LLVM names. One module an instruction set, all with the same names.
+
+    WIDTH                     bytes of one register: 32 or 64
+    load, load_half, store    bytes <-> array
+    field0 .. field3          2-bit codes at bits 7-6, 5-4, 3-2, 1-0 of each byte (the order of weights in I2_S)
+    dot(narrow, codes, x)     sums of products of bytes; at most STEPS_PER_FOLD of them before
+    fold(wide, narrow)        which widens to int32, and total(wide), the sum over the lanes
+    load_f16, fma             float16 -> float32, a * b + c
+
+`selected` is the module of this process (see kernels/isa.py).
+"""
+
+from importlib import import_module
+from types import ModuleType
+
+from .. import isa
+
+
+def _select() -> ModuleType:
+    name = isa.chosen()
+    if name == isa.NAIVE:
+        raise ImportError("the naive kernels use no vectors")
+    return import_module(f"{__name__}.{name}")
+
+
+selected = _select()

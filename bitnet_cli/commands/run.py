@@ -1,0 +1,126 @@
+"""`bitnet run`: prompt -> text. The text goes to stdout as it comes, notes and timings to stderr."""
+
+import sys
+import time
+from pathlib import Path
+
+from bitnet_cli.embedded import DESCRIPTION, EMBEDDED_MODEL
+from bitnet_cli.errors import BitnetError, UnsupportedError, UsageError
+from bitnet_cli.gguf_file.reader import open_gguf
+from bitnet_cli.machine.threads import physical_cores
+from bitnet_cli.model.decoder import Decoder
+from bitnet_cli.model.generate import Timings, generate
+from bitnet_cli.model.sampler import Sampler, Sampling
+from bitnet_cli.text.stream import IncrementalDecoder, terminal_safe
+from bitnet_cli.text.tokenizer import tokenizer_from_metadata
+
+__all__ = ["Sampling", "run"]
+
+MAX_PROMPT_BYTES = 64 << 20
+
+
+def _note(quiet: bool, text: str) -> None:
+    if not quiet:
+        print(text, file=sys.stderr, flush=True)  # noqa: T201
+
+
+def read_prompt(prompt: str | None, file: Path | None) -> str:
+    """The prompt's text from -p, -f or a pipe; empty where there is none of them."""
+    if prompt is not None and file is not None:
+        raise UsageError("give the prompt by -p or by -f, not both")
+    if file is not None:
+        try:
+            data = file.read_bytes()
+        except OSError as error:
+            raise UsageError(f"{file}: {error.strerror}") from None
+    elif prompt == "-" or (prompt is None and sys.stdin is not None and not sys.stdin.isatty()):
+        data = sys.stdin.buffer.read(MAX_PROMPT_BYTES + 1)
+    else:
+        return prompt or ""
+    if len(data) > MAX_PROMPT_BYTES:
+        raise UsageError(f"the prompt is larger than {MAX_PROMPT_BYTES >> 20} MiB")
+    # One line end at the end is the file's or the shell's, not the prompt's: `echo text | bitnet run` should continue the text.
+    return data.decode("utf-8", "replace").removesuffix("\n").removesuffix("\r")
+
+
+class Output:
+    """stdout for model text: control characters are dropped on a terminal, what the encoding lacks is replaced."""
+
+    def __init__(self) -> None:
+        self._terminal = sys.stdout.isatty()
+        if hasattr(sys.stdout, "reconfigure"):
+            sys.stdout.reconfigure(errors="replace")
+
+    def write(self, text: str) -> None:
+        if text:
+            sys.stdout.write(terminal_safe(text) if self._terminal else text)
+            sys.stdout.flush()
+
+    def echo(self, prompt: str) -> None:
+        """Show the prompt before its continuation, on a terminal only: a pipe gets the model's text and nothing else."""
+        if self._terminal:
+            self.write(prompt)
+
+
+def run(
+    model: Path | None,
+    *,
+    prompt: str | None,
+    file: Path | None,
+    n_predict: int,
+    threads: int,
+    ctx_size: int,
+    sampling: Sampling,
+    quiet: bool,
+) -> None:
+    """Generate text. Raises BitnetError for what the user must know; see cli.py for the options."""
+    if n_predict < -1 or threads < 0 or ctx_size < 0:
+        raise UsageError("-n must be -1 or more, -t and -c 0 or more")
+    text = read_prompt(prompt, file)
+    start = time.perf_counter()
+    if model is None:
+        _note(quiet, f"bitnet: using {DESCRIPTION} (choose another with -m FILE.gguf)")
+    try:
+        with open_gguf(model or EMBEDDED_MODEL) as gguf:
+            tokenizer = tokenizer_from_metadata(gguf.metadata, str(gguf.path))
+            decoder = Decoder(gguf, context=ctx_size, threads=threads or physical_cores())
+    except _instruction_set_error() as error:
+        raise UnsupportedError(str(error)) from None
+    ids = tokenizer.encode(text)
+    if not ids:
+        if tokenizer.bos_id is None:
+            raise UsageError("the prompt is empty, and this model has no token to begin a text with")
+        ids = [tokenizer.bos_id]
+    sampler, timings = Sampler(sampling), Timings()
+    load_seconds = time.perf_counter() - start
+    output, decoded = Output(), IncrementalDecoder(tokenizer)
+    output.echo(text)
+    try:
+        for token in generate(decoder, ids, n_predict, sampler, tokenizer.eos_ids, timings):
+            output.write(decoded.push(token))
+        output.write(decoded.finish() + "\n")
+    except KeyboardInterrupt:
+        output.write("\n")
+        _report(quiet, load_seconds, timings, sampler, "interrupted")
+        raise
+    except BitnetError:
+        output.write("\n")
+        raise
+    finally:
+        decoder.close()
+    _report(quiet, load_seconds, timings, sampler, timings.finish)
+
+
+def _instruction_set_error() -> type[Exception]:
+    from bitnet_kernels.isa import InstructionSetError
+
+    return InstructionSetError
+
+
+def _report(quiet: bool, load_seconds: float, t: Timings, sampler: Sampler, finish: str) -> None:
+    seed = f", seed {sampler.seed}" if sampler.sampling.temperature > 0 else ""
+    _note(
+        quiet,
+        f"bitnet: load {load_seconds:.2f} s, prompt {t.prompt_tokens} tokens at {t.prefill_rate:.1f} tokens/s, "
+        f"{t.new_tokens} new tokens at {t.decode_rate:.1f} tokens/s, {finish}{seed}",
+    )

@@ -1,0 +1,68 @@
+"""The arrays that a step of the decoder works on. Shapes are fixed once; kernels receive these tuples and nothing else.
+
+tokens: how many are processed at once (1 in decode, a chunk in prefill). threads: how many run a step together.
+A projection's weights are packed ternary rows inside one flat byte array (often the file itself, memory-mapped), found by offset.
+"""
+
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+# Projections of a layer, in the order of `Weights.offsets` and `Weights.scales`.
+Q, K, V, O, GATE, UP, DOWN = range(7)  # noqa: E741
+# Norms of a layer, in the order of `Weights.norm_offsets`; -1 there means that the model has none at this place.
+ATTENTION_NORM, ATTENTION_SUB_NORM, FFN_NORM, FFN_SUB_NORM = range(4)
+RELU2, SILU = range(2)
+HEAD_F32, HEAD_F16, HEAD_Q8_0 = range(3)
+
+
+class Sizes(NamedTuple):
+    layers: int
+    hidden: int
+    heads: int
+    kv_heads: int
+    head_dim: int
+    feed_forward: int
+    vocab: int
+    activation: int  # RELU2 or SILU
+    norm_eps: float
+    head_kind: int  # HEAD_F32, HEAD_F16 or HEAD_Q8_0
+
+
+class Weights(NamedTuple):
+    packed: NDArray[np.uint8]  # (bytes,) I2_S rows of every projection
+    offsets: NDArray[np.int64]  # (layers, 7) first byte of each projection in `packed`
+    scales: NDArray[np.float32]  # (layers, 7)
+    norms: NDArray[np.float32]  # (floats,) all norm weights, one after the other; the last is the output norm
+    norm_offsets: NDArray[np.int64]  # (layers + 1, 4) first element in `norms`; row `layers`, column 0: the output norm
+    head: NDArray[np.uint8]  # (bytes,) embedding or head matrix, (vocab, hidden) of type head_kind
+    head_offset: NDArray[np.int64]  # (1,)
+    cos: NDArray[np.float32]  # (context, head_dim / 2)
+    sin: NDArray[np.float32]  # (context, head_dim / 2)
+
+
+class Cache(NamedTuple):
+    keys: NDArray[np.float32]  # (layers, kv_heads, context, head_dim), after RoPE
+    values: NDArray[np.float32]  # (layers, kv_heads, context, head_dim)
+
+
+class Scratch(NamedTuple):
+    x: NDArray[np.float32]  # (tokens, hidden) residual stream
+    codes: NDArray[np.int8]  # (rows, widest padded) activations in kernel order; rows = max(tokens rounded up, threads)
+    factors: NDArray[np.float32]  # (rows,) 127 / max|x|
+    sums: NDArray[np.int32]  # (rows,) sum of the codes
+    qkv: NDArray[np.float32]  # (tokens, (heads + 2 kv_heads) * head_dim)
+    mixed: NDArray[np.float32]  # (tokens, heads * head_dim) attention output
+    gate: NDArray[np.float32]  # (tokens, feed_forward)
+    up: NDArray[np.float32]  # (tokens, feed_forward)
+    normed: NDArray[np.float32]  # (rows, widest) float input of the quantiser
+    scores: NDArray[np.float32]  # (threads, context)
+    tile: NDArray[np.uint8]  # (threads, 4 * widest padded) unpacked weight rows
+    logits: NDArray[np.float32]  # (vocab,)
+
+
+def padded(cols: int, width: int = 64) -> int:
+    """Length of an activation row in kernel order: whole groups of 4 registers of `width` bytes."""
+    group = max(128, 4 * width)
+    return -(-cols // group) * group

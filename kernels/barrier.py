@@ -1,0 +1,50 @@
+"""How the threads of a team wait for each other: a barrier inside a step, and the wait for the next step."""
+
+from .control import ARRIVED, ASLEEP, GENERATION, MAX_THREADS, SPINS_BEFORE_SLEEP, SPINS_BEFORE_YIELD, STEP
+from .jit import kernel
+from .simd.atomics import atomic_add, atomic_load, atomic_store, pause, yield_thread
+
+
+@kernel
+def barrier(control, threads):  # type: ignore[no-untyped-def]
+    """Returns once all `threads` threads have called it."""
+    if threads > 1:
+        generation = atomic_load(control, GENERATION)
+        if atomic_add(control, ARRIVED, 1) == threads - 1:
+            atomic_store(control, ARRIVED, 0)
+            atomic_store(control, GENERATION, generation + 1)
+        else:
+            spins = 0
+            while atomic_load(control, GENERATION) == generation:
+                spins += 1
+                pause()
+                if spins > SPINS_BEFORE_YIELD:
+                    yield_thread()
+
+
+@kernel
+def announce(control, step):  # type: ignore[no-untyped-def]
+    """Make `step` the number to do; returns whether any thread sleeps and must be woken."""
+    atomic_add(control, STEP, step - atomic_load(control, STEP))
+    asleep = False
+    for thread in range(MAX_THREADS):
+        asleep |= control[ASLEEP + thread] != 0
+    return asleep
+
+
+@kernel
+def next_step(control, thread, done):  # type: ignore[no-untyped-def]
+    """Wait for a step after `done`: its number, or `done` itself where none came soon and the thread should sleep."""
+    for spin in range(SPINS_BEFORE_SLEEP):
+        step = atomic_load(control, STEP)
+        if step != done:
+            return step
+        pause()
+        if spin > SPINS_BEFORE_YIELD:
+            yield_thread()
+    # Say so first, then look once more: either this thread sees the step, or the announcer sees that it sleeps.
+    atomic_add(control, ASLEEP + thread, 1)
+    step = atomic_load(control, STEP)
+    if step != done:
+        atomic_add(control, ASLEEP + thread, -1)
+    return step

@@ -1,0 +1,77 @@
+"""Where compiled kernels are kept between runs: a private folder of the user.
+
+Numba's cache files are unpickled when read, so whoever can write them runs code: the folder is 0700, owned by the user, and never under
+a shared temporary folder. Its name holds everything that Numba's own key misses: changes in a callee in another file (a hash over all
+kernel sources), the instruction set, and the versions of Python and Numba. Numba adds the CPU's name and features.
+
+`prepare()` must run before the first `@njit(cache=True)` is met; kernels/__init__.py sees to it. Where no folder can be had, kernels
+still compile, but into memory: `njit` options then leave caching out (Numba would refuse to import otherwise).
+"""
+
+import hashlib
+import os
+import stat
+import sys
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+
+def _base() -> Path | None:
+    """The user's cache folder by the platform's convention; None where there is no home."""
+    override = os.environ.get("BITNET_CACHE_DIR")
+    if override:
+        return Path(override)
+    try:
+        if sys.platform == "darwin":
+            return Path.home() / "Library" / "Caches" / "bitnet"
+        if sys.platform == "win32":
+            local = os.environ.get("LOCALAPPDATA")
+            return Path(local) / "bitnet" / "cache" if local else None
+        xdg = os.environ.get("XDG_CACHE_HOME")
+        return Path(xdg) / "bitnet" if xdg and Path(xdg).is_absolute() else Path.home() / ".cache" / "bitnet"
+    except RuntimeError:
+        return None
+
+
+def source_hash() -> str:
+    """Hash over every file of this package."""
+    digest = hashlib.sha256()
+    root = Path(__file__).parent
+    for path in sorted(root.rglob("*.py")):
+        digest.update(str(path.relative_to(root)).encode() + b"\0" + path.read_bytes())
+    return digest.hexdigest()[:16]
+
+
+def _private(folder: Path) -> bool:
+    """Make the folder 0700; False where it cannot be made, or belongs to or can be written by someone else."""
+    try:
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        info = folder.stat()
+        if hasattr(os, "getuid") and (info.st_uid != os.getuid() or stat.S_IMODE(info.st_mode) & 0o022):
+            return False
+        probe = folder / f".probe-{os.getpid()}"
+        probe.touch()
+        probe.unlink()
+    except OSError:
+        return False
+    return True
+
+
+@cache
+def prepare() -> Path | None:
+    """Point Numba at the private folder and return it; None where nothing can be kept."""
+    import numba
+
+    from . import isa
+
+    base = _base()
+    if base is None:
+        return None
+    python = f"py{sys.version_info.major}{sys.version_info.minor}"
+    folder = base / f"kernels-{source_hash()}-{isa.chosen()}-{python}-numba{numba.__version__}"
+    if not (_private(base) and _private(folder)):
+        return None
+    config: Any = numba.config
+    config.CACHE_DIR = str(folder)
+    return folder

@@ -1,0 +1,21 @@
+"""The words that a team of threads shares: a step's parameters, its barrier, and the number of the step to do.
+
+`control` is (WORDS,) int64. What threads spin on lies on cache lines of its own (8 words each), away from the parameters.
+"""
+
+import numpy as np
+from numpy.typing import NDArray
+
+TOKENS, POSITION, FIRST_LAYER, LAST_LAYER, WANT_LOGITS = range(5)
+ARRIVED, GENERATION, STEP = 16, 24, 32
+ASLEEP = 40  # one word a thread: 1 while it sleeps in Python
+MAX_THREADS = 256
+WORDS = ASLEEP + MAX_THREADS
+STOP = -1  # value of STEP that ends the team
+
+SPINS_BEFORE_YIELD = 4096  # about 0.1 ms: longer means that the other thread is not running
+SPINS_BEFORE_SLEEP = 65536  # about 2 ms without a next step: stop using the CPU
+
+
+def new_control() -> NDArray[np.int64]:
+    return np.zeros(WORDS, np.int64)

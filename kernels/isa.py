@@ -1,0 +1,50 @@
+"""Which instruction set the kernels are written in: chosen once, before anything is compiled.
+
+An LLVM intrinsic that the CPU lacks aborts the process while compiling, so the choice follows the CPU's real features.
+`BITNET_ISA` forces one; forcing one that this CPU lacks is an error. With `NUMBA_DISABLE_JIT=1` there are no vectors at all, and
+the naive NumPy kernels do the work.
+"""
+
+import os
+from functools import cache
+
+# Fastest first. Each needs all of its LLVM feature names; `portable` and `naive` need none.
+REQUIRED_FEATURES: dict[str, frozenset[str]] = {
+    "avx512vnni": frozenset({"avx512f", "avx512bw", "avx512vl", "avx512vnni", "avx2", "fma", "f16c"}),
+    "avxvnni": frozenset({"avxvnni", "avx2", "fma", "f16c"}),
+    "avx2": frozenset({"avx2", "fma", "f16c"}),
+    "portable": frozenset(),
+}
+NAIVE = "naive"
+
+
+class InstructionSetError(Exception):
+    """BITNET_ISA names an instruction set that does not exist or that this CPU lacks."""
+
+
+@cache
+def cpu_features() -> frozenset[str]:
+    """LLVM names of the features of this CPU, as the operating system lets them be used."""
+    from llvmlite import binding
+
+    return frozenset(name for name, present in binding.get_host_cpu_features().items() if present)
+
+
+def supported(features: frozenset[str]) -> list[str]:
+    """Instruction sets that a CPU with these features runs, fastest first; `naive` is always the last."""
+    return [name for name, needed in REQUIRED_FEATURES.items() if needed <= features] + [NAIVE]
+
+
+@cache
+def chosen() -> str:
+    """The instruction set of this process. Raises InstructionSetError where BITNET_ISA cannot be met."""
+    forced = os.environ.get("BITNET_ISA", "").strip().lower()
+    if forced and forced != NAIVE and forced not in REQUIRED_FEATURES:
+        raise InstructionSetError(f"BITNET_ISA={forced}: unknown; known are {', '.join([*REQUIRED_FEATURES, NAIVE])}")
+    if forced == NAIVE or os.environ.get("NUMBA_DISABLE_JIT", "0") not in ("", "0"):
+        return NAIVE
+    available = supported(cpu_features())
+    if forced and forced not in available:
+        missing = sorted(REQUIRED_FEATURES[forced] - cpu_features())
+        raise InstructionSetError(f"BITNET_ISA={forced}: this CPU lacks {', '.join(missing)}; it runs {', '.join(available)}")
+    return forced or available[0]

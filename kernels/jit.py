@@ -1,0 +1,27 @@
+"""The one way kernels are compiled: `@kernel`, which is Numba's `njit` without the GIL, cached where a private folder can be had.
+
+`@fast_kernel` also lets LLVM reorder float sums, so that reductions use vectors. Infinities and NaNs keep their meaning in both.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+from numba import njit
+
+from . import compile_cache
+
+_options: dict[str, Any] = {"nogil": True, "error_model": "numpy", "cache": compile_cache.prepare() is not None}
+_reorder = {"reassoc", "contract", "arcp", "nsz"}
+
+
+def kernel(function: Callable[..., Any]) -> Any:
+    return njit(**_options)(function)
+
+
+def fast_kernel(function: Callable[..., Any]) -> Any:
+    return njit(fastmath=_reorder, **_options)(function)
+
+
+def inlined(function: Callable[..., Any]) -> Any:
+    """For functions of a few vector operations: copied into the caller, so that vectors stay in registers."""
+    return njit(inline="always", **_options)(function)

@@ -1,0 +1,91 @@
+"""A barrier for threads that run one kernel together, from LLVM atomics.
+
+The team's `control` array is int64; the barrier uses two elements on cache lines of their own. Threads spin, because the waits inside
+a token are microseconds; a sleep would cost more than the work between two barriers.
+"""
+
+import ctypes
+import platform
+import sys
+from typing import Any
+
+from llvmlite import binding, ir
+from numba import types
+
+from .vectors import I32, call, element_pointer, intrinsic
+
+
+@intrinsic
+def atomic_add(typingctx: Any, array: Any, offset: Any, value: Any) -> Any:
+    """array[offset] += value as one step; returns the value before. A full fence, so it also orders what follows."""
+
+    def codegen(ctx: Any, b: Any, sig: Any, args: Any) -> Any:
+        return b.atomic_rmw("add", element_pointer(ctx, b, array, args[0], args[1]), args[2], "seq_cst")
+
+    return types.int64(array, types.intp, types.int64), codegen
+
+
+@intrinsic
+def atomic_load(typingctx: Any, array: Any, offset: Any) -> Any:
+    """array[offset] with acquire order: what other threads wrote before their release is visible afterwards."""
+
+    def codegen(ctx: Any, b: Any, sig: Any, args: Any) -> Any:
+        return b.load_atomic(element_pointer(ctx, b, array, *args), "acquire", 8)
+
+    return types.int64(array, types.intp), codegen
+
+
+@intrinsic
+def atomic_store(typingctx: Any, array: Any, offset: Any, value: Any) -> Any:
+    """array[offset] = value with release order."""
+
+    def codegen(ctx: Any, b: Any, sig: Any, args: Any) -> Any:
+        b.store_atomic(args[2], element_pointer(ctx, b, array, args[0], args[1]), "release", 8)
+        return ctx.get_dummy_value()
+
+    return types.void(array, types.intp, types.int64), codegen
+
+
+def pause_instruction() -> Any:
+    """`pause()`: tells the CPU that this is a spin loop, where the instruction is known."""
+    name = "llvm.x86.sse2.pause" if platform.machine().lower() in ("x86_64", "amd64") else ""
+
+    @intrinsic
+    def pause(typingctx: Any) -> Any:
+        def codegen(ctx: Any, b: Any, sig: Any, args: Any) -> Any:
+            if name:
+                call(b, name, ir.VoidType(), [])
+            return ctx.get_dummy_value()
+
+        return types.void(), codegen
+
+    return pause
+
+
+pause = pause_instruction()
+
+
+def _operating_system_yield() -> int:
+    """Address of the function that lets another thread run; 0 where none is known."""
+    try:
+        library = ctypes.CDLL("kernel32").SwitchToThread if sys.platform == "win32" else ctypes.CDLL(None).sched_yield
+    except (OSError, AttributeError):
+        return 0
+    return ctypes.cast(library, ctypes.c_void_p).value or 0
+
+
+_yield_address = _operating_system_yield()
+if _yield_address:
+    binding.add_symbol("bitnet_yield_thread", _yield_address)
+
+
+@intrinsic
+def yield_thread(typingctx: Any) -> Any:
+    """Let the operating system run another thread: for waits that last because there are more threads than free cores."""
+
+    def codegen(ctx: Any, b: Any, sig: Any, args: Any) -> Any:
+        if _yield_address:
+            call(b, "bitnet_yield_thread", I32, [])
+        return ctx.get_dummy_value()
+
+    return types.void(), codegen

@@ -1,0 +1,44 @@
+"""AVX2: 32 bytes a register. Products of bytes are summed in pairs into int16 (vpmaddubsw), widened to int32 before they can overflow.
+
+A pair of codes 0..2 with int8 values is within ±512, so 64 steps stay within int16: 64 * 508 = 32,512 upwards, 64 * 512 = 32,768 downwards.
+"""
+
+from typing import Any
+
+from llvmlite import ir
+
+from . import vectors
+from .vectors import I8, I16, I32, Vector, intrinsic
+
+WIDTH = 32
+STEPS_PER_FOLD = 64
+
+Bytes, Narrow, Wide = Vector(I8, 32), Vector(I16, 16), Vector(I32, 8)
+
+load, load_half, store = vectors.loader(Bytes), vectors.half_loader(Bytes), vectors.storer(Bytes)
+field0, field1, field2, field3 = (vectors.two_bit_field(Bytes, shift) for shift in (6, 4, 2, 0))
+zero_narrow, zero_wide = vectors.constant(Narrow), vectors.constant(Wide)
+add_narrow, add_wide = vectors.binary(Narrow, "add"), vectors.binary(Wide, "add")
+total = vectors.integer_total(Wide)
+load_f16, fma = vectors.half_precision_loader(native=True), vectors.multiply_add(fused=True)
+
+
+@intrinsic
+def dot(typingctx: Any, sums: Any, codes: Any, values: Any) -> Any:
+    """sums[i] + codes[2i] * values[2i] + codes[2i + 1] * values[2i + 1]; codes unsigned, values signed."""
+
+    def codegen(ctx: Any, b: Any, sig: Any, args: Any) -> Any:
+        return b.add(args[0], vectors.call(b, "llvm.x86.avx2.pmadd.ub.sw", Narrow.llvm, list(args[1:])))
+
+    return Narrow(Narrow, Bytes, Bytes), codegen
+
+
+@intrinsic
+def fold(typingctx: Any, wide: Any, narrow: Any) -> Any:
+    """wide[i] + narrow[2i] + narrow[2i + 1]."""
+
+    def codegen(ctx: Any, b: Any, sig: Any, args: Any) -> Any:
+        ones = ir.Constant(Narrow.llvm, [1] * 16)
+        return b.add(args[0], vectors.call(b, "llvm.x86.avx2.pmadd.wd", Wide.llvm, [args[1], ones]))
+
+    return Wide(Wide, Narrow), codegen

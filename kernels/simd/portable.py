@@ -1,0 +1,48 @@
+"""Any CPU: the same operations in plain LLVM vector arithmetic, with no instruction of one maker. LLVM picks what the CPU has.
+
+A product of a code 0..2 with an int8 value is within ±256, so 127 steps stay within int16; 64 are taken, as with AVX2.
+"""
+
+from typing import Any
+
+from llvmlite import ir
+
+from . import vectors
+from .vectors import I8, I16, I32, Vector, intrinsic
+
+WIDTH = 32
+STEPS_PER_FOLD = 64
+
+Bytes, Narrow, Wide = Vector(I8, 32), Vector(I16, 32), Vector(I32, 16)
+
+load, load_half, store = vectors.loader(Bytes), vectors.half_loader(Bytes), vectors.storer(Bytes)
+field0, field1, field2, field3 = (vectors.two_bit_field(Bytes, shift) for shift in (6, 4, 2, 0))
+zero_narrow, zero_wide = vectors.constant(Narrow), vectors.constant(Wide)
+add_narrow, add_wide = vectors.binary(Narrow, "add"), vectors.binary(Wide, "add")
+total = vectors.integer_total(Wide)
+load_f16, fma = vectors.half_precision_loader(native=False), vectors.multiply_add(fused=False)
+
+
+@intrinsic
+def dot(typingctx: Any, sums: Any, codes: Any, values: Any) -> Any:
+    """sums[i] + codes[i] * values[i]; codes unsigned, values signed."""
+
+    def codegen(ctx: Any, b: Any, sig: Any, args: Any) -> Any:
+        products = b.mul(b.zext(args[1], Narrow.llvm), b.sext(args[2], Narrow.llvm))
+        return b.add(args[0], products)
+
+    return Narrow(Narrow, Bytes, Bytes), codegen
+
+
+@intrinsic
+def fold(typingctx: Any, wide: Any, narrow: Any) -> Any:
+    """wide[i] + narrow[i] + narrow[i + 16]."""
+
+    def codegen(ctx: Any, b: Any, sig: Any, args: Any) -> Any:
+        sums = args[0]
+        for start in (0, 16):
+            lanes = ir.Constant(ir.VectorType(I32, 16), list(range(start, start + 16)))
+            sums = b.add(sums, b.sext(b.shuffle_vector(args[1], args[1], lanes), Wide.llvm))
+        return sums
+
+    return Wide(Wide, Narrow), codegen

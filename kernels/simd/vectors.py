@@ -1,0 +1,259 @@
+"""Vector types for Numba, and the operations that every instruction set shares.
+
+A `Vector` is a Numba type whose data model is an LLVM vector; an `@intrinsic` emits one operation on it. Kernels over them are plain
+Python and compile to the loop that a C programmer writes with <immintrin.h>. Offsets are in elements of the array.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+from llvmlite import ir
+from numba import types
+from numba.core import cgutils
+from numba.extending import intrinsic as numba_intrinsic
+from numba.extending import models, register_model
+
+# Seen by type checkers as Any: Numba itself checks the types inside kernels, when it compiles them.
+intrinsic: Any = numba_intrinsic
+
+I8, I16, I32, I64, F32 = ir.IntType(8), ir.IntType(16), ir.IntType(32), ir.IntType(64), ir.FloatType()
+
+
+class Vector(types.Type):
+    """A SIMD register: `lanes` elements of one LLVM scalar type."""
+
+    def __init__(self, element: ir.Type, lanes: int):
+        self.llvm = ir.VectorType(element, lanes)
+        self.lanes = lanes
+        super().__init__(name=f"vector({element} x {lanes})")
+
+    def splat(self, value: float) -> ir.Constant:
+        return ir.Constant(self.llvm, [value] * self.lanes)
+
+
+@register_model(Vector)
+class _VectorModel(models.PrimitiveModel):
+    def __init__(self, dmm: Any, fe_type: Vector):
+        super().__init__(dmm, fe_type, fe_type.llvm)
+
+
+F32x16 = Vector(F32, 16)
+
+
+def element_pointer(ctx: Any, builder: Any, array_type: Any, array: Any, offset: Any) -> Any:
+    """Address of element `offset` of a one-dimensional, contiguous array."""
+    data = cgutils.create_struct_proxy(array_type)(ctx, builder, array).data
+    return builder.gep(data, [offset])
+
+
+def call(builder: Any, name: str, result: ir.Type, args: list[Any]) -> Any:
+    """Call an LLVM intrinsic or external function by name."""
+    kind = ir.FunctionType(result, [a.type for a in args])
+    return builder.call(cgutils.get_or_insert_function(builder.module, kind, name), args)
+
+
+def loader(vector: Vector) -> Any:
+    """`load(array, offset)`: `vector.lanes` elements, no alignment needed."""
+
+    @intrinsic
+    def load(typingctx: Any, array: Any, offset: Any) -> Any:
+        def codegen(ctx: Any, b: Any, sig: Any, args: Any) -> Any:
+            pointer = element_pointer(ctx, b, array, *args)
+            return b.load(b.bitcast(pointer, vector.llvm.as_pointer()), align=1)
+
+        return vector(array, types.intp), codegen
+
+    return load
+
+
+def half_loader(vector: Vector) -> Any:
+    """`load_half(array, offset)`: the lower half of the vector from memory, the upper half zero."""
+    half = ir.VectorType(vector.llvm.element, vector.lanes // 2)
+
+    @intrinsic
+    def load_half(typingctx: Any, array: Any, offset: Any) -> Any:
+        def codegen(ctx: Any, b: Any, sig: Any, args: Any) -> Any:
+            pointer = element_pointer(ctx, b, array, *args)
+            low = b.load(b.bitcast(pointer, half.as_pointer()), align=1)
+            lanes = ir.Constant(ir.VectorType(I32, vector.lanes), list(range(vector.lanes)))
+            return b.shuffle_vector(low, ir.Constant(half, [0] * half.count), lanes)
+
+        return vector(array, types.intp), codegen
+
+    return load_half
+
+
+def storer(vector: Vector) -> Any:
+    """`store(array, offset, value)`."""
+
+    @intrinsic
+    def store(typingctx: Any, array: Any, offset: Any, value: Any) -> Any:
+        def codegen(ctx: Any, b: Any, sig: Any, args: Any) -> Any:
+            pointer = element_pointer(ctx, b, array, args[0], args[1])
+            b.store(args[2], b.bitcast(pointer, vector.llvm.as_pointer()), align=1)
+            return ctx.get_dummy_value()
+
+        return types.void(array, types.intp, vector), codegen
+
+    return store
+
+
+@intrinsic
+def prefetch(typingctx: Any, array: Any, offset: Any) -> Any:
+    """Ask for the cache line of element `offset`; never faults, so it may lie past the array's end."""
+
+    def codegen(ctx: Any, b: Any, sig: Any, args: Any) -> Any:
+        pointer = b.bitcast(element_pointer(ctx, b, array, *args), I8.as_pointer())
+        call(b, "llvm.prefetch.p0", ir.VoidType(), [pointer, I32(0), I32(3), I32(1)])
+        return ctx.get_dummy_value()
+
+    return types.void(array, types.intp), codegen
+
+
+def constant(vector: Vector, value: float = 0) -> Any:
+    """`make()`: a vector with every lane `value`."""
+
+    @intrinsic
+    def make(typingctx: Any) -> Any:
+        return vector(), lambda ctx, b, sig, args: vector.splat(value)
+
+    return make
+
+
+def binary(vector: Vector, operation: str) -> Any:
+    """`apply(a, b)`: an LLVM instruction of the builder (`add`, `fadd`, `and_` ...) lane by lane."""
+
+    @intrinsic
+    def apply(typingctx: Any, x: Any, y: Any) -> Any:
+        return vector(vector, vector), lambda ctx, b, sig, args: getattr(b, operation)(*args)
+
+    return apply
+
+
+def lanewise(argument: Vector, result: Vector, emit: Callable[[Any, Any], Any]) -> Any:
+    """`apply(v)`: `emit(builder, value)` makes the result."""
+
+    @intrinsic
+    def apply(typingctx: Any, v: Any) -> Any:
+        return result(argument), lambda ctx, b, sig, args: emit(b, args[0])
+
+    return apply
+
+
+def two_bit_field(vector: Vector, shift: int) -> Any:
+    """`field(v)`: bits shift, shift + 1 of each byte. Shifts run on 16-bit lanes (x86 has none on bytes); the mask drops strays."""
+    wide = Vector(I16, vector.lanes // 2)
+
+    def emit(b: Any, value: Any) -> Any:
+        if shift:
+            value = b.bitcast(b.lshr(b.bitcast(value, wide.llvm), wide.splat(shift)), vector.llvm)
+        return b.and_(value, vector.splat(3))
+
+    return lanewise(vector, vector, emit)
+
+
+def integer_total(vector: Vector) -> Any:
+    """`total(v)`: sum over the lanes of a vector of 32-bit integers, as int32."""
+
+    @intrinsic
+    def total(typingctx: Any, v: Any) -> Any:
+        name = f"llvm.vector.reduce.add.v{vector.lanes}i32"
+        return types.int32(vector), lambda ctx, b, sig, args: call(b, name, I32, [args[0]])
+
+    return total
+
+
+# ---- float32: 16 lanes everywhere (LLVM splits them into the registers that the CPU has), so sums have one order on every CPU ----
+
+load_f32 = loader(F32x16)
+store_f32 = storer(F32x16)
+zero_f32 = constant(F32x16, 0.0)
+add_f32 = binary(F32x16, "fadd")
+mul_f32 = binary(F32x16, "fmul")
+
+
+@intrinsic
+def splat_f32(typingctx: Any, value: Any) -> Any:
+    """A vector with every lane `value` (float32)."""
+
+    def codegen(ctx: Any, b: Any, sig: Any, args: Any) -> Any:
+        one = b.insert_element(ir.Constant(F32x16.llvm, ir.Undefined), args[0], I32(0))
+        return b.shuffle_vector(one, one, ir.Constant(ir.VectorType(I32, 16), [0] * 16))
+
+    return F32x16(types.float32), codegen
+
+
+@intrinsic
+def total_f32(typingctx: Any, v: Any) -> Any:
+    """Sum over 16 lanes by halving: lanes i and i + 8, then i + 4, i + 2, i + 1."""
+
+    def codegen(ctx: Any, b: Any, sig: Any, args: Any) -> Any:
+        value = args[0]
+        for half in (8, 4, 2, 1):
+            indexes = [ir.Constant(ir.VectorType(I32, half), list(range(s, s + half))) for s in (0, half)]
+            value = b.fadd(*(b.shuffle_vector(value, value, i) for i in indexes))
+        return b.extract_element(value, I32(0))
+
+    return types.float32(F32x16), codegen
+
+
+@intrinsic
+def first_lane(typingctx: Any, v: Any) -> Any:
+    """Lane 0."""
+    return types.float32(F32x16), lambda ctx, b, sig, args: b.extract_element(args[0], I32(0))
+
+
+def _widen_half(b: Any, bits: Any) -> Any:
+    """16 float16 bit patterns -> float32 by integer arithmetic: exponent moved by a multiplication with 2^112. Finite values only."""
+    i32 = ir.VectorType(I32, 16)
+    wide = b.zext(bits, i32)
+    magnitude = b.shl(b.and_(wide, ir.Constant(i32, [0x7FFF] * 16)), ir.Constant(i32, [13] * 16))
+    scaled = b.fmul(b.bitcast(magnitude, F32x16.llvm), F32x16.splat(2.0**112))
+    sign = b.shl(b.and_(wide, ir.Constant(i32, [0x8000] * 16)), ir.Constant(i32, [16] * 16))
+    return b.bitcast(b.or_(b.bitcast(scaled, i32), sign), F32x16.llvm)
+
+
+def half_precision_loader(native: bool) -> Any:
+    """`load_f16(array, offset)`: 16 float16 values, kept as uint16, as float32. `native`: the CPU converts (F16C, NEON)."""
+
+    @intrinsic
+    def load_f16(typingctx: Any, array: Any, offset: Any) -> Any:
+        def codegen(ctx: Any, b: Any, sig: Any, args: Any) -> Any:
+            pointer = element_pointer(ctx, b, array, *args)
+            kind = ir.VectorType(ir.HalfType() if native else I16, 16)
+            value = b.load(b.bitcast(pointer, kind.as_pointer()), align=1)
+            return b.fpext(value, F32x16.llvm) if native else _widen_half(b, value)
+
+        return F32x16(array, types.intp), codegen
+
+    return load_f16
+
+
+def bytes_to_f32() -> Any:
+    """`load_i8(array, offset)`: 16 int8 values as float32."""
+
+    @intrinsic
+    def load_i8(typingctx: Any, array: Any, offset: Any) -> Any:
+        def codegen(ctx: Any, b: Any, sig: Any, args: Any) -> Any:
+            pointer = element_pointer(ctx, b, array, *args)
+            value = b.load(b.bitcast(pointer, ir.VectorType(I8, 16).as_pointer()), align=1)
+            return b.sitofp(b.sext(value, ir.VectorType(I32, 16)), F32x16.llvm)
+
+        return F32x16(array, types.intp), codegen
+
+    return load_i8
+
+
+def multiply_add(fused: bool) -> Any:
+    """`fma(a, b, c)`: a * b + c lane by lane; fused where the CPU does it in one step (elsewhere a fused one would be a slow call)."""
+
+    @intrinsic
+    def fma(typingctx: Any, x: Any, y: Any, z: Any) -> Any:
+        def codegen(ctx: Any, b: Any, sig: Any, args: Any) -> Any:
+            if fused:
+                return call(b, "llvm.fma.v16f32", F32x16.llvm, list(args))
+            return b.fadd(b.fmul(args[0], args[1]), args[2])
+
+        return F32x16(F32x16, F32x16, F32x16), codegen
+
+    return fma

@@ -1,0 +1,153 @@
+"""One step of the decoder: some tokens through some layers, by a team of threads. Twin: naive/step.py.
+
+Every thread of the team calls `run_step` with its own number and the same arrays; they split rows or heads between them and meet at
+barriers. So a token costs one call from Python, however many layers there are.
+
+A step's parameters stand in `control` (control.py), written before the team starts:
+
+    TOKENS        tokens in this step; rows 0 .. tokens - 1 of scratch.x hold their residual stream
+    POSITION      position of the first of them; KEYS and VALUES before it are in the cache
+    FIRST_LAYER, LAST_LAYER   layers first <= l < last
+    WANT_LOGITS   1: after the last layer, logits of the last token
+"""
+
+import numpy as np
+
+from .arrays import ATTENTION_NORM, ATTENTION_SUB_NORM, DOWN, FFN_NORM, FFN_SUB_NORM, GATE, UP, K, O, Q, V
+from .attention import attend
+from .barrier import barrier, next_step
+from .control import ASLEEP, FIRST_LAYER, LAST_LAYER, POSITION, STOP, TOKENS, WANT_LOGITS
+from .dense import head_matvec
+from .glu import gated
+from .jit import kernel
+from .norm import rms_norm
+from .quantise import quantise_row
+from .rope import rotate
+from .simd.atomics import atomic_add
+from .ternary import WIDTH, matmul_scaled, matvec_scaled
+
+
+@kernel
+def share(count, unit, thread, threads):  # type: ignore[no-untyped-def]
+    """The part [first, last) of `count` items for one thread, in whole units where possible."""
+    units = (count + unit - 1) // unit
+    return min(units * thread // threads * unit, count), min(units * (thread + 1) // threads * unit, count)
+
+
+@kernel
+def _kernel_length(cols):  # type: ignore[no-untyped-def]
+    return (cols + 4 * WIDTH - 1) // (4 * WIDTH) * (4 * WIDTH)
+
+
+@kernel
+def prepare(x, cols, w, norm_at, eps, s, tokens, thread, threads, control):  # type: ignore[no-untyped-def]
+    """x: (tokens, >= cols) -> RMSNorm where norm_at >= 0 -> int8 rows in s.codes.
+
+    One token: every thread makes its own copy, in row `thread`, which costs less than a barrier. More: tokens are split, then a barrier.
+    """
+    first, last = (thread, thread + 1) if tokens == 1 else share(tokens, 1, thread, threads)
+    for row in range(first, last):
+        source = x[0] if tokens == 1 else x[row]
+        if norm_at >= 0:
+            rms_norm(source, w.norms, norm_at, cols, eps, s.normed[row])
+            source = s.normed[row]
+        s.factors[row], s.sums[row] = quantise_row(source, cols, s.codes[row], _kernel_length(cols))
+    if tokens > 1:
+        barrier(control, threads)
+
+
+@kernel
+def project(w, s, layer, which, cols, rows, out, place, accumulate, tokens, thread, threads):  # type: ignore[no-untyped-def]
+    """out[t, place + r] (+)= row r of projection `which` times activation row t, for this thread's rows."""
+    first, last = share(rows, 4, thread, threads)
+    offset, scale = w.offsets[layer, which], w.scales[layer, which]
+    if tokens == 1:
+        factor = scale / s.factors[thread]
+        matvec_scaled(w.packed, offset, cols, s.codes[thread], s.sums[thread], factor, out[0, place:], accumulate, first, last)
+    else:
+        matmul_scaled(
+            w.packed, offset, cols, s.codes, s.sums, s.factors, scale, tokens, out, place, accumulate, s.tile[thread], first, last
+        )
+
+
+@kernel
+def attention(z, w, cache, s, layer, tokens, position, thread, threads):  # type: ignore[no-untyped-def]
+    """RoPE, cache append and attention for this thread's query heads: s.qkv -> s.mixed.
+
+    Threads that share a KV head all write its new keys and values: the same bytes, so the order does not matter.
+    """
+    dim, group = z.head_dim, z.heads // z.kv_heads
+    half, key_at, value_at = dim // 2, z.heads * dim, (z.heads + z.kv_heads) * dim
+    first, last = share(z.heads, 1, thread, threads)
+    if first == last:
+        return
+    for kv in range(first // group, (last - 1) // group + 1):
+        for t in range(tokens):
+            p = position + t
+            rotate(s.qkv[t], key_at + kv * dim, w.cos[p], w.sin[p], half, cache.keys[layer, kv, p], 0)
+            for d in range(dim):
+                cache.values[layer, kv, p, d] = s.qkv[t, value_at + kv * dim + d]
+    for t in range(tokens):
+        p = position + t
+        for head in range(first, last):
+            kv = head // group
+            rotate(s.qkv[t], head * dim, w.cos[p], w.sin[p], half, s.qkv[t], head * dim)
+            attend(
+                s.qkv[t], head * dim, cache.keys[layer, kv], cache.values[layer, kv], p + 1, dim, s.scores[thread], s.mixed[t], head * dim
+            )
+
+
+@kernel
+def run_layer(z, w, cache, s, layer, tokens, position, thread, threads, control):  # type: ignore[no-untyped-def]
+    at, inner, eps = w.norm_offsets[layer], z.heads * z.head_dim, z.norm_eps
+    kv = z.kv_heads * z.head_dim
+    prepare(s.x, z.hidden, w, at[ATTENTION_NORM], eps, s, tokens, thread, threads, control)
+    project(w, s, layer, Q, z.hidden, inner, s.qkv, 0, False, tokens, thread, threads)
+    project(w, s, layer, K, z.hidden, kv, s.qkv, inner, False, tokens, thread, threads)
+    project(w, s, layer, V, z.hidden, kv, s.qkv, inner + kv, False, tokens, thread, threads)
+    barrier(control, threads)
+    attention(z, w, cache, s, layer, tokens, position, thread, threads)
+    barrier(control, threads)
+    prepare(s.mixed, inner, w, at[ATTENTION_SUB_NORM], eps, s, tokens, thread, threads, control)
+    project(w, s, layer, O, inner, z.hidden, s.x, 0, True, tokens, thread, threads)
+    barrier(control, threads)
+    prepare(s.x, z.hidden, w, at[FFN_NORM], eps, s, tokens, thread, threads, control)
+    project(w, s, layer, GATE, z.hidden, z.feed_forward, s.gate, 0, False, tokens, thread, threads)
+    project(w, s, layer, UP, z.hidden, z.feed_forward, s.up, 0, False, tokens, thread, threads)
+    first, last = share(z.feed_forward, 4, thread, threads)  # the rows that this thread has just written
+    for t in range(tokens):
+        gated(s.gate[t], s.up[t], z.activation, first, last)
+    barrier(control, threads)
+    prepare(s.gate, z.feed_forward, w, at[FFN_SUB_NORM], eps, s, tokens, thread, threads, control)
+    project(w, s, layer, DOWN, z.feed_forward, z.hidden, s.x, 0, True, tokens, thread, threads)
+    barrier(control, threads)
+
+
+@kernel
+def run_step(z, w, cache, s, control, thread, threads):  # type: ignore[no-untyped-def]
+    """This thread's part of the step that `control` describes. z, w, cache, s: Sizes, Weights, Cache, Scratch (arrays.py)."""
+    tokens, position = control[TOKENS], control[POSITION]
+    for layer in range(control[FIRST_LAYER], control[LAST_LAYER]):
+        run_layer(z, w, cache, s, layer, tokens, position, thread, threads, control)
+    if control[WANT_LOGITS]:
+        row = s.normed[thread]
+        rms_norm(s.x[tokens - 1], w.norms, w.norm_offsets[z.layers, 0], z.hidden, z.norm_eps, row)
+        first, last = share(z.vocab, 4, thread, threads)
+        head_matvec(w.head, w.head_offset[0], z.head_kind, z.hidden, row, s.logits, np.int64(first), np.int64(last))
+        barrier(control, threads)
+
+
+@kernel
+def serve(z, w, cache, s, control, thread, threads, done, slept):  # type: ignore[no-untyped-def]
+    """Run steps as they are announced, until none comes for a while: returns the last one done, or STOP.
+
+    slept: whether this thread has slept in Python since its last call, and so still counts as asleep.
+    """
+    if slept:
+        atomic_add(control, ASLEEP + thread, -1)
+    while True:
+        step = next_step(control, thread, done)
+        if step in (done, STOP):
+            return step
+        run_step(z, w, cache, s, control, thread, threads)
+        done = step

@@ -1,0 +1,84 @@
+"""Threads that run each step of the decoder together: ordinary Python threads inside kernels that have released the GIL.
+
+The caller's thread is number 0; the others spin inside `serve` between the steps of a token stream and sleep on a semaphore when none
+comes for about 2 ms. Compared with Numba's parallel loops this needs no OpenMP or TBB on the machine, starts a region in a tenth of the
+time, survives several callers and fork, and compiles in a fraction of the time (docs/log.md has the numbers).
+"""
+
+import threading
+from typing import Any
+
+from . import isa
+from .arrays import Cache, Scratch, Sizes, Weights
+from .control import FIRST_LAYER, LAST_LAYER, MAX_THREADS, POSITION, STEP, STOP, TOKENS, WANT_LOGITS, new_control
+
+
+class Team:
+    """`run` does one step; `close` ends the threads. One step at a time: a lock keeps a second caller waiting."""
+
+    def __init__(self, sizes: Sizes, weights: Weights, cache: Cache, scratch: Scratch, threads: int):
+        if not 1 <= threads <= MAX_THREADS:
+            raise ValueError(f"threads must be 1 to {MAX_THREADS}, not {threads}")
+        self._naive = isa.chosen() == isa.NAIVE
+        self._threads = 1 if self._naive else threads
+        self._control = new_control()
+        self._arrays = (sizes, weights, cache, scratch, self._control)
+        self._lock = threading.Lock()
+        self._step = 0
+        self._wake = [threading.Semaphore(0) for _ in range(self._threads)]
+        self._workers: list[threading.Thread] = []
+
+    def _start(self) -> None:
+        for number in range(1, self._threads):
+            worker = threading.Thread(target=self._work, args=(number,), name=f"bitnet-{number}", daemon=True)
+            worker.start()
+            self._workers.append(worker)
+
+    def _work(self, number: int) -> None:
+        from .step import serve
+
+        done, slept = 0, False
+        while done != STOP:
+            done = serve(*self._arrays, number, self._threads, done, slept)
+            if done != STOP:
+                self._wake[number].acquire()
+                slept = True
+
+    def _announce(self, step: int) -> None:
+        from .barrier import announce
+
+        if announce(self._control, step):
+            for number in range(1, self._threads):
+                self._wake[number].release()
+
+    def run(self, tokens: int, position: int, first_layer: int, last_layer: int, want_logits: bool) -> None:
+        """One step (see step.py); returns when it is done."""
+        with self._lock:
+            c = self._control
+            c[TOKENS], c[POSITION], c[FIRST_LAYER], c[LAST_LAYER], c[WANT_LOGITS] = tokens, position, first_layer, last_layer, want_logits
+            run_step = self._run_step()
+            if self._threads > 1:
+                if not self._workers:
+                    self._start()
+                self._step += 1
+                self._announce(self._step)
+            run_step(*self._arrays, 0, self._threads)
+
+    def _run_step(self) -> Any:
+        if self._naive:
+            from .naive.step import run_step
+
+            return run_step
+        from .step import run_step as compiled
+
+        return compiled
+
+    def close(self) -> None:
+        """End the worker threads; the team can be used again afterwards."""
+        with self._lock:
+            if self._workers:
+                self._announce(STOP)
+                for worker in self._workers:
+                    worker.join()
+                self._workers.clear()
+                self._control[STEP] = self._step = 0

@@ -1,0 +1,32 @@
+# Sourced by check and test. Goes to the root of the repository and puts the tools of the extra `dev` on PATH.
+#
+# The virtual environment is $BITNET_VENV, else the active one, else .venv, which is made on first use with $PYTHON (default: python3).
+# The package is installed there in editable form, and again only after pyproject.toml changed.
+
+caller=$PWD
+cd -- "$(dirname -- "${BASH_SOURCE[0]}")/.."
+venv=${BITNET_VENV:-${VIRTUAL_ENV:-$PWD/.venv}}
+case $venv in
+/*) ;;
+*) venv=$caller/$venv ;;
+esac
+
+if [ ! -x "$venv/bin/python" ]; then
+    python=${PYTHON:-python3}
+    "$python" -c 'import sys; sys.exit(sys.version_info < (3, 10))' || {
+        echo "bitnet needs Python 3.10 or newer; PYTHON=/path/to/python3.x names one" >&2
+        exit 1
+    }
+    "$python" -m venv "$venv"
+fi
+
+# The stamp holds what was installed, and from which folder: an environment can be shared by two checkouts.
+stamp=$venv/bitnet-dev.stamp
+if [ ! -f "$stamp" ] || ! { echo "$PWD" && cat pyproject.toml; } | cmp -s - "$stamp"; then
+    echo "installing bitnet with its development tools into $venv" >&2
+    # setuptools warns of folders with the package's name at every editable install; here they are meant.
+    PYTHONWARNINGS="ignore:Editable installation" \
+        "$venv/bin/python" -m pip install --quiet --disable-pip-version-check --editable '.[dev]'
+    { echo "$PWD" && cat pyproject.toml; } >"$stamp"
+fi
+PATH=$venv/bin:$PATH
