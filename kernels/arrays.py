@@ -9,12 +9,18 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+# NumPy integers, not Python's: Numba compiles a function once for every different Python constant that it is called with.
 # Projections of a layer, in the order of `Weights.offsets` and `Weights.scales`.
-Q, K, V, O, GATE, UP, DOWN = range(7)  # noqa: E741
+Q, K, V, O, GATE, UP, DOWN = np.arange(7)  # noqa: E741
 # Norms of a layer, in the order of `Weights.norm_offsets`; -1 there means that the model has none at this place.
-ATTENTION_NORM, ATTENTION_SUB_NORM, FFN_NORM, FFN_SUB_NORM = range(4)
+ATTENTION_NORM, ATTENTION_SUB_NORM, FFN_NORM, FFN_SUB_NORM = np.arange(4)
 RELU2, SILU = range(2)
 HEAD_F32, HEAD_F16, HEAD_Q8_0 = range(3)
+
+# Prefill unpacks BLOCK_ROWS weight rows at a time, BLOCK_BYTES packed bytes of each: 8 * 2,560 codes, and the 4 * 2,560 activations
+# that they meet, are 30 KiB, which stays in a 32 KiB L1 cache.
+BLOCK_ROWS, BLOCK_BYTES = 8, 640
+TILE_BYTES = BLOCK_ROWS * BLOCK_BYTES * 4
 
 
 class Sizes(NamedTuple):
@@ -58,7 +64,8 @@ class Scratch(NamedTuple):
     up: NDArray[np.float32]  # (tokens, feed_forward)
     normed: NDArray[np.float32]  # (rows, widest) float input of the quantiser
     scores: NDArray[np.float32]  # (threads, context)
-    tile: NDArray[np.uint8]  # (threads, 4 * widest padded) unpacked weight rows
+    tile: NDArray[np.uint8]  # (threads, TILE_BYTES) unpacked weight rows
+    block_sums: NDArray[np.int32]  # (threads, tokens rounded up * BLOCK_ROWS)
     logits: NDArray[np.float32]  # (vocab,)
 
 

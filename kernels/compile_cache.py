@@ -75,3 +75,9 @@ def prepare() -> Path | None:
     config: Any = numba.config
     config.CACHE_DIR = str(folder)
     return folder
+
+
+def is_warm() -> bool:
+    """Whether a decoder step was compiled before, so that the next one starts at once."""
+    folder = prepare()
+    return folder is not None and any(folder.glob("**/step.run_step-*.nbi"))

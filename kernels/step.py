@@ -16,7 +16,7 @@ import numpy as np
 from .arrays import ATTENTION_NORM, ATTENTION_SUB_NORM, DOWN, FFN_NORM, FFN_SUB_NORM, GATE, UP, K, O, Q, V
 from .attention import attend
 from .barrier import barrier, next_step
-from .control import ASLEEP, FIRST_LAYER, LAST_LAYER, POSITION, STOP, TOKENS, WANT_LOGITS
+from .control import ASLEEP, DONE, FIRST_LAYER, LAST_LAYER, POSITION, STEP, STOP, TOKENS, WANT_LOGITS
 from .dense import head_matvec
 from .glu import gated
 from .jit import kernel
@@ -25,6 +25,10 @@ from .quantise import quantise_row
 from .rope import rotate
 from .simd.atomics import atomic_add
 from .ternary import WIDTH, matmul_scaled, matvec_scaled
+
+# As in arrays.py: constants of NumPy types, so that `project` is compiled once.
+START, ONE, FOUR = np.int64(0), np.int64(1), np.int64(4)
+WRITE, ADD = np.bool_(False), np.bool_(True)
 
 
 @kernel
@@ -45,7 +49,7 @@ def prepare(x, cols, w, norm_at, eps, s, tokens, thread, threads, control):  # t
 
     One token: every thread makes its own copy, in row `thread`, which costs less than a barrier. More: tokens are split, then a barrier.
     """
-    first, last = (thread, thread + 1) if tokens == 1 else share(tokens, 1, thread, threads)
+    first, last = (thread, thread + 1) if tokens == 1 else share(tokens, ONE, thread, threads)
     for row in range(first, last):
         source = x[0] if tokens == 1 else x[row]
         if norm_at >= 0:
@@ -59,14 +63,28 @@ def prepare(x, cols, w, norm_at, eps, s, tokens, thread, threads, control):  # t
 @kernel
 def project(w, s, layer, which, cols, rows, out, place, accumulate, tokens, thread, threads):  # type: ignore[no-untyped-def]
     """out[t, place + r] (+)= row r of projection `which` times activation row t, for this thread's rows."""
-    first, last = share(rows, 4, thread, threads)
+    first, last = share(rows, FOUR, thread, threads)
     offset, scale = w.offsets[layer, which], w.scales[layer, which]
     if tokens == 1:
         factor = scale / s.factors[thread]
         matvec_scaled(w.packed, offset, cols, s.codes[thread], s.sums[thread], factor, out[0, place:], accumulate, first, last)
     else:
         matmul_scaled(
-            w.packed, offset, cols, s.codes, s.sums, s.factors, scale, tokens, out, place, accumulate, s.tile[thread], first, last
+            w.packed,
+            offset,
+            cols,
+            s.codes,
+            s.sums,
+            s.factors,
+            scale,
+            tokens,
+            out,
+            place,
+            accumulate,
+            s.tile[thread],
+            s.block_sums[thread],
+            first,
+            last,
         )
 
 
@@ -78,13 +96,13 @@ def attention(z, w, cache, s, layer, tokens, position, thread, threads):  # type
     """
     dim, group = z.head_dim, z.heads // z.kv_heads
     half, key_at, value_at = dim // 2, z.heads * dim, (z.heads + z.kv_heads) * dim
-    first, last = share(z.heads, 1, thread, threads)
+    first, last = share(z.heads, ONE, thread, threads)
     if first == last:
         return
     for kv in range(first // group, (last - 1) // group + 1):
         for t in range(tokens):
             p = position + t
-            rotate(s.qkv[t], key_at + kv * dim, w.cos[p], w.sin[p], half, cache.keys[layer, kv, p], 0)
+            rotate(s.qkv[t], key_at + kv * dim, w.cos[p], w.sin[p], half, cache.keys[layer, kv, p], START)
             for d in range(dim):
                 cache.values[layer, kv, p, d] = s.qkv[t, value_at + kv * dim + d]
     for t in range(tokens):
@@ -102,24 +120,24 @@ def run_layer(z, w, cache, s, layer, tokens, position, thread, threads, control)
     at, inner, eps = w.norm_offsets[layer], z.heads * z.head_dim, z.norm_eps
     kv = z.kv_heads * z.head_dim
     prepare(s.x, z.hidden, w, at[ATTENTION_NORM], eps, s, tokens, thread, threads, control)
-    project(w, s, layer, Q, z.hidden, inner, s.qkv, 0, False, tokens, thread, threads)
-    project(w, s, layer, K, z.hidden, kv, s.qkv, inner, False, tokens, thread, threads)
-    project(w, s, layer, V, z.hidden, kv, s.qkv, inner + kv, False, tokens, thread, threads)
+    project(w, s, layer, Q, z.hidden, inner, s.qkv, START, WRITE, tokens, thread, threads)
+    project(w, s, layer, K, z.hidden, kv, s.qkv, inner, WRITE, tokens, thread, threads)
+    project(w, s, layer, V, z.hidden, kv, s.qkv, inner + kv, WRITE, tokens, thread, threads)
     barrier(control, threads)
     attention(z, w, cache, s, layer, tokens, position, thread, threads)
     barrier(control, threads)
     prepare(s.mixed, inner, w, at[ATTENTION_SUB_NORM], eps, s, tokens, thread, threads, control)
-    project(w, s, layer, O, inner, z.hidden, s.x, 0, True, tokens, thread, threads)
+    project(w, s, layer, O, inner, z.hidden, s.x, START, ADD, tokens, thread, threads)
     barrier(control, threads)
     prepare(s.x, z.hidden, w, at[FFN_NORM], eps, s, tokens, thread, threads, control)
-    project(w, s, layer, GATE, z.hidden, z.feed_forward, s.gate, 0, False, tokens, thread, threads)
-    project(w, s, layer, UP, z.hidden, z.feed_forward, s.up, 0, False, tokens, thread, threads)
-    first, last = share(z.feed_forward, 4, thread, threads)  # the rows that this thread has just written
+    project(w, s, layer, GATE, z.hidden, z.feed_forward, s.gate, START, WRITE, tokens, thread, threads)
+    project(w, s, layer, UP, z.hidden, z.feed_forward, s.up, START, WRITE, tokens, thread, threads)
+    first, last = share(z.feed_forward, FOUR, thread, threads)  # the rows that this thread has just written
     for t in range(tokens):
         gated(s.gate[t], s.up[t], z.activation, first, last)
     barrier(control, threads)
     prepare(s.gate, z.feed_forward, w, at[FFN_SUB_NORM], eps, s, tokens, thread, threads, control)
-    project(w, s, layer, DOWN, z.feed_forward, z.hidden, s.x, 0, True, tokens, thread, threads)
+    project(w, s, layer, DOWN, z.feed_forward, z.hidden, s.x, START, ADD, tokens, thread, threads)
     barrier(control, threads)
 
 
@@ -132,9 +150,11 @@ def run_step(z, w, cache, s, control, thread, threads):  # type: ignore[no-untyp
     if control[WANT_LOGITS]:
         row = s.normed[thread]
         rms_norm(s.x[tokens - 1], w.norms, w.norm_offsets[z.layers, 0], z.hidden, z.norm_eps, row)
-        first, last = share(z.vocab, 4, thread, threads)
+        first, last = share(z.vocab, FOUR, thread, threads)
         head_matvec(w.head, w.head_offset[0], z.head_kind, z.hidden, row, s.logits, np.int64(first), np.int64(last))
         barrier(control, threads)
+    if thread == 0:
+        control[DONE] = control[STEP]
 
 
 @kernel

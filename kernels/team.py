@@ -10,7 +10,7 @@ from typing import Any
 
 from . import isa
 from .arrays import Cache, Scratch, Sizes, Weights
-from .control import FIRST_LAYER, LAST_LAYER, MAX_THREADS, POSITION, STEP, STOP, TOKENS, WANT_LOGITS, new_control
+from .control import DONE, FIRST_LAYER, LAST_LAYER, MAX_THREADS, POSITION, STEP, STOP, TOKENS, WANT_LOGITS, new_control
 
 
 class Team:
@@ -45,6 +45,8 @@ class Team:
                 slept = True
 
     def _announce(self, step: int) -> None:
+        if self._threads == 1:
+            return
         from .barrier import announce
 
         if announce(self._control, step):
@@ -52,26 +54,44 @@ class Team:
                 self._wake[number].release()
 
     def run(self, tokens: int, position: int, first_layer: int, last_layer: int, want_logits: bool) -> None:
-        """One step (see step.py); returns when it is done."""
+        """One step (see step.py); returns when it is done. On Ctrl-C the step is finished first: the team is always whole."""
         with self._lock:
+            if self._naive:
+                from .naive.step import run_step
+            else:
+                from .step import run_step
+            if self._threads > 1 and not self._workers:
+                self._compile_and_start()
             c = self._control
             c[TOKENS], c[POSITION], c[FIRST_LAYER], c[LAST_LAYER], c[WANT_LOGITS] = tokens, position, first_layer, last_layer, want_logits
-            run_step = self._run_step()
-            if self._threads > 1:
-                if not self._workers:
-                    self._start()
-                self._step += 1
+            self._step += 1
+            try:
                 self._announce(self._step)
-            run_step(*self._arrays, 0, self._threads)
+                run_step(*self._arrays, 0, self._threads)
+            except KeyboardInterrupt:
+                self._finish(run_step)
+                raise
 
-    def _run_step(self) -> Any:
-        if self._naive:
-            from .naive.step import run_step
+    def _compile_and_start(self) -> None:
+        """Compile before any thread starts: a failure or Ctrl-C meanwhile must not leave others waiting at a barrier."""
+        from .step import run_step, serve
 
-            return run_step
-        from .step import run_step as compiled
+        self._control[:] = 0
+        run_step(*self._arrays, 0, 1)  # no layers, no logits: compiles and does nothing
+        self._control[STEP] = STOP
+        serve(*self._arrays, 1, self._threads, 0, False)
+        self._control[STEP] = self._step = 0
+        self._start()
 
-        return compiled
+    def _finish(self, run_step: Any) -> None:
+        """The exception came from Python between two calls: do what was left undone, however often it is interrupted again."""
+        while self._threads > 1 and self._control[DONE] != self._step and self._control[STEP] == self._step:
+            try:
+                for semaphore in self._wake[1:]:
+                    semaphore.release()
+                run_step(*self._arrays, 0, self._threads)
+            except KeyboardInterrupt:
+                continue
 
     def close(self) -> None:
         """End the worker threads; the team can be used again afterwards."""

@@ -11,22 +11,18 @@ has many tokens, so `matmul` unpacks a few rows to L1 once and uses them for eve
 
 import numpy as np
 
+from .arrays import BLOCK_BYTES, BLOCK_ROWS
 from .jit import inlined, kernel
 from .simd import selected, vectors
 
 WIDTH = selected.WIDTH
 PREFETCH = 4096  # bytes; without it decode reads at a third of the memory's speed
-load, load_half, store, dot, fold, total = (
-    selected.load,
-    selected.load_half,
-    selected.store,
-    selected.dot,
-    selected.fold,
-    selected.total,
-)
+load, load_half, store = selected.load, selected.load_half, selected.store
+dot, fold, total, add_totals = selected.dot, selected.fold, selected.total, selected.add_totals
 field0, field1, field2, field3 = selected.field0, selected.field1, selected.field2, selected.field3
 zero_narrow, zero_wide = selected.zero_narrow, selected.zero_wide
 prefetch = vectors.prefetch
+_FOUR_TOKENS = selected.REGISTERS >= 32
 _FOLD = selected.STEPS_PER_FOLD
 _BYTES_PER_FOLD = _FOLD // 4 * WIDTH  # packed bytes: each register of them makes 4 steps
 
@@ -127,17 +123,11 @@ def matvec_scaled(packed, offset, cols, codes, code_sum, scale, out, accumulate,
 
 
 @kernel
-def unpack_row(packed, at, stride, tile, place):  # type: ignore[no-untyped-def]
-    """One packed row at byte `at` -> codes 0..2, one a byte, in kernel order, at tile[place ...]."""
-    whole = stride // WIDTH * WIDTH
-    for byte in range(0, whole, WIDTH):
-        v, k = load(packed, at + byte), place + byte * 4
-        store(tile, k, field0(v))
-        store(tile, k + WIDTH, field1(v))
-        store(tile, k + 2 * WIDTH, field2(v))
-        store(tile, k + 3 * WIDTH, field3(v))
-    if whole < stride:
-        v, k = load_half(packed, at + whole), place + whole * 4
+def unpack(packed, row_at, begin, end, tile, place):  # type: ignore[no-untyped-def]
+    """Bytes begin .. end - 1 of the packed row at `row_at` -> codes 0..2, one a byte, in kernel order, at tile[place ...]."""
+    for byte in range(begin, end, WIDTH):
+        v = load(packed, row_at + byte) if byte + WIDTH <= end else load_half(packed, row_at + byte)
+        k = place + (byte - begin) * 4
         store(tile, k, field0(v))
         store(tile, k + WIDTH, field1(v))
         store(tile, k + 2 * WIDTH, field2(v))
@@ -145,69 +135,117 @@ def unpack_row(packed, at, stride, tile, place):  # type: ignore[no-untyped-def]
 
 
 @kernel
-def _tile_2x4(tile, second, t0, t1, t2, t3, length):  # type: ignore[no-untyped-def]
-    """Code sums of 2 unpacked rows (at tile[0] and tile[second]) with 4 tokens, each (>= length,) int8: 8 int32, row by row."""
+def _tile_4x2(tile, at, row_length, t0, t1, begin, end, sums, place, stride):  # type: ignore[no-untyped-def]
+    """Code sums of 4 unpacked rows with 2 tokens over one K block, added to sums[place + token * stride + row].
+
+    Row i begins at tile[at + i * row_length]; t0, t1: int8 rows in kernel order, of which values begin .. end - 1 are used.
+    """
+    w0, w1, w2, w3 = at, at + row_length, at + 2 * row_length, at + 3 * row_length
     a0, a1, a2, a3 = zero_wide(), zero_wide(), zero_wide(), zero_wide()
     b0, b1, b2, b3 = zero_wide(), zero_wide(), zero_wide(), zero_wide()
-    begin = 0
-    while begin < length:
-        end = min(begin + _FOLD * WIDTH, length)
+    start = begin
+    while start < end:
+        stop = min(start + _FOLD * WIDTH, end)
         n0, n1, n2, n3 = zero_narrow(), zero_narrow(), zero_narrow(), zero_narrow()
         m0, m1, m2, m3 = zero_narrow(), zero_narrow(), zero_narrow(), zero_narrow()
-        for k in range(begin, end, WIDTH):
-            u, v = load(tile, k), load(tile, second + k)
-            x = load(t0, k)
-            n0, m0 = dot(n0, u, x), dot(m0, v, x)
-            x = load(t1, k)
-            n1, m1 = dot(n1, u, x), dot(m1, v, x)
-            x = load(t2, k)
-            n2, m2 = dot(n2, u, x), dot(m2, v, x)
-            x = load(t3, k)
-            n3, m3 = dot(n3, u, x), dot(m3, v, x)
+        for k in range(start, stop, WIDTH):
+            i = k - begin
+            x, y = load(t0, k), load(t1, k)
+            v = load(tile, w0 + i)
+            n0, m0 = dot(n0, v, x), dot(m0, v, y)
+            v = load(tile, w1 + i)
+            n1, m1 = dot(n1, v, x), dot(m1, v, y)
+            v = load(tile, w2 + i)
+            n2, m2 = dot(n2, v, x), dot(m2, v, y)
+            v = load(tile, w3 + i)
+            n3, m3 = dot(n3, v, x), dot(m3, v, y)
         a0, a1, a2, a3 = fold(a0, n0), fold(a1, n1), fold(a2, n2), fold(a3, n3)
         b0, b1, b2, b3 = fold(b0, m0), fold(b1, m1), fold(b2, m2), fold(b3, m3)
-        begin = end
-    return total(a0), total(a1), total(a2), total(a3), total(b0), total(b1), total(b2), total(b3)
+        start = stop
+    add_totals(a0, a1, a2, a3, sums, place)
+    add_totals(b0, b1, b2, b3, sums, place + stride)
 
 
 @kernel
-def _unpack_pair(packed, offset, cols, row, pair, tile):  # type: ignore[no-untyped-def]
-    """Rows row and row + 1 (only the first where pair is 1) -> tile; returns their padded length."""
-    length = (cols + 4 * WIDTH - 1) // (4 * WIDTH) * (4 * WIDTH)
-    for i in range(pair):
-        unpack_row(packed, offset + (row + i) * (cols // 4), cols // 4, tile, i * length)
-    return length
+def _tile_4x4(tile, at, row_length, t0, t1, t2, t3, begin, end, sums, place, stride):  # type: ignore[no-untyped-def]
+    """As _tile_4x2 for 4 tokens; for CPUs with 32 registers and sums that need no folding."""
+    w0, w1, w2, w3 = at, at + row_length, at + 2 * row_length, at + 3 * row_length
+    a0, a1, a2, a3 = zero_wide(), zero_wide(), zero_wide(), zero_wide()
+    b0, b1, b2, b3 = zero_wide(), zero_wide(), zero_wide(), zero_wide()
+    c0, c1, c2, c3 = zero_wide(), zero_wide(), zero_wide(), zero_wide()
+    d0, d1, d2, d3 = zero_wide(), zero_wide(), zero_wide(), zero_wide()
+    for k in range(begin, end, WIDTH):
+        i = k - begin
+        v0, v1, v2, v3 = load(tile, w0 + i), load(tile, w1 + i), load(tile, w2 + i), load(tile, w3 + i)
+        x = load(t0, k)
+        a0, a1, a2, a3 = dot(a0, v0, x), dot(a1, v1, x), dot(a2, v2, x), dot(a3, v3, x)
+        x = load(t1, k)
+        b0, b1, b2, b3 = dot(b0, v0, x), dot(b1, v1, x), dot(b2, v2, x), dot(b3, v3, x)
+        x = load(t2, k)
+        c0, c1, c2, c3 = dot(c0, v0, x), dot(c1, v1, x), dot(c2, v2, x), dot(c3, v3, x)
+        x = load(t3, k)
+        d0, d1, d2, d3 = dot(d0, v0, x), dot(d1, v1, x), dot(d2, v2, x), dot(d3, v3, x)
+    add_totals(a0, a1, a2, a3, sums, place)
+    add_totals(b0, b1, b2, b3, sums, place + stride)
+    add_totals(c0, c1, c2, c3, sums, place + 2 * stride)
+    add_totals(d0, d1, d2, d3, sums, place + 3 * stride)
 
 
 @kernel
-def matmul(packed, offset, cols, codes, tokens, out, tile, first, last):  # type: ignore[no-untyped-def]
+def _block_sums(packed, offset, cols, codes, tokens, tile, sums, row, rows):  # type: ignore[no-untyped-def]
+    """sums[t * BLOCK_ROWS + i] = code sum of row `row + i` with token t, for i < rows <= BLOCK_ROWS.
+
+    The K axis goes in blocks whose unpacked rows, with the tile's activations, stay in a 32 KiB L1 cache.
+    """
+    stride = cols // 4
+    length = (stride + WIDTH - 1) // WIDTH * WIDTH  # packed bytes of a row, in whole registers
+    for i in range((tokens + 3) // 4 * 4 * BLOCK_ROWS):
+        sums[i] = 0
+    for byte in range(0, length, BLOCK_BYTES):
+        end = min(byte + BLOCK_BYTES, length)
+        row_length = (end - byte) * 4
+        for i in range(rows):
+            unpack(packed, offset + (row + i) * stride, byte, min(end, stride), tile, i * row_length)
+        for t in range(0, tokens, 4):
+            for i in range(0, rows, 4):
+                at, place = i * row_length, t * BLOCK_ROWS + i
+                if _FOUR_TOKENS:
+                    _tile_4x4(
+                        tile, at, row_length, codes[t], codes[t + 1], codes[t + 2], codes[t + 3], byte * 4, end * 4, sums, place, BLOCK_ROWS
+                    )
+                else:
+                    _tile_4x2(tile, at, row_length, codes[t], codes[t + 1], byte * 4, end * 4, sums, place, BLOCK_ROWS)
+                    place += 2 * BLOCK_ROWS
+                    _tile_4x2(tile, at, row_length, codes[t + 2], codes[t + 3], byte * 4, end * 4, sums, place, BLOCK_ROWS)
+
+
+@kernel
+def matmul(packed, offset, cols, codes, tokens, out, tile, sums, first, last):  # type: ignore[no-untyped-def]
     """out[t, r] = sum_c code[r, c] * codes[t, c] for first <= r < last and every token t.
 
-    codes: (>= tokens rounded up to 4, padded cols) int8;  out: (tokens, rows) int32;  tile: (>= 2 * padded cols,) uint8, overwritten.
+    codes: (>= tokens rounded up to 4, padded cols) int8;  out: (tokens, rows) int32.
+    tile: (TILE_BYTES,) uint8 and sums: (>= tokens rounded up to 4, times BLOCK_ROWS) int32, overwritten.
     """
-    for row in range(first, last, 2):
-        pair = min(2, last - row)
-        length = _unpack_pair(packed, offset, cols, row, pair, tile)
-        for t in range(0, tokens, 4):
-            sums = _tile_2x4(tile, (pair - 1) * length, codes[t], codes[t + 1], codes[t + 2], codes[t + 3], length)
-            for i in range(min(4, tokens - t)):
-                for j in range(pair):
-                    out[t + i, row + j] = sums[4 * j + i]
+    for row in range(first, last, BLOCK_ROWS):
+        rows = min(BLOCK_ROWS, last - row)
+        _block_sums(packed, offset, cols, codes, tokens, tile, sums, row, rows)
+        for t in range(tokens):
+            for i in range(rows):
+                out[t, row + i] = sums[t * BLOCK_ROWS + i]
 
 
 @kernel
-def matmul_scaled(packed, offset, cols, codes, code_sums, factors, scale, tokens, out, place, accumulate, tile, first, last):  # type: ignore[no-untyped-def]
+def matmul_scaled(packed, offset, cols, codes, code_sums, factors, scale, tokens, out, place, add, tile, sums, first, last):  # type: ignore[no-untyped-def]
     """out[t, place + r] (+)= (code sum of row r with token t - code_sums[t]) * (scale / factors[t]) for first <= r < last.
 
-    As `matmul`; code_sums: (tokens,) int32; factors: (tokens,) float32; out: (tokens, >= place + rows) float32.
+    As `matmul`; code_sums: (tokens,) int32; factors: (tokens,) float32; out: (tokens, >= place + rows) float32; add: to what is there.
     """
-    for row in range(first, last, 2):
-        pair = min(2, last - row)
-        length = _unpack_pair(packed, offset, cols, row, pair, tile)
-        for t in range(0, tokens, 4):
-            sums = _tile_2x4(tile, (pair - 1) * length, codes[t], codes[t + 1], codes[t + 2], codes[t + 3], length)
-            for i in range(min(4, tokens - t)):
-                for j in range(pair):
-                    y = np.float32(sums[4 * j + i] - code_sums[t + i]) * (scale / factors[t + i])
-                    at = place + row + j
-                    out[t + i, at] = out[t + i, at] + y if accumulate else y
+    for row in range(first, last, BLOCK_ROWS):
+        rows = min(BLOCK_ROWS, last - row)
+        _block_sums(packed, offset, cols, codes, tokens, tile, sums, row, rows)
+        for t in range(tokens):
+            factor = scale / factors[t]
+            for i in range(rows):
+                y = np.float32(sums[t * BLOCK_ROWS + i] - code_sums[t]) * factor
+                at = place + row + i
+                out[t, at] = out[t, at] + y if add else y

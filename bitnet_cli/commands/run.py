@@ -91,9 +91,11 @@ def run(
         if tokenizer.bos_id is None:
             raise UsageError("the prompt is empty, and this model has no token to begin a text with")
         ids = [tokenizer.bos_id]
+    if compilation_ahead():
+        _note(quiet, "bitnet: compiling the kernels for this CPU; this happens once and takes 10 to 30 seconds")
     sampler, timings = Sampler(sampling), Timings()
     load_seconds = time.perf_counter() - start
-    output, decoded = Output(), IncrementalDecoder(tokenizer)
+    output, decoded = Output(), IncrementalDecoder(tokenizer, at_start=False)
     output.echo(text)
     try:
         for token in generate(decoder, ids, n_predict, sampler, tokenizer.eos_ids, timings):
@@ -109,6 +111,13 @@ def run(
     finally:
         decoder.close()
     _report(quiet, load_seconds, timings, sampler, timings.finish)
+
+
+def compilation_ahead() -> bool:
+    """Whether the first token will wait for the compiler."""
+    from bitnet_kernels import compile_cache, isa
+
+    return isa.chosen() != isa.NAIVE and not compile_cache.is_warm()
 
 
 def _instruction_set_error() -> type[Exception]:

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 
 import numpy as np
 from bitnet_kernels import arrays
+from bitnet_kernels.control import MAX_THREADS
 from bitnet_kernels.naive import dense, norm, rope
 from bitnet_kernels.team import Team
 from numpy.typing import NDArray
@@ -36,6 +37,8 @@ class Decoder:
         self.context = context or min(2048, c.context)
         if not 1 <= self.context <= c.context:
             raise UsageError(f"context {self.context}: this model was trained for 1 to {c.context} tokens")
+        if not 1 <= threads <= MAX_THREADS:
+            raise UsageError(f"{threads} threads: expected 1 to {MAX_THREADS}")
         self._refuse_too_large()
         self.position = 0
         cos, sin = rope.angles(self.context, c.head_dim, c.rope_theta)
@@ -134,6 +137,7 @@ def _scratch(c: ModelConfig, chunk: int, context: int, threads: int) -> arrays.S
         up=np.zeros((chunk, c.feed_forward), np.float32),
         normed=np.zeros((rows, widest), np.float32),
         scores=np.zeros((threads, context), np.float32),
-        tile=np.zeros((threads, 4 * wide), np.uint8),
+        tile=np.zeros((threads, arrays.TILE_BYTES), np.uint8),
+        block_sums=np.zeros((threads, -(-chunk // 4) * 4 * arrays.BLOCK_ROWS), np.int32),
         logits=np.zeros(c.vocab, np.float32),
     )

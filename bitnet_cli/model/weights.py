@@ -82,7 +82,7 @@ def _scale(file: GGUFFile, info: TensorInfo) -> np.float32:
         raise UnsupportedError(f"{file.path}: tensor {info.name}: {info.type.name} projections are not run yet, only I2_S{hint}")
     place = info.nbytes - 32
     scale = file.raw(info.name)[place : place + 4].view("<f4")[0]
-    if not np.isfinite(scale) or scale <= 0:
+    if not np.isfinite(scale) or scale < np.finfo(np.float32).tiny:  # a denormal is damage too: no trained weights are that small
         raise BadFileError(file.path, f"tensor {info.name}", f"has the scale {scale}, expected a positive number", info.offset + place)
     return np.float32(scale)
 

@@ -5,6 +5,7 @@ from ._vnni import dot_product
 from .vectors import I8, I32, Vector
 
 WIDTH = 32
+REGISTERS = 16
 STEPS_PER_FOLD = 1 << 30
 
 Bytes, Wide = Vector(I8, 32), Vector(I32, 8)
@@ -13,6 +14,6 @@ load, load_half, store = vectors.loader(Bytes), vectors.half_loader(Bytes), vect
 field0, field1, field2, field3 = (vectors.two_bit_field(Bytes, shift) for shift in (6, 4, 2, 0))
 zero_narrow = zero_wide = vectors.constant(Wide)
 add_narrow = add_wide = fold = vectors.binary(Wide, "add")
-total = vectors.integer_total(Wide)
+total, add_totals = vectors.integer_total(Wide), vectors.four_totals(Wide)
 dot = dot_product("llvm.x86.avx512.vpdpbusd.256", Bytes, Wide)
 load_f16, fma = vectors.half_precision_loader(native=True), vectors.multiply_add(fused=True)

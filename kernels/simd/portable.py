@@ -11,6 +11,7 @@ from . import vectors
 from .vectors import I8, I16, I32, Vector, intrinsic
 
 WIDTH = 32
+REGISTERS = 16
 STEPS_PER_FOLD = 64
 
 Bytes, Narrow, Wide = Vector(I8, 32), Vector(I16, 32), Vector(I32, 16)
@@ -19,7 +20,7 @@ load, load_half, store = vectors.loader(Bytes), vectors.half_loader(Bytes), vect
 field0, field1, field2, field3 = (vectors.two_bit_field(Bytes, shift) for shift in (6, 4, 2, 0))
 zero_narrow, zero_wide = vectors.constant(Narrow), vectors.constant(Wide)
 add_narrow, add_wide = vectors.binary(Narrow, "add"), vectors.binary(Wide, "add")
-total = vectors.integer_total(Wide)
+total, add_totals = vectors.integer_total(Wide), vectors.four_totals(Wide)
 load_f16, fma = vectors.half_precision_loader(native=False), vectors.multiply_add(fused=False)
 
 

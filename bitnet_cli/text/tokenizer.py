@@ -1,0 +1,154 @@
+"""Text <-> token ids, from the metadata of a GGUF file alone.
+
+In: `tokenizer.ggml.*` metadata. Out: a `Tokenizer`. Two kinds are read: `gpt2` (byte-level BPE, `byte_bpe.py`) and `llama`
+(SentencePiece BPE, `sentencepiece_bpe.py`); their libraries are imported when such a tokenizer is built.
+
+Control tokens (`<|eot_id|>`, `<s>`) come from text only where the caller says so. A user who types `<|eot_id|>` has typed ten
+characters: with `special=False` they are encoded as such, so nobody can forge the end of a turn.
+"""
+
+from __future__ import annotations
+
+import re
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Mapping
+from functools import cached_property
+
+from bitnet_cli.errors import BadFileError, UnsupportedError
+from bitnet_cli.text.vocabulary import CONTROL, PREFIX, UNKNOWN, Vocabulary, read_vocabulary, replace_surrogates, shown
+
+
+class Tokenizer(ABC):
+    """Immutable after it is built, and safe to use from several threads.
+
+    vocab_size   tokens in the file; the model's output may be wider, and those ids mean nothing
+    bos_id       token that begins a text, or None
+    eos_id       token that ends a text when one is appended, or None
+    eos_ids      every token that ends generation
+    special_ids  control tokens and the unknown token: hidden in decoded text
+    add_bos      whether `encode` prepends bos unless told otherwise
+    add_eos      whether the model expects eos at the end of its input (embedding models do); `encode(eos=None)` follows it
+    """
+
+    def __init__(self, vocabulary: Vocabulary, *, add_bos_default: bool):
+        self.vocab_size = len(vocabulary.tokens)
+        self.bos_id, self.eos_id, self.eos_ids = vocabulary.bos_id, vocabulary.eos_id, vocabulary.eos_ids
+        self.special_ids = frozenset(vocabulary.ids_of(CONTROL, UNKNOWN))
+        self.add_bos = (add_bos_default if vocabulary.add_bos is None else vocabulary.add_bos) and self.bos_id is not None
+        self.add_eos = vocabulary.add_eos
+        self._control_ids = {vocabulary.tokens[i]: i for i in vocabulary.ids_of(CONTROL) if vocabulary.tokens[i]}
+
+    @abstractmethod
+    def _encode_plain(self, text: str) -> list[int]:
+        """Ids of text that holds no control token; `text` has no lone surrogates."""
+
+    @abstractmethod
+    def token_bytes(self, token_id: int) -> bytes:
+        """The bytes that one token stands for; often a part of a UTF-8 character. IndexError: no such id."""
+
+    def encode(self, text: str, *, special: bool = False, bos: bool | None = None, eos: bool | None = False) -> list[int]:
+        """Ids of a text.
+
+        special   True: names of control tokens in the text become those tokens. For templates; never for what a user typed.
+        bos, eos  prepend / append that token; None: as the file says. Never a second time, and not at all where the file has none.
+
+        Lone surrogates are read as U+FFFD. A byte that the vocabulary cannot express becomes the unknown token
+        (SentencePiece) or nothing (byte-level BPE, as in llama.cpp); vocabularies of real models express all bytes.
+        """
+        return self.encode_parts([(text, special)], bos=bos, eos=eos)
+
+    def encode_parts(self, parts: Iterable[tuple[str, bool]], *, bos: bool | None = None, eos: bool | None = False) -> list[int]:
+        """Ids of the joined text of (text, special) parts; control tokens come from the special parts only.
+
+        A chat prompt is such a list: template text is special, messages are not. Words that begin in one part and end in the next are
+        encoded as words (`Assistant:` and ` Hi`), which separate calls to `encode` would break; control tokens never form across parts.
+        """
+        ids: list[int] = []
+        controls: set[int] = set()  # positions in `ids` of control tokens
+        plain: list[str] = []
+
+        def flush() -> None:
+            text = "".join(plain)
+            plain.clear()
+            if text:
+                ids.extend(self._encode_plain(text))
+
+        for part, special in parts:
+            text, at = replace_surrogates(part), 0
+            if special and self._control_ids:
+                for match in self._control_pattern.finditer(text):
+                    plain.append(text[at : match.start()])
+                    flush()
+                    controls.add(len(ids))
+                    ids.append(self._control_ids[match.group()])
+                    at = match.end()
+            plain.append(text[at:])
+        flush()
+        has_bos = 0 in controls and ids[0] == self.bos_id
+        has_eos = len(ids) - 1 in controls and ids[-1] == self.eos_id
+        if (self.add_bos if bos is None else bos) and self.bos_id is not None and not has_bos:
+            ids.insert(0, self.bos_id)
+        if (self.add_eos if eos is None else eos) and self.eos_id is not None and not has_eos:
+            ids.append(self.eos_id)
+        return ids
+
+    @cached_property
+    def _control_pattern(self) -> re.Pattern[str]:
+        return any_of(self._control_ids)
+
+    def decode(self, ids: Iterable[int], *, skip_special: bool = True, at_start: bool = True) -> str:
+        """Text of the ids; U+FFFD stands for bytes that are not valid UTF-8, and for nothing else.
+
+        skip_special  leave out control tokens and the unknown token
+        at_start      the ids begin a text: SentencePiece puts a space before the first word, and it is taken off again.
+                      False for ids that continue a text.
+        """
+        data = bytearray()
+        for token_id in ids:
+            piece, at_start = self.output_bytes(token_id, skip_special=skip_special, at_start=at_start)
+            data += piece
+        return data.decode("utf-8", "replace")
+
+    def output_bytes(self, token_id: int, *, skip_special: bool, at_start: bool) -> tuple[bytes, bool]:
+        """The bytes that a token adds to a text, and whether the next token is still at its start."""
+        data = self.token_bytes(token_id)
+        if token_id in self.special_ids:
+            return (b"" if skip_special else data), at_start
+        return (self._without_prefix(data) if at_start else data), False
+
+    def _without_prefix(self, data: bytes) -> bytes:
+        """The first token's bytes without what `_encode_plain` puts before every text."""
+        return data
+
+    def token_text(self, token_id: int) -> str:
+        """One token for display; bytes that are no whole character are written `\\xe2`."""
+        return self.token_bytes(token_id).decode("utf-8", "backslashreplace")
+
+    def _check_id(self, token_id: int) -> None:
+        if not 0 <= token_id < self.vocab_size:
+            raise IndexError(f"token id {token_id} is not in the vocabulary of {self.vocab_size} tokens")
+
+
+def any_of(names: Iterable[str]) -> re.Pattern[str]:
+    """Pattern that finds any of the names; the longest where several begin at one place."""
+    return re.compile("|".join(re.escape(name) for name in sorted(names, key=len, reverse=True)))
+
+
+def tokenizer_from_metadata(metadata: Mapping[str, object], source: str) -> Tokenizer:
+    """The tokenizer that a GGUF file describes; `source` is the file's name, for messages.
+
+    BadFileError: the metadata is inconsistent. UnsupportedError: a kind of tokenizer, or a way of splitting words, that is not known.
+    The metadata is not kept: free it, it is half of the memory that loading a large vocabulary takes.
+    """
+    model = metadata.get(PREFIX + "model")
+    if not isinstance(model, str):
+        raise BadFileError(source, PREFIX + "model", "is missing or not a string, expected gpt2 or llama")
+    if model == "gpt2":
+        from bitnet_cli.text.byte_bpe import ByteLevelBPE
+
+        return ByteLevelBPE(metadata, read_vocabulary(metadata, source))
+    if model == "llama":
+        from bitnet_cli.text.sentencepiece_bpe import SentencePieceBPE
+
+        return SentencePieceBPE(metadata, read_vocabulary(metadata, source))
+    raise UnsupportedError(f"{source}: {PREFIX}model: {shown(model)} is not supported, only gpt2 and llama are")
