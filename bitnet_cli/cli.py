@@ -30,6 +30,10 @@ class QuantizedType(str, Enum):
     i2_s = "i2_s"
 
 
+class Flavour(str, Enum):
+    master = "master"
+
+
 def _version(wanted: bool) -> None:
     if wanted:
         typer.echo(f"bitnet {__version__}")
@@ -37,7 +41,9 @@ def _version(wanted: bool) -> None:
 
 
 @app.callback()
-def common(version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")] = False) -> None:
+def common(
+    version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")] = False,
+) -> None:
     pass
 
 
@@ -73,13 +79,30 @@ def run(
 
 
 @app.command()
+def perplexity(
+    model: Annotated[Path | None, typer.Option("-m", "--model", help="GGUF file. Without it, the small model inside the package.")] = None,
+    file: Annotated[Path | None, typer.Option("-f", "--file", help="The text to score; without it, stdin.")] = None,
+    ctx_size: Annotated[int, typer.Option("-c", "--ctx-size", help="Tokens a window; 0: 2048, or the model's if smaller.")] = 0,
+    stride: Annotated[int, typer.Option("--stride", help="Tokens a window advances by; 0: the whole window.")] = 0,
+    special: Annotated[bool, typer.Option("--special", help="Read control tokens in the text, such as <|endoftext|>.")] = False,
+    threads: Annotated[int, typer.Option("-t", "--threads", help="Threads; 0: physical cores this process may use.")] = 0,
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON object on stdout.")] = False,
+    quiet: Annotated[bool, typer.Option("-q", "--quiet", help="No notes and progress on stderr.")] = False,
+) -> None:
+    """Measure how well a model predicts a text."""
+    from bitnet_cli.commands import perplexity as command
+
+    command.perplexity(model, file=file, ctx_size=ctx_size, stride=stride, special=special, threads=threads, as_json=as_json, quiet=quiet)
+
+
+@app.command()
 def convert(
     source: Annotated[Path, typer.Argument(help="Hugging Face folder: config.json, *.safetensors, tokenizer files.")],
     output: Annotated[Path, typer.Option("-o", "--output", "--outfile", help="GGUF file to write.")],
     embedding_type: Annotated[EmbeddingType, typer.Option("--embedding-type", help="Type of the embedding and head.")] = EmbeddingType.f16,
-    linear_class: Annotated[
-        str | None,
-        typer.Option("--flavour", help="Say what the folder does not: 'master' treats plain float weights as BitNet master weights."),
+    flavour: Annotated[
+        Flavour | None,
+        typer.Option("--flavour", help="What the folder does not say. master: plain float weights are BitNet master weights."),
     ] = None,
     force: Annotated[bool, typer.Option("--force", help="Replace the output if it exists.")] = False,
     quiet: Annotated[bool, typer.Option("-q", "--quiet", help="No progress on stderr.")] = False,
@@ -87,7 +110,9 @@ def convert(
     """Convert a Hugging Face folder to one packed GGUF file."""
     from bitnet_cli.commands import convert as command
 
-    command.convert(source, output, embedding_type=embedding_type.value, flavour=linear_class, force=force, quiet=quiet)
+    command.convert(
+        source, output, embedding_type=embedding_type.value, flavour=flavour.value if flavour else None, force=force, quiet=quiet
+    )
 
 
 @app.command()

@@ -4,16 +4,17 @@ tokens: how many are processed at once (1 in decode, a chunk in prefill). thread
 A projection's weights are packed ternary rows inside one flat byte array (often the file itself, memory-mapped), found by offset.
 """
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
+_numbers: Any = np.arange(8)
 # NumPy integers, not Python's: Numba compiles a function once for every different Python constant that it is called with.
 # Projections of a layer, in the order of `Weights.offsets` and `Weights.scales`.
-Q, K, V, O, GATE, UP, DOWN = np.arange(7)  # noqa: E741
+Q, K, V, O, GATE, UP, DOWN = _numbers[:7]  # noqa: E741
 # Norms of a layer, in the order of `Weights.norm_offsets`; -1 there means that the model has none at this place.
-ATTENTION_NORM, ATTENTION_SUB_NORM, FFN_NORM, FFN_SUB_NORM = np.arange(4)
+ATTENTION_NORM, ATTENTION_SUB_NORM, FFN_NORM, FFN_SUB_NORM = _numbers[:4]
 RELU2, SILU = range(2)
 HEAD_F32, HEAD_F16, HEAD_Q8_0 = range(3)
 

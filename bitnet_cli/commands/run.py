@@ -3,6 +3,9 @@
 import sys
 import time
 from pathlib import Path
+from typing import NamedTuple
+
+from bitnet_kernels import compile_cache, isa
 
 from bitnet_cli.embedded import DESCRIPTION, EMBEDDED_MODEL
 from bitnet_cli.errors import BitnetError, UnsupportedError, UsageError
@@ -12,7 +15,7 @@ from bitnet_cli.model.decoder import Decoder
 from bitnet_cli.model.generate import Timings, generate
 from bitnet_cli.model.sampler import Sampler, Sampling
 from bitnet_cli.text.stream import IncrementalDecoder, terminal_safe
-from bitnet_cli.text.tokenizer import tokenizer_from_metadata
+from bitnet_cli.text.tokenizer import Tokenizer, tokenizer_from_metadata
 
 __all__ = ["Sampling", "run"]
 
@@ -62,6 +65,28 @@ class Output:
             self.write(prompt)
 
 
+class OpenModel(NamedTuple):
+    tokenizer: Tokenizer
+    decoder: Decoder
+
+
+def open_model(model: Path | None, *, context: int, threads: int, quiet: bool) -> OpenModel:
+    """Open a GGUF file (None: the embedded model) and say on stderr what the user should know. Close the decoder after use."""
+    if model is None:
+        _note(quiet, f"bitnet: using {DESCRIPTION} (choose another with -m FILE.gguf)")
+    try:
+        instruction_set = isa.chosen()
+        with open_gguf(model or EMBEDDED_MODEL) as gguf:
+            # The tokenizer first: what building it needs for a moment is free again before the weights are touched.
+            tokenizer = tokenizer_from_metadata(gguf.metadata, str(gguf.path))
+            decoder = Decoder(gguf, context=context, threads=threads or physical_cores())
+    except isa.InstructionSetError as error:
+        raise UnsupportedError(str(error)) from None
+    if instruction_set != isa.NAIVE and not compile_cache.is_warm():
+        _note(quiet, "bitnet: compiling the kernels for this CPU; this happens once and takes 10 to 30 seconds")
+    return OpenModel(tokenizer, decoder)
+
+
 def run(
     model: Path | None,
     *,
@@ -78,21 +103,13 @@ def run(
         raise UsageError("-n must be -1 or more, -t and -c 0 or more")
     text = read_prompt(prompt, file)
     start = time.perf_counter()
-    if model is None:
-        _note(quiet, f"bitnet: using {DESCRIPTION} (choose another with -m FILE.gguf)")
-    try:
-        with open_gguf(model or EMBEDDED_MODEL) as gguf:
-            tokenizer = tokenizer_from_metadata(gguf.metadata, str(gguf.path))
-            decoder = Decoder(gguf, context=ctx_size, threads=threads or physical_cores())
-    except _instruction_set_error() as error:
-        raise UnsupportedError(str(error)) from None
+    opened = open_model(model, context=ctx_size, threads=threads, quiet=quiet)
+    tokenizer, decoder = opened.tokenizer, opened.decoder
     ids = tokenizer.encode(text)
     if not ids:
         if tokenizer.bos_id is None:
             raise UsageError("the prompt is empty, and this model has no token to begin a text with")
         ids = [tokenizer.bos_id]
-    if compilation_ahead():
-        _note(quiet, "bitnet: compiling the kernels for this CPU; this happens once and takes 10 to 30 seconds")
     sampler, timings = Sampler(sampling), Timings()
     load_seconds = time.perf_counter() - start
     output, decoded = Output(), IncrementalDecoder(tokenizer, at_start=False)
@@ -111,19 +128,6 @@ def run(
     finally:
         decoder.close()
     _report(quiet, load_seconds, timings, sampler, timings.finish)
-
-
-def compilation_ahead() -> bool:
-    """Whether the first token will wait for the compiler."""
-    from bitnet_kernels import compile_cache, isa
-
-    return isa.chosen() != isa.NAIVE and not compile_cache.is_warm()
-
-
-def _instruction_set_error() -> type[Exception]:
-    from bitnet_kernels.isa import InstructionSetError
-
-    return InstructionSetError
 
 
 def _report(quiet: bool, load_seconds: float, t: Timings, sampler: Sampler, finish: str) -> None:

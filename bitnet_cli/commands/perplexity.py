@@ -1,0 +1,44 @@
+"""`bitnet perplexity`: how well a model predicts a text. The result goes to stdout, progress to stderr."""
+
+import json
+import sys
+import time
+from pathlib import Path
+
+from bitnet_cli.commands.run import open_model, read_prompt
+from bitnet_cli.errors import UsageError
+from bitnet_cli.model.perplexity import score
+
+
+def perplexity(
+    model: Path | None, *, file: Path | None, ctx_size: int, stride: int, special: bool, threads: int, as_json: bool, quiet: bool
+) -> None:
+    """Print the perplexity of a text (see cli.py for the options)."""
+    if ctx_size < 0 or stride < 0 or threads < 0:
+        raise UsageError("-c, --stride and -t must be 0 or more")
+    text = read_prompt(None, file)
+    if not text:
+        raise UsageError("no text: give a file by -f, or a pipe")
+    opened = open_model(model, context=ctx_size, threads=threads, quiet=quiet)
+    start = time.perf_counter()
+    show = not quiet and sys.stderr.isatty()
+
+    def progress(done: int, total: int) -> None:
+        if show:
+            rate = done / (time.perf_counter() - start)
+            print(f"\r{done} of {total} tokens, {rate:.0f} tokens/s ", end="", file=sys.stderr, flush=True)  # noqa: T201
+
+    try:
+        ids = opened.tokenizer.encode(text, special=special)
+        context = opened.decoder.context
+        result = score(opened.decoder, ids, context, stride or context, progress)
+    finally:
+        opened.decoder.close()
+        if show:
+            print(file=sys.stderr)  # noqa: T201
+    seconds = time.perf_counter() - start
+    if as_json:
+        numbers = {"perplexity": result.perplexity, "perplexity_error": result.error, "nats": result.nats, "tokens": result.tokens}
+        print(json.dumps(numbers | {"context": context, "stride": stride or context, "seconds": round(seconds, 3)}))  # noqa: T201
+    else:
+        print(f"perplexity {result.perplexity:.4f} ± {result.error:.4f} ({result.nats:.4f} nats a token, {result.tokens} tokens)")  # noqa: T201

@@ -1,0 +1,130 @@
+"""GGUF file -> metadata, tensor table, and read-only views of the tensors' bytes.
+
+In: a path. Out: `GGUFFile`. The file is memory-mapped: opening reads the metadata and the tensor table only, and a tensor's bytes are
+read from disk when they are first touched. NumPy is imported when bytes are asked for, not before.
+
+The file must not be shortened or overwritten in place while it is mapped: the operating system answers a read of the lost bytes with
+SIGBUS, which ends the process. Replacing it by renaming another file over it, as `write_gguf` does, is safe: the map keeps the old one.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import mmap
+import os
+import stat
+import sys
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING
+
+from bitnet_cli.errors import BadFileError, UnsupportedError
+from bitnet_cli.gguf_file.metadata import Typed, TypedMetadata, Value, ValueType
+from bitnet_cli.gguf_file.parse import Header, TensorInfo, parse
+from bitnet_cli.gguf_file.types import TensorType
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+__all__ = ["GGUFFile", "TensorInfo", "TensorType", "Typed", "Value", "ValueType", "open_gguf"]
+
+_KINDS = {
+    stat.S_IFDIR: "a folder",
+    stat.S_IFIFO: "a named pipe",
+    stat.S_IFCHR: "a device",
+    stat.S_IFBLK: "a device",
+    stat.S_IFSOCK: "a socket",
+}
+
+
+class GGUFFile(TypedMetadata):
+    """An open GGUF file. Use as a context manager, or call `close`.
+
+    path             as given to `open_gguf`
+    version          2 or 3
+    alignment        bytes; every tensor starts at a multiple of it
+    size             bytes of the whole file
+    metadata         key -> value, in the file's order
+    typed_metadata   the same values with their GGUF types, which `write_gguf` writes back unchanged
+    tensors          name -> TensorInfo, in the file's order
+    trailing         bytes after the last tensor and its padding; 0 in a file that holds a model and nothing else
+    """
+
+    def __init__(self, path: Path, data: mmap.mmap, header: Header):
+        self.path = path
+        self.size = len(data)
+        self.version = header.version
+        self.alignment = header.alignment
+        self.typed_metadata = header.metadata
+        self.metadata: dict[str, Value] = {key: entry.value for key, entry in header.metadata.items()}
+        self.tensors = header.tensors
+        self.trailing = header.trailing
+        self._map: mmap.mmap | None = data
+
+    def raw(self, name: str) -> NDArray[np.uint8]:
+        """The bytes of one tensor: (nbytes,) uint8, a read-only view of the memory map. BadFileError if there is no such tensor."""
+        info = self.tensors.get(name)
+        if info is None:
+            raise BadFileError(self.path, f"tensor {name}", "is missing")
+        return self.file_bytes()[info.offset : info.offset + info.nbytes]  # the table was checked: nothing is cut off
+
+    def file_bytes(self) -> NDArray[np.uint8]:
+        """The whole file as one read-only (size,) uint8 array: kernels find tensors in it by `TensorInfo.offset`."""
+        import numpy as np
+
+        if self._map is None:
+            raise ValueError(f"{self.path} is closed")
+        return np.frombuffer(self._map, np.uint8)
+
+    def close(self) -> None:
+        """Gives up the memory map. Arrays over it stay valid: the map goes when the last of them does."""
+        if self._map is not None:
+            with contextlib.suppress(BufferError):  # arrays still use it
+                self._map.close()
+            self._map = None
+
+    def __enter__(self) -> GGUFFile:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self.close()
+
+
+def open_gguf(path: str | os.PathLike[str]) -> GGUFFile:
+    """Opens and validates a GGUF file, versions 2 and 3, little-endian.
+
+    BadFileError: cannot be opened, is not a regular file, is damaged. UnsupportedError: a tensor type that is not read, a split model, a
+    big-endian machine.
+    """
+    path = Path(path)
+    if sys.byteorder == "big":  # numbers are taken from the map as they lie there
+        raise UnsupportedError(f"{path}: this machine is big-endian; only little-endian ones can read GGUF files here")
+    data = _map_file(path)
+    try:
+        return GGUFFile(path, data, parse(data, path))
+    except BaseException:
+        data.close()
+        raise
+
+
+def _map_file(path: Path) -> mmap.mmap:
+    # O_NONBLOCK: opening a named pipe would otherwise wait for a writer, for ever.
+    flags = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0) | getattr(os, "O_CLOEXEC", 0)
+    try:
+        handle = os.open(path, flags)
+    except (OSError, ValueError) as error:  # ValueError: a NUL in the path
+        reason = "is a folder, expected a GGUF file" if path.is_dir() else getattr(error, "strerror", None) or str(error)
+        raise BadFileError(path, "file", reason) from None
+    try:
+        status = os.fstat(handle)
+        if not stat.S_ISREG(status.st_mode):
+            kind = _KINDS.get(stat.S_IFMT(status.st_mode), "not a regular file")
+            raise BadFileError(path, "file", f"is {kind}, expected a GGUF file")
+        if status.st_size == 0:
+            raise BadFileError(path, "file", "is empty")
+        return mmap.mmap(handle, 0, access=mmap.ACCESS_READ)
+    except OSError as error:
+        raise BadFileError(path, "file", f"cannot be mapped: {error.strerror}") from None
+    finally:
+        os.close(handle)

@@ -1,0 +1,110 @@
+"""Tensor types of a GGUF file: id -> type, and a type and a shape -> size in bytes.
+
+Shapes are in NumPy order: the last dimension is the row length, which GGUF calls ne[0]. A quantised row is a whole number of blocks; a
+block holds a fixed number of weights in a fixed number of bytes. I2_S (bitnet.cpp) is the exception: one scale a tensor, so its size
+is n / 4 bytes of weights and 32 bytes of tail, whatever the shape.
+
+Ids and block sizes: ggml.h and ggml-common.h of llama.cpp; 36 from the ggml.h of microsoft/BitNet.
+"""
+
+import math
+import os
+from collections.abc import Sequence
+from enum import IntEnum
+
+from bitnet_cli.errors import BadFileError, UnsupportedError
+
+
+class TensorType(IntEnum):
+    """The types this version reads."""
+
+    F32 = 0
+    F16 = 1
+    Q4_0 = 2
+    Q4_1 = 3
+    Q8_0 = 8
+    Q4_K = 12
+    Q6_K = 14
+    BF16 = 30
+    TQ1_0 = 34
+    TQ2_0 = 35
+    I2_S = 36
+    Q2_0 = 42
+
+
+BLOCKS: dict[TensorType, tuple[int, int]] = {  # weights in a block, bytes in a block
+    TensorType.F32: (1, 4),
+    TensorType.F16: (1, 2),
+    TensorType.Q4_0: (32, 18),
+    TensorType.Q4_1: (32, 20),
+    TensorType.Q8_0: (32, 34),
+    TensorType.Q4_K: (256, 144),
+    TensorType.Q6_K: (256, 210),
+    TensorType.BF16: (1, 2),
+    TensorType.TQ1_0: (256, 54),
+    TensorType.TQ2_0: (256, 66),
+    TensorType.I2_S: (4, 1),  # the size rule only: the layout groups 128 weights, which whoever unpacks it checks
+    TensorType.Q2_0: (64, 18),
+}
+TAILS: dict[TensorType, int] = {TensorType.I2_S: 32}  # bytes after the last block, once a tensor
+
+# Known to ggml or to a fork of it, but not read here. 39 was TL2 in bitnet.cpp's older files and is MXFP4 in mainline: nothing in the
+# table of tensors tells them apart, so neither is guessed. 4, 5 and 31 to 33 were withdrawn from ggml.
+UNREAD: dict[int, str] = {
+    4: "Q4_2",
+    5: "Q4_3",
+    6: "Q5_0",
+    7: "Q5_1",
+    9: "Q8_1",
+    10: "Q2_K",
+    11: "Q3_K",
+    13: "Q5_K",
+    15: "Q8_K",
+    16: "IQ2_XXS",
+    17: "IQ2_XS",
+    18: "IQ3_XXS",
+    19: "IQ1_S",
+    20: "IQ4_NL",
+    21: "IQ3_S",
+    22: "IQ2_S",
+    23: "IQ4_XS",
+    24: "I8",
+    25: "I16",
+    26: "I32",
+    27: "I64",
+    28: "F64",
+    29: "IQ1_M",
+    31: "Q4_0_4_4",
+    32: "Q4_0_4_8",
+    33: "Q4_0_8_8",
+    37: "I8_S",
+    38: "TL1",
+    39: "MXFP4 or TL2",
+    40: "NVFP4",
+    41: "Q1_0",
+    142: "PQ2_0",
+    143: "PTQ1_0",
+}
+
+
+def tensor_type(type_id: int, path: str | os.PathLike[str], field: str, offset: int | None = None) -> TensorType:
+    """The type with this id. UnsupportedError for one that is known but not read, BadFileError for an id that nobody has given out."""
+    try:
+        return TensorType(type_id)
+    except ValueError:
+        pass
+    if type_id in UNREAD:
+        supported = ", ".join(t.name for t in TensorType)
+        raise UnsupportedError(f"{os.fspath(path)}: {field}: type {UNREAD[type_id]} ({type_id}) is not supported; supported: {supported}")
+    raise BadFileError(path, field, f"unknown tensor type {type_id}", offset)
+
+
+def nbytes(kind: TensorType, shape: Sequence[int]) -> int:
+    """Size in bytes of a tensor, as an exact Python int. ValueError for an empty shape, a dimension below 1 or a broken block."""
+    dims = [int(d) for d in shape]  # NumPy integers would wrap around
+    if not dims or min(dims) < 1:
+        raise ValueError(f"shape {tuple(dims)} needs one or more dimensions of at least 1")
+    weights, size = BLOCKS[kind]
+    if dims[-1] % weights:
+        raise ValueError(f"row length {dims[-1]} is not a multiple of the {weights} weights in a {kind.name} block")
+    return math.prod(dims) // weights * size + TAILS.get(kind, 0)

@@ -1,0 +1,71 @@
+"""Perplexity of a text: exp of the mean negative log-likelihood of its tokens.
+
+In: token ids and a decoder. Out: `Score`. The text is cut into windows of `context` tokens that advance by `stride`; a window scores the
+`stride` tokens after those that an earlier window scored, so every token but the first is scored once. With stride = context the windows
+share nothing (fast, and pessimistic for each window's first tokens); a smaller stride gives every token at least context - stride
+tokens of history.
+"""
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bitnet_cli.errors import BitnetError, UsageError
+from bitnet_cli.model.decoder import Decoder
+
+
+@dataclass(frozen=True)
+class Score:
+    """nats: mean negative log-likelihood of a token; nats_error: its standard error, tokens taken as independent."""
+
+    nats: float
+    nats_error: float
+    tokens: int
+
+    @property
+    def perplexity(self) -> float:
+        return math.exp(self.nats)
+
+    @property
+    def error(self) -> float:
+        """Standard error of the perplexity, to first order."""
+        return self.perplexity * self.nats_error
+
+
+def token_nats(logits: NDArray[np.float32], targets: Sequence[int]) -> NDArray[np.float64]:
+    """-log softmax(logits)[target] of each row: (tokens, vocab) float32 and tokens ids -> (tokens,) float64."""
+    values = logits.astype(np.float64)
+    top = values.max(-1)
+    totals = np.log(np.exp(values - top[:, None]).sum(-1)) + top
+    nats: NDArray[np.float64] = totals - values[np.arange(len(targets)), np.asarray(targets)]
+    return nats
+
+
+def score(decoder: Decoder, ids: Sequence[int], context: int, stride: int, progress: Callable[[int, int], None] | None = None) -> Score:
+    """Score `ids`. progress(done, all) is called after every window. UsageError: too few tokens, or context and stride do not fit."""
+    if not 1 <= stride <= context <= decoder.context:
+        raise UsageError(f"stride {stride} and context {context} must satisfy 1 <= stride <= context <= {decoder.context}")
+    if len(ids) < 2:
+        raise UsageError("perplexity needs a text of at least two tokens")
+    total = squares = 0.0
+    count = 0
+    last = len(ids) - 1  # the last token is only a target
+    for begin in range(0, last, stride):
+        end = min(begin + stride, last)
+        first = max(0, end - context) if begin else 0
+        decoder.rewind(0)
+        logits = decoder.feed_all(ids[first:end])
+        for row in range(begin - first, end - first, 64):  # float64 copies of a few rows at a time
+            rows = slice(row, min(row + 64, end - first))
+            nats = token_nats(logits[rows], ids[first + rows.start + 1 : first + rows.stop + 1])
+            total, squares, count = total + nats.sum(), squares + np.square(nats).sum(), count + len(nats)
+        if not math.isfinite(total):
+            raise BitnetError(f"the model produced logits that are not finite, in tokens {begin} to {end}")
+        if progress:
+            progress(end, last)
+    mean = total / count
+    variance = max(squares / count - mean * mean, 0.0)
+    return Score(float(mean), math.sqrt(variance / count), count)
