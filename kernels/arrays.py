@@ -50,8 +50,17 @@ class Weights(NamedTuple):
 
 
 class Cache(NamedTuple):
-    keys: NDArray[np.float32]  # (layers, kv_heads, context, head_dim), after RoPE
-    values: NDArray[np.float32]  # (layers, kv_heads, context, head_dim)
+    """blocks = context / 16 rounded up; width = head_dim rounded up to 16. Keys are stored after RoPE."""
+
+    keys: NDArray[np.float32]  # (layers, kv_heads, blocks, head_dim, 16): position p is [..., p // 16, :, p % 16]
+    values: NDArray[np.float32]  # (layers, kv_heads, 16 * blocks, width)
+
+
+def new_cache(layers: int, kv_heads: int, head_dim: int, context: int) -> Cache:
+    """An empty cache. Zeros: the operating system gives the memory when it is first written."""
+    blocks, width = -(-context // 16), -(-head_dim // 16) * 16
+    keys = np.zeros((layers, kv_heads, blocks, head_dim, 16), np.float32)
+    return Cache(keys, np.zeros((layers, kv_heads, 16 * blocks, width), np.float32))
 
 
 class Scratch(NamedTuple):
@@ -64,7 +73,12 @@ class Scratch(NamedTuple):
     gate: NDArray[np.float32]  # (tokens, feed_forward)
     up: NDArray[np.float32]  # (tokens, feed_forward)
     normed: NDArray[np.float32]  # (rows, widest) float input of the quantiser
-    scores: NDArray[np.float32]  # (threads, context)
+    scores: NDArray[np.float32]  # (threads, 4, 16 * blocks) of four queries
+    queries: NDArray[np.float32]  # (threads, 4 * head_dim)
+    attended: NDArray[np.float32]  # (threads, 4 * width)
+    lengths: NDArray[np.int64]  # (threads, 4)
+    chosen: NDArray[np.int64]  # (threads, feed_forward) rows of `up` that matter
+    counts: NDArray[np.int64]  # (threads, 2) rows of `up` seen and skipped in decode, since the start
     tile: NDArray[np.uint8]  # (threads, TILE_BYTES) unpacked weight rows
     block_sums: NDArray[np.int32]  # (threads, tokens rounded up * BLOCK_ROWS)
     logits: NDArray[np.float32]  # (vocab,)

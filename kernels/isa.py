@@ -5,7 +5,10 @@ An LLVM intrinsic that the CPU lacks aborts the process while compiling, so the 
 the naive NumPy kernels do the work.
 """
 
+import ctypes
 import os
+import platform
+import sys
 from functools import cache
 
 # Fastest first. Each needs all of its LLVM feature names; `portable` and `naive` need none.
@@ -13,6 +16,8 @@ REQUIRED_FEATURES: dict[str, frozenset[str]] = {
     "avx512vnni": frozenset({"avx512f", "avx512bw", "avx512vl", "avx512vnni", "avx2", "fma", "f16c"}),
     "avxvnni": frozenset({"avxvnni", "avx2", "fma", "f16c"}),
     "avx2": frozenset({"avx2", "fma", "f16c"}),
+    "dotprod": frozenset({"neon", "dotprod"}),
+    "neon": frozenset({"neon"}),
     "portable": frozenset(),
 }
 NAIVE = "naive"
@@ -22,12 +27,35 @@ class InstructionSetError(Exception):
     """BITNET_ISA names an instruction set that does not exist or that this CPU lacks."""
 
 
+def has_dot_products() -> bool:
+    """Whether the operating system names FEAT_DotProd for this aarch64 CPU. Windows has only LLVM's word, given since LLVM 22."""
+    try:
+        library = ctypes.CDLL(None)
+        if sys.platform == "linux":
+            library.getauxval.restype = ctypes.c_ulong
+            return bool(library.getauxval(ctypes.c_ulong(16)) & 1 << 20)  # AT_HWCAP, HWCAP_ASIMDDP
+        if sys.platform == "darwin":
+            value, size = ctypes.c_int(0), ctypes.c_size_t(4)
+            name = b"hw.optional.arm.FEAT_DotProd"
+            return library.sysctlbyname(name, ctypes.byref(value), ctypes.byref(size), None, ctypes.c_size_t(0)) == 0 and value.value == 1
+    except (OSError, AttributeError, TypeError):
+        pass
+    return False
+
+
 @cache
 def cpu_features() -> frozenset[str]:
     """LLVM names of the features of this CPU, as the operating system lets them be used."""
     from llvmlite import binding
 
-    return frozenset(name for name, present in binding.get_host_cpu_features().items() if present)
+    try:
+        features = {name for name, present in binding.get_host_cpu_features().items() if present}
+    except RuntimeError:  # LLVM cannot tell, as on macOS with an ARM CPU
+        features = set()
+    if platform.machine().lower() in ("aarch64", "arm64"):
+        # LLVM leaves dot products out on Linux and names nothing at all on macOS. NEON is part of aarch64.
+        features |= {"neon", "dotprod"} if has_dot_products() else {"neon"}
+    return frozenset(features)
 
 
 def supported(features: frozenset[str]) -> list[str]:

@@ -15,7 +15,8 @@ _reorder = {"reassoc", "contract", "arcp", "nsz"}
 
 
 def kernel(function: Callable[..., Any]) -> Any:
-    return njit(**_options)(function)
+    # Said, not left out: what is left out Numba takes from the caller that happens to compile the function first.
+    return njit(fastmath=False, **_options)(function)
 
 
 def fast_kernel(function: Callable[..., Any]) -> Any:

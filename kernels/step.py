@@ -13,7 +13,7 @@ A step's parameters stand in `control` (control.py), written before the team sta
 
 import numpy as np
 
-from .arrays import ATTENTION_NORM, ATTENTION_SUB_NORM, DOWN, FFN_NORM, FFN_SUB_NORM, GATE, UP, K, O, Q, V
+from .arrays import ATTENTION_NORM, ATTENTION_SUB_NORM, DOWN, FFN_NORM, FFN_SUB_NORM, GATE, RELU2, UP, K, O, Q, V
 from .attention import attend
 from .barrier import barrier, next_step
 from .control import ASLEEP, DONE, FIRST_LAYER, LAST_LAYER, POSITION, STEP, STOP, TOKENS, WANT_LOGITS
@@ -24,11 +24,12 @@ from .norm import rms_norm
 from .quantise import quantise_row
 from .rope import rotate
 from .simd.atomics import atomic_add
-from .ternary import WIDTH, matmul_scaled, matvec_scaled
+from .ternary import WIDTH, matmul_scaled, matvec_chosen, matvec_scaled
 
 # As in arrays.py: constants of NumPy types, so that `project` is compiled once.
 START, ONE, FOUR = np.int64(0), np.int64(1), np.int64(4)
 WRITE, ADD = np.bool_(False), np.bool_(True)
+DENSE_SHARE = 0.85  # of a thread's `up` rows: with more of them needed, reading all in order is as quick
 
 
 @kernel
@@ -89,30 +90,70 @@ def project(w, s, layer, which, cols, rows, out, place, accumulate, tokens, thre
 
 
 @kernel
-def attention(z, w, cache, s, layer, tokens, position, thread, threads):  # type: ignore[no-untyped-def]
-    """RoPE, cache append and attention for this thread's query heads: s.qkv -> s.mixed.
+def append_to_cache(z, w, cache, s, layer, kv, tokens, position):  # type: ignore[no-untyped-def]
+    """Rotate the new keys of one KV head and store keys and values."""
+    dim = z.head_dim
+    half, key_at, value_at = dim // 2, (z.heads + kv) * dim, (z.heads + z.kv_heads + kv) * dim
+    keys, values = cache.keys[layer, kv], cache.values[layer, kv]
+    for t in range(tokens):
+        p = position + t
+        row, cos, sin = s.qkv[t], w.cos[p], w.sin[p]
+        for i in range(half):
+            low, high = row[key_at + i], row[key_at + half + i]
+            keys[p // 16, i, p % 16] = low * cos[i] - high * sin[i]
+            keys[p // 16, half + i, p % 16] = high * cos[i] + low * sin[i]
+        for d in range(dim):
+            values[p, d] = row[value_at + d]
 
+
+@kernel
+def attention(z, w, cache, s, layer, tokens, position, thread, threads):  # type: ignore[no-untyped-def]
+    """RoPE, cache append and attention for this thread's queries: s.qkv -> s.mixed.
+
+    Queries are numbered KV head by KV head, token by token, so that four neighbours share keys and see almost the same positions.
     Threads that share a KV head all write its new keys and values: the same bytes, so the order does not matter.
     """
     dim, group = z.head_dim, z.heads // z.kv_heads
-    half, key_at, value_at = dim // 2, z.heads * dim, (z.heads + z.kv_heads) * dim
-    first, last = share(z.heads, ONE, thread, threads)
-    if first == last:
+    each = tokens * group  # queries of one KV head
+    first, last = share(z.kv_heads * each, FOUR if each % 4 == 0 and z.kv_heads * each // 4 % threads == 0 else ONE, thread, threads)
+    q, lengths, out, width = s.queries[thread], s.lengths[thread], s.attended[thread], cache.values.shape[3]
+    for kv in range(first // each, (last + each - 1) // each):
+        append_to_cache(z, w, cache, s, layer, kv, tokens, position)
+        begin, end = max(first, kv * each), min(last, (kv + 1) * each)
+        for start in range(begin, end, 4):
+            for i in range(4):  # past the end, the last query is repeated and its result not used
+                number = min(start + i, end - 1) - kv * each
+                t, head = number // group, kv * group + number % group
+                rotate(s.qkv[t], head * dim, w.cos[position + t], w.sin[position + t], dim // 2, q, i * dim)
+                lengths[i] = position + t + 1
+            attend(q, lengths, cache.keys[layer, kv], cache.values[layer, kv], dim, s.scores[thread], out)
+            for i in range(min(4, end - start)):
+                number = start + i - kv * each
+                t, head = number // group, kv * group + number % group
+                for d in range(dim):
+                    s.mixed[t, head * dim + d] = out[i * width + d]
+
+
+@kernel
+def up_where_gate_is_open(z, w, s, layer, thread, threads):  # type: ignore[no-untyped-def]
+    """Rows of `up` for one token, of those hidden units only whose gate is above zero: relu(gate)² makes the others exact zeros.
+
+    The result is the same bit for bit. Rows that are not read save memory traffic; where most are open, reading all is quicker.
+    """
+    first, last = share(z.feed_forward, FOUR, thread, threads)
+    gate, chosen, count = s.gate[0], s.chosen[thread], 0
+    for r in range(first, last):
+        chosen[count] = r
+        count += gate[r] > np.float32(0.0)
+    s.counts[thread, 0] += last - first
+    if count > (last - first) * DENSE_SHARE:
+        project(w, s, layer, UP, z.hidden, z.feed_forward, s.up, START, WRITE, np.int64(1), thread, threads)
         return
-    for kv in range(first // group, (last - 1) // group + 1):
-        for t in range(tokens):
-            p = position + t
-            rotate(s.qkv[t], key_at + kv * dim, w.cos[p], w.sin[p], half, cache.keys[layer, kv, p], START)
-            for d in range(dim):
-                cache.values[layer, kv, p, d] = s.qkv[t, value_at + kv * dim + d]
-    for t in range(tokens):
-        p = position + t
-        for head in range(first, last):
-            kv = head // group
-            rotate(s.qkv[t], head * dim, w.cos[p], w.sin[p], half, s.qkv[t], head * dim)
-            attend(
-                s.qkv[t], head * dim, cache.keys[layer, kv], cache.values[layer, kv], p + 1, dim, s.scores[thread], s.mixed[t], head * dim
-            )
+    s.counts[thread, 1] += last - first - count
+    for r in range(first, last):
+        s.up[0, r] = np.float32(0.0)  # never NaN or infinity from an earlier token: 0 * those is not 0
+    factor = w.scales[layer, UP] / s.factors[thread]
+    matvec_chosen(w.packed, w.offsets[layer, UP], z.hidden, s.codes[thread], s.sums[thread], factor, s.up[0], chosen, count)
 
 
 @kernel
@@ -131,7 +172,10 @@ def run_layer(z, w, cache, s, layer, tokens, position, thread, threads, control)
     barrier(control, threads)
     prepare(s.x, z.hidden, w, at[FFN_NORM], eps, s, tokens, thread, threads, control)
     project(w, s, layer, GATE, z.hidden, z.feed_forward, s.gate, START, WRITE, tokens, thread, threads)
-    project(w, s, layer, UP, z.hidden, z.feed_forward, s.up, START, WRITE, tokens, thread, threads)
+    if tokens == 1 and z.activation == RELU2:
+        up_where_gate_is_open(z, w, s, layer, thread, threads)
+    else:
+        project(w, s, layer, UP, z.hidden, z.feed_forward, s.up, START, WRITE, tokens, thread, threads)
     first, last = share(z.feed_forward, FOUR, thread, threads)  # the rows that this thread has just written
     for t in range(tokens):
         gated(s.gate[t], s.up[t], z.activation, first, last)
@@ -144,10 +188,11 @@ def run_layer(z, w, cache, s, layer, tokens, position, thread, threads, control)
 @kernel
 def run_step(z, w, cache, s, control, thread, threads):  # type: ignore[no-untyped-def]
     """This thread's part of the step that `control` describes. z, w, cache, s: Sizes, Weights, Cache, Scratch (arrays.py)."""
-    tokens, position = control[TOKENS], control[POSITION]
+    # All of it now: after the last barrier the caller may already write the next step's.
+    tokens, position, want_logits = control[TOKENS], control[POSITION], control[WANT_LOGITS]
     for layer in range(control[FIRST_LAYER], control[LAST_LAYER]):
         run_layer(z, w, cache, s, layer, tokens, position, thread, threads, control)
-    if control[WANT_LOGITS]:
+    if want_logits:
         row = s.normed[thread]
         rms_norm(s.x[tokens - 1], w.norms, w.norm_offsets[z.layers, 0], z.hidden, z.norm_eps, row)
         first, last = share(z.vocab, FOUR, thread, threads)

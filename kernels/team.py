@@ -55,6 +55,8 @@ class Team:
 
     def run(self, tokens: int, position: int, first_layer: int, last_layer: int, want_logits: bool) -> None:
         """One step (see step.py); returns when it is done. On Ctrl-C the step is finished first: the team is always whole."""
+        if first_layer >= last_layer and not want_logits:
+            return  # nothing to do, and no barrier after which no thread reads this step's parameters any more
         with self._lock:
             if self._naive:
                 from .naive.step import run_step

@@ -33,35 +33,35 @@ def _dot_fields(sums, packed, x0, x1, x2, x3):  # type: ignore[no-untyped-def]
 
 
 @kernel
-def _four_rows(packed, at, stride, codes):  # type: ignore[no-untyped-def]
-    """Code sums of the rows at bytes at, at + stride, ...; stride = cols / 4."""
+def _four_rows(packed, r0, r1, r2, r3, ahead, stride, codes):  # type: ignore[no-untyped-def]
+    """Code sums of the rows at bytes r0 .. r3; stride = cols / 4. ahead: (4,) int64, from each row to what to prefetch meanwhile."""
     s0, s1, s2, s3 = zero_wide(), zero_wide(), zero_wide(), zero_wide()
+    p0, p1, p2, p3 = r0 + ahead[0], r1 + ahead[1], r2 + ahead[2], r3 + ahead[3]
     whole = stride // WIDTH * WIDTH
     begin = 0
     while begin < whole:
         end = min(begin + _BYTES_PER_FOLD, whole)
         n0, n1, n2, n3 = zero_narrow(), zero_narrow(), zero_narrow(), zero_narrow()
         for byte in range(begin, end, WIDTH):
-            o, k = at + byte, byte * 4
-            # Four rows advance together: one line of each row, every 64 bytes of a row.
-            prefetch(packed, o + PREFETCH)
-            prefetch(packed, o + stride + PREFETCH)
-            prefetch(packed, o + 2 * stride + PREFETCH)
-            prefetch(packed, o + 3 * stride + PREFETCH)
+            k = byte * 4
+            prefetch(packed, p0 + byte)
+            prefetch(packed, p1 + byte)
+            prefetch(packed, p2 + byte)
+            prefetch(packed, p3 + byte)
             x0, x1, x2, x3 = load(codes, k), load(codes, k + WIDTH), load(codes, k + 2 * WIDTH), load(codes, k + 3 * WIDTH)
-            n0 = _dot_fields(n0, load(packed, o), x0, x1, x2, x3)
-            n1 = _dot_fields(n1, load(packed, o + stride), x0, x1, x2, x3)
-            n2 = _dot_fields(n2, load(packed, o + 2 * stride), x0, x1, x2, x3)
-            n3 = _dot_fields(n3, load(packed, o + 3 * stride), x0, x1, x2, x3)
+            n0 = _dot_fields(n0, load(packed, r0 + byte), x0, x1, x2, x3)
+            n1 = _dot_fields(n1, load(packed, r1 + byte), x0, x1, x2, x3)
+            n2 = _dot_fields(n2, load(packed, r2 + byte), x0, x1, x2, x3)
+            n3 = _dot_fields(n3, load(packed, r3 + byte), x0, x1, x2, x3)
         s0, s1, s2, s3 = fold(s0, n0), fold(s1, n1), fold(s2, n2), fold(s3, n3)
         begin = end
     if whole < stride:  # half a register is left: 128 weights where registers hold 256
-        o, k = at + whole, whole * 4
+        k = whole * 4
         x0, x1, x2, x3 = load(codes, k), load(codes, k + WIDTH), load(codes, k + 2 * WIDTH), load(codes, k + 3 * WIDTH)
-        s0 = fold(s0, _dot_fields(zero_narrow(), load_half(packed, o), x0, x1, x2, x3))
-        s1 = fold(s1, _dot_fields(zero_narrow(), load_half(packed, o + stride), x0, x1, x2, x3))
-        s2 = fold(s2, _dot_fields(zero_narrow(), load_half(packed, o + 2 * stride), x0, x1, x2, x3))
-        s3 = fold(s3, _dot_fields(zero_narrow(), load_half(packed, o + 3 * stride), x0, x1, x2, x3))
+        s0 = fold(s0, _dot_fields(zero_narrow(), load_half(packed, r0 + whole), x0, x1, x2, x3))
+        s1 = fold(s1, _dot_fields(zero_narrow(), load_half(packed, r1 + whole), x0, x1, x2, x3))
+        s2 = fold(s2, _dot_fields(zero_narrow(), load_half(packed, r2 + whole), x0, x1, x2, x3))
+        s3 = fold(s3, _dot_fields(zero_narrow(), load_half(packed, r3 + whole), x0, x1, x2, x3))
     return total(s0), total(s1), total(s2), total(s3)
 
 
@@ -90,10 +90,12 @@ def _one_row(packed, at, stride, codes):  # type: ignore[no-untyped-def]
 def matvec(packed, offset, cols, codes, out, first, last):  # type: ignore[no-untyped-def]
     """out[r] = sum_c code[r, c] * codes[c] for rows first <= r < last. codes: (padded cols,) int8;  out: (rows,) int32."""
     stride = cols // 4
+    ahead = np.full(4, PREFETCH)
     row = first
     while row + 4 <= last:
         at = offset + row * stride
-        out[row], out[row + 1], out[row + 2], out[row + 3] = _four_rows(packed, at, stride, codes)
+        sums = _four_rows(packed, at, at + stride, at + 2 * stride, at + 3 * stride, ahead, stride, codes)
+        out[row], out[row + 1], out[row + 2], out[row + 3] = sums
         row += 4
     while row < last:
         out[row] = _one_row(packed, offset + row * stride, stride, codes)
@@ -107,11 +109,12 @@ def matvec_scaled(packed, offset, cols, codes, code_sum, scale, out, accumulate,
     scale: weight scale / activation factor;  out: (rows,) float32;  accumulate: add to what is there (residual).
     """
     stride = cols // 4
+    ahead = np.full(4, PREFETCH)
     row = first
     while row < last:
         at = offset + row * stride
         if row + 4 <= last:
-            sums = _four_rows(packed, at, stride, codes)
+            sums = _four_rows(packed, at, at + stride, at + 2 * stride, at + 3 * stride, ahead, stride, codes)
             for i in range(4):
                 y = np.float32(sums[i] - code_sum) * scale
                 out[row + i] = out[row + i] + y if accumulate else y
@@ -120,6 +123,29 @@ def matvec_scaled(packed, offset, cols, codes, code_sum, scale, out, accumulate,
             y = np.float32(_one_row(packed, at, stride, codes) - code_sum) * scale
             out[row] = out[row] + y if accumulate else y
             row += 1
+
+
+@kernel
+def matvec_chosen(packed, offset, cols, codes, code_sum, scale, out, chosen, count):  # type: ignore[no-untyped-def]
+    """As `matvec_scaled`, for the rows chosen[0] < chosen[1] < ... < chosen[count - 1] only. Other rows are not read.
+
+    While four rows are summed, the next four are prefetched; that many bytes ahead (4 rows of 640 at K = 2,560) is what memory needs.
+    """
+    stride = cols // 4
+    ahead = np.zeros(4, np.int64)
+    i = 0
+    while i + 4 <= count:
+        for j in range(4):
+            ahead[j] = (chosen[min(i + 4 + j, count - 1)] - chosen[i + j]) * stride
+        r0, r1 = offset + chosen[i] * stride, offset + chosen[i + 1] * stride
+        r2, r3 = offset + chosen[i + 2] * stride, offset + chosen[i + 3] * stride
+        sums = _four_rows(packed, r0, r1, r2, r3, ahead, stride, codes)
+        for j in range(4):
+            out[chosen[i + j]] = np.float32(sums[j] - code_sum) * scale
+        i += 4
+    while i < count:
+        out[chosen[i]] = np.float32(_one_row(packed, offset + chosen[i] * stride, stride, codes) - code_sum) * scale
+        i += 1
 
 
 @kernel

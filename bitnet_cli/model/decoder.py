@@ -45,8 +45,7 @@ class Decoder:
         self._sizes = sizes_of(file, c)
         self._weights = load_weights(file, c, cos, sin)
         self._embedding = embedding_info(file)
-        shape = (c.layers, c.kv_heads, self.context, c.head_dim)
-        self._cache = arrays.Cache(np.zeros(shape, np.float32), np.zeros(shape, np.float32))
+        self._cache = arrays.new_cache(c.layers, c.kv_heads, c.head_dim, self.context)
         self._chunk = min(CHUNK, self.context)
         self._scratch = _scratch(c, self._chunk, self.context, threads)
         self._team = Team(self._sizes, self._weights, self._cache, self._scratch, threads)
@@ -90,6 +89,11 @@ class Decoder:
             matrix = dense.rows(w.head, int(w.head_offset[0]), self._sizes.head_kind, first, last, c.hidden)
             np.matmul(states, matrix.T, out=logits[:, first:last])
         return logits
+
+    def skipped_share(self) -> float:
+        """Share of the `up` projection's rows that decode did not read, because their gate was an exact zero. 0 where none can be."""
+        seen, skipped = self._scratch.counts.sum(0).tolist()
+        return skipped / seen if seen else 0.0
 
     def rewind(self, position: int) -> None:
         """Forget every token from `position` on."""
@@ -136,7 +140,12 @@ def _scratch(c: ModelConfig, chunk: int, context: int, threads: int) -> arrays.S
         gate=np.zeros((chunk, c.feed_forward), np.float32),
         up=np.zeros((chunk, c.feed_forward), np.float32),
         normed=np.zeros((rows, widest), np.float32),
-        scores=np.zeros((threads, context), np.float32),
+        scores=np.zeros((threads, 4, -(-context // 16) * 16), np.float32),
+        queries=np.zeros((threads, 4 * c.head_dim), np.float32),
+        attended=np.zeros((threads, 4 * (-(-c.head_dim // 16) * 16)), np.float32),
+        lengths=np.zeros((threads, 4), np.int64),
+        chosen=np.zeros((threads, c.feed_forward), np.int64),
+        counts=np.zeros((threads, 2), np.int64),
         tile=np.zeros((threads, arrays.TILE_BYTES), np.uint8),
         block_sums=np.zeros((threads, -(-chunk // 4) * 4 * arrays.BLOCK_ROWS), np.int32),
         logits=np.zeros(c.vocab, np.float32),

@@ -3,7 +3,24 @@
 import numpy as np
 from numpy.typing import NDArray
 
+from ..arrays import Cache
+
 Floats = NDArray[np.float32]
+
+
+def store(cache: Cache, layer: int, position: int, keys: Floats, values: Floats) -> None:
+    """Put keys and values, (tokens, kv_heads, head_dim), at position and the following places of the cache."""
+    for t in range(len(keys)):
+        p = position + t
+        cache.keys[layer, :, p // 16, :, p % 16] = keys[t]
+        cache.values[layer, :, p, : values.shape[2]] = values[t]
+
+
+def stored(cache: Cache, layer: int, length: int) -> tuple[Floats, Floats]:
+    """Keys and values of the first `length` positions, each (kv_heads, length, head_dim)."""
+    keys = cache.keys[layer].swapaxes(2, 3)  # (kv_heads, blocks, 16, head_dim)
+    dim = keys.shape[3]
+    return keys.reshape(len(keys), -1, dim)[:, :length], cache.values[layer, :, :length, :dim]
 
 
 def attend(queries: Floats, keys: Floats, values: Floats, position: int) -> Floats:

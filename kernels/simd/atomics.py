@@ -48,13 +48,16 @@ def atomic_store(typingctx: Any, array: Any, offset: Any, value: Any) -> Any:
 
 def pause_instruction() -> Any:
     """`pause()`: tells the CPU that this is a spin loop, where the instruction is known."""
-    name = "llvm.x86.sse2.pause" if platform.machine().lower() in ("x86_64", "amd64") else ""
+    machine = platform.machine().lower()
+    x86, arm = machine in ("x86_64", "amd64"), machine in ("aarch64", "arm64")
 
     @intrinsic
     def pause(typingctx: Any) -> Any:
         def codegen(ctx: Any, b: Any, sig: Any, args: Any) -> Any:
-            if name:
-                call(b, name, ir.VoidType(), [])
+            if x86:
+                call(b, "llvm.x86.sse2.pause", ir.VoidType(), [])
+            elif arm:  # isb, which empties the pipeline: `yield` does nothing on cores without hardware threads, and costs no time
+                call(b, "llvm.aarch64.isb", ir.VoidType(), [I32(15)])
             return ctx.get_dummy_value()
 
         return types.void(), codegen

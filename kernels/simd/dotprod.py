@@ -1,0 +1,56 @@
+"""NEON with dot products (ARMv8.2, FEAT_DotProd): sdot sums four byte products into each int32, so nothing overflows.
+
+As in neon.py a `Vector` of 32 bytes is two 16-byte registers.
+"""
+
+from typing import Any
+
+from . import neon, vectors
+from .vectors import I32, Vector, intrinsic
+
+WIDTH = 32
+REGISTERS = 32  # of 16 bytes, and sums need only that much
+STEPS_PER_FOLD = 1 << 30
+
+# Sums of one row take both halves of the bytes in registers of their own: two chains of additions instead of one. Kernels that keep
+# 16 sums at once begin with zero_wide, and both halves go to one register.
+Bytes, Narrow, Wide = neon.Bytes, Vector(I32, 8), Vector(I32, 4)
+
+load, load_half, store = neon.load, neon.load_half, neon.store
+field0, field1, field2, field3 = neon.field0, neon.field1, neon.field2, neon.field3
+zero_narrow, zero_wide = vectors.constant(Narrow), vectors.constant(Wide)
+add_narrow, add_wide = vectors.binary(Narrow, "add"), vectors.binary(Wide, "add")
+total, add_totals = vectors.integer_total(Wide), vectors.four_totals(Wide)
+load_f16, fma = neon.load_f16, neon.fma
+
+
+@intrinsic
+def dot(typingctx: Any, sums: Any, codes: Any, values: Any) -> Any:
+    """sums + the products of bytes 4i .. 4i + 3, of either half. Codes are below 128, so multiplying both as signed is right."""
+
+    def codegen(ctx: Any, b: Any, sig: Any, args: Any) -> Any:
+        # LLVM goes by the name of the CPU, and takes new ones and those of virtual machines for plain ARMv8.0, which would abort the process
+        # here. isa.py has asked the operating system. llvmlite checks attribute names, and its list lacks this one.
+        set.add(b.function.attributes, '"target-features"="+neon,+dotprod"')
+
+        def sdot(sums: Any, which: int) -> Any:
+            operands = [sums, *(neon.half(b, a, which) for a in args[1:])]
+            return vectors.call(b, "llvm.aarch64.neon.sdot.v4i32.v16i8", Wide.llvm, operands)
+
+        if sig.args[0] == Wide:
+            return sdot(sdot(args[0], 0), 1)
+        return neon.join(b, *(sdot(neon.half(b, args[0], which), which) for which in (0, 1)))
+
+    return sums(sums, Bytes, Bytes), codegen
+
+
+@intrinsic
+def fold(typingctx: Any, wide: Any, narrow: Any) -> Any:
+    """wide[i] + narrow[i] + narrow[i + 4]; or wide + narrow where both are wide."""
+
+    def codegen(ctx: Any, b: Any, sig: Any, args: Any) -> Any:
+        if sig.args[1] == Wide:
+            return b.add(*args)
+        return b.add(args[0], b.add(neon.half(b, args[1], 0), neon.half(b, args[1], 1)))
+
+    return Wide(Wide, narrow), codegen
