@@ -18,7 +18,7 @@ from bitnet_cli.errors import BitnetError, UsageError
 from bitnet_cli.gguf_file.reader import GGUFFile
 from bitnet_cli.machine.memory import available_bytes
 from bitnet_cli.model.config import ModelConfig, read_config
-from bitnet_cli.model.weights import HEAD_KINDS, embedding_info, load_weights, sizes_of
+from bitnet_cli.model.weights import HEAD_KINDS, embedding_info, head_info, load_weights, sizes_of
 
 CHUNK = 128  # tokens: enough to use each unpacked weight many times, few enough that their activations stay in the L2 cache
 WORK_A_CALL = 4e9  # multiply-adds between two chances for Ctrl-C: under 100 ms where two cores do 50e9 a second
@@ -45,6 +45,7 @@ class Decoder:
         self._sizes = sizes_of(file, c)
         self._weights = load_weights(file, c, cos, sin)
         self._embedding = embedding_info(file)
+        self._head_bytes = head_info(file).nbytes
         self._cache = arrays.new_cache(c.layers, c.kv_heads, c.head_dim, self.context)
         self._chunk = min(CHUNK, self.context)
         self._scratch = _scratch(c, self._chunk, self.context, threads)
@@ -54,6 +55,10 @@ class Decoder:
         """Bytes of the KV cache when full."""
         c = self.config
         return 2 * 4 * c.layers * c.kv_heads * c.head_dim * self.context
+
+    def bytes_a_token(self) -> int:
+        """Bytes of weights that decoding one token reads: ternary rows and head; the KV cache and skipped rows are not counted."""
+        return self.config.ternary_weights // 4 + self._head_bytes
 
     def _refuse_too_large(self) -> None:
         free = available_bytes()

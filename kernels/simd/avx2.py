@@ -17,6 +17,7 @@ STEPS_PER_FOLD = 64
 Bytes, Narrow, Wide = Vector(I8, 32), Vector(I16, 16), Vector(I32, 8)
 
 load, load_half, store = vectors.loader(Bytes), vectors.half_loader(Bytes), vectors.storer(Bytes)
+add_bytes, zero_bytes, total_bytes = vectors.binary(Bytes, "add"), vectors.constant(Bytes), vectors.byte_total(Bytes)
 field0, field1, field2, field3 = (vectors.two_bit_field(Bytes, shift) for shift in (6, 4, 2, 0))
 zero_narrow, zero_wide = vectors.constant(Narrow), vectors.constant(Wide)
 add_narrow, add_wide = vectors.binary(Narrow, "add"), vectors.binary(Wide, "add")

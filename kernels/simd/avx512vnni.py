@@ -11,6 +11,7 @@ STEPS_PER_FOLD = 1 << 30
 Bytes, Wide = Vector(I8, 64), Vector(I32, 16)
 
 load, load_half, store = vectors.loader(Bytes), vectors.half_loader(Bytes), vectors.storer(Bytes)
+add_bytes, zero_bytes, total_bytes = vectors.binary(Bytes, "add"), vectors.constant(Bytes), vectors.byte_total(Bytes)
 field0, field1, field2, field3 = (vectors.two_bit_field(Bytes, shift) for shift in (6, 4, 2, 0))
 zero_narrow = zero_wide = vectors.constant(Wide)
 add_narrow = add_wide = fold = vectors.binary(Wide, "add")

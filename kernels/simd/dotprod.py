@@ -17,6 +17,7 @@ STEPS_PER_FOLD = 1 << 30
 Bytes, Narrow, Wide = neon.Bytes, Vector(I32, 8), Vector(I32, 4)
 
 load, load_half, store = neon.load, neon.load_half, neon.store
+add_bytes, zero_bytes, total_bytes = vectors.binary(Bytes, "add"), vectors.constant(Bytes), vectors.byte_total(Bytes)
 field0, field1, field2, field3 = neon.field0, neon.field1, neon.field2, neon.field3
 zero_narrow, zero_wide = vectors.constant(Narrow), vectors.constant(Wide)
 add_narrow, add_wide = vectors.binary(Narrow, "add"), vectors.binary(Wide, "add")

@@ -42,6 +42,7 @@ def byte_field(shift: int) -> Any:
 
 
 load, load_half, store = vectors.loader(Bytes), vectors.half_loader(Bytes), vectors.storer(Bytes)
+add_bytes, zero_bytes, total_bytes = vectors.binary(Bytes, "add"), vectors.constant(Bytes), vectors.byte_total(Bytes)
 field0, field1, field2, field3 = (byte_field(shift) for shift in (6, 4, 2, 0))
 zero_narrow, zero_wide = vectors.constant(Narrow), vectors.constant(Wide)
 add_narrow, add_wide = vectors.binary(Narrow, "add"), vectors.binary(Wide, "add")

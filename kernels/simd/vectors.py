@@ -163,6 +163,17 @@ def integer_total(vector: Vector) -> Any:
     return total
 
 
+def byte_total(vector: Vector) -> Any:
+    """`total(v)`: sum over the lanes of a vector of bytes, modulo 256, as uint8."""
+
+    @intrinsic
+    def total(typingctx: Any, v: Any) -> Any:
+        name = f"llvm.vector.reduce.add.v{vector.lanes}i8"
+        return types.uint8(vector), lambda ctx, b, sig, args: call(b, name, I8, [args[0]])
+
+    return total
+
+
 def four_totals(vector: Vector) -> Any:
     """`add_totals(a, b, c, d, array, offset)`: array[offset + i] += sum over the lanes of the i-th vector; array is int32.
 

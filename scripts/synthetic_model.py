@@ -1,0 +1,135 @@
+"""GGUF files of published shapes with random ternary weights: for measuring speed where the real model is not at hand.
+
+    python scripts/synthetic_model.py 2B-4T build/2b.gguf --weights I2_S --head F16
+
+I2_S files are BitNet models as bitnet.cpp and `bitnet run` read them (arch `bitnet-b1.58`); TQ2_0 files are for llama.cpp (arch
+`bitnet`). Both hold the same random weights. There is no vocabulary: token ids go in and logits come out.
+"""
+
+import argparse
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bitnet_cli.gguf_file.types import TensorType
+from bitnet_cli.gguf_file.writer import OutputTensor, write_gguf
+
+
+class Shape(NamedTuple):
+    hidden: int
+    feed_forward: int
+    layers: int
+    heads: int
+    kv_heads: int
+    vocab: int
+    context: int = 4096
+
+    @property
+    def head_dim(self) -> int:
+        return self.hidden // self.heads
+
+    def projections(self) -> dict[str, tuple[int, int]]:
+        """Name -> (rows, cols) of the ternary matrices of one layer."""
+        h, kv, f = self.hidden, self.kv_heads * self.head_dim, self.feed_forward
+        names = ("attn_q", "attn_k", "attn_v", "attn_output", "ffn_gate", "ffn_up", "ffn_down")
+        return dict(zip(names, ((h, h), (kv, h), (kv, h), (h, h), (f, h), (f, h), (h, f)), strict=True))
+
+    def ternary_weights(self) -> int:
+        return self.layers * sum(rows * cols for rows, cols in self.projections().values())
+
+
+SHAPES = {  # microsoft/bitnet-b1.58-2B-4T, 1bitLLM/bitnet_b1_58-large, and the 125M dummy model of arXiv 2410.16144
+    "2B-4T": Shape(2560, 6912, 30, 20, 5, 128256),
+    "0.7B": Shape(1536, 4096, 24, 16, 16, 32002),
+    "125M": Shape(768, 3072, 11, 12, 12, 32002),
+}
+SCALE = 1 / 32  # exact in float16, so both layouts mean the same weights
+
+
+def ternary(seed: int, rows: int, cols: int) -> NDArray[np.int8]:
+    """(rows, cols) in {-1, 0, 1}, a third of each."""
+    return np.random.default_rng(seed).integers(-1, 2, (rows, cols), np.int8)
+
+
+def pack_tq2_0(values: NDArray[np.int8], scale: float) -> NDArray[np.uint8]:
+    """TQ2_0: 256 weights in 66 bytes. 64 bytes of codes 0..2 (byte j of each half holds weights j, 32 + j, 64 + j, 96 + j of its 128 at
+    bits 0, 2, 4, 6), then the scale in float16."""
+    codes = (values + 1).astype(np.uint8).reshape(-1, 2, 4, 32)
+    packed = codes[:, :, 0] | codes[:, :, 1] << 2 | codes[:, :, 2] << 4 | codes[:, :, 3] << 6
+    blocks = np.empty((len(codes), 66), np.uint8)
+    blocks[:, :64] = packed.reshape(-1, 64)
+    blocks[:, 64:] = np.frombuffer(np.float16(scale).tobytes(), np.uint8)
+    return blocks.reshape(-1)
+
+
+def _projection(seed: int, rows: int, cols: int, kind: TensorType) -> Callable[[], NDArray[np.uint8]]:
+    def produce() -> NDArray[np.uint8]:
+        from bitnet_cli.ternary import i2_s
+
+        values = ternary(seed, rows, cols)
+        return i2_s.pack(values, SCALE) if kind is TensorType.I2_S else pack_tq2_0(values, SCALE)
+
+    return produce
+
+
+def _head(shape: Shape, kind: TensorType) -> Callable[[], NDArray[np.generic]]:
+    def produce() -> NDArray[np.generic]:
+        weights = np.random.default_rng(1).standard_normal((shape.vocab, shape.hidden), np.float32) / 50
+        if kind is TensorType.F32:
+            return weights
+        if kind is TensorType.F16:
+            return weights.astype(np.float16)
+        import gguf
+
+        quantised: NDArray[np.uint8] = gguf.quants.quantize(weights, gguf.GGMLQuantizationType[kind.name])
+        return quantised
+
+    return produce
+
+
+def write(path: Path, shape: Shape, weights: TensorType, head: TensorType, name: str) -> int:
+    """Write the model; returns its bytes."""
+    arch = "bitnet-b1.58" if weights is TensorType.I2_S else "bitnet"
+    ones = {n: np.ones(n, np.float32) for n in (shape.hidden, shape.feed_forward)}
+    tensors = [
+        OutputTensor("token_embd.weight", head, (shape.vocab, shape.hidden), _head(shape, head)),
+        OutputTensor("output_norm.weight", TensorType.F32, (shape.hidden,), lambda: ones[shape.hidden]),
+    ]
+    norms = {"attn_norm": shape.hidden, "attn_sub_norm": shape.hidden, "ffn_norm": shape.hidden, "ffn_sub_norm": shape.feed_forward}
+    for layer in range(shape.layers):
+        for i, (part, (rows, cols)) in enumerate(shape.projections().items()):
+            produce = _projection(7 * layer + i, rows, cols, weights)
+            tensors.append(OutputTensor(f"blk.{layer}.{part}.weight", weights, (rows, cols), produce))
+        tensors += [OutputTensor(f"blk.{layer}.{n}.weight", TensorType.F32, (size,), lambda s=size: ones[s]) for n, size in norms.items()]
+    metadata = {
+        "general.name": f"synthetic {name}",
+        f"{arch}.vocab_size": shape.vocab,
+        f"{arch}.block_count": shape.layers,
+        f"{arch}.context_length": shape.context,
+        f"{arch}.embedding_length": shape.hidden,
+        f"{arch}.feed_forward_length": shape.feed_forward,
+        f"{arch}.attention.head_count": shape.heads,
+        f"{arch}.attention.head_count_kv": shape.kv_heads,
+        f"{arch}.attention.layer_norm_rms_epsilon": 1e-5,
+        f"{arch}.rope.dimension_count": shape.head_dim,
+        f"{arch}.rope.freq_base": 500000.0,
+        "tokenizer.ggml.model": "no_vocab",
+    }
+    return write_gguf(path, arch, metadata, tensors, force=True)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("shape", choices=SHAPES)
+    parser.add_argument("out", type=Path)
+    parser.add_argument("--weights", choices=("I2_S", "TQ2_0"), default="I2_S")
+    parser.add_argument("--head", choices=("F32", "F16", "Q8_0"), default="F16")
+    args = parser.parse_args()
+    print(write(args.out, SHAPES[args.shape], TensorType[args.weights], TensorType[args.head], args.shape), "bytes")
+
+
+if __name__ == "__main__":
+    main()
