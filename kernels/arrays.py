@@ -50,17 +50,28 @@ class Weights(NamedTuple):
 
 
 class Cache(NamedTuple):
-    """blocks = context / 16 rounded up; width = head_dim rounded up to 16. Keys are stored after RoPE."""
+    """blocks = context / 16 rounded up; width = head_dim rounded up to 16. Keys are stored after RoPE.
 
-    keys: NDArray[np.float32]  # (layers, kv_heads, blocks, head_dim, 16): position p is [..., p // 16, :, p % 16]
-    values: NDArray[np.float32]  # (layers, kv_heads, 16 * blocks, width)
+    Values are float32, or float16 kept as its bits in uint16 (Numba has no float16 on CPUs).
+    """
+
+    keys: NDArray[np.float32] | NDArray[np.uint16]  # (layers, kv_heads, blocks, head_dim, 16): position p is [..., p // 16, :, p % 16]
+    values: NDArray[np.float32] | NDArray[np.uint16]  # (layers, kv_heads, 16 * blocks, width)
 
 
-def new_cache(layers: int, kv_heads: int, head_dim: int, context: int) -> Cache:
-    """An empty cache. Zeros: the operating system gives the memory when it is first written."""
+CACHE_TYPES: dict[str, np.dtype[Any]] = {"f32": np.dtype(np.float32), "f16": np.dtype(np.uint16)}
+
+
+def cache_shapes(layers: int, kv_heads: int, head_dim: int, context: int) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """Shapes of Cache.keys and Cache.values."""
     blocks, width = -(-context // 16), -(-head_dim // 16) * 16
-    keys = np.zeros((layers, kv_heads, blocks, head_dim, 16), np.float32)
-    return Cache(keys, np.zeros((layers, kv_heads, 16 * blocks, width), np.float32))
+    return (layers, kv_heads, blocks, head_dim, 16), (layers, kv_heads, 16 * blocks, width)
+
+
+def new_cache(layers: int, kv_heads: int, head_dim: int, context: int, kind: str = "f32") -> Cache:
+    """An empty cache of a kind in CACHE_TYPES. Zeros: the operating system gives the memory when it is first written."""
+    keys, values = (np.zeros(shape, CACHE_TYPES[kind]) for shape in cache_shapes(layers, kv_heads, head_dim, context))
+    return Cache(keys, values)
 
 
 class Scratch(NamedTuple):

@@ -1,4 +1,4 @@
-"""Causal grouped-query attention over the KV cache, in float32. Twin: naive/attention.py.
+"""Causal grouped-query attention over the KV cache, computed in float32. Twin: naive/attention.py.
 
 scores_j = q . k_j / sqrt(head_dim);  p = softmax(scores);  out = sum_j p_j v_j, j over the positions that the query may see.
 
@@ -8,19 +8,14 @@ out of plain multiply-adds with no sum over lanes, and memory is read front to b
 """
 
 import numpy as np
+from numba import types
+from numba.extending import overload
 
 from .jit import fast_kernel, kernel
 from .simd import selected, vectors
 
-load, store, zero, add, mul, splat = (
-    vectors.load_f32,
-    vectors.store_f32,
-    vectors.zero_f32,
-    vectors.add_f32,
-    vectors.mul_f32,
-    vectors.splat_f32,
-)
-fma = selected.fma
+load, store, zero, add, splat = vectors.load_f32, vectors.store_f32, vectors.zero_f32, vectors.add_f32, vectors.splat_f32
+load_cached, to_f16, fma = selected.load_float, selected.to_f16, selected.fma
 _MANY = selected.REGISTERS >= 32 and selected.WIDTH == 64  # one register a vector of 16 floats: 8 chains of multiply-adds fit
 VALUE_ROWS = 64  # rows of values that are used for all of their columns before the next ones: 32 KiB at head_dim 128
 
@@ -80,15 +75,15 @@ def _scores(q, keys, blocks, dim, scores, stride):  # type: ignore[no-untyped-de
         b0, b1, b2, b3 = zero(), zero(), zero(), zero()
         if _MANY:
             for d in range(0, dim, 2):  # head_dim is even (RoPE pairs)
-                k = load(keys, base + d * 16)
+                k = load_cached(keys, base + d * 16)
                 a0, a1 = fma(k, splat(q[d]), a0), fma(k, splat(q[dim + d]), a1)
                 a2, a3 = fma(k, splat(q[2 * dim + d]), a2), fma(k, splat(q[3 * dim + d]), a3)
-                k = load(keys, base + d * 16 + 16)
+                k = load_cached(keys, base + d * 16 + 16)
                 b0, b1 = fma(k, splat(q[d + 1]), b0), fma(k, splat(q[dim + d + 1]), b1)
                 b2, b3 = fma(k, splat(q[2 * dim + d + 1]), b2), fma(k, splat(q[3 * dim + d + 1]), b3)
         else:
             for d in range(dim):
-                k = load(keys, base + d * 16)
+                k = load_cached(keys, base + d * 16)
                 a0, a1 = fma(k, splat(q[d]), a0), fma(k, splat(q[dim + d]), a1)
                 a2, a3 = fma(k, splat(q[2 * dim + d]), a2), fma(k, splat(q[3 * dim + d]), a3)
         j = block * 16
@@ -107,15 +102,15 @@ def _mix(scores, stride, values, first, last, width, out):  # type: ignore[no-un
         j = first
         if _MANY:
             while j + 2 <= last:
-                v = load(values, j * width + d)
+                v = load_cached(values, j * width + d)
                 a0, a1 = fma(v, splat(scores[j]), a0), fma(v, splat(scores[stride + j]), a1)
                 a2, a3 = fma(v, splat(scores[2 * stride + j]), a2), fma(v, splat(scores[3 * stride + j]), a3)
-                v = load(values, j * width + width + d)
+                v = load_cached(values, j * width + width + d)
                 b0, b1 = fma(v, splat(scores[j + 1]), b0), fma(v, splat(scores[stride + j + 1]), b1)
                 b2, b3 = fma(v, splat(scores[2 * stride + j + 1]), b2), fma(v, splat(scores[3 * stride + j + 1]), b3)
                 j += 2
         while j < last:
-            v = load(values, j * width + d)
+            v = load_cached(values, j * width + d)
             a0, a1 = fma(v, splat(scores[j]), a0), fma(v, splat(scores[stride + j]), a1)
             a2, a3 = fma(v, splat(scores[2 * stride + j]), a2), fma(v, splat(scores[3 * stride + j]), a3)
             j += 1
@@ -130,7 +125,7 @@ def attend(q, lengths, keys, values, dim, scores, out):  # type: ignore[no-untyp
     """Four queries of one KV head.
 
     q: (4 * dim,) float32, rotated, overwritten;  lengths: (4,) int64, positions that each may see, the last the most.
-    keys: (blocks, dim, 16) and values: (>= 16 * blocks, width) float32 of the head, width = dim rounded up to 16.
+    keys: (blocks, dim, 16) and values: (>= 16 * blocks, width) of the head, width = dim rounded up to 16; float32, or float16 bits.
     scores: (4, >= longest rounded up to 16) float32, overwritten;  out: (4 * width,) float32, overwritten.
     """
     stride, width = scores.shape[1], values.shape[1]
@@ -148,3 +143,27 @@ def attend(q, lengths, keys, values, dim, scores, out):  # type: ignore[no-untyp
         out[i] = np.float32(0.0)
     for first in range(0, longest, VALUE_ROWS):
         _mix(flat, stride, values, first, min(first + VALUE_ROWS, longest), width, out)
+
+
+def _cached(array, value):  # type: ignore[no-untyped-def]
+    """`value` in the type that the cache array holds."""
+    return to_f16(value) if array.dtype == np.uint16 else value
+
+
+@overload(_cached, inline="always")
+def _cached_when_compiled(array, value):  # type: ignore[no-untyped-def]
+    return (lambda array, value: to_f16(value)) if array.dtype == types.uint16 else (lambda array, value: value)
+
+
+@kernel
+def store_key(keys, p, source, dim):  # type: ignore[no-untyped-def]
+    """keys: (blocks, dim, 16) of one head; source: (>= dim,) float32 becomes position p."""
+    for d in range(dim):
+        keys[p // 16, d, p % 16] = _cached(keys, source[d])
+
+
+@kernel
+def store_value(values, p, source, at, dim):  # type: ignore[no-untyped-def]
+    """values: (positions, width) of one head; source[at : at + dim] becomes position p."""
+    for d in range(dim):
+        values[p, d] = _cached(values, source[at + d])

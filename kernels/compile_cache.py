@@ -12,6 +12,7 @@ import hashlib
 import os
 import stat
 import sys
+from contextlib import suppress
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -75,6 +76,27 @@ def prepare() -> Path | None:
     config: Any = numba.config
     config.CACHE_DIR = str(folder)
     return folder
+
+
+def tolerate_faults(dispatcher: Any) -> Any:
+    """Numba raises where a kept file is damaged or cannot be written, as on a full disk. Here such a kernel is compiled, and not kept."""
+    kept = dispatcher._cache
+    load, save = kept.load_overload, kept.save_overload
+
+    def load_overload(signature: Any, context: Any) -> Any:
+        try:
+            return load(signature, context)
+        except Exception:  # unpickling damaged bytes raises nearly anything
+            with suppress(OSError):
+                kept.flush()
+            return None
+
+    def save_overload(signature: Any, data: Any) -> None:
+        with suppress(OSError):
+            save(signature, data)
+
+    kept.load_overload, kept.save_overload = load_overload, save_overload
+    return dispatcher
 
 
 def is_warm() -> bool:

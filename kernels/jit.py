@@ -14,15 +14,19 @@ _options: dict[str, Any] = {"nogil": True, "error_model": "numpy", "cache": comp
 _reorder = {"reassoc", "contract", "arcp", "nsz"}
 
 
+def _compiled(function: Callable[..., Any], **options: Any) -> Any:
+    return compile_cache.tolerate_faults(njit(**options, **_options)(function))
+
+
 def kernel(function: Callable[..., Any]) -> Any:
     # Said, not left out: what is left out Numba takes from the caller that happens to compile the function first.
-    return njit(fastmath=False, **_options)(function)
+    return _compiled(function, fastmath=False)
 
 
 def fast_kernel(function: Callable[..., Any]) -> Any:
-    return njit(fastmath=_reorder, **_options)(function)
+    return _compiled(function, fastmath=_reorder)
 
 
 def inlined(function: Callable[..., Any]) -> Any:
     """For functions of a few vector operations: copied into the caller, so that vectors stay in registers."""
-    return njit(inline="always", **_options)(function)
+    return _compiled(function, inline="always")

@@ -14,7 +14,7 @@ A step's parameters stand in `control` (control.py), written before the team sta
 import numpy as np
 
 from .arrays import ATTENTION_NORM, ATTENTION_SUB_NORM, DOWN, FFN_NORM, FFN_SUB_NORM, GATE, RELU2, UP, K, O, Q, V
-from .attention import attend
+from .attention import attend, store_key, store_value
 from .barrier import barrier, next_step
 from .control import ASLEEP, DONE, FIRST_LAYER, LAST_LAYER, POSITION, STEP, STOP, TOKENS, WANT_LOGITS
 from .dense import head_matvec
@@ -90,20 +90,16 @@ def project(w, s, layer, which, cols, rows, out, place, accumulate, tokens, thre
 
 
 @kernel
-def append_to_cache(z, w, cache, s, layer, kv, tokens, position):  # type: ignore[no-untyped-def]
-    """Rotate the new keys of one KV head and store keys and values."""
+def append_to_cache(z, w, cache, s, layer, kv, tokens, position, scratch):  # type: ignore[no-untyped-def]
+    """Rotate the new keys of one KV head and store keys and values. scratch: (>= head_dim,) float32, overwritten."""
     dim = z.head_dim
-    half, key_at, value_at = dim // 2, (z.heads + kv) * dim, (z.heads + z.kv_heads + kv) * dim
+    key_at, value_at = (z.heads + kv) * dim, (z.heads + z.kv_heads + kv) * dim
     keys, values = cache.keys[layer, kv], cache.values[layer, kv]
     for t in range(tokens):
         p = position + t
-        row, cos, sin = s.qkv[t], w.cos[p], w.sin[p]
-        for i in range(half):
-            low, high = row[key_at + i], row[key_at + half + i]
-            keys[p // 16, i, p % 16] = low * cos[i] - high * sin[i]
-            keys[p // 16, half + i, p % 16] = high * cos[i] + low * sin[i]
-        for d in range(dim):
-            values[p, d] = row[value_at + d]
+        rotate(s.qkv[t], key_at, w.cos[p], w.sin[p], dim // 2, scratch, START)
+        store_key(keys, p, scratch, dim)
+        store_value(values, p, s.qkv[t], value_at, dim)
 
 
 @kernel
@@ -118,7 +114,7 @@ def attention(z, w, cache, s, layer, tokens, position, thread, threads):  # type
     first, last = share(z.kv_heads * each, FOUR if each % 4 == 0 and z.kv_heads * each // 4 % threads == 0 else ONE, thread, threads)
     q, lengths, out, width = s.queries[thread], s.lengths[thread], s.attended[thread], cache.values.shape[3]
     for kv in range(first // each, (last + each - 1) // each):
-        append_to_cache(z, w, cache, s, layer, kv, tokens, position)
+        append_to_cache(z, w, cache, s, layer, kv, tokens, position, q)
         begin, end = max(first, kv * each), min(last, (kv + 1) * each)
         for start in range(begin, end, 4):
             for i in range(4):  # past the end, the last query is repeated and its result not used

@@ -70,7 +70,7 @@ class OpenModel(NamedTuple):
     decoder: Decoder
 
 
-def open_model(model: Path | None, *, context: int, threads: int, quiet: bool) -> OpenModel:
+def open_model(model: Path | None, *, context: int, threads: int, quiet: bool, cache_type: str = "f32") -> OpenModel:
     """Open a GGUF file (None: the embedded model) and say on stderr what the user should know. Close the decoder after use."""
     if model is None:
         _note(quiet, f"bitnet: using {DESCRIPTION} (choose another with -m FILE.gguf)")
@@ -79,7 +79,7 @@ def open_model(model: Path | None, *, context: int, threads: int, quiet: bool) -
         with open_gguf(model or EMBEDDED_MODEL) as gguf:
             # The tokenizer first: what building it needs for a moment is free again before the weights are touched.
             tokenizer = tokenizer_from_metadata(gguf.metadata, str(gguf.path))
-            decoder = Decoder(gguf, context=context, threads=threads or physical_cores())
+            decoder = Decoder(gguf, context=context, threads=threads or physical_cores(), cache_type=cache_type)
     except isa.InstructionSetError as error:
         raise UnsupportedError(str(error)) from None
     if instruction_set != isa.NAIVE and not compile_cache.is_warm():
@@ -95,6 +95,7 @@ def run(
     n_predict: int,
     threads: int,
     ctx_size: int,
+    cache_type: str,
     sampling: Sampling,
     quiet: bool,
 ) -> None:
@@ -103,7 +104,7 @@ def run(
         raise UsageError("-n must be -1 or more, -t and -c 0 or more")
     text = read_prompt(prompt, file)
     start = time.perf_counter()
-    opened = open_model(model, context=ctx_size, threads=threads, quiet=quiet)
+    opened = open_model(model, context=ctx_size, threads=threads, cache_type=cache_type, quiet=quiet)
     tokenizer, decoder = opened.tokenizer, opened.decoder
     ids = tokenizer.encode(text)
     if not ids:

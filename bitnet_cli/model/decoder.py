@@ -5,6 +5,7 @@ few layers at a time, so that Ctrl-C is answered between two of them. The kernel
 allocates what they need, once.
 """
 
+import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -31,14 +32,15 @@ class Decoder:
     context    most tokens that fit
     """
 
-    def __init__(self, file: GGUFFile, *, context: int = 0, threads: int = 1):
-        """context: 0 takes 2048, or the model's if smaller. Raises BitnetError where the cache cannot fit in memory."""
+    def __init__(self, file: GGUFFile, *, context: int = 0, threads: int = 1, cache_type: str = "f32"):
+        """context: 0 takes 2048, or the model's if smaller; cache_type: of the KV cache, `f32` or `f16`. Raises BitnetError where the cache cannot fit in memory."""
         self.config = c = read_config(file)
         self.context = context or min(2048, c.context)
         if not 1 <= self.context <= c.context:
             raise UsageError(f"context {self.context}: this model was trained for 1 to {c.context} tokens")
         if not 1 <= threads <= MAX_THREADS:
             raise UsageError(f"{threads} threads: expected 1 to {MAX_THREADS}")
+        self.cache_type = cache_type
         self._refuse_too_large()
         self.position = 0
         cos, sin = rope.angles(self.context, c.head_dim, c.rope_theta)
@@ -46,7 +48,7 @@ class Decoder:
         self._weights = load_weights(file, c, cos, sin)
         self._embedding = embedding_info(file)
         self._head_bytes = head_info(file).nbytes
-        self._cache = arrays.new_cache(c.layers, c.kv_heads, c.head_dim, self.context)
+        self._cache = arrays.new_cache(c.layers, c.kv_heads, c.head_dim, self.context, cache_type)
         self._chunk = min(CHUNK, self.context)
         self._scratch = _scratch(c, self._chunk, self.context, threads)
         self._team = Team(self._sizes, self._weights, self._cache, self._scratch, threads)
@@ -54,7 +56,8 @@ class Decoder:
     def cache_bytes(self) -> int:
         """Bytes of the KV cache when full."""
         c = self.config
-        return 2 * 4 * c.layers * c.kv_heads * c.head_dim * self.context
+        shapes = arrays.cache_shapes(c.layers, c.kv_heads, c.head_dim, self.context)
+        return sum(math.prod(shape) for shape in shapes) * arrays.CACHE_TYPES[self.cache_type].itemsize
 
     def bytes_a_token(self) -> int:
         """Bytes of weights that decoding one token reads: ternary rows and head; the KV cache and skipped rows are not counted."""

@@ -1,5 +1,7 @@
 """Twin of kernels/attention.py, for all heads and tokens of a chunk."""
 
+from typing import Any
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -12,15 +14,21 @@ def store(cache: Cache, layer: int, position: int, keys: Floats, values: Floats)
     """Put keys and values, (tokens, kv_heads, head_dim), at position and the following places of the cache."""
     for t in range(len(keys)):
         p = position + t
-        cache.keys[layer, :, p // 16, :, p % 16] = keys[t]
-        cache.values[layer, :, p, : values.shape[2]] = values[t]
+        _floats(cache.keys)[layer, :, p // 16, :, p % 16] = keys[t]
+        _floats(cache.values)[layer, :, p, : values.shape[2]] = values[t]
+
+
+def _floats(array: NDArray[Any]) -> NDArray[Any]:
+    """The array itself, or float16 values where it holds their bits."""
+    return array.view(np.float16) if array.dtype == np.uint16 else array
 
 
 def stored(cache: Cache, layer: int, length: int) -> tuple[Floats, Floats]:
     """Keys and values of the first `length` positions, each (kv_heads, length, head_dim)."""
-    keys = cache.keys[layer].swapaxes(2, 3)  # (kv_heads, blocks, 16, head_dim)
+    keys = _floats(cache.keys)[layer].swapaxes(2, 3)  # (kv_heads, blocks, 16, head_dim)
     dim = keys.shape[3]
-    return keys.reshape(len(keys), -1, dim)[:, :length], cache.values[layer, :, :length, :dim]
+    values = _floats(cache.values)[layer, :, :length, :dim]
+    return keys.reshape(len(keys), -1, dim)[:, :length].astype(np.float32), values.astype(np.float32)
 
 
 def attend(queries: Floats, keys: Floats, values: Floats, position: int) -> Floats:

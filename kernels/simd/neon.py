@@ -47,7 +47,8 @@ field0, field1, field2, field3 = (byte_field(shift) for shift in (6, 4, 2, 0))
 zero_narrow, zero_wide = vectors.constant(Narrow), vectors.constant(Wide)
 add_narrow, add_wide = vectors.binary(Narrow, "add"), vectors.binary(Wide, "add")
 total, add_totals = vectors.integer_total(Wide), vectors.four_totals(Wide)
-load_f16, fma = vectors.half_precision_loader(native=True), vectors.multiply_add(fused=True)
+load_f16, to_f16 = vectors.half_precision_loader(native=True), vectors.half_precision_bits(native=True)
+load_float, fma = vectors.float_loader(load_f16), vectors.multiply_add(fused=True)
 
 
 @intrinsic

@@ -261,7 +261,7 @@ def _widen_half(b: Any, bits: Any) -> Any:
 
 
 def half_precision_loader(native: bool) -> Any:
-    """`load_f16(array, offset)`: 16 float16 values, kept as uint16, as float32. `native`: the CPU converts (F16C, NEON)."""
+    """`load_f16(array, offset)`: 16 float16 values as float32, from bytes or uint16. `native`: the CPU converts (F16C, NEON)."""
 
     @intrinsic
     def load_f16(typingctx: Any, array: Any, offset: Any) -> Any:
@@ -274,6 +274,48 @@ def half_precision_loader(native: bool) -> Any:
         return F32x16(array, types.intp), codegen
 
     return load_f16
+
+
+def _narrow_half(b: Any, value: Any) -> Any:
+    """One float32 -> float16 bits by integer arithmetic, nearest even; too large becomes infinity, NaN is not kept apart from it."""
+    bits = b.bitcast(value, I32)
+    sign = b.and_(b.lshr(bits, I32(16)), I32(0x8000))
+    magnitude = b.and_(bits, I32(0x7FFFFFFF))
+    # Normal results: drop 13 bits, rounding to even, and move the exponent by 112.
+    odd = b.and_(b.lshr(magnitude, I32(13)), I32(1))
+    rounded = b.add(b.add(magnitude, I32(0xFFF)), odd)
+    normal = b.sub(b.lshr(rounded, I32(13)), I32(112 << 10))
+    normal = b.select(b.icmp_unsigned(">", normal, I32(0x7C00)), I32(0x7C00), normal)
+    # Below 2^-14: adding 0.5 puts the result's bits at the end of the mantissa, rounded by the addition itself.
+    small = b.sub(b.bitcast(b.fadd(b.bitcast(magnitude, F32), ir.Constant(F32, 0.5)), I32), I32(0x3F000000))
+    is_small = b.icmp_unsigned("<", magnitude, I32(113 << 23))
+    return b.trunc(b.or_(b.select(is_small, small, normal), sign), I16)
+
+
+def half_precision_bits(native: bool) -> Any:
+    """`to_f16(value)`: float32 -> the bits of the nearest float16, as uint16."""
+
+    @intrinsic
+    def to_f16(typingctx: Any, value: Any) -> Any:
+        def codegen(ctx: Any, b: Any, sig: Any, args: Any) -> Any:
+            if native:
+                return b.bitcast(b.fptrunc(args[0], ir.HalfType()), I16)
+            return _narrow_half(b, args[0])
+
+        return types.uint16(types.float32), codegen
+
+    return to_f16
+
+
+def float_loader(load_f16: Any) -> Any:
+    """`load_float(array, offset)`: 16 floats of a float32 array, or of one of float16 bits (uint16), as float32. Chosen when compiled."""
+
+    @intrinsic
+    def load_float(typingctx: Any, array: Any, offset: Any) -> Any:
+        chosen = load_f16 if array.dtype == types.uint16 else load_f32
+        return chosen._defn(typingctx, array, offset)
+
+    return load_float
 
 
 def bytes_to_f32() -> Any:
