@@ -97,9 +97,3 @@ def tolerate_faults(dispatcher: Any) -> Any:
 
     kept.load_overload, kept.save_overload = load_overload, save_overload
     return dispatcher
-
-
-def is_warm() -> bool:
-    """Whether a decoder step was compiled before, so that the next one starts at once."""
-    folder = prepare()
-    return folder is not None and any(folder.glob("**/step.run_step-*.nbi"))

@@ -27,12 +27,7 @@ class Team:
         self._step = 0
         self._wake = [threading.Semaphore(0) for _ in range(self._threads)]
         self._workers: list[threading.Thread] = []
-
-    def _start(self) -> None:
-        for number in range(1, self._threads):
-            worker = threading.Thread(target=self._work, args=(number,), name=f"bitnet-{number}", daemon=True)
-            worker.start()
-            self._workers.append(worker)
+        self._started = False
 
     def _work(self, number: int) -> None:
         from .step import serve
@@ -62,8 +57,7 @@ class Team:
                 from .naive.step import run_step
             else:
                 from .step import run_step
-            if self._threads > 1 and not self._workers:
-                self._compile_and_start()
+            self._compile_and_start()
             c = self._control
             c[TOKENS], c[POSITION], c[FIRST_LAYER], c[LAST_LAYER], c[WANT_LOGITS] = tokens, position, first_layer, last_layer, want_logits
             self._step += 1
@@ -74,16 +68,28 @@ class Team:
                 self._finish(run_step)
                 raise
 
+    def start(self) -> None:
+        """Compile the kernels, or load them from the cache, and start the threads. `run` does so by itself; this says when."""
+        with self._lock:
+            self._compile_and_start()
+
     def _compile_and_start(self) -> None:
         """Compile before any thread starts: a failure or Ctrl-C meanwhile must not leave others waiting at a barrier."""
+        if self._naive or self._started:
+            return
         from .step import run_step, serve
 
         self._control[:] = 0
         run_step(*self._arrays, 0, 1)  # no layers, no logits: compiles and does nothing
-        self._control[STEP] = STOP
-        serve(*self._arrays, 1, self._threads, 0, False)
+        if self._threads > 1:
+            self._control[STEP] = STOP
+            serve(*self._arrays, 1, self._threads, 0, False)
         self._control[STEP] = self._step = 0
-        self._start()
+        self._started = True
+        for number in range(1, self._threads):
+            worker = threading.Thread(target=self._work, args=(number,), name=f"bitnet-{number}", daemon=True)
+            worker.start()
+            self._workers.append(worker)
 
     def _finish(self, run_step: Any) -> None:
         """The exception came from Python between two calls: do what was left undone, however often it is interrupted again."""
@@ -104,3 +110,4 @@ class Team:
                     worker.join()
                 self._workers.clear()
                 self._control[STEP] = self._step = 0
+            self._started = False

@@ -1,11 +1,12 @@
 """`bitnet run`: prompt -> text. The text goes to stdout as it comes, notes and timings to stderr."""
 
 import sys
+import threading
 import time
 from pathlib import Path
 from typing import NamedTuple
 
-from bitnet_kernels import compile_cache, isa
+from bitnet_kernels import isa
 
 from bitnet_cli.embedded import DESCRIPTION, EMBEDDED_MODEL
 from bitnet_cli.errors import BitnetError, UnsupportedError, UsageError
@@ -75,15 +76,23 @@ def open_model(model: Path | None, *, context: int, threads: int, quiet: bool, c
     if model is None:
         _note(quiet, f"bitnet: using {DESCRIPTION} (choose another with -m FILE.gguf)")
     try:
-        instruction_set = isa.chosen()
+        isa.chosen()
         with open_gguf(model or EMBEDDED_MODEL) as gguf:
             # The tokenizer first: what building it needs for a moment is free again before the weights are touched.
             tokenizer = tokenizer_from_metadata(gguf.metadata, str(gguf.path))
             decoder = Decoder(gguf, context=context, threads=threads or physical_cores(), cache_type=cache_type)
     except isa.InstructionSetError as error:
         raise UnsupportedError(str(error)) from None
-    if instruction_set != isa.NAIVE and not compile_cache.is_warm():
-        _note(quiet, "bitnet: compiling the kernels for this CPU; this happens once and takes 10 to 30 seconds")
+    # Loading compiled kernels takes a third of a second; whoever waits longer should know why.
+    patience = threading.Timer(
+        2.0, _note, (quiet, "bitnet: compiling the kernels for this CPU; this happens once and takes 10 to 30 seconds")
+    )
+    patience.daemon = True
+    patience.start()
+    try:
+        decoder.start()
+    finally:
+        patience.cancel()
     return OpenModel(tokenizer, decoder)
 
 

@@ -33,7 +33,10 @@ class Decoder:
     """
 
     def __init__(self, file: GGUFFile, *, context: int = 0, threads: int = 1, cache_type: str = "f32"):
-        """context: 0 takes 2048, or the model's if smaller; cache_type: of the KV cache, `f32` or `f16`. Raises BitnetError where the cache cannot fit in memory."""
+        """context: 0 takes 2048, or the model's if smaller; cache_type: of the KV cache, `f32` or `f16`.
+
+        Raises BitnetError where the cache cannot fit in memory.
+        """
         self.config = c = read_config(file)
         self.context = context or min(2048, c.context)
         if not 1 <= self.context <= c.context:
@@ -52,6 +55,10 @@ class Decoder:
         self._chunk = min(CHUNK, self.context)
         self._scratch = _scratch(c, self._chunk, self.context, threads)
         self._team = Team(self._sizes, self._weights, self._cache, self._scratch, threads)
+
+    def start(self) -> None:
+        """Compile the kernels (seconds, once on a machine) or load them (a third of a second), and start the threads."""
+        self._team.start()
 
     def cache_bytes(self) -> int:
         """Bytes of the KV cache when full."""

@@ -17,12 +17,12 @@ STEPS_PER_FOLD = 1 << 30
 Bytes, Narrow, Wide = neon.Bytes, Vector(I32, 8), Vector(I32, 4)
 
 load, load_half, store = neon.load, neon.load_half, neon.store
-add_bytes, zero_bytes, total_bytes = vectors.binary(Bytes, "add"), vectors.constant(Bytes), vectors.byte_total(Bytes)
+add_bytes, zero_bytes, total_bytes = neon.add_bytes, neon.zero_bytes, neon.total_bytes
 field0, field1, field2, field3 = neon.field0, neon.field1, neon.field2, neon.field3
 zero_narrow, zero_wide = vectors.constant(Narrow), vectors.constant(Wide)
 add_narrow, add_wide = vectors.binary(Narrow, "add"), vectors.binary(Wide, "add")
 total, add_totals = vectors.integer_total(Wide), vectors.four_totals(Wide)
-load_f16, fma = neon.load_f16, neon.fma
+load_f16, to_f16, load_float, fma = neon.load_f16, neon.to_f16, neon.load_float, neon.fma
 
 
 @intrinsic
@@ -30,8 +30,8 @@ def dot(typingctx: Any, sums: Any, codes: Any, values: Any) -> Any:
     """sums + the products of bytes 4i .. 4i + 3, of either half. Codes are below 128, so multiplying both as signed is right."""
 
     def codegen(ctx: Any, b: Any, sig: Any, args: Any) -> Any:
-        # LLVM goes by the name of the CPU, and takes new ones and those of virtual machines for plain ARMv8.0, which would abort the process
-        # here. isa.py has asked the operating system. llvmlite checks attribute names, and its list lacks this one.
+        # LLVM goes by the CPU's name, and takes new CPUs and those of virtual machines for plain ARMv8.0; sdot would then abort the process.
+        # isa.py has asked the operating system, so say it here. (set.add: llvmlite's own list of attributes lacks this one.)
         set.add(b.function.attributes, '"target-features"="+neon,+dotprod"')
 
         def sdot(sums: Any, which: int) -> Any:
