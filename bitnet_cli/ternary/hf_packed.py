@@ -11,11 +11,21 @@ from numpy.typing import NDArray
 def pack(ternary: NDArray[np.int8]) -> NDArray[np.uint8]:
     """(rows, cols) int8 in {-1, 0, 1}, rows a multiple of 4 -> (rows / 4, cols) uint8."""
     blocks = (ternary + 1).astype(np.uint8).reshape(4, -1, ternary.shape[1])
-    return blocks[0] | blocks[1] << 2 | blocks[2] << 4 | blocks[3] << 6
+    packed: NDArray[np.uint8] = blocks[0] | blocks[1] << 2 | blocks[2] << 4 | blocks[3] << 6
+    return packed
+
+
+def has_code_3(packed: NDArray[np.uint8]) -> bool:
+    return bool(np.any(packed & packed >> 1 & 0x55))
+
+
+def unpack_block(packed: NDArray[np.uint8], block: int) -> NDArray[np.int8]:
+    """(n, cols) uint8 -> (n, cols) int8: the rows that row block `block` (0 to 3) holds in these byte rows. Code 3 is not looked for."""
+    return (packed >> 2 * block & 3).astype(np.int8) - np.int8(1)
 
 
 def unpack(packed: NDArray[np.uint8]) -> NDArray[np.int8]:
     """(rows / 4, cols) uint8 -> (rows, cols) int8 in {-1, 0, 1}. Raises ValueError where a code is 3."""
-    if np.any(packed & packed >> 1 & 0x55):
+    if has_code_3(packed):
         raise ValueError("a 2-bit code is 3; only 0, 1 and 2 mean a ternary value")
-    return np.concatenate([(packed >> shift & 3).astype(np.int8) - np.int8(1) for shift in (0, 2, 4, 6)])
+    return np.concatenate([unpack_block(packed, block) for block in range(4)])

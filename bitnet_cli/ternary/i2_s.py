@@ -17,15 +17,23 @@ def nbytes(rows: int, cols: int) -> int:
     return rows * cols // 4 + TAIL
 
 
-def pack(ternary: NDArray[np.int8], scale: float) -> NDArray[np.uint8]:
-    """(rows, cols) int8 in {-1, 0, 1}, cols a multiple of 128 -> (rows * cols / 4 + 32,) uint8."""
+def pack_rows(ternary: NDArray[np.int8]) -> NDArray[np.uint8]:
+    """(rows, cols) int8 in {-1, 0, 1}, cols a multiple of 128 -> (rows * cols / 4,) uint8: the weights of some rows, without the tail."""
     if ternary.shape[-1] % BLOCK:
         raise ValueError(f"I2_S needs rows of a multiple of {BLOCK} weights, not {ternary.shape[-1]}")
-    codes = (ternary + 1).astype(np.uint8).reshape(-1, 4, 32)
+    codes = (ternary + np.int8(1)).view(np.uint8).reshape(-1, 4, 32)
     weights = codes[:, 0] << 6 | codes[:, 1] << 4 | codes[:, 2] << 2 | codes[:, 3]
-    tail = np.zeros(TAIL, np.uint8)
-    tail[:4] = np.frombuffer(np.array(scale, "<f4").tobytes(), np.uint8)
-    return np.concatenate([weights.reshape(-1), tail])
+    return weights.reshape(-1).view(np.uint8)
+
+
+def tail(scale: float) -> NDArray[np.uint8]:
+    """The 32 bytes after the weights: the scale and zeros."""
+    return np.frombuffer(np.array(scale, "<f4").tobytes().ljust(TAIL, b"\0"), np.uint8)
+
+
+def pack(ternary: NDArray[np.int8], scale: float) -> NDArray[np.uint8]:
+    """(rows, cols) int8 in {-1, 0, 1}, cols a multiple of 128 -> (rows * cols / 4 + 32,) uint8."""
+    return np.concatenate([pack_rows(ternary), tail(scale)])
 
 
 def unpack(raw: NDArray[np.uint8], rows: int, cols: int) -> tuple[NDArray[np.int8], np.float32]:

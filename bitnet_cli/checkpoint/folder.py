@@ -1,0 +1,181 @@
+"""Hugging Face folder -> Checkpoint: config, flavour, and the tensors by GGUF name, each with the shape that the config gives it.
+
+Everything that can be refused without reading weights is refused here, before an output file exists.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from bitnet_cli.checkpoint.config import ModelConfig, is_skipped, read_config
+from bitnet_cli.checkpoint.families import IGNORED, NORMS, PROJECTIONS
+from bitnet_cli.checkpoint.flavours import Flavour, is_packed, looks_ternary
+from bitnet_cli.checkpoint.shards import read_tensors, refuse_pickle
+from bitnet_cli.checkpoint.stored import StoredTensor
+from bitnet_cli.checkpoint.tokenizer import TOKENIZER_FILES
+from bitnet_cli.errors import BadFileError, UnsupportedError, UsageError
+
+
+@dataclass(frozen=True)
+class Projection:
+    """A linear layer. `flavour` None: kept in float (`modules_to_not_convert`)."""
+
+    shape: tuple[int, int]  # rows (outputs), cols (inputs)
+    weight: StoredTensor
+    scale: StoredTensor | None
+    flavour: Flavour | None
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """GGUF names, without `.weight`, in the order of the written file: embedding, layers, final norm, head."""
+
+    folder: Path
+    config: ModelConfig
+    flavour: Flavour
+    dense: dict[str, StoredTensor]  # token_embd, output: (vocab_size, hidden)
+    norms: dict[str, StoredTensor]  # 1-dimensional
+    projections: dict[str, Projection]
+
+    @property
+    def files(self) -> list[Path]:
+        """What the conversion reads, as far as it exists: none of it may be the output."""
+        stored = [*self.dense.values(), *self.norms.values(), *(p.weight for p in self.projections.values())]
+        return [self.config.path, *(self.folder / name for name in TOKENIZER_FILES), *dict.fromkeys(t.path for t in stored)]
+
+
+def open_checkpoint(folder: Path, *, float_is_master: bool = False) -> Checkpoint:
+    """`float_is_master`: treat float weights without a quantization_config as BitNet master weights.
+
+    Raises UsageError where that has to be said and is not, BadFileError and UnsupportedError for what the folder holds.
+    """
+    if not folder.is_dir():
+        refuse_pickle(folder)
+        raise UsageError(f"{folder}: " + ("not a folder; give the folder with config.json" if folder.exists() else "no such folder"))
+    config = read_config(folder)
+    tensors = read_tensors(folder)
+    names = _source_names(config)
+    _refuse_extra(tensors, names, config)
+    if missing := [name for name in names if name not in tensors]:
+        more = f" and {len(missing) - 5} more" if len(missing) > 5 else ""
+        raise BadFileError(folder, "tensors", f"missing: {', '.join(missing[:5])}{more}")
+    flavour = _flavour(tensors, names, config, float_is_master)
+    checkpoint = Checkpoint(folder, config, flavour, {}, {}, {})
+    for name, target in names.items():
+        _place(checkpoint, name, target, tensors)
+    return checkpoint
+
+
+def _source_names(config: ModelConfig) -> dict[str, str]:
+    """Checkpoint name -> GGUF name without `.weight`, in file order."""
+    names = {"model.embed_tokens.weight": "token_embd"}
+    for n in range(config.layers):
+        names |= {f"model.layers.{n}.{source}.weight": f"blk.{n}.{target}" for source, target in config.family.layer.items()}
+    names["model.norm.weight"] = "output_norm"
+    if not config.tied:
+        names["lm_head.weight"] = "output"
+    return names
+
+
+def _kind(target: str) -> str:
+    return target.rsplit(".", 1)[-1]
+
+
+def _refuse_extra(tensors: dict[str, StoredTensor], names: dict[str, str], config: ModelConfig) -> None:
+    """A tensor that nothing below reads would be arithmetic left out: biases, norms inside projections, more layers than the config's."""
+    known = set(names) | {f"{name}_scale" for name, target in names.items() if _kind(target) in PROJECTIONS}
+    if config.tied:
+        known.add("lm_head.weight")  # a copy of the embedding; transformers ties it whatever it holds
+    for name in sorted(tensors.keys() - known):
+        if not name.endswith(IGNORED):
+            what = {"bias": "biases are", "rms_norm.weight": "norms inside projections are"}
+            reason = next((f"{text} not supported" for end, text in what.items() if name.endswith(f".{end}")), "not a tensor of this model")
+            raise UnsupportedError(f"{tensors[name].path}: {name}: {reason} ({config.family.architecture}, {config.layers} layers)")
+
+
+def _flavour(tensors: dict[str, StoredTensor], names: dict[str, str], config: ModelConfig, float_is_master: bool) -> Flavour:
+    """From the config and the first projection that is not skipped; `_place` then holds every other projection to it."""
+    name = next((n for n, t in names.items() if _kind(t) in PROJECTIONS and not _skipped(n, config)), None)
+    if name is None:
+        raise UnsupportedError(f"{config.path}: modules_to_not_convert: keeps every projection in float, so nothing here is ternary")
+    weight, quantization = tensors[name], config.quantization
+    multiply = quantization is not None and quantization.linear_class == "autobitlinear"
+    if f"{name}_scale" in tensors:
+        if quantization is None:
+            raise BadFileError(config.path, "quantization_config", f"missing, but {name}_scale is here: multiply or divide by it?")
+        if weight.dtype == "U8":
+            return Flavour.PACKED_MULTIPLY if multiply else Flavour.PACKED_DIVIDE
+        return Flavour.UNPACKED_MULTIPLY if multiply else Flavour.UNPACKED_DIVIDE
+    if not weight.is_float:
+        raise BadFileError(weight.path, name, f"dtype {weight.dtype} without {name}_scale")
+    if quantization is not None:
+        if multiply and quantization.mode == "online":
+            return Flavour.ONLINE
+        raise BadFileError(config.path, "quantization_config", f"says packed weights, but {name}_scale is missing")
+    if looks_ternary(weight):
+        return Flavour.DEQUANTISED
+    if float_is_master or config.family.float_is_master:
+        return Flavour.MASTER
+    raise UsageError(
+        f"{config.path}: quantization_config: missing, and the weights are plain floats; "
+        "if they are BitNet master weights, say so with --flavour master"
+    )
+
+
+def _skipped(name: str, config: ModelConfig) -> bool:
+    return is_skipped(name.removesuffix(".weight"), config)
+
+
+def _shape(target: str, config: ModelConfig) -> tuple[int, int]:
+    sizes = {"h": config.hidden, "f": config.feed_forward}
+    sizes |= {"q": config.heads * config.head_dim, "k": config.kv_heads * config.head_dim}
+    rows, cols = PROJECTIONS[_kind(target)]
+    return sizes[rows], sizes[cols]
+
+
+def _place(checkpoint: Checkpoint, name: str, target: str, tensors: dict[str, StoredTensor]) -> None:
+    """Check one tensor's type and shape, and file it under its GGUF name."""
+    config, weight, kind = checkpoint.config, tensors[name], _kind(target)
+    weight.require_readable()
+    if kind in PROJECTIONS:
+        checkpoint.projections[target] = _projection(name, target, tensors, checkpoint)
+        return
+    if kind in NORMS or kind == "output_norm":
+        sizes = {"h": config.hidden, "f": config.feed_forward, "q": config.heads * config.head_dim}
+        _require_float(weight, (sizes[NORMS.get(kind, "h")],))
+        checkpoint.norms[target] = weight
+        return
+    if weight.dtype == "U8" or (checkpoint.flavour is Flavour.ONLINE and not _head_is_float(config)):
+        raise UnsupportedError(f"{weight.path}: {name}: a ternary head or embedding is not supported")
+    _require_float(weight, (config.vocab_size, config.hidden))
+    checkpoint.dense[target] = weight
+
+
+def _head_is_float(config: ModelConfig) -> bool:
+    """transformers leaves the head alone when modules_to_not_convert is null; when it is a list, even an empty one, only what it names."""
+    return config.quantization is None or config.quantization.skipped is None or is_skipped("lm_head", config)
+
+
+def _projection(name: str, target: str, tensors: dict[str, StoredTensor], checkpoint: Checkpoint) -> Projection:
+    weight, scale, shape = tensors[name], tensors.get(f"{name}_scale"), _shape(target, checkpoint.config)
+    if _skipped(name, checkpoint.config):
+        _require_float(weight, shape)
+        return Projection(shape, weight, None, None)
+    flavour = checkpoint.flavour
+    if (scale is not None) != flavour.has_stored_scale:
+        raise BadFileError(weight.path, f"{name}_scale", "missing" if scale is None else "here, though other projections have none")
+    if scale is not None and not scale.is_float:
+        raise BadFileError(scale.path, scale.name, f"dtype {scale.dtype}, expected a float")
+    if flavour in (Flavour.PACKED_MULTIPLY, Flavour.PACKED_DIVIDE):
+        if not is_packed(weight, shape):
+            expected = f"U8 {[shape[0] / 4, shape[1]]}" if shape[0] % 4 else f"U8 {[shape[0] // 4, shape[1]]}"
+            raise BadFileError(weight.path, name, f"{weight.dtype} {list(weight.shape)}, expected {expected}: four weights a byte")
+    elif not (weight.dtype == "I8" and flavour.has_stored_scale and weight.shape == shape):
+        _require_float(weight, shape)
+    return Projection(shape, weight, scale, flavour)
+
+
+def _require_float(tensor: StoredTensor, shape: tuple[int, ...]) -> None:
+    if not tensor.is_float:
+        raise BadFileError(tensor.path, tensor.name, f"dtype {tensor.dtype}, expected a float")
+    if tensor.shape != shape:
+        raise BadFileError(tensor.path, tensor.name, f"shape {list(tensor.shape)}, expected {list(shape)} from config.json")

@@ -1,0 +1,127 @@
+"""Tokenizer files of a folder -> GGUF metadata `tokenizer.*`, from which alone the file's reader builds the tokenizer.
+
+    tokenizer.json          byte-level BPE      byte_bpe.py         tokenizer.ggml.model = gpt2
+    tokenizer.model         SentencePiece       sentencepiece.py    tokenizer.ggml.model = llama
+
+This module chooses, pads the vocabulary to the rows of the embedding, and adds what does not depend on the kind: ids of special tokens,
+whether text starts with BOS, the chat template. Ids come from config.json first, as they do when a model generates.
+"""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from bitnet_cli.checkpoint import byte_bpe, sentencepiece
+from bitnet_cli.checkpoint.config import ModelConfig
+from bitnet_cli.checkpoint.strict_json import MEGABYTE, read_bytes, read_object
+from bitnet_cli.checkpoint.vocabulary import Vocabulary
+from bitnet_cli.errors import BadFileError
+
+# Tokens that end a turn, by name: published configs list only some of the ids at which a model stops.
+END_OF_TURN = ("<|eot_id|>", "<|im_end|>", "<|end|>", "<end_of_turn>", "<|endofturn|>")
+MAX_TEMPLATE = MEGABYTE
+TOKENIZER_FILES = (
+    *("tokenizer.json", "tokenizer.model", "tokenizer_config.json"),
+    *("added_tokens.json", "generation_config.json", "chat_template.jinja"),
+)
+
+
+@dataclass(frozen=True)
+class TokenizerMetadata:
+    """`notes`: what the reader of the summary should know and the file cannot say."""
+
+    values: dict[str, Any]
+    notes: list[str] = field(default_factory=list)
+
+
+def tokenizer_metadata(folder: Path, config: ModelConfig) -> TokenizerMetadata:
+    """Raises BadFileError where files are missing, damaged or disagree, UnsupportedError for a tokenizer that GGUF readers do not know."""
+    settings_path = folder / "tokenizer_config.json"
+    settings = read_object(settings_path) if settings_path.exists() else {}
+    vocabulary = _read_vocabulary(folder, settings)
+    vocabulary.pad(config.vocab_size, config.path)
+    values: dict[str, Any] = {
+        "tokenizer.ggml.model": vocabulary.model,
+        "tokenizer.ggml.tokens": vocabulary.tokens,
+        "tokenizer.ggml.token_type": vocabulary.types,
+    }
+    values |= {f"tokenizer.ggml.{key}": value for key, value in vocabulary.extra.items()}
+    notes = list(vocabulary.notes)
+    ids = _special_ids(folder, settings, vocabulary, config, notes)
+    values |= {f"tokenizer.ggml.{name}_token_id": value for name, value in ids.items() if value is not None}
+    for key, default in (("add_bos_token", vocabulary.adds_bos), ("add_eos_token", None)):
+        value = settings.get(key, default)
+        if value is not None:
+            if type(value) is not bool:
+                raise BadFileError(settings_path, key, "expected true or false")
+            values[f"tokenizer.ggml.{key}"] = value
+    if values.get("tokenizer.ggml.add_bos_token") and ids["bos"] is None:
+        raise BadFileError(settings_path, "add_bos_token", "true, but neither config.json nor tokenizer_config.json names a BOS token")
+    template = _chat_template(folder, settings)
+    return TokenizerMetadata(values | ({"tokenizer.chat_template": template} if template else {}), notes)
+
+
+def _read_vocabulary(folder: Path, settings: dict[str, Any]) -> Vocabulary:
+    fast, pieces = folder / "tokenizer.json", folder / "tokenizer.model"
+    if fast.exists():
+        data = read_object(fast, 256 * MEGABYTE)
+        # SentencePiece vocabularies are often saved in both forms; only tokenizer.model has the types and scores.
+        if byte_bpe.is_byte_level(data) or not pieces.exists():
+            return byte_bpe.read(fast, data)
+    if pieces.exists():
+        added = folder / "added_tokens.json"
+        return sentencepiece.read(pieces, settings, read_object(added) if added.exists() else {})
+    raise BadFileError(folder, "tokenizer", "missing: expected tokenizer.json or tokenizer.model in the folder")
+
+
+def _special_ids(
+    folder: Path, settings: dict[str, Any], vocabulary: Vocabulary, config: ModelConfig, notes: list[str]
+) -> dict[str, int | None]:
+    """bos, eos, eot, unknown and padding ids; None where there is none."""
+    generation = folder / "generation_config.json"
+    more = read_object(generation).get("eos_token_id") if generation.exists() else None
+    stops = [*config.eos, *(more if isinstance(more, list) else [more])]
+    stops.append(_named(settings, "eos_token", vocabulary))
+    stops = list(dict.fromkeys(i for i in stops if type(i) is int and 0 <= i < len(vocabulary.tokens)))
+    eos = stops[0] if stops else None
+    eot = next((i for i in map(vocabulary.find, END_OF_TURN) if i is not None and i != eos), None)
+    rest = [i for i in stops[1:] if i != eot]
+    if eot is None and rest:
+        eot = rest.pop(0)
+    if rest:
+        notes.append(f"the model also stops at token ids {rest}, for which GGUF has no key")
+    return {
+        "bos": config.bos if config.bos is not None else _named(settings, "bos_token", vocabulary),
+        "eos": eos,
+        "eot": eot,
+        "unknown": vocabulary.unknown,
+        "padding": config.pad if config.pad is not None else _named(settings, "pad_token", vocabulary),
+    }
+
+
+def _named(settings: dict[str, Any], key: str, vocabulary: Vocabulary) -> int | None:
+    """Id of a special token that tokenizer_config.json names, as a string or as an object with `content`."""
+    value = settings.get(key)
+    text = value.get("content") if isinstance(value, dict) else value
+    return vocabulary.find(text) if isinstance(text, str) else None
+
+
+def _chat_template(folder: Path, settings: dict[str, Any]) -> str | None:
+    """chat_template.jinja, else the string in tokenizer_config.json, else the one named `default` in its list. Never run here."""
+    path = folder / "chat_template.jinja"
+    if path.exists():
+        try:
+            return read_bytes(path, MAX_TEMPLATE).decode("utf-8")
+        except UnicodeDecodeError as error:
+            raise BadFileError(path, "template", "not UTF-8", error.start) from None
+    path, template = folder / "tokenizer_config.json", settings.get("chat_template")
+    if isinstance(template, list):
+        named = {t["name"]: t.get("template") for t in template if isinstance(t, dict) and isinstance(t.get("name"), str)}
+        template = named.get("default")
+    if template is None:
+        return None
+    if not isinstance(template, str) or len(template) > MAX_TEMPLATE:
+        raise BadFileError(path, "chat_template", f"expected text of at most {MAX_TEMPLATE} characters")
+    if any("\ud800" <= c <= "\udfff" for c in template):
+        raise BadFileError(path, "chat_template", "half of a surrogate pair")
+    return template

@@ -1,0 +1,68 @@
+"""Vocabulary: the tokens of a model by id, with GGUF's token types. Filled by byte_bpe.py or sentencepiece.py."""
+
+from dataclasses import dataclass, field
+from enum import IntEnum
+from pathlib import Path
+from typing import Any
+
+from bitnet_cli.errors import BadFileError
+
+
+class TokenType(IntEnum):
+    """`tokenizer.ggml.token_type` (llama.h, `llama_token_type`)."""
+
+    NORMAL = 1
+    UNKNOWN = 2
+    CONTROL = 3
+    USER_DEFINED = 4
+    UNUSED = 5
+    BYTE = 6
+
+
+UNUSED_SCORE = -1000.0  # of tokens that no merge may produce; llama.cpp's converter writes the same
+
+
+@dataclass
+class Vocabulary:
+    path: Path  # the file it came from
+    model: str  # tokenizer.ggml.model
+    tokens: list[str]
+    types: list[int]
+    adds_bos: bool | None = None
+    unknown: int | None = None
+    extra: dict[str, Any] = field(default_factory=dict)  # further tokenizer.ggml.* keys; `scores` is padded with the tokens
+    notes: list[str] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self._ids = {token: i for i, token in enumerate(self.tokens)}
+
+    def find(self, token: str) -> int | None:
+        """Id of a token, None where there is none."""
+        return self._ids.get(token)
+
+    def pad(self, size: int, config: Path) -> None:
+        """Add unused tokens up to the rows of the embedding: published models round the vocabulary up."""
+        if len(self.tokens) > size:
+            raise BadFileError(self.path, "tokens", f"{len(self.tokens)} tokens, but {config.name} has vocab_size {size}")
+        for i in range(len(self.tokens), size):
+            self.tokens.append(unused_name(i, self._ids))
+            self.types.append(TokenType.UNUSED)
+            if "scores" in self.extra:
+                self.extra["scores"].append(UNUSED_SCORE)
+
+
+def unused_name(i: int, taken: dict[str, int]) -> str:
+    """Name for a token id that has no token; not one that the vocabulary has."""
+    name = f"[PAD{i}]"
+    while name in taken:
+        name = f"[{name}]"
+    return name
+
+
+def check_text(path: Path, tokens: list[str]) -> None:
+    """Refuse text that has no UTF-8 form: JSON can hold half of a surrogate pair."""
+    try:
+        "".join(tokens).encode("utf-8")
+    except UnicodeEncodeError:
+        i = next(i for i, token in enumerate(tokens) if any("\ud800" <= c <= "\udfff" for c in token))
+        raise BadFileError(path, f"token {i}", "half of a surrogate pair") from None

@@ -1,0 +1,52 @@
+"""The tiny models of scripts/make_test_models.py, loaded by path: `scripts` is not importable where the package is installed."""
+
+import importlib.util
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+
+Done = subprocess.CompletedProcess[str]
+
+
+@pytest.fixture(scope="session")
+def models(repo_root: Path) -> ModuleType:
+    spec = importlib.util.spec_from_file_location("make_test_models", repo_root / "scripts" / "make_test_models.py")
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules["make_test_models"] = module  # dataclasses look their module up
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture(scope="session")
+def folders(models: ModuleType, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """One read-only folder for each flavour, all of the same model."""
+    base = tmp_path_factory.mktemp("flavours")
+    return {flavour[0]: models.write_folder(base / flavour, flavour) for flavour in models.FLAVOURS}
+
+
+@pytest.fixture(scope="session")
+def bitnet() -> Callable[..., Done]:
+    """bitnet("convert", folder, ...): the command in a process of its own."""
+
+    def run(*arguments: str | Path, check: bool = False, **options: Any) -> Done:
+        command = [sys.executable, "-m", "bitnet_cli", *map(str, arguments)]
+        return subprocess.run(command, check=check, capture_output=True, text=True, stdin=subprocess.DEVNULL, **options)
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def refused() -> Callable[..., None]:
+    """refused(done, code, *words): one line on stderr with these words, nothing on stdout, no traceback, and this exit code."""
+
+    def check(done: Done, code: int, *words: str) -> None:
+        assert (done.returncode, done.stdout, done.stderr.count("\n")) == (code, "", 1), done.stderr
+        assert done.stderr.startswith("bitnet: error: ") and all(word in done.stderr for word in words), done.stderr
+
+    return check
