@@ -24,6 +24,8 @@ app = typer.Typer(
 class EmbeddingType(str, Enum):
     f16 = "f16"
     q8_0 = "q8_0"
+    q6_k = "q6_k"
+    q4_0 = "q4_0"
 
 
 class CacheType(str, Enum):
@@ -144,10 +146,20 @@ def _fail(error: BaseException, code: int) -> NoReturn:
     raise SystemExit(code)
 
 
+def _open_closed_streams() -> None:
+    """Started with a stream closed (`bitnet run >&-`), Python has None in its place, and print(file=None) would write to stdout."""
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, mode, encoding="utf-8"))  # noqa: PTH123, SIM115
+
+
 def main() -> None:
     """Entry point. Exit codes: see bitnet_cli.errors; 130 on Ctrl-C."""
+    _open_closed_streams()
     try:
         app()
+    except KeyboardInterrupt:  # Typer makes its own of most of them
+        raise SystemExit(130) from None
     except BitnetError as error:
         _fail(error, error.exit_code)
     except BrokenPipeError:

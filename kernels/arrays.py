@@ -16,7 +16,8 @@ Q, K, V, O, GATE, UP, DOWN = _numbers[:7]  # noqa: E741
 # Norms of a layer, in the order of `Weights.norm_offsets`; -1 there means that the model has none at this place.
 ATTENTION_NORM, ATTENTION_SUB_NORM, FFN_NORM, FFN_SUB_NORM = _numbers[:4]
 RELU2, SILU = range(2)
-HEAD_F32, HEAD_F16, HEAD_Q8_0 = range(3)
+HEAD_F32, HEAD_F16, HEAD_Q8_0, HEAD_Q4_0, HEAD_Q6_K = range(5)
+HEAD_BLOCKS = {HEAD_F32: (1, 4), HEAD_F16: (1, 2), HEAD_Q8_0: (32, 34), HEAD_Q4_0: (32, 18), HEAD_Q6_K: (256, 210)}  # weights, bytes
 
 # Prefill unpacks BLOCK_ROWS weight rows at a time, BLOCK_BYTES packed bytes of each: 8 * 2,560 codes, and the 4 * 2,560 activations
 # that they meet, are 30 KiB, which stays in a 32 KiB L1 cache.
@@ -34,7 +35,7 @@ class Sizes(NamedTuple):
     vocab: int
     activation: int  # RELU2 or SILU
     norm_eps: float
-    head_kind: int  # HEAD_F32, HEAD_F16 or HEAD_Q8_0
+    head_kind: int  # HEAD_F32, HEAD_F16 ...
 
 
 class Weights(NamedTuple):

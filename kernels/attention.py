@@ -12,9 +12,9 @@ from numba import types
 from numba.extending import overload
 
 from .jit import fast_kernel, kernel
-from .simd import selected, vectors
+from .simd import floats, selected
 
-load, store, zero, add, splat = vectors.load_f32, vectors.store_f32, vectors.zero_f32, vectors.add_f32, vectors.splat_f32
+load, store, zero, add, splat = floats.load_f32, floats.store_f32, floats.zero_f32, floats.add_f32, floats.splat_f32
 load_cached, to_f16, fma = selected.load_float, selected.to_f16, selected.fma
 _MANY = selected.REGISTERS >= 32 and selected.WIDTH == 64  # one register a vector of 16 floats: 8 chains of multiply-adds fit
 VALUE_ROWS = 64  # rows of values that are used for all of their columns before the next ones: 32 KiB at head_dim 128

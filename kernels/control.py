@@ -18,4 +18,5 @@ SPINS_BEFORE_SLEEP = 65536  # about 2 ms without a next step: stop using the CPU
 
 
 def new_control() -> NDArray[np.int64]:
+    """All zero: nothing announced, nobody asleep."""
     return np.zeros(WORDS, np.int64)

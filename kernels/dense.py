@@ -1,25 +1,33 @@
-"""The head: a dense matrix, (rows, cols) of float32, float16 or q8_0, times one float32 vector. Twin: naive/dense.py.
+"""The head: a dense matrix, (rows, cols) of a HEAD_ kind (arrays.py), times one float32 vector. Twin: naive/dense.py.
 
-`data` is a flat byte array, the matrix begins at byte `offset`. q8_0: blocks of 32 weights in 34 bytes, a float16 scale and 32 int8.
+`data` is a flat byte array, the matrix begins at byte `offset`. Blocks of a row (ggml-common.h):
+
+    q8_0    32 weights in 34 bytes: float16 d, 32 int8 q;                       w = d q
+    q4_0    32 weights in 18 bytes: float16 d, 16 bytes; weight j is the lower half of byte j, weight 16 + j the upper;   w = d (q - 8)
+    q6_K    256 weights in 210 bytes: 128 bytes of lower four bits, 64 of upper two, 16 int8 scales s, float16 d;   w = d s (q - 32)
+
 Decode reads every byte once: the loops are written for memory speed, with software prefetch.
 """
 
-from .arrays import HEAD_F16, HEAD_F32
+import numpy as np
+
+from .arrays import HEAD_F16, HEAD_F32, HEAD_Q4_0, HEAD_Q8_0
 from .jit import kernel
-from .simd import selected, vectors
+from .simd import floats, selected, vectors
 
 PREFETCH = 4096
-load_f16, fma = selected.load_f16, selected.fma
+load_f16, one_f16, fma = selected.load_f16, selected.one_f16, selected.fma
 load_f32, zero, add, mul, splat, total = (
-    vectors.load_f32,
-    vectors.zero_f32,
-    vectors.add_f32,
-    vectors.mul_f32,
-    vectors.splat_f32,
-    vectors.total_f32,
+    floats.load_f32,
+    floats.zero_f32,
+    floats.add_f32,
+    floats.mul_f32,
+    floats.splat_f32,
+    floats.total_f32,
 )
-load_i8 = vectors.bytes_to_f32()
-first_lane = vectors.first_lane
+load_i8 = floats.bytes_to_f32()
+low_nibbles, high_nibbles = floats.nibbles_to_f32(0), floats.nibbles_to_f32(4)
+six0, six1, six2, six3 = (floats.six_bits_to_f32(4 * (i // 2), 2 * i) for i in range(4))
 prefetch = vectors.prefetch
 
 
@@ -28,7 +36,11 @@ def row_bytes(kind, cols):  # type: ignore[no-untyped-def]
     """Bytes of one row."""
     if kind == HEAD_F32:
         return cols * 4
-    return cols * 2 if kind == HEAD_F16 else cols // 32 * 34
+    if kind == HEAD_F16:
+        return cols * 2
+    if kind == HEAD_Q8_0:
+        return cols // 32 * 34
+    return cols // 32 * 18 if kind == HEAD_Q4_0 else cols // 256 * 210
 
 
 @kernel
@@ -58,7 +70,7 @@ def _row_q8_0(data, at, cols, x):  # type: ignore[no-untyped-def]
     for k in range(0, cols, 32):
         block = at + k // 32 * 34
         prefetch(data, block + PREFETCH)
-        scale = splat(first_lane(load_f16(data, block)))  # reads into the block's own weights, never past it
+        scale = splat(one_f16(data, block))
         part = mul(load_i8(data, block + 2), load_f32(x, k))
         part = fma(load_i8(data, block + 18), load_f32(x, k + 16), part)
         sums = fma(part, scale, sums)
@@ -66,8 +78,46 @@ def _row_q8_0(data, at, cols, x):  # type: ignore[no-untyped-def]
 
 
 @kernel
+def _row_q4_0(data, at, cols, x):  # type: ignore[no-untyped-def]
+    sums = zero()
+    for k in range(0, cols, 32):
+        block = at + k // 32 * 18
+        prefetch(data, block + PREFETCH)
+        scale = splat(one_f16(data, block))
+        part = mul(low_nibbles(data, block + 2), load_f32(x, k))
+        part = fma(high_nibbles(data, block + 2), load_f32(x, k + 16), part)
+        sums = fma(part, scale, sums)
+    return total(sums)
+
+
+@kernel
+def _half_q6_k(data, low, high, scales, d, x, k, sums):  # type: ignore[no-untyped-def]
+    """sums + the products of 128 weights of a q6_K block with x[k : k + 128]."""
+    for half in range(2):
+        i = 16 * half
+        sums = fma(mul(six0(data, low + i, high + i), load_f32(x, k + i)), splat(d * np.int8(data[scales + half])), sums)
+        sums = fma(mul(six1(data, low + 32 + i, high + i), load_f32(x, k + 32 + i)), splat(d * np.int8(data[scales + 2 + half])), sums)
+        sums = fma(mul(six2(data, low + i, high + i), load_f32(x, k + 64 + i)), splat(d * np.int8(data[scales + 4 + half])), sums)
+        sums = fma(mul(six3(data, low + 32 + i, high + i), load_f32(x, k + 96 + i)), splat(d * np.int8(data[scales + 6 + half])), sums)
+    return sums
+
+
+@kernel
+def _row_q6_k(data, at, cols, x):  # type: ignore[no-untyped-def]
+    sums = zero()
+    for k in range(0, cols, 256):
+        block = at + k // 256 * 210
+        for line in range(0, 210, 64):
+            prefetch(data, block + line + PREFETCH)
+        d = one_f16(data, block + 208)
+        sums = _half_q6_k(data, block, block + 128, block + 192, d, x, k, sums)
+        sums = _half_q6_k(data, block + 64, block + 160, block + 200, d, x, k + 128, sums)
+    return total(sums)
+
+
+@kernel
 def head_matvec(data, offset, kind, cols, x, out, first, last):  # type: ignore[no-untyped-def]
-    """out[r] = sum_c W[r, c] * x[c] for first <= r < last. x: (cols,) float32, cols a multiple of 32; out: (rows,) float32."""
+    """out[r] = sum_c W[r, c] * x[c] for first <= r < last. x: (cols,) float32, cols whole blocks of 32 or more; out: (rows,) float32."""
     stride = row_bytes(kind, cols)
     for r in range(first, last):
         at = offset + r * stride
@@ -75,5 +125,9 @@ def head_matvec(data, offset, kind, cols, x, out, first, last):  # type: ignore[
             out[r] = _row_f16(data, at, cols, x)
         elif kind == HEAD_F32:
             out[r] = _row_f32(data, at, cols, x)
-        else:
+        elif kind == HEAD_Q8_0:
             out[r] = _row_q8_0(data, at, cols, x)
+        elif kind == HEAD_Q4_0:
+            out[r] = _row_q4_0(data, at, cols, x)
+        else:
+            out[r] = _row_q6_k(data, at, cols, x)

@@ -8,7 +8,6 @@ the naive NumPy kernels do the work.
 import ctypes
 import os
 import platform
-import sys
 from functools import cache
 
 # Fastest first. Each needs all of its LLVM feature names; `portable` and `naive` need none.
@@ -31,10 +30,10 @@ def has_dot_products() -> bool:
     """Whether the operating system names FEAT_DotProd for this aarch64 CPU. Windows has only LLVM's word, given since LLVM 22."""
     try:
         library = ctypes.CDLL(None)
-        if sys.platform == "linux":
+        if platform.system() == "Linux":
             library.getauxval.restype = ctypes.c_ulong
             return bool(library.getauxval(ctypes.c_ulong(16)) & 1 << 20)  # AT_HWCAP, HWCAP_ASIMDDP
-        if sys.platform == "darwin":
+        if platform.system() == "Darwin":
             value, size = ctypes.c_int(0), ctypes.c_size_t(4)
             name = b"hw.optional.arm.FEAT_DotProd"
             return library.sysctlbyname(name, ctypes.byref(value), ctypes.byref(size), None, ctypes.c_size_t(0)) == 0 and value.value == 1

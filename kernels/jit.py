@@ -19,11 +19,13 @@ def _compiled(function: Callable[..., Any], **options: Any) -> Any:
 
 
 def kernel(function: Callable[..., Any]) -> Any:
+    """Compile as written: float operations in their order."""
     # Said, not left out: what is left out Numba takes from the caller that happens to compile the function first.
     return _compiled(function, fastmath=False)
 
 
 def fast_kernel(function: Callable[..., Any]) -> Any:
+    """Compile with float sums in any order, for loops of reductions."""
     return _compiled(function, fastmath=_reorder)
 
 

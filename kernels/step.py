@@ -154,6 +154,7 @@ def up_where_gate_is_open(z, w, s, layer, thread, threads):  # type: ignore[no-u
 
 @kernel
 def run_layer(z, w, cache, s, layer, tokens, position, thread, threads, control):  # type: ignore[no-untyped-def]
+    """This thread's part of one layer: s.x, the residual stream, before -> after. Five barriers, and three more with many tokens."""
     at, inner, eps = w.norm_offsets[layer], z.heads * z.head_dim, z.norm_eps
     kv = z.kv_heads * z.head_dim
     prepare(s.x, z.hidden, w, at[ATTENTION_NORM], eps, s, tokens, thread, threads, control)

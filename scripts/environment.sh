@@ -20,9 +20,11 @@ if [ ! -x "$venv/bin/python" ]; then
     "$python" -m venv "$venv"
 fi
 
-# The stamp holds what was installed, and from which folder: an environment can be shared by two checkouts.
+# The stamp holds what was installed, and from which folder: an environment can be shared by two checkouts. A later `pip install .` into the
+# same environment leaves a copy in place of the editable form, and tests would then see old code: hence the look for the .pth file.
 stamp=$venv/bitnet-dev.stamp
-if [ ! -f "$stamp" ] || ! { echo "$PWD" && cat pyproject.toml; } | cmp -s - "$stamp"; then
+if ! compgen -G "$venv/lib*/python*/site-packages/__editable__.bitnet_cli-*.pth" >/dev/null ||
+    ! { echo "$PWD" && cat pyproject.toml; } | cmp -s - "$stamp"; then
     echo "installing bitnet with its development tools into $venv" >&2
     # setuptools warns of folders with the package's name at every editable install; here they are meant.
     PYTHONWARNINGS="ignore:Editable installation" \

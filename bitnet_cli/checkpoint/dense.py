@@ -1,7 +1,9 @@
-"""Float tensors -> bytes of a GGUF tensor type, a chunk of rows at a time: F32, F16, and Q8_0 for the embedding and the head.
+"""Float tensors -> bytes of a GGUF tensor type, a chunk of rows at a time: F32, F16, and Q8_0, Q6_K, Q4_0 for the embedding and head.
 
 Q8_0: 32 weights in 34 bytes, a float16 scale d = max|x| / 127 and 32 int8 values round(x / d), halves away from zero (ggml-quants.c,
-`quantize_row_q8_0_ref`). Every type refuses NaN and Inf, and values that would become Inf.
+`quantize_row_q8_0_ref`). Q4_0: 32 weights in 18 bytes, d = m / -8 for the value m of largest size, codes floor(x / d + 8.5) up to 15 (`quantize_row_q4_0_ref`).
+Q6_K: 256 weights in 210 bytes, codes -32..31 with a scale a 16 weights, 8 bits of d each. The scale maps the value of largest size to -32;
+ggml also searches around it for the smallest squared error, which this does not. Every type refuses NaN and Inf, and values that would become Inf.
 """
 
 from collections.abc import Callable
@@ -11,15 +13,16 @@ from numpy.typing import NDArray
 
 from bitnet_cli.checkpoint.stored import StoredTensor
 from bitnet_cli.errors import BadFileError, UnsupportedError
-from bitnet_cli.gguf_file.types import TensorType, nbytes
+from bitnet_cli.gguf_file.types import BLOCKS, TensorType, nbytes
 
 Q8_0_BLOCK = 32
 
 
 def require_blocks(tensor: StoredTensor, kind: TensorType) -> None:
     """UnsupportedError where the rows of `tensor` are not whole blocks of `kind`."""
-    if kind is TensorType.Q8_0 and tensor.shape[-1] % Q8_0_BLOCK:
-        raise UnsupportedError(f"{tensor.path}: {tensor.name}: Q8_0 needs rows of a multiple of {Q8_0_BLOCK}, not {tensor.shape[-1]}")
+    block = BLOCKS[kind][0]
+    if tensor.shape[-1] % block:
+        raise UnsupportedError(f"{tensor.path}: {tensor.name}: {kind.name} needs rows of a multiple of {block}, not {tensor.shape[-1]}")
 
 
 def encode(tensor: StoredTensor, kind: TensorType) -> NDArray[np.uint8]:
@@ -66,8 +69,47 @@ def _q8_0(chunk: NDArray[np.float32]) -> NDArray[np.uint8] | None:
     return np.concatenate([stored.view(np.uint8), values.view(np.uint8)], axis=1)
 
 
+def _largest(blocks: NDArray[np.float32]) -> NDArray[np.float32]:
+    """(blocks, n) -> (blocks, 1): the value of largest size of each, with its sign."""
+    return np.take_along_axis(blocks, np.abs(blocks).argmax(1, keepdims=True), 1)
+
+
+def _inverse(d: NDArray[np.float32]) -> NDArray[np.float32]:
+    """1 / d; 0 where d is 0 or too small for that to be finite."""
+    return np.divide(np.float32(1), d, out=np.zeros_like(d), where=np.abs(d) >= np.finfo(np.float32).tiny)
+
+
+def _q4_0(chunk: NDArray[np.float32]) -> NDArray[np.uint8] | None:
+    blocks = chunk.reshape(-1, 32)
+    d = _largest(blocks) / np.float32(-8)
+    stored = d.astype("<f2")
+    if np.isinf(stored).any():
+        return None
+    codes = np.clip(np.trunc(blocks * _inverse(d) + np.float32(8.5)), 0, 15).astype(np.uint8)
+    return np.concatenate([stored.view(np.uint8), codes[:, :16] | codes[:, 16:] << 4], axis=1)
+
+
+def _q6_k(chunk: NDArray[np.float32]) -> NDArray[np.uint8] | None:
+    groups = chunk.reshape(-1, 16)
+    scales = (_largest(groups) / np.float32(-32)).reshape(-1, 16)
+    d = _largest(scales) / np.float32(-128)
+    stored = d.astype("<f2")
+    if np.isinf(stored).any():
+        return None
+    small = np.clip(np.rint(scales * _inverse(stored.astype(np.float32))), -128, 127).astype(np.int8)
+    steps = (stored.astype(np.float32) * small).reshape(-1, 1)
+    codes = (np.clip(np.rint(groups * _inverse(steps)), -32, 31).astype(np.int8) + 32).view(np.uint8).reshape(-1, 2, 4, 32)
+    low = codes[:, :, :2] & 15 | (codes[:, :, 2:] & 15) << 4
+    high = codes >> 4
+    twos = high[:, :, 0] | high[:, :, 1] << 2 | high[:, :, 2] << 4 | high[:, :, 3] << 6
+    parts = (low.reshape(-1, 128), twos.reshape(-1, 64), small.view(np.uint8), stored.view(np.uint8))
+    return np.concatenate(parts, axis=1)
+
+
 _ENCODERS: dict[TensorType, Callable[[NDArray[np.float32]], NDArray[np.float32] | NDArray[np.float16] | NDArray[np.uint8] | None]] = {
     TensorType.F32: _f32,
     TensorType.F16: _f16,
     TensorType.Q8_0: _q8_0,
+    TensorType.Q4_0: _q4_0,
+    TensorType.Q6_K: _q6_k,
 }

@@ -12,7 +12,7 @@ from bitnet_cli.gguf_file.part_file import check_target
 from bitnet_cli.gguf_file.types import TensorType
 from bitnet_cli.gguf_file.writer import refuse_same_file, write_gguf
 
-EMBEDDING_TYPES = {"f16": TensorType.F16, "q8_0": TensorType.Q8_0}
+EMBEDDING_TYPES = {"f16": TensorType.F16, "q8_0": TensorType.Q8_0, "q6_k": TensorType.Q6_K, "q4_0": TensorType.Q4_0}
 
 
 def convert(

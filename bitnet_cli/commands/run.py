@@ -34,7 +34,8 @@ def read_prompt(prompt: str | None, file: Path | None) -> str:
         raise UsageError("give the prompt by -p or by -f, not both")
     if file is not None:
         try:
-            data = file.read_bytes()
+            with file.open("rb") as source:
+                data = source.read(MAX_PROMPT_BYTES + 1)  # not all of it: the file may be a device without an end
         except OSError as error:
             raise UsageError(f"{file}: {error.strerror}") from None
     elif prompt == "-" or (prompt is None and sys.stdin is not None and not sys.stdin.isatty()):
@@ -52,13 +53,21 @@ class Output:
 
     def __init__(self) -> None:
         self._terminal = sys.stdout.isatty()
+        self._wrote = False
         if hasattr(sys.stdout, "reconfigure"):
             sys.stdout.reconfigure(errors="replace")
 
     def write(self, text: str) -> None:
+        """Show model text at once."""
         if text:
+            self._wrote = True
             sys.stdout.write(terminal_safe(text) if self._terminal else text)
             sys.stdout.flush()
+
+    def cut_off(self) -> None:
+        """End the line of a text that stays unfinished; a refusal before any text leaves stdout empty."""
+        if self._wrote:
+            self.write("\n")
 
     def echo(self, prompt: str) -> None:
         """Show the prompt before its continuation, on a terminal only: a pipe gets the model's text and nothing else."""
@@ -129,11 +138,11 @@ def run(
             output.write(decoded.push(token))
         output.write(decoded.finish() + "\n")
     except KeyboardInterrupt:
-        output.write("\n")
+        output.cut_off()
         _report(quiet, load_seconds, timings, sampler, "interrupted")
         raise
     except BitnetError:
-        output.write("\n")
+        output.cut_off()
         raise
     finally:
         decoder.close()

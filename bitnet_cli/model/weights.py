@@ -16,7 +16,13 @@ from bitnet_cli.model.config import ModelConfig
 
 PROJECTIONS = ("attn_q", "attn_k", "attn_v", "attn_output", "ffn_gate", "ffn_up", "ffn_down")  # order of arrays.Q .. arrays.DOWN
 NORMS = ("attn_norm", "attn_sub_norm", "ffn_norm", "ffn_sub_norm")  # order of arrays.ATTENTION_NORM ...
-HEAD_KINDS = {TensorType.F32: arrays.HEAD_F32, TensorType.F16: arrays.HEAD_F16, TensorType.Q8_0: arrays.HEAD_Q8_0}
+HEAD_KINDS = {
+    TensorType.F32: arrays.HEAD_F32,
+    TensorType.F16: arrays.HEAD_F16,
+    TensorType.Q8_0: arrays.HEAD_Q8_0,
+    TensorType.Q4_0: arrays.HEAD_Q4_0,
+    TensorType.Q6_K: arrays.HEAD_Q6_K,
+}
 
 
 def projection_shapes(c: ModelConfig) -> tuple[tuple[int, int], ...]:
@@ -134,6 +140,7 @@ def head_info(file: GGUFFile) -> TensorInfo:
 
 
 def embedding_info(file: GGUFFile) -> TensorInfo:
+    """The matrix whose rows are the tokens' first states."""
     return _dense(file, "token_embd.weight")
 
 

@@ -16,6 +16,7 @@ def pack(ternary: NDArray[np.int8]) -> NDArray[np.uint8]:
 
 
 def has_code_3(packed: NDArray[np.uint8]) -> bool:
+    """Whether any 2-bit code of the packed bytes is the unused 3."""
     return bool(np.any(packed & packed >> 1 & 0x55))
 
 

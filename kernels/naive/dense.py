@@ -3,7 +3,7 @@
 import numpy as np
 from numpy.typing import NDArray
 
-from ..arrays import HEAD_F16, HEAD_F32
+from ..arrays import HEAD_BLOCKS, HEAD_F16, HEAD_F32, HEAD_Q4_0, HEAD_Q8_0
 
 
 def rows(data: NDArray[np.uint8], offset: int, kind: int, first: int, last: int, cols: int) -> NDArray[np.float32]:
@@ -13,10 +13,35 @@ def rows(data: NDArray[np.uint8], offset: int, kind: int, first: int, last: int,
         dtype = np.dtype("<f4" if kind == HEAD_F32 else "<f2")
         start = offset + first * cols * dtype.itemsize
         return data[start : start + count * cols * dtype.itemsize].view(dtype).reshape(count, cols).astype(np.float32)
-    stride = cols // 32 * 34
-    blocks = data[offset + first * stride : offset + last * stride].reshape(-1, 34)
-    scales = blocks[:, :2].copy().view("<f2").astype(np.float32)
-    return (blocks[:, 2:].view(np.int8).astype(np.float32) * scales).reshape(count, cols)
+    weights, size = HEAD_BLOCKS[kind]
+    stride = cols // weights * size
+    blocks = data[offset + first * stride : offset + last * stride].reshape(-1, size)
+    values = {HEAD_Q8_0: _q8_0, HEAD_Q4_0: _q4_0}.get(kind, _q6_k)(blocks)
+    return values.reshape(count, cols)
+
+
+def _f16(column: NDArray[np.uint8]) -> NDArray[np.float32]:
+    """(blocks, 2) bytes -> (blocks, 1) float32."""
+    return np.ascontiguousarray(column).view("<f2").astype(np.float32)
+
+
+def _q8_0(blocks: NDArray[np.uint8]) -> NDArray[np.float32]:
+    return _f16(blocks[:, :2]) * blocks[:, 2:].view(np.int8).astype(np.float32)
+
+
+def _q4_0(blocks: NDArray[np.uint8]) -> NDArray[np.float32]:
+    codes = np.concatenate([blocks[:, 2:] & 15, blocks[:, 2:] >> 4], 1)
+    return _f16(blocks[:, :2]) * (codes.astype(np.float32) - np.float32(8))
+
+
+def _q6_k(blocks: NDArray[np.uint8]) -> NDArray[np.float32]:
+    low, high = blocks[:, :128].reshape(-1, 2, 2, 32), blocks[:, 128:192].reshape(-1, 2, 1, 32)
+    fours = np.stack([low & 15, low >> 4], 2).reshape(-1, 2, 4, 32)  # weights 0-31, 32-63, 64-95, 96-127 of each half
+    twos = high >> np.array([0, 2, 4, 6], np.uint8)[:, None] & 3
+    codes = (fours | twos << 4).astype(np.float32).reshape(-1, 16, 16) - np.float32(32)
+    scales = _f16(blocks[:, 208:]) * blocks[:, 192:208].view(np.int8).astype(np.float32)
+    values: NDArray[np.float32] = codes * scales[:, :, None]
+    return values
 
 
 def head_matvec(

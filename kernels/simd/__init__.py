@@ -5,7 +5,7 @@
     field0 .. field3          2-bit codes at bits 7-6, 5-4, 3-2, 1-0 of each byte (the order of weights in I2_S)
     dot(narrow, codes, x)     sums of products of bytes; at most STEPS_PER_FOLD of them before
     fold(wide, narrow)        which widens to int32; total(wide), the sum over the lanes; add_totals, four such sums to memory
-    load_f16, to_f16          float16 <-> float32
+    load_f16, one_f16, to_f16 float16 <-> float32
     load_float, fma           float32 from an array of either; a * b + c
 
 `selected` is the module of this process (see kernels/isa.py).

@@ -1,6 +1,6 @@
 """AVX-512 with VNNI: 64 bytes a register, vpdpbusd."""
 
-from . import vectors
+from . import floats, vectors
 from ._vnni import dot_product
 from .vectors import I8, I32, Vector
 
@@ -17,5 +17,6 @@ zero_narrow = zero_wide = vectors.constant(Wide)
 add_narrow = add_wide = fold = vectors.binary(Wide, "add")
 total, add_totals = vectors.integer_total(Wide), vectors.four_totals(Wide)
 dot = dot_product("llvm.x86.avx512.vpdpbusd.512", Bytes, Wide)
-load_f16, to_f16 = vectors.half_precision_loader(native=True), vectors.half_precision_bits(native=True)
-load_float, fma = vectors.float_loader(load_f16), vectors.multiply_add(fused=True)
+load_f16, to_f16 = floats.half_precision_loader(native=True), floats.half_precision_bits(native=True)
+one_f16 = floats.half_precision_scalar(native=True)
+load_float, fma = floats.float_loader(load_f16), floats.multiply_add(fused=True)

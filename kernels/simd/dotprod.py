@@ -22,7 +22,7 @@ field0, field1, field2, field3 = neon.field0, neon.field1, neon.field2, neon.fie
 zero_narrow, zero_wide = vectors.constant(Narrow), vectors.constant(Wide)
 add_narrow, add_wide = vectors.binary(Narrow, "add"), vectors.binary(Wide, "add")
 total, add_totals = vectors.integer_total(Wide), vectors.four_totals(Wide)
-load_f16, to_f16, load_float, fma = neon.load_f16, neon.to_f16, neon.load_float, neon.fma
+load_f16, one_f16, to_f16, load_float, fma = neon.load_f16, neon.one_f16, neon.to_f16, neon.load_float, neon.fma
 
 
 @intrinsic
@@ -30,7 +30,7 @@ def dot(typingctx: Any, sums: Any, codes: Any, values: Any) -> Any:
     """sums + the products of bytes 4i .. 4i + 3, of either half. Codes are below 128, so multiplying both as signed is right."""
 
     def codegen(ctx: Any, b: Any, sig: Any, args: Any) -> Any:
-        # LLVM goes by the CPU's name, and takes new CPUs and those of virtual machines for plain ARMv8.0; sdot would then abort the process.
+        # LLVM goes by the CPU's name. It takes new CPUs and those of virtual machines for plain ARMv8.0, and sdot would abort the process.
         # isa.py has asked the operating system, so say it here. (set.add: llvmlite's own list of attributes lacks this one.)
         set.add(b.function.attributes, '"target-features"="+neon,+dotprod"')
 

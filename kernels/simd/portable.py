@@ -7,7 +7,7 @@ from typing import Any
 
 from llvmlite import ir
 
-from . import vectors
+from . import floats, vectors
 from .vectors import I8, I16, I32, Vector, intrinsic
 
 WIDTH = 32
@@ -22,8 +22,9 @@ field0, field1, field2, field3 = (vectors.two_bit_field(Bytes, shift) for shift 
 zero_narrow, zero_wide = vectors.constant(Narrow), vectors.constant(Wide)
 add_narrow, add_wide = vectors.binary(Narrow, "add"), vectors.binary(Wide, "add")
 total, add_totals = vectors.integer_total(Wide), vectors.four_totals(Wide)
-load_f16, to_f16 = vectors.half_precision_loader(native=False), vectors.half_precision_bits(native=False)
-load_float, fma = vectors.float_loader(load_f16), vectors.multiply_add(fused=False)
+load_f16, to_f16 = floats.half_precision_loader(native=False), floats.half_precision_bits(native=False)
+one_f16 = floats.half_precision_scalar(native=False)
+load_float, fma = floats.float_loader(load_f16), floats.multiply_add(fused=False)
 
 
 @intrinsic

@@ -1,0 +1,85 @@
+"""Expected output of the embedded model, computed by the training code: tests/golden/embedded.json.
+
+    python scripts/make_golden.py build/tiny --text build/corpus/heldout.txt
+
+In: a folder written by scripts/train.py (checkpoint and tokenizer), and held-out text. Out: the perplexity of an excerpt of that text and
+the greedy continuations of a few prompts, by the PyTorch forward pass in float32. For each continuation the smallest lead of the chosen
+token over the runner-up (in logits) is kept: a correct engine may differ by one rounding (docs/log.md), worth about 0.02, so
+continuations with a lead under 0.1 are cut before that token.
+"""
+
+import argparse
+import json
+import math
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from bitnet_torch import BitNet, Shape
+from safetensors import safe_open
+from tokenizers import Tokenizer
+
+PROMPTS = ("The people of the United States", "In the beginning", "Call me Ishmael.", "ROMEO:\n", "My fellow citizens,")
+EXCERPT = 12_000  # characters
+LEAD = 0.1
+
+
+def load(folder: Path) -> tuple[BitNet, Tokenizer]:
+    """The trained model with the embedding rounded to float16, as it ships."""
+    tokenizer = Tokenizer.from_file(str(folder / "hf" / "tokenizer.json"))
+    model = BitNet(Shape(vocab_size=tokenizer.get_vocab_size()))
+    with safe_open(folder / "checkpoint.safetensors", "pt") as file:
+        model.load_state_dict({key: file.get_tensor(key) for key in model.state_dict()})
+    model.embed_tokens.weight.data = model.embed_tokens.weight.data.half().float()
+    return model, tokenizer
+
+
+@torch.no_grad()
+def greedy(model: BitNet, ids: list[int], count: int) -> tuple[list[int], list[float]]:
+    """`count` likeliest continuations one after the other, and the lead of each."""
+    new, leads = [], []
+    for _ in range(count):
+        top = model(torch.tensor([ids + new]))[0, -1].topk(2)
+        new.append(int(top.indices[0]))
+        leads.append(float(top.values[0] - top.values[1]))
+    return new, leads
+
+
+@torch.no_grad()
+def nats(model: BitNet, ids: list[int]) -> float:
+    """Mean negative log-likelihood over windows of the context that share nothing; every token but the first is scored."""
+    length, total = model.shape.context, 0.0
+    for start in range(0, len(ids) - 1, length):
+        window = ids[start : start + length + 1]
+        logits = model(torch.tensor([window[:-1]]))
+        total += F.cross_entropy(logits[0].double(), torch.tensor(window[1:]), reduction="sum").item()
+    return total / (len(ids) - 1)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("run", type=Path)
+    parser.add_argument("--text", type=Path, default=Path("build/corpus/heldout.txt"))
+    parser.add_argument("--out", type=Path, default=Path(__file__).parent.parent / "tests" / "golden")
+    args = parser.parse_args()
+    model, tokenizer = load(args.run)
+    bos = tokenizer.token_to_id("<|endoftext|>")
+    text = args.text.read_text(encoding="utf-8")
+    middle = len(text) // 2
+    excerpt = text[middle : middle + EXCERPT].replace("<|endoftext|>", "")
+    ids = [bos, *tokenizer.encode(excerpt).ids]
+    mean = nats(model, ids)
+    continuations = {}
+    for prompt in PROMPTS:
+        new, leads = greedy(model, [bos, *tokenizer.encode(prompt).ids], 40)
+        kept = next((i for i, lead in enumerate(leads) if lead < LEAD), len(leads))
+        print(f"{prompt!r}: {kept} tokens: {tokenizer.decode(new[:kept])!r} | {tokenizer.decode(new)!r}")
+        continuations[prompt] = new[:kept]
+    (args.out / "excerpt.txt").write_text(excerpt, encoding="utf-8")
+    golden = {"perplexity": math.exp(mean), "nats": mean, "tokens": len(ids) - 1, "greedy": continuations}
+    (args.out / "embedded.json").write_text(json.dumps(golden, indent=1) + "\n")
+    print(f"perplexity {math.exp(mean):.4f} over {len(ids) - 1} tokens")
+
+
+if __name__ == "__main__":
+    main()

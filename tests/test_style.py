@@ -1,0 +1,85 @@
+"""Limits that keep the project readable, and words that must not appear. CONTRIBUTING.md gives the reasons."""
+
+import ast
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+MAX_FILE_LINES = 400
+MAX_FUNCTION_LINES = 60
+
+PACKAGES = ("bitnet_cli", "kernels")
+FORBIDDEN = ("pickle.load", "torch.load", "allow_pickle=True", "trust_remote_code")
+
+# Folders of somebody's machine: the homes of users, and roots that containers and CI machines use for checkouts.
+MACHINE_PATH = re.compile(r"(?<![\w.~$}/-])/(?:work|root|home|Users|workspace)/\w")
+
+Function = ast.FunctionDef | ast.AsyncFunctionDef
+
+
+def functions(tree: ast.AST) -> Iterator[Function]:
+    return (node for node in ast.walk(tree) if isinstance(node, Function))
+
+
+def public_functions(body: list[ast.stmt]) -> Iterator[Function]:
+    """Functions and methods that a reader outside the file may call: no leading underscore, in no private class, in no function.
+
+    Properties read as attributes, and a Typer callback holds only options: neither needs a text of its own.
+    """
+    for node in body:
+        if isinstance(node, ast.ClassDef) and not node.name.startswith("_"):
+            yield from public_functions(node.body)
+        elif isinstance(node, Function) and not node.name.startswith("_"):
+            decorators = {ast.unparse(item).split("(")[0].rpartition(".")[2] for item in node.decorator_list}
+            if not decorators & {"property", "cached_property", "callback", "setter", "overload"}:
+                yield node
+
+
+def test_files_are_short(repo_root: Path, python_files: dict[Path, ast.Module]) -> None:
+    lines = {path: len((repo_root / path).read_text(encoding="utf-8").splitlines()) for path in python_files}
+    assert {str(path): count for path, count in lines.items() if count > MAX_FILE_LINES} == {}
+
+
+def test_functions_are_short(python_files: dict[Path, ast.Module]) -> None:
+    long = []
+    for path, tree in python_files.items():
+        for function in functions(tree):
+            count = (function.end_lineno or function.lineno) - function.lineno + 1
+            if count > MAX_FUNCTION_LINES:
+                long.append(f"{path}:{function.lineno}: {function.name}: {count} lines")
+    assert long == []
+
+
+def test_modules_say_what_they_are(python_files: dict[Path, ast.Module]) -> None:
+    code = {path: tree for path, tree in python_files.items() if path.parts[0] in (*PACKAGES, "scripts")}
+    assert [str(path) for path, tree in code.items() if not ast.get_docstring(tree)] == []
+
+
+def test_public_functions_have_docstrings(python_files: dict[Path, ast.Module]) -> None:
+    bare = []
+    for path, tree in python_files.items():
+        if path.parts[0] in PACKAGES:
+            bare += [f"{path}:{node.lineno}: {node.name}" for node in public_functions(tree.body) if not ast.get_docstring(node)]
+    assert bare == []
+
+
+def test_no_code_runs_from_files(repo_root: Path, python_files: dict[Path, ast.Module]) -> None:
+    """A checkpoint is data: nothing that could execute what lies in one is used, or even named."""
+    found = []
+    for path in python_files:
+        if path.parts[0] == "bitnet_cli":
+            text = (repo_root / path).read_text(encoding="utf-8")
+            found += [f"{path}: {word}" for word in FORBIDDEN if word in text]
+    assert found == []
+
+
+def test_no_path_of_one_machine(repo_root: Path, project_files: tuple[Path, ...]) -> None:
+    found = []
+    for path in project_files:
+        data = (repo_root / path).read_bytes()
+        if b"\0" in data[:4096]:
+            continue  # a binary file
+        for number, line in enumerate(data.decode("utf-8").splitlines(), 1):
+            if MACHINE_PATH.search(line):
+                found.append(f"{path}:{number}: {line.strip()[:100]}")
+    assert found == []
