@@ -1,0 +1,53 @@
+"""Fixtures: small models, written once a session, and a way to open a file that is closed again after the test."""
+
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from pathlib import Path
+
+import pytest
+
+from bitnet_cli.gguf_file.reader import GGUFFile, open_gguf
+from bitnet_cli.model.decoder import Decoder
+
+from .builder import Model, Sizes, random_model, write_model
+
+
+@pytest.fixture(scope="session")
+def small() -> Model:
+    """Two layers, context 64, relu2, tied float16 embedding."""
+    return random_model(seed=2)
+
+
+@pytest.fixture(scope="session")
+def small_file(small: Model, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_model(tmp_path_factory.mktemp("small") / "small.gguf", small)
+
+
+@pytest.fixture(scope="session")
+def long_model() -> Model:
+    """One layer and a context of several chunks."""
+    return random_model(Sizes(layers=1, context=400), seed=3)
+
+
+@pytest.fixture(scope="session")
+def long_file(long_model: Model, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_model(tmp_path_factory.mktemp("long") / "long.gguf", long_model)
+
+
+@pytest.fixture
+def opened() -> Iterator[Callable[[Path], GGUFFile]]:
+    with ExitStack() as stack:
+        yield lambda path: stack.enter_context(open_gguf(path))
+
+
+@pytest.fixture
+def decoder_of(opened: Callable[[Path], GGUFFile]) -> Iterator[Callable[..., Decoder]]:
+    """decoder_of(path, context=.., threads=..): its threads end with the test."""
+    with ExitStack() as stack:
+
+        def make(path: Path, **options: int) -> Decoder:
+            decoder = Decoder(opened(path), **options)
+            stack.callback(decoder.close)
+            return decoder
+
+        yield make

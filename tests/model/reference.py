@@ -1,0 +1,119 @@
+"""The model from its formulas, in float64 NumPy and nothing else: the oracle that shares no code with the package.
+
+BitNet b1.58 (arXiv 2402.17764, 2411.04965; transformers modeling_bitnet.py): rms norm, int8 activations by absmax, ternary weights with
+one scale, NEOX rotary pairs, grouped-query attention, norms before the output and down projections, relu² or silu gate.
+
+Int8 rounding makes the model discontinuous. Where a value stands within float32's error of a half, float32 may round it the other way;
+one such code moves the logits by about 3e-3 of their size, and from that token on, since later tokens attend to it. `forward` therefore
+also says how near each token came to that, and `assert_agree` accepts a difference only where it did.
+"""
+
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .builder import Model
+
+Doubles = NDArray[np.float64]
+TIGHT = 1e-5  # of max|logits|: what float32 sums in another order give
+LOOSE = 5e-2  # after a code has flipped
+NEAR = 1e-6  # distance to a half, as a share of the value: 8 units in float32's last place, after several roundings
+
+
+@dataclass
+class Result:
+    """logits (tokens, vocab); margin (tokens,): the smallest distance of a value to a rounding boundary, as a share of that value."""
+
+    logits: Doubles
+    margin: Doubles
+
+
+@dataclass
+class _Rounding:
+    margin: Doubles
+    codes: list[NDArray[np.int64]] = field(default_factory=list)
+
+    def quantise(self, x: Doubles) -> tuple[Doubles, Doubles]:
+        factor = 127.0 / np.maximum(np.abs(x).max(-1, keepdims=True), 1e-5)
+        scaled = x * factor
+        distance = np.abs(np.abs(scaled) % 1.0 - 0.5) / np.maximum(np.abs(scaled), 1e-3)
+        self.margin = np.minimum(self.margin, distance.min(-1))
+        return np.clip(np.rint(scaled), -128, 127), factor
+
+
+def forward(model: Model, ids: list[int]) -> Result:
+    """Logits of every token of one text."""
+    z, rounding = model.sizes, _Rounding(np.full(len(ids), 0.5))
+    x = model.embedding[ids].astype(np.float64)
+    cos, sin = _angles(len(ids), z.head_dim, z.theta)
+    for layer in range(z.layers):
+        x = _layer(model, f"blk.{layer}", x, cos, sin, rounding)
+    head = model.embedding if model.head is None else model.head
+    return Result(_rms(x, model.norms["output_norm"], z.eps) @ head.T.astype(np.float64), rounding.margin)
+
+
+def _layer(model: Model, block: str, x: Doubles, cos: Doubles, sin: Doubles, rounding: _Rounding) -> Doubles:
+    z = model.sizes
+    tokens, group = len(x), z.heads // z.kv_heads
+
+    def linear(name: str, value: Doubles) -> Doubles:
+        codes, factor = rounding.quantise(value)
+        return codes @ model.ternary[f"{block}.{name}"].T.astype(np.float64) / factor * float(model.scales[f"{block}.{name}"])
+
+    def norm(name: str, value: Doubles) -> Doubles:
+        return _rms(value, model.norms[f"{block}.{name}"], z.eps)
+
+    h = norm("attn_norm", x)
+    q = _rotate(linear("attn_q", h).reshape(tokens, z.heads, z.head_dim), cos, sin)
+    k = _rotate(linear("attn_k", h).reshape(tokens, z.kv_heads, z.head_dim), cos, sin)
+    v = linear("attn_v", h).reshape(tokens, z.kv_heads, z.head_dim)
+    mixed = np.empty_like(q)
+    for head in range(z.heads):
+        scores = q[:, head] @ k[:, head // group].T / np.sqrt(z.head_dim)
+        scores[np.triu_indices(tokens, 1)] = -np.inf
+        weights = np.exp(scores - scores.max(-1, keepdims=True))
+        mixed[:, head] = weights / weights.sum(-1, keepdims=True) @ v[:, head // group]
+    x = x + linear("attn_output", norm("attn_sub_norm", mixed.reshape(tokens, -1)))
+    h = norm("ffn_norm", x)
+    gate, up = linear("ffn_gate", h), linear("ffn_up", h)
+    gate = np.maximum(gate, 0.0) ** 2 if model.activation == "relu2" else gate / (1.0 + np.exp(-gate))
+    return x + linear("ffn_down", norm("ffn_sub_norm", gate * up))
+
+
+def _rms(x: Doubles, weight: NDArray[np.float32], eps: float) -> Doubles:
+    return weight * x / np.sqrt((x * x).mean(-1, keepdims=True) + eps)
+
+
+def _angles(tokens: int, head_dim: int, theta: float) -> tuple[Doubles, Doubles]:
+    """cos and sin, (tokens, head_dim / 2). Frequencies and angles are float32, as in the code that trains such models."""
+    powers = np.arange(0, head_dim, 2) / head_dim
+    frequencies = (1.0 / (theta**powers).astype(np.float32)).astype(np.float32)
+    angles = (np.arange(tokens, dtype=np.float32)[:, None] * frequencies).astype(np.float64)
+    return np.cos(angles), np.sin(angles)
+
+
+def _rotate(x: Doubles, cos: Doubles, sin: Doubles) -> Doubles:
+    """Pairs (i, i + head_dim / 2) of (tokens, heads, head_dim)."""
+    half = x.shape[-1] // 2
+    low, high, c, s = x[..., :half], x[..., half:], cos[:, None], sin[:, None]
+    return np.concatenate([low * c - high * s, high * c + low * s], -1)
+
+
+def row_errors(got: NDArray[np.float32], want: Doubles) -> Doubles:
+    """Largest difference in each row, as a share of the largest logit of all."""
+    assert got.shape == want.shape
+    error: Doubles = np.abs(got.astype(np.float64) - want).max(-1) / np.abs(want).max()
+    return error
+
+
+def assert_agree(got: NDArray[np.float32], want: NDArray[np.float32] | Doubles, margin: Doubles) -> int:
+    """Every row within TIGHT, up to a token with a value so near a half that float32 cannot tell. Returns how many rows were TIGHT."""
+    errors = row_errors(got, np.asarray(want, np.float64))
+    wrong = np.flatnonzero(~(errors <= TIGHT))
+    if not len(wrong):
+        return len(errors)
+    first = int(wrong[0])
+    assert margin[first] < NEAR, f"row {first}: error {errors[first]:.1e}, and no value is near a rounding boundary ({margin[first]:.1e})"
+    assert errors.max() < LOOSE, f"row {int(errors.argmax())}: error {errors.max():.1e}"
+    return first

@@ -1,0 +1,222 @@
+"""Metadata -> ModelConfig: every refusal names the file and the key, and what was found beside what was expected."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from bitnet_cli.errors import BadFileError, BitnetError, UnsupportedError
+from bitnet_cli.gguf_file.metadata import Typed, ValueType
+from bitnet_cli.gguf_file.reader import GGUFFile, open_gguf
+from bitnet_cli.model.config import ARCHITECTURES, ModelConfig, read_config
+
+from ..hostile import forge
+from .builder import Sizes, f32, random_model, tokenizer_metadata, write_model
+
+Open = Callable[[Path], GGUFFile]
+INTEGERS = ("block_count", "embedding_length", "feed_forward_length", "attention.head_count", "context_length")
+OPTIONAL_INTEGERS = ("attention.head_count_kv", "attention.key_length", "attention.value_length", "rope.dimension_count", "vocab_size")
+EPSILON, THETA = "attention.layer_norm_rms_epsilon", "rope.freq_base"
+ARCH = "bitnet-b1.58"
+
+
+def config(folder: Path, arch: str = ARCH, tensors: Any = None, sizes: Sizes | None = None, **metadata: Any) -> ModelConfig:
+    """Of a file with these keys changed; `__` stands for a dot, `_` before a name for `general.`."""
+    path = write_model(folder / "model.gguf", random_model(sizes), arch=arch, tensors=tensors, metadata=metadata)
+    with open_gguf(path) as file:
+        return read_config(file)
+
+
+def refused(folder: Path, kind: type[BitnetError], key: str, value: Any, **others: Any) -> str:
+    """The message, without the file's name, which must come first."""
+    with pytest.raises(kind) as caught:
+        config(folder, **{key: value}, **others)
+    message = str(caught.value)
+    assert message.startswith(f"{folder / 'model.gguf'}: ")
+    assert "\n" not in message
+    return message.removeprefix(f"{folder / 'model.gguf'}: ")
+
+
+def test_a_valid_file(tmp_path: Path) -> None:
+    c = config(tmp_path)
+    assert c == ModelConfig(
+        architecture=ARCH,
+        name="random",
+        layers=2,
+        hidden=128,
+        feed_forward=256,
+        heads=4,
+        kv_heads=2,
+        head_dim=32,
+        vocab=260,
+        context=64,
+        norm_eps=pytest.approx(1e-5),
+        rope_theta=10000.0,
+        activation="relu2",
+        sub_norms=True,
+        tied=True,
+    )
+    assert c.inner == 128
+    assert c.ternary_weights == 2 * (2 * 128 * 128 + 2 * 64 * 128 + 3 * 256 * 128)
+
+
+def test_defaults_of_absent_keys(tmp_path: Path) -> None:
+    absent = ["attention.head_count_kv", "attention.key_length", "attention.value_length", "rope.dimension_count", "vocab_size"]
+    absent += [THETA, "hidden_activation", "general.name", *tokenizer_metadata()]
+    c = config(tmp_path, **dict.fromkeys(absent))
+    assert (c.kv_heads, c.head_dim, c.vocab, c.rope_theta) == (4, 32, 260, 10000.0)
+    assert (c.activation, c.name) == ("relu2", "model")
+
+
+@pytest.mark.parametrize(("arch", "activation"), [("bitnet-b1.58", "relu2"), ("bitnet-25", "relu2"), ("bitnet", "silu")])
+def test_an_architecture_implies_its_activation(tmp_path: Path, arch: str, activation: str) -> None:
+    assert config(tmp_path, arch=arch, hidden_activation=None).activation == activation
+    assert config(tmp_path, arch=arch, hidden_activation="silu").activation == "silu"
+    assert config(tmp_path, arch=arch, hidden_activation="relu2").activation == "relu2"
+
+
+def test_every_architecture_is_tested() -> None:
+    assert set(ARCHITECTURES) == {"bitnet-b1.58", "bitnet-25", "bitnet"}
+
+
+def test_an_unknown_activation(tmp_path: Path) -> None:
+    message = refused(tmp_path, BadFileError, "hidden_activation", "gelu")
+    assert message == f"{ARCH}.hidden_activation: is 'gelu', expected one of relu2, silu"
+
+
+@pytest.mark.parametrize("arch", ["llama", "bitnet-b1.59", "BITNET"])
+def test_an_unknown_architecture(tmp_path: Path, arch: str) -> None:
+    with pytest.raises(UnsupportedError, match=r"general\.architecture: '.*' is not supported; supported are bitnet-b1\.58") as caught:
+        config(tmp_path, arch=arch)
+    assert caught.value.exit_code == 4
+    assert f"'{arch}'" in str(caught.value)
+
+
+def forged(folder: Path, *entries: bytes) -> Path:
+    """A file with these entries and an embedding."""
+    (folder / "m.gguf").write_bytes(forge.forge(entries, [forge.tensor("token_embd.weight", [4, 2], 0, 0)], bytes(32)))
+    return folder / "m.gguf"
+
+
+def test_no_architecture(tmp_path: Path, opened: Open) -> None:
+    with pytest.raises(BadFileError, match=r"general\.architecture: is missing, expected a string"):
+        read_config(opened(forged(tmp_path)))
+    with pytest.raises(BadFileError, match=r"general\.architecture: is UINT32, expected a string"):
+        read_config(opened(forged(tmp_path, forge.entry("general.architecture", forge.UINT32, forge.u32(7)))))
+
+
+@pytest.mark.parametrize("arch", ["", "a\x1b]0;b\x07", "\u202e"])
+def test_an_architecture_that_is_no_name_cannot_drive_a_terminal(tmp_path: Path, opened: Open, arch: str) -> None:
+    path = forged(tmp_path, forge.entry("general.architecture", forge.STRING, forge.string(arch)))
+    with pytest.raises(UnsupportedError) as caught:
+        read_config(opened(path))
+    assert str(caught.value).isprintable()
+
+
+@pytest.mark.parametrize("key", [*INTEGERS, EPSILON])
+def test_a_required_key_is_missing(tmp_path: Path, key: str) -> None:
+    assert refused(tmp_path, BadFileError, key, None).startswith(f"{ARCH}.{key}: is missing, expected a")
+
+
+@pytest.mark.parametrize("key", [*INTEGERS, *OPTIONAL_INTEGERS])
+@pytest.mark.parametrize(
+    ("value", "found"),
+    [("4", "STRING"), (4.0, "FLOAT32"), (True, "BOOL"), ([4, 4], "ARRAY of INT32")],
+    ids=["str", "float", "bool", "array"],
+)
+def test_an_integer_of_another_type(tmp_path: Path, key: str, value: Any, found: str) -> None:
+    assert refused(tmp_path, BadFileError, key, value).startswith(f"{ARCH}.{key}: is {found}, expected an integer from ")
+
+
+@pytest.mark.parametrize("key", [*INTEGERS, *OPTIONAL_INTEGERS])
+@pytest.mark.parametrize("value", [0, -1, -(2**40), 2**32, 2**63])
+def test_an_integer_out_of_range(tmp_path: Path, key: str, value: int) -> None:
+    assert refused(tmp_path, BadFileError, key, value).startswith(f"{ARCH}.{key}: is {value}, expected an integer from ")
+
+
+@pytest.mark.parametrize("kind", [ValueType.UINT8, ValueType.INT16, ValueType.UINT64, ValueType.INT64])
+def test_integers_of_any_width(tmp_path: Path, kind: ValueType) -> None:
+    assert config(tmp_path, block_count=Typed(2, kind)).layers == 2
+
+
+@pytest.mark.parametrize("key", [EPSILON, THETA])
+@pytest.mark.parametrize(("value", "found"), [("1e-5", "STRING"), (1, "UINT32"), (True, "BOOL")], ids=["str", "int", "bool"])
+def test_a_float_of_another_type(tmp_path: Path, key: str, value: Any, found: str) -> None:
+    assert refused(tmp_path, BadFileError, key, value).startswith(f"{ARCH}.{key}: is {found}, expected a float from ")
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [(k, v) for k in (EPSILON, THETA) for v in (float("nan"), float("inf"), -1.0, -float("inf"))] + [(EPSILON, 1.5), (THETA, 0.5)],
+)
+def test_a_float_out_of_range(tmp_path: Path, key: str, value: float) -> None:
+    assert refused(tmp_path, BadFileError, key, value).startswith(f"{ARCH}.{key}: is {value}, expected a float from ")
+
+
+@pytest.mark.parametrize("key", ["general.name", "rope.scaling.type", "hidden_activation"])
+def test_a_string_of_another_type(tmp_path: Path, key: str) -> None:
+    assert f"{key}: is UINT32, expected " in refused(tmp_path, BadFileError, key, 3)
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "others", "numbers"),
+    [
+        ("attention.head_count", 3, {"attention.key_length": None}, ("128", "3")),  # 128 wide, 3 heads
+        ("attention.head_count", 256, {"attention.key_length": None}, ("128", "256")),  # more heads than numbers
+        ("attention.head_count_kv", 3, {}, ("3", "4")),
+        ("attention.head_count_kv", 8, {}, ("8", "4")),
+        ("attention.key_length", 31, {}, ("31", "even")),
+        ("vocab_size", 261, {}, ("260", "261")),
+        ("tokenizer.ggml.tokens", ["a", "b"], {}, ("2", "260")),
+        ("tokenizer.ggml.tokens", ["a", "b"], {"vocab_size": None}, ("2", "260")),  # the embedding says how many
+    ],
+)
+def test_numbers_that_disagree(tmp_path: Path, key: str, value: Any, others: dict[str, Any], numbers: tuple[str, str]) -> None:
+    message = refused(tmp_path, BadFileError, key, value, **others)
+    words = message.replace(",", " ").split()
+    assert set(numbers) <= set(words), message
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "expected"),
+    [
+        ("attention.value_length", 64, "64 differs from the key length 32"),
+        ("rope.dimension_count", 16, "16 differs from the head's 32"),
+        ("rope.scaling.type", "linear", "'linear' is not supported; supported is none"),
+        ("rope.scaling.type", "yarn", "'yarn' is not supported; supported is none"),
+    ],
+)
+def test_known_but_unsupported(tmp_path: Path, key: str, value: Any, expected: str) -> None:
+    message = refused(tmp_path, UnsupportedError, key, value)
+    assert message == f"{ARCH}.{key}: {expected}"
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "others"),
+    [
+        ("embedding_length", 192, {}),
+        ("feed_forward_length", 320, {}),
+        ("attention.key_length", 16, {"attention.value_length": None, "rope.dimension_count": None}),  # 4 heads x 16
+    ],
+)
+def test_widths_that_no_row_of_i2_s_has(tmp_path: Path, key: str, value: int, others: dict[str, Any]) -> None:
+    width = 64 if key == "attention.key_length" else value
+    assert f": {width} is not a multiple of 128" in refused(tmp_path, UnsupportedError, key, value, **others)
+
+
+@pytest.mark.parametrize("tensor", [None, f32("token_embd.weight", np.zeros(128)), f32("token_embd.weight", np.zeros((2, 2, 32)))])
+def test_an_embedding_that_is_no_matrix(tmp_path: Path, tensor: Any) -> None:
+    with pytest.raises(BadFileError, match=r"tensor token_embd\.weight: is missing or not a matrix"):
+        config(tmp_path, tensors={"token_embd.weight": tensor})
+
+
+def test_a_head_of_its_own(tmp_path: Path) -> None:
+    assert config(tmp_path, tensors={"output.weight": f32("output.weight", np.zeros((260, 128)))}).tied is False
+
+
+def test_a_head_wider_than_the_model(tmp_path: Path) -> None:
+    """key_length frees the heads' width from the model's: 4 heads of 64 on a hidden size of 128."""
+    c = config(tmp_path, sizes=Sizes(head_dim=64))
+    assert (c.inner, c.hidden) == (256, 128)

@@ -1,0 +1,133 @@
+"""The generate loop over a decoder that gives the logits it is told to: when it stops, what it feeds, what it counts."""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from bitnet_cli.errors import UsageError
+from bitnet_cli.model import generate as module
+from bitnet_cli.model.generate import Timings, generate
+from bitnet_cli.model.sampler import Sampler, Sampling
+
+GREEDY = Sampling(temperature=0.0)
+
+
+class FakeDecoder:
+    """The likeliest token after token t is t + 1, then t + 2."""
+
+    def __init__(self, context: int = 100, tick: Callable[[float], None] | None = None) -> None:
+        self.position, self.context = 0, context
+        self.fed: list[list[int]] = []
+        self._tick = tick
+
+    def feed(self, ids: Sequence[int]) -> NDArray[np.float32]:
+        if not ids or self.position + len(ids) > self.context:
+            raise UsageError("does not fit")
+        if self._tick:
+            self._tick(len(ids))
+        self.fed.append(list(ids))
+        self.position += len(ids)
+        logits = np.zeros(200, np.float32)
+        logits[ids[-1] + 1], logits[ids[-1] + 2] = 1.0, 0.5
+        return logits
+
+
+def run(prompt: list[int], limit: int, stop: tuple[int, ...] = (), **options: Any) -> tuple[list[int], FakeDecoder, Timings]:
+    decoder, timings = FakeDecoder(**options), Timings()
+    new = list(generate(decoder, prompt, limit, Sampler(GREEDY), stop, timings))  # type: ignore[arg-type]
+    return new, decoder, timings
+
+
+def test_the_limit() -> None:
+    new, decoder, t = run([5, 6], 4)
+    assert new == [7, 8, 9, 10]
+    assert decoder.fed == [[5, 6], [7], [8], [9]]  # nobody asks what follows the last one
+    assert (t.prompt_tokens, t.new_tokens, t.finish) == (2, 4, "length")
+
+
+def test_no_tokens_wanted() -> None:
+    new, decoder, t = run([5, 6], 0)
+    assert (new, decoder.fed) == ([], [[5, 6]])
+    assert (t.prompt_tokens, t.new_tokens, t.finish) == (2, 0, "length")
+
+
+def test_one_token_costs_no_decode() -> None:
+    new, decoder, t = run([5], 1)
+    assert (new, decoder.fed, t.decode_seconds, t.decode_rate) == ([6], [[5]], 0.0, 0.0)
+
+
+@pytest.mark.parametrize("limit", [-1, 50])
+def test_a_stop_token_ends_the_text_and_is_not_in_it(limit: int) -> None:
+    new, decoder, t = run([5], limit, stop=(9, 150))
+    assert new == [6, 7, 8]
+    assert decoder.fed[-1] == [8]
+    assert (t.new_tokens, t.finish) == (3, "stop")
+
+
+def test_a_stop_token_at_once() -> None:
+    new, _, t = run([5], 10, stop=(6,))
+    assert (new, t.new_tokens, t.finish) == ([], 0, "stop")
+
+
+def test_a_stop_token_in_the_prompt_stops_nothing() -> None:
+    assert run([9, 5], 2, stop=(9,))[0] == [6, 7]
+
+
+@pytest.mark.parametrize("limit", [-1, 1000])
+def test_until_the_context_is_full(limit: int) -> None:
+    """The last token needs no place in the context: nothing is asked after it."""
+    new, decoder, t = run([5, 6, 7], limit, context=10)
+    assert len(new) == 8
+    assert decoder.position == 10
+    assert (t.new_tokens, t.finish) == (8, "length")
+
+
+def test_a_prompt_that_fills_the_context() -> None:
+    new, decoder, _ = run([5, 6, 7], -1, context=3)
+    assert (new, decoder.fed) == ([8], [[5, 6, 7]])
+
+
+@pytest.mark.parametrize("prompt", [[], [1, 2, 3, 4]])
+def test_a_prompt_that_cannot_be_fed(prompt: list[int]) -> None:
+    with pytest.raises(UsageError, match="does not fit"):
+        run(prompt, 5, context=3)
+
+
+def test_tokens_come_one_at_a_time() -> None:
+    """A reader who stops has paid for no more tokens than it saw."""
+    decoder = FakeDecoder()
+    tokens = generate(decoder, [1], -1, Sampler(GREEDY), ())  # type: ignore[arg-type]
+    assert [next(tokens), next(tokens)] == [2, 3]
+    assert decoder.fed == [[1], [2]]
+    tokens.close()
+    assert decoder.fed == [[1], [2]]
+
+
+def test_the_prompt_counts_for_the_repeat_penalty() -> None:
+    sampler = Sampler(Sampling(temperature=0.0, repeat_penalty=50.0))
+    new = list(generate(FakeDecoder(), [7, 6], 1, sampler, ()))  # type: ignore[arg-type]
+    assert new == [8]  # 7 is likelier after 6, but it stands in the prompt
+
+
+def test_timings(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A clock that moves only inside `feed`: 2 s for the prompt of two tokens, 1 s for each of three decode steps, none for the reader."""
+    now = 0.0
+
+    def tick(seconds: float) -> None:
+        nonlocal now
+        now += seconds
+
+    monkeypatch.setattr(module.time, "perf_counter", lambda: now)
+    decoder, t = FakeDecoder(tick=tick), Timings()
+    for _ in generate(decoder, [5, 6], 4, Sampler(GREEDY), (), t):  # type: ignore[arg-type]
+        tick(100)
+    assert (t.prefill_seconds, t.decode_seconds) == (2.0, 3.0)
+    assert (t.prefill_rate, t.decode_rate) == (1.0, 1.0)
+
+
+def test_rates_without_time() -> None:
+    assert (Timings().prefill_rate, Timings().decode_rate) == (0.0, 0.0)
+    assert Timings(new_tokens=5).decode_rate == 0.0
