@@ -40,7 +40,7 @@ def generate(
     logits = decoder.feed(prompt)
     t.prompt_tokens, t.prefill_seconds = len(prompt), time.perf_counter() - start
     while limit < 0 or t.new_tokens < limit:
-        token = sampler.choose(logits)
+        token = sampler.choose(logits, decoder.position)
         if token in stop:
             t.finish = "stop"
             return

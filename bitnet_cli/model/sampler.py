@@ -54,10 +54,10 @@ class Sampler:
         """Count tokens of the prompt as recent, for the repeat penalty."""
         self._recent.extend(ids)
 
-    def choose(self, logits: NDArray[np.float32]) -> int:
-        """The next token; counted as recent. BitnetError where the logits are not finite."""
+    def choose(self, logits: NDArray[np.float32], position: int = 0) -> int:
+        """The token for `position`; counted as recent. BitnetError where the logits are not finite."""
         if not math.isfinite(float(logits.max()) - float(logits.min())):
-            raise BitnetError("the model produced logits that are not finite")
+            raise BitnetError(f"the model produced logits that are not finite, at position {position}")
         s = self.sampling
         if s.repeat_penalty != 1.0 and self._recent:
             logits = _penalised(logits, np.unique(np.array(self._recent)), np.float32(s.repeat_penalty))

@@ -95,7 +95,9 @@ def _scale(file: GGUFFile, info: TensorInfo) -> np.float32:
 
 def load_weights(file: GGUFFile, c: ModelConfig, cos: NDArray[np.float32], sin: NDArray[np.float32]) -> arrays.Weights:
     """Check the tensors of an open file and describe them to the kernels. cos, sin: (context, head_dim / 2)."""
-    check_tensors(file, c)
+    for name in check_tensors(file, c):
+        if name.endswith(".bias") or name.startswith("rope_f"):
+            raise UnsupportedError(f"{file.path}: tensor {name}: changes the result and is not supported by {c.architecture} here")
     offsets = np.zeros((c.layers, 7), np.int64)
     scales = np.zeros((c.layers, 7), np.float32)
     norm_offsets = np.full((c.layers + 1, 4), -1, np.int64)

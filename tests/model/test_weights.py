@@ -242,3 +242,9 @@ def test_code_3_means_2(tmp_path: Path, small: Model, decoder_of: Callable[..., 
     values[::7] = 2
     model = dataclasses.replace(small, ternary=small.ternary | {name: values})
     assert_agree(decoder_of(write_model(tmp_path / "m.gguf", model)).feed_all(IDS), *run(model))
+
+
+@pytest.mark.parametrize("name", ["blk.0.attn_q.bias", "rope_freqs.weight"])
+def test_tensors_that_would_change_the_result(tmp_path: Path, name: str) -> None:
+    message = refused(tmp_path, UnsupportedError, {name: of_zeros(name, TensorType.F32, (128,))})
+    assert message == f"tensor {name}: changes the result and is not supported by bitnet-b1.58 here"
