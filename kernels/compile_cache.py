@@ -8,14 +8,19 @@ kernel sources), the instruction set, and the versions of Python and Numba. Numb
 still compile, but into memory: `njit` options then leave caching out (Numba would refuse to import otherwise).
 """
 
+import contextlib
 import hashlib
 import os
+import shutil
 import stat
 import sys
+import time
 from contextlib import suppress
 from functools import cache
 from pathlib import Path
 from typing import Any
+
+UNUSED_DAYS = 30
 
 
 def _base() -> Path | None:
@@ -59,6 +64,15 @@ def _private(folder: Path) -> bool:
     return True
 
 
+def _remove_unused(base: Path, current: Path) -> None:
+    """Drop folders of other versions that no process has used for UNUSED_DAYS; each use renews its own folder's time."""
+    with contextlib.suppress(OSError):
+        os.utime(current)
+        for other in base.glob("kernels-*"):
+            if other != current and time.time() - other.stat().st_mtime > UNUSED_DAYS * 86400:
+                shutil.rmtree(other, ignore_errors=True)
+
+
 @cache
 def prepare() -> Path | None:
     """Point Numba at the private folder and return it; None where nothing can be kept."""
@@ -73,6 +87,7 @@ def prepare() -> Path | None:
     folder = base / f"kernels-{source_hash()}-{isa.chosen()}-{python}-numba{numba.__version__}"
     if not (_private(base) and _private(folder)):
         return None
+    _remove_unused(base, folder)
     config: Any = numba.config
     config.CACHE_DIR = str(folder)
     return folder

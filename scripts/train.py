@@ -52,7 +52,7 @@ def tokens_of(folder: Path, tokenizer: Tokenizer, part: str) -> torch.Tensor:
     """Ids of one text part, documents joined by the end-of-text token; cached beside the text."""
     cache = folder / f"{part}.{tokenizer.get_vocab_size()}.npy"
     if not cache.exists():
-        documents = (folder / f"{part}.txt").read_text(encoding="utf-8").split(f"\n{corpus.SEPARATOR}\n")
+        documents = (folder / f"{part}.txt").read_text(encoding="utf-8").split(corpus.SEPARATOR)
         end = tokenizer.token_to_id(corpus.SEPARATOR)
         ids = [i for e in tokenizer.encode_batch(documents, add_special_tokens=False) for i in (end, *e.ids)]
         np.save(cache, np.array(ids, np.uint16))

@@ -55,7 +55,7 @@ def score(decoder: Decoder, ids: Sequence[int], context: int, stride: int, progr
     last = len(ids) - 1  # the last token is only a target
     for begin in range(0, last, stride):
         end = min(begin + stride, last)
-        first = max(0, end - context) if begin else 0
+        first = max(0, begin - (context - stride))
         decoder.rewind(0)
         logits = decoder.feed_all(ids[first:end])
         for row in range(begin - first, end - first, 64):  # float64 copies of a few rows at a time

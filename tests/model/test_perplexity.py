@@ -1,0 +1,85 @@
+"""Perplexity against its definition, on a decoder whose logits depend on what it has seen."""
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from bitnet_cli.errors import BitnetError, UsageError
+from bitnet_cli.model.perplexity import score, token_nats
+
+
+class FakeDecoder:
+    """Vocabulary of 7; the logits of a token grow with how many tokens came before it in the cache."""
+
+    context = 8
+
+    def __init__(self, bad: bool = False) -> None:
+        self.position, self.bad = 0, bad
+
+    def rewind(self, position: int) -> None:
+        self.position = position
+
+    def feed_all(self, ids: Sequence[int]) -> NDArray[np.float32]:
+        logits = np.stack([logits_after(i, token) for i, token in enumerate(ids)])
+        if self.bad:
+            logits[-1, 0] = np.nan
+        return logits
+
+
+def logits_after(history: int, token: int) -> NDArray[np.float32]:
+    return np.cos(np.arange(7, dtype=np.float32) * (token + 1)) * np.float32(1 + history)
+
+
+def nat(history: int, token: int, target: int) -> float:
+    weights = [math.exp(float(v)) for v in logits_after(history, token)]
+    return -math.log(weights[target] / sum(weights))
+
+
+IDS = [int(i) for i in np.random.default_rng(1).integers(0, 7, 30)]
+
+
+@pytest.mark.parametrize(("context", "stride"), [(8, 8), (8, 3), (8, 1), (5, 5), (1, 1)])
+def test_every_token_is_scored_once_with_its_history(context: int, stride: int) -> None:
+    """Token t belongs to the window that begins at the multiple of stride below t; that window reaches context - stride further back."""
+    expected = []
+    for t in range(1, len(IDS)):
+        begin = (t - 1) // stride * stride
+        first = max(0, begin - (context - stride))
+        expected.append(nat(t - 1 - first, IDS[t - 1], IDS[t]))
+    result = score(FakeDecoder(), IDS, context, stride)  # type: ignore[arg-type]
+    assert result.tokens == len(IDS) - 1
+    assert result.nats == pytest.approx(np.mean(expected), rel=1e-6)
+    assert result.nats_error == pytest.approx(np.std(expected) / math.sqrt(len(expected)), rel=1e-5)
+    assert result.perplexity == pytest.approx(math.exp(np.mean(expected)), rel=1e-6)
+    assert result.error == pytest.approx(result.perplexity * result.nats_error)
+
+
+def test_progress_ends_at_the_end() -> None:
+    seen: list[tuple[int, int]] = []
+    score(FakeDecoder(), IDS, 8, 8, lambda done, total: seen.append((done, total)))  # type: ignore[arg-type]
+    assert seen == [(8, 29), (16, 29), (24, 29), (29, 29)]
+
+
+def test_large_logits_do_not_overflow() -> None:
+    logits = np.array([[1e4, 0.0, -1e4]], np.float32)
+    assert token_nats(logits, [0]) == pytest.approx([0.0], abs=1e-12)
+    assert token_nats(logits, [2]) == pytest.approx([2e4])
+
+
+@pytest.mark.parametrize(("context", "stride"), [(9, 4), (8, 9), (8, 0), (4, 5)])
+def test_windows_that_do_not_fit(context: int, stride: int) -> None:
+    with pytest.raises(UsageError, match=f"stride {stride} and context {context}"):
+        score(FakeDecoder(), IDS, context, stride)  # type: ignore[arg-type]
+
+
+def test_too_short() -> None:
+    with pytest.raises(UsageError, match="at least two tokens"):
+        score(FakeDecoder(), [3], 8, 8)  # type: ignore[arg-type]
+
+
+def test_logits_that_are_not_finite() -> None:
+    with pytest.raises(BitnetError, match="not finite, in tokens 0 to 8"):
+        score(FakeDecoder(bad=True), IDS, 8, 8)  # type: ignore[arg-type]
