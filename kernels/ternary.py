@@ -33,10 +33,9 @@ def _dot_fields(sums, packed, x0, x1, x2, x3):  # type: ignore[no-untyped-def]
 
 
 @kernel
-def _four_rows(packed, r0, r1, r2, r3, ahead, stride, codes):  # type: ignore[no-untyped-def]
-    """Code sums of the rows at bytes r0 .. r3; stride = cols / 4. ahead: (4,) int64, from each row to what to prefetch meanwhile."""
+def _four_rows(packed, r0, r1, r2, r3, p0, p1, p2, p3, stride, codes):  # type: ignore[no-untyped-def]
+    """Code sums of the rows at bytes r0 .. r3; stride = cols / 4. As many bytes from p0 .. p3 on are prefetched meanwhile."""
     s0, s1, s2, s3 = zero_wide(), zero_wide(), zero_wide(), zero_wide()
-    p0, p1, p2, p3 = r0 + ahead[0], r1 + ahead[1], r2 + ahead[2], r3 + ahead[3]
     whole = stride // WIDTH * WIDTH
     begin = 0
     while begin < whole:
@@ -66,6 +65,13 @@ def _four_rows(packed, r0, r1, r2, r3, ahead, stride, codes):  # type: ignore[no
 
 
 @kernel
+def _next_four_rows(packed, at, stride, codes):  # type: ignore[no-untyped-def]
+    """Code sums of four rows that follow each other, from byte `at` on."""
+    r1, r2, r3, ahead = at + stride, at + 2 * stride, at + 3 * stride, PREFETCH
+    return _four_rows(packed, at, r1, r2, r3, at + ahead, r1 + ahead, r2 + ahead, r3 + ahead, stride, codes)
+
+
+@kernel
 def _one_row(packed, at, stride, codes):  # type: ignore[no-untyped-def]
     sums = zero_wide()
     whole = stride // WIDTH * WIDTH
@@ -90,11 +96,9 @@ def _one_row(packed, at, stride, codes):  # type: ignore[no-untyped-def]
 def matvec(packed, offset, cols, codes, out, first, last):  # type: ignore[no-untyped-def]
     """out[r] = sum_c code[r, c] * codes[c] for rows first <= r < last. codes: (padded cols,) int8;  out: (rows,) int32."""
     stride = cols // 4
-    ahead = np.full(4, PREFETCH)
     row = first
     while row + 4 <= last:
-        at = offset + row * stride
-        sums = _four_rows(packed, at, at + stride, at + 2 * stride, at + 3 * stride, ahead, stride, codes)
+        sums = _next_four_rows(packed, offset + row * stride, stride, codes)
         out[row], out[row + 1], out[row + 2], out[row + 3] = sums
         row += 4
     while row < last:
@@ -109,12 +113,11 @@ def matvec_scaled(packed, offset, cols, codes, code_sum, scale, out, accumulate,
     scale: weight scale / activation factor;  out: (rows,) float32;  accumulate: add to what is there (residual).
     """
     stride = cols // 4
-    ahead = np.full(4, PREFETCH)
     row = first
     while row < last:
         at = offset + row * stride
         if row + 4 <= last:
-            sums = _four_rows(packed, at, at + stride, at + 2 * stride, at + 3 * stride, ahead, stride, codes)
+            sums = _next_four_rows(packed, at, stride, codes)
             for i in range(4):
                 y = np.float32(sums[i] - code_sum) * scale
                 out[row + i] = out[row + i] + y if accumulate else y
@@ -132,14 +135,13 @@ def matvec_chosen(packed, offset, cols, codes, code_sum, scale, out, chosen, cou
     While four rows are summed, the next four are prefetched; that many bytes ahead (4 rows of 640 at K = 2,560) is what memory needs.
     """
     stride = cols // 4
-    ahead = np.zeros(4, np.int64)
     i = 0
     while i + 4 <= count:
-        for j in range(4):
-            ahead[j] = (chosen[min(i + 4 + j, count - 1)] - chosen[i + j]) * stride
         r0, r1 = offset + chosen[i] * stride, offset + chosen[i + 1] * stride
         r2, r3 = offset + chosen[i + 2] * stride, offset + chosen[i + 3] * stride
-        sums = _four_rows(packed, r0, r1, r2, r3, ahead, stride, codes)
+        p0, p1 = offset + chosen[min(i + 4, count - 1)] * stride, offset + chosen[min(i + 5, count - 1)] * stride
+        p2, p3 = offset + chosen[min(i + 6, count - 1)] * stride, offset + chosen[min(i + 7, count - 1)] * stride
+        sums = _four_rows(packed, r0, r1, r2, r3, p0, p1, p2, p3, stride, codes)
         for j in range(4):
             out[chosen[i + j]] = np.float32(sums[j] - code_sum) * scale
         i += 4

@@ -1,0 +1,124 @@
+"""Script: kernels compiled for an instruction set that this machine may lack -> {name of kernel: assembly}, as JSON.
+
+    assembly_of.py NAME step          all kernels of a decoder step for a CPU that has the set NAME, a row of TARGETS
+    assembly_of.py NAME operations    some of them, in a third of the time
+    assembly_of.py here operations    for this CPU; BITNET_ISA chooses the set
+
+For other CPUs too Numba's own pipeline does the work, with its passes and the target's cost model. Only the engine that links code into
+this process is replaced; what is compiled is never called. A process of its own, because LLVM aborts where a target has no instruction.
+"""
+
+import ctypes
+import json
+import os
+import platform
+import sys
+from typing import Any, NamedTuple
+
+
+class Target(NamedTuple):
+    triple: str
+    cpu: str
+
+
+TARGETS = {
+    "avx512vnni": Target("x86_64-unknown-linux-gnu", "cascadelake"),
+    "avxvnni": Target("x86_64-unknown-linux-gnu", "alderlake"),
+    "avx2": Target("x86_64-unknown-linux-gnu", "haswell"),
+    # LLVM does not know this CPU, and only the operating system names its dot products: as in a virtual machine on a Mac.
+    "dotprod": Target("aarch64-unknown-linux-gnu", "generic"),
+    "neon": Target("aarch64-unknown-linux-gnu", "generic"),
+}
+
+
+class NoLinking:
+    """In place of LLVM's execution engine and of Numba's wrapper around it. Addresses are those of memory that nobody runs."""
+
+    def __init__(self, module: Any, machine: Any):
+        self._module, self._nowhere = module, ctypes.create_string_buffer(64)
+        self.target_data = machine.target_data
+
+    def get_function_address(self, name: str) -> int:
+        return ctypes.addressof(self._nowhere)
+
+    get_global_value_address = get_function_address
+
+    def is_symbol_defined(self, name: str) -> bool:
+        return False
+
+    def nothing(self, *arguments: Any) -> None:
+        pass
+
+    add_module = add_global_mapping = set_object_cache = finalize_object = _load_defined_symbols = nothing
+
+
+def pretend(name: str) -> None:
+    """Make Numba and the kernels take this machine for one with the instruction set `name`."""
+    triple, cpu = TARGETS[name]
+    os.environ["BITNET_ISA"] = name
+    machine: Any = platform
+    machine.machine = lambda: triple.split("-")[0]
+
+    from llvmlite import binding
+    from numba.core import codegen, config
+
+    binding.initialize_all_targets()
+    binding.initialize_all_asmprinters()
+    numba_codegen: Any = codegen
+    llvm = numba_codegen.ll
+    llvm.get_process_triple = lambda: triple
+    llvm.Target.from_default_triple = lambda: llvm.Target.from_triple(triple)
+    llvm.create_mcjit_compiler = lambda module, machine, **options: NoLinking(module, machine)
+    numba_codegen.JitEngine = lambda engine: engine
+    settings: Any = config
+    settings.CPU_NAME, settings.CPU_FEATURES = cpu, ""
+
+    from bitnet_kernels import isa
+
+    choice: Any = isa
+    choice.cpu_features = lambda: isa.REQUIRED_FEATURES[name]
+
+
+def compile_operations() -> None:
+    """The operations that tests call directly, and with them the kernels that they are made of."""
+    from bitnet_kernels import dense, quantise, ternary
+    from numba import types
+
+    number, codes, values = types.int64, types.int8[::1], types.float32[::1]
+    data, sums = types.Array(types.uint8, 1, "C", readonly=True), types.int32[::1]
+    ternary.matvec.compile((data, number, number, codes, sums, number, number))
+    matrix = types.int8[:, ::1], number, types.int32[:, ::1], types.uint8[::1], sums
+    ternary.matmul.compile((data, number, number, *matrix, number, number))
+    quantise.quantise_row.compile((values, number, codes, number))
+    dense.head_matvec.compile((data, number, number, number, values, values, number, number))
+
+
+def compile_step() -> None:
+    """A thread's whole work, which needs every kernel that there is."""
+    from bitnet_kernels import step
+    from numba import typeof
+    from tiny_model import SHAPES, Model
+
+    model = Model(SHAPES["relu2"])
+    arrays = model.sizes, model.weights, model.cache, model.scratch, model.team._control
+    step.serve.compile(tuple(typeof(value) for value in (*arrays, 0, 2, 0, False)))
+
+
+def assembly() -> dict[str, str]:
+    """Name of each kernel that was compiled -> its assembly."""
+    from numba.core.dispatcher import Dispatcher
+
+    modules = [module for name, module in sys.modules.items() if name.startswith("bitnet_kernels")]
+    kernels = {item for module in modules for item in vars(module).values() if isinstance(item, Dispatcher) and item.signatures}
+    return {kernel.__name__: "".join(kernel.inspect_asm().values()) for kernel in kernels}
+
+
+def main(name: str, what: str) -> None:
+    os.environ["BITNET_CACHE_DIR"] = os.devnull  # what comes from the cache has no assembly, and what is for another CPU must not go there
+    if name != "here":
+        pretend(name)
+    {"operations": compile_operations, "step": compile_step}[what]()
+    json.dump(assembly(), sys.stdout)
+
+
+main(*sys.argv[1:])

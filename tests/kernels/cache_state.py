@@ -1,0 +1,50 @@
+"""Script: uses some kernels -> where they are kept and what Numba compiled or found there, as JSON.
+
+cache_state.py integers    the ternary kernels and the quantiser
+cache_state.py team        whole steps by a team of two threads
+"""
+
+import json
+import sys
+
+import numpy as np
+from bitnet_kernels import compile_cache, isa
+from numba.core.dispatcher import Dispatcher
+
+
+def row() -> bool:
+    """Whether a row of codes is right."""
+    from bitnet_kernels import quantise
+
+    codes = np.zeros(256, np.int8)
+    factor, total = quantise.quantise_row(np.linspace(-1, 1, 256).astype(np.float32), 256, codes, 256)
+    return bool(factor == 127 and total == 0 and codes.min() == -127 and codes.max() == 127)
+
+
+def team() -> bool:
+    """Whether two threads finish prefill and decode."""
+    from tiny_model import Model, Shape
+
+    model = Model(Shape(), threads=2)
+    finite = all(bool(np.isfinite(part).all()) for step in ((0, 13), (13, 1)) for part in model.run(*step))
+    model.team.close()
+    return finite
+
+
+def main() -> None:
+    right = {"row": row, "team": team}[sys.argv[1]]()
+    modules = [module for name, module in sys.modules.items() if name.startswith("bitnet_kernels")]
+    kernels = {item for module in modules for item in vars(module).values() if isinstance(item, Dispatcher)}
+    folder = compile_cache.prepare()
+    result = {
+        "right": right,
+        "isa": isa.chosen(),
+        "folder": None if folder is None else str(folder),
+        "found": sorted(item.__name__ for item in kernels if item.stats.cache_hits),
+        "compiled": sorted(item.__name__ for item in kernels if item.stats.cache_misses),
+        "used": sorted(item.__name__ for item in kernels if item.signatures),
+    }
+    json.dump(result, sys.stdout)
+
+
+main()

@@ -1,0 +1,49 @@
+"""Fixtures of the kernel tests: running a script of this folder in a process of its own."""
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from bitnet_kernels import isa
+
+HERE = Path(__file__).parent
+
+# These call compiled kernels directly; with BITNET_ISA=naive or NUMBA_DISABLE_JIT=1 there are none.
+collect_ignore = ["test_ternary.py", "test_quantise.py", "test_floats.py"] if isa.chosen() == isa.NAIVE else []
+
+Run = Callable[..., subprocess.CompletedProcess[str]]
+
+
+@pytest.fixture
+def run_python() -> Run:
+    """Run Python with some arguments in a process of its own; keywords change the environment, None takes a variable out.
+
+    The instruction set follows the CPU unless BITNET_ISA is given. A process that takes longer than `limit` seconds hangs: the test fails.
+    """
+
+    def run(*arguments: str, limit: float = 240, **changes: str | None) -> subprocess.CompletedProcess[str]:
+        environment = {**os.environ, "BITNET_ISA": "", "NUMBA_DISABLE_JIT": "0", "PYTHONWARNINGS": "error"}
+        for name, value in changes.items():
+            environment.pop(name, None)
+            if value is not None:
+                environment[name] = value
+        return subprocess.run([sys.executable, *arguments], env=environment, capture_output=True, text=True, timeout=limit, check=False)
+
+    return run
+
+
+@pytest.fixture
+def run_script(run_python: Run) -> Callable[..., Any]:
+    """Run a script of this folder, which must succeed without a word on stderr, and return the JSON that it printed."""
+
+    def run(name: str, *arguments: str, **options: Any) -> Any:
+        done = run_python(str(HERE / name), *arguments, **options)
+        assert (done.returncode, done.stderr) == (0, ""), f"{name} {' '.join(arguments)} ended with {done.returncode}:\n{done.stderr}"
+        return json.loads(done.stdout)
+
+    return run

@@ -1,0 +1,109 @@
+"""Script: kernels at the ends of their arrays -> true as JSON. A stray read or write ends the process, or raises.
+
+memory_bounds.py guard     arrays that end where no memory may be read (Linux)
+memory_bounds.py check     whole steps with NUMBA_BOUNDSCHECK=1, which the environment must set
+"""
+
+import ctypes
+import json
+import mmap
+import sys
+from typing import Any
+
+import numpy as np
+from bitnet_kernels import arrays, dense, quantise
+from bitnet_kernels import ternary as kernels
+from cases import activations, kernel_order, packed, product, ternary
+from numpy.typing import NDArray
+from tiny_model import SHAPES, Model, head_bytes
+
+PAGE = mmap.PAGESIZE
+_kept: list[mmap.mmap] = []
+
+
+def at_the_end(values: NDArray[Any]) -> NDArray[Any]:
+    """A copy whose last byte is the last of a page, with a page after it that may not be touched."""
+    size = -(-values.nbytes // PAGE) * PAGE
+    region = mmap.mmap(-1, size + PAGE)
+    _kept.append(region)
+    start = ctypes.addressof(ctypes.c_char.from_buffer(region))
+    libc = ctypes.CDLL(None, use_errno=True)
+    if libc.mprotect(ctypes.c_void_p(start + size), ctypes.c_size_t(PAGE), 0):
+        raise OSError(ctypes.get_errno(), "mprotect")
+    copy = np.frombuffer(region, values.dtype, values.size, size - values.nbytes).reshape(values.shape)
+    copy[...] = values
+    return copy
+
+
+def ternary_products(cols: int, rows: int, tokens: int) -> bool:
+    """matvec, matvec_chosen and matmul with weights and activations that end at the guard."""
+    rng = np.random.default_rng(cols)
+    weights, codes = ternary(rng, rows, cols), activations(rng, tokens, cols)
+    exact = product(weights, codes) + codes.sum(-1, dtype=np.int64)[:, None]
+    whole = at_the_end(packed(weights, 0, tail=0))
+    one = at_the_end(kernel_order(codes[:1], kernels.WIDTH)[0])
+    many = at_the_end(kernel_order(codes, kernels.WIDTH, more_rows=-tokens % 4))
+    out, chosen = at_the_end(np.zeros(rows, np.int32)), at_the_end(np.arange(rows))
+    kernels.matvec(whole, 0, cols, one, out, 0, rows)
+    some = at_the_end(np.zeros(rows, np.float32))
+    kernels.matvec_chosen(whole, 0, cols, one, np.int32(0), np.float32(1), some, chosen, rows)
+    tile, sums = at_the_end(np.zeros(arrays.TILE_BYTES, np.uint8)), at_the_end(np.zeros(len(many) * arrays.BLOCK_ROWS, np.int32))
+    table = at_the_end(np.zeros((tokens, rows), np.int32))
+    kernels.matmul(whole, 0, cols, many, tokens, table, tile, sums, 0, rows)
+    return bool(np.array_equal(out, exact[0]) and np.array_equal(some, exact[0]) and np.array_equal(table, exact))
+
+
+def head(kind: int, rows: int, cols: int) -> bool:
+    rng = np.random.default_rng(cols)
+    data = at_the_end(head_bytes(rng.standard_normal((rows, cols)).astype(np.float32), kind))
+    x, out = at_the_end(np.ones(cols, np.float32)), at_the_end(np.zeros(rows, np.float32))
+    dense.head_matvec(data, 0, kind, cols, x, out, 0, rows)
+    return bool(np.isfinite(out).all())
+
+
+def quantiser(cols: int) -> bool:
+    x = at_the_end(np.linspace(1, -1, cols).astype(np.float32))
+    length = len(kernel_order(np.zeros((1, cols), np.int8), kernels.WIDTH)[0])
+    out = at_the_end(np.zeros(length, np.int8))
+    quantise.quantise_row(x, cols, out, length)
+    return bool(out.max() == 127)
+
+
+def guarded_model(name: str) -> Model:
+    """Every array of a model ends at a guard of its own."""
+    model = Model(SHAPES[name])
+    for field in ("weights", "cache", "scratch"):
+        parts = getattr(model, field)
+        setattr(model, field, type(parts)(*(at_the_end(part) for part in parts)))
+    model.team._arrays = (model.sizes, model.weights, model.cache, model.scratch, at_the_end(model.team._control))
+    model.team._control = model.team._arrays[-1]
+    return model
+
+
+def whole_steps(guarded: bool) -> bool:
+    """To the last position of the context, 47."""
+    right = []
+    for name, shape in SHAPES.items():
+        model, plain = guarded_model(name) if guarded else Model(shape), Model(shape)
+        for position, tokens in [*model.plan(), (40, 6), (46, 1), (47, 1)]:
+            if guarded:
+                right += [np.array_equal(a, b) for a, b in zip(model.run(position, tokens), plain.run(position, tokens), strict=True)]
+            else:
+                right += [bool(np.isfinite(part).all()) for part in model.run(position, tokens)]
+    return all(right)
+
+
+def main() -> None:
+    if sys.argv[1] == "check":
+        result = whole_steps(guarded=False)
+    else:
+        shapes = [(128, 1, 1), (128, 4, 5), (256, 5, 3), (384, 7, 4), (640, 9, 1), (2688, 3, 2), (6912, 13, 5)]
+        result = all(ternary_products(*shape) for shape in shapes)
+        kinds = (arrays.HEAD_F32, arrays.HEAD_F16, arrays.HEAD_Q8_0)
+        result &= all(head(kind, rows, cols) for kind in kinds for rows, cols in ((1, 32), (3, 96), (5, 256)))
+        result &= all(quantiser(cols) for cols in (1, 31, 128, 129, 1000))
+        result &= whole_steps(guarded=True)
+    json.dump(bool(result), sys.stdout)
+
+
+main()

@@ -1,0 +1,70 @@
+"""Script: every integer kernel of this process's instruction set at many sizes -> names and digests of the results, as JSON.
+
+Run with BITNET_ISA=naive it computes the same by the twins. The digests of all instruction sets must be equal.
+"""
+
+import json
+import sys
+
+import numpy as np
+from bitnet_kernels import arrays, isa
+from cases import COLS, activations, digest, extremes, kernel_order, natural_order, packed, padded_length, ternary
+from numpy.typing import NDArray
+
+ROWS, TOKENS = 7, 5
+NAIVE = isa.chosen() == isa.NAIVE
+
+if NAIVE:
+    from bitnet_kernels.naive import quantise as naive_quantise
+    from bitnet_kernels.naive import ternary as naive_ternary
+else:
+    from bitnet_kernels import quantise as simd_quantise
+    from bitnet_kernels import ternary as simd_ternary
+
+
+def products(weights: NDArray[np.int8], codes: NDArray[np.int8], offset: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """By matvec (rows,), token 0 only, and by matmul (tokens, rows)."""
+    (rows, cols), tokens = weights.shape, len(codes)
+    whole, sums = packed(weights, offset), codes.sum(-1, dtype=np.int64)
+    if NAIVE:
+        many = naive_ternary.matmul(naive_ternary.unpack(whole, offset, rows, cols), codes).astype(np.int64)
+        return many[0], many
+    width = simd_ternary.WIDTH
+    one, many = np.zeros(rows, np.int32), np.zeros((tokens, rows), np.int32)
+    ordered = kernel_order(codes, width, more_rows=-tokens % 4)
+    simd_ternary.matvec(whole, offset, cols, ordered[0], one, 0, rows)
+    tile, scratch = np.full(arrays.TILE_BYTES, 99, np.uint8), np.zeros(len(ordered) * arrays.BLOCK_ROWS, np.int32)
+    simd_ternary.matmul(whole, offset, cols, ordered, tokens, many, tile, scratch, 0, rows)
+    return one.astype(np.int64) - sums[0], many.astype(np.int64) - sums[:, None]
+
+
+def quantised(x: NDArray[np.float32]) -> tuple[NDArray[np.int8], np.float32]:
+    """(cols,) -> codes in natural order and the factor."""
+    if NAIVE:
+        codes, factors = naive_quantise.quantise(x[None])
+        return codes[0], factors[0]
+    width = simd_ternary.WIDTH
+    out = np.full(padded_length(len(x), width), 99, np.int8)
+    factor, total = simd_quantise.quantise_row(x, len(x), out, len(out))
+    natural = natural_order(out[None], width)[0]
+    assert total == natural.sum(dtype=np.int64)
+    assert not natural[len(x) :].any()
+    return natural[: len(x)], np.float32(factor)
+
+
+def main() -> None:
+    results: dict[str, str] = {}
+    for cols in COLS:
+        rng = np.random.default_rng(cols)
+        weights, codes = ternary(rng, ROWS, cols), activations(rng, TOKENS, cols)
+        results[f"random {cols}"] = digest(*products(weights, codes, cols % 100))
+    for cols in (128, 5504, 16384):
+        for name, weights, codes in extremes(cols):
+            results[f"{name} {cols}"] = digest(*products(weights, codes, 0))
+    for cols in (1, 127, 128, 1000, 6912):
+        x = np.random.default_rng(cols).standard_normal(cols).astype(np.float32)
+        results[f"quantise {cols}"] = digest(*quantised(x))
+    json.dump({"isa": isa.chosen(), "digests": results}, sys.stdout)
+
+
+main()

@@ -1,0 +1,117 @@
+"""The machine code of the kernels: the instruction that each set is chosen for, and inner loops that keep everything in registers.
+
+Every set is compiled for a CPU that has it, so that also those are inspected which this machine cannot run; and for this machine's CPU
+the sets that it does run, as it runs them. assembly_of.py does both, each in a process of its own.
+"""
+
+import re
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from bitnet_kernels import isa
+
+SETS = [name for name in isa.REQUIRED_FEATURES if name != "portable"]
+# The instruction that sums products of bytes, and the registers that it works on.
+PRODUCTS = {
+    "avx512vnni": (r"vpdpbusd\s.*%zmm", 16),
+    "avxvnni": (r"\{vex\}\s+vpdpbusd\s.*%ymm", 16),
+    "avx2": (r"vpmaddubsw\s.*%ymm", 16),
+    "dotprod": (r"sdot\s+v\d+\.4s", 32),  # two a vector of 32 bytes
+    "neon": (r"smlal2?\s+v\d+\.8h", 64),  # four
+}
+pytestmark = pytest.mark.slow  # fifty seconds together, and the same under every Python
+
+PREFETCH = r"prefetch|prfm"
+HALF_TO_FLOAT = {"x86": r"vcvtph2ps\s", "arm": r"fcvtl2?\s"}
+MULTIPLY_ADD = {"x86": r"vfmadd\w+ps\s", "arm": r"fmla\s"}
+SPIN_HINT = r"isb\b"
+STACK = re.compile(r"\(%rsp|\[sp\b")
+C_LIBRARY = re.compile(r"\b(?:fmaf?|__extendhfsf2|__gnu_h2f_ieee)\b")  # what LLVM calls where a CPU cannot do it
+
+LABEL = re.compile(r"(\.?L\w+):")
+BRANCH = re.compile(r"\s+(?:j\w+|b|b\.\w+|cbn?z|tbn?z)\s(?:.*,\s*)?(\.?L\w+)$")
+
+Assembly = dict[str, str]
+
+
+def innermost_loops(text: str) -> list[list[str]]:
+    """Lines from each label to a later branch back to it, without loops around other loops."""
+    lines = [line.split("#")[0].split("//")[0].rstrip() for line in text.splitlines()]
+    labels: dict[str, int] = {}
+    loops = []
+    for number, line in enumerate(lines):
+        if found := LABEL.match(line):
+            labels[found[1]] = number
+        elif (found := BRANCH.match(line)) and found[1] in labels:
+            loops.append((labels[found[1]], number))
+    inner = [(a, b) for a, b in loops if not any(a <= c and d <= b and (a, b) != (c, d) for c, d in loops)]
+    return [lines[a : b + 1] for a, b in inner]
+
+
+def count(loop: list[str], instruction: str) -> int:
+    return sum(bool(re.match(rf"\s+(?:{instruction})", line)) for line in loop)
+
+
+def loops_with(text: str, instruction: str) -> list[list[str]]:
+    return [loop for loop in innermost_loops(text) if count(loop, instruction)]
+
+
+def maker(name: str) -> str:
+    return "x86" if name.startswith("avx") else "arm"
+
+
+@pytest.fixture(scope="module")
+def known() -> dict[str, Assembly]:
+    """Filled as tests ask: compiling takes seconds."""
+    return {}
+
+
+@pytest.fixture(params=[f"{name} {where}" for name in SETS for where in ("anywhere", "here")])
+def compiled(request: pytest.FixtureRequest, run_script: Callable[..., Any], known: dict[str, Assembly]) -> tuple[str, Assembly]:
+    """An instruction set and the assembly of kernels for it: on a CPU of its first generation (`anywhere`), or on this one."""
+    name, where = request.param.split()
+    if where == "here" and name not in isa.supported(isa.cpu_features()):
+        pytest.skip(f"this CPU lacks {', '.join(sorted(isa.REQUIRED_FEATURES[name] - isa.cpu_features()))}")
+    if request.param not in known:
+        known[request.param] = run_script("assembly_of.py", "here" if where == "here" else name, "operations", BITNET_ISA=name)
+    return name, known[request.param]
+
+
+def test_decode_uses_the_instruction_and_keeps_its_registers(compiled: tuple[str, Assembly]) -> None:
+    """Four rows a pass: for each a register of weights makes four products. All sums and all activations stay in registers."""
+    name, assembly = compiled
+    instruction, products = PRODUCTS[name]
+    loops = loops_with(assembly["_four_rows"], instruction)
+    assert loops
+    for loop in loops:
+        assert count(loop, instruction) == products
+        assert count(loop, PREFETCH) == 4
+        assert [line for line in loop if STACK.search(line)] == []
+
+
+def test_prefill_uses_the_instruction_and_keeps_its_registers(compiled: tuple[str, Assembly]) -> None:
+    """A tile of 4 rows and 2 or 4 tokens has 8 or 16 sums."""
+    name, assembly = compiled
+    instruction, _ = PRODUCTS[name]
+    tiles = [kernel for kernel in assembly if kernel.startswith("_tile_")]
+    assert tiles == ["_tile_4x4" if name in ("avx512vnni", "dotprod") else "_tile_4x2"]
+    loops = loops_with(assembly[tiles[0]], instruction)
+    assert max(count(loop, instruction) for loop in loops) >= 8
+    assert [line for loop in loops for line in loop if STACK.search(line)] == []
+
+
+def test_the_head_needs_no_library(compiled: tuple[str, Assembly]) -> None:
+    """float16 is converted, and products are added, by instructions."""
+    name, assembly = compiled
+    loops = loops_with(assembly["_row_f16"], MULTIPLY_ADD[maker(name)])
+    assert any(count(loop, HALF_TO_FLOAT[maker(name)]) for loop in loops)
+    assert {kernel: C_LIBRARY.findall(text) for kernel, text in assembly.items() if C_LIBRARY.search(text)} == {}
+
+
+@pytest.mark.parametrize("name", SETS)
+def test_every_kernel_compiles(run_script: Callable[..., Any], name: str) -> None:
+    """A whole step, for the CPU that knows the set and nothing newer: LLVM would abort at anything which that CPU cannot do."""
+    assembly: Assembly = run_script("assembly_of.py", name, "step")
+    assert {"serve", "run_step", "attend", "matvec_scaled", "matmul_scaled", "head_matvec"} <= set(assembly)
+    assert re.search(SPIN_HINT if maker(name) == "arm" else r"\spause\b", assembly["barrier"])

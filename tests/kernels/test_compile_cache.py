@@ -1,0 +1,196 @@
+"""The folder of compiled kernels: private, keyed by all that matters, shared by processes, and never needed."""
+
+import os
+import shutil
+import stat
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numba
+import pytest
+from bitnet_kernels import compile_cache, isa
+
+HERE = Path(__file__).parent
+POSIX = pytest.mark.skipif(not hasattr(os, "getuid"), reason="permissions as on POSIX")
+COMPILED = pytest.mark.skipif(isa.chosen() == isa.NAIVE, reason="nothing is compiled")
+
+
+@pytest.fixture
+def prepare(monkeypatch: pytest.MonkeyPatch) -> Callable[[Path], Path | None]:
+    """`prepare` as a new process would call it, with this base folder. Numba's own setting is put back afterwards."""
+    monkeypatch.setattr(numba.config, "CACHE_DIR", numba.config.CACHE_DIR)
+
+    def run(base: Path) -> Path | None:
+        monkeypatch.setenv("BITNET_CACHE_DIR", str(base))
+        return compile_cache.prepare.__wrapped__()
+
+    return run
+
+
+def mode(path: Path) -> int:
+    return stat.S_IMODE(path.stat().st_mode)
+
+
+@POSIX
+@pytest.mark.parametrize("umask", [0o022, 0o000, 0o077])
+def test_the_folder_is_private(prepare: Callable[[Path], Path | None], tmp_path: Path, umask: int) -> None:
+    before = os.umask(umask)
+    try:
+        folder = prepare(tmp_path / "base")
+    finally:
+        os.umask(before)
+    assert folder is not None
+    assert folder.parent == tmp_path / "base"
+    assert mode(folder) == mode(folder.parent) == 0o700
+    assert list(folder.iterdir()) == []
+    assert str(folder) == numba.config.CACHE_DIR
+
+
+def test_the_name_holds_sources_instruction_set_and_versions(prepare: Callable[[Path], Path | None], tmp_path: Path) -> None:
+    folder = prepare(tmp_path)
+    assert folder is not None
+    version = f"py{sys.version_info.major}{sys.version_info.minor}"
+    assert folder.name == f"kernels-{compile_cache.source_hash()}-{isa.chosen()}-{version}-numba{numba.__version__}"
+
+
+def test_a_change_in_any_source_file_changes_the_name(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Numba itself looks only at the file of the function, not at those of its callees."""
+    package = Path(compile_cache.__file__).parent
+    shutil.copytree(package, tmp_path / "copy", ignore=shutil.ignore_patterns("__pycache__"))
+    monkeypatch.setattr(compile_cache, "__file__", str(tmp_path / "copy" / "compile_cache.py"))
+    first = compile_cache.source_hash()
+    for name in ("control.py", "simd/vectors.py"):
+        path = tmp_path / "copy" / name
+        path.write_text(path.read_text(encoding="utf-8") + "\n# changed\n", encoding="utf-8")
+        second = compile_cache.source_hash()
+        assert second != first
+        first = second
+    (tmp_path / "copy" / "simd" / "another.py").touch()
+    assert compile_cache.source_hash() != first
+
+
+@POSIX
+@pytest.mark.parametrize("permissions", [0o777, 0o720, 0o702, 0o1777])
+def test_a_folder_that_others_can_write_is_not_used(prepare: Callable[[Path], Path | None], tmp_path: Path, permissions: int) -> None:
+    """Whoever writes there would run code here: Numba unpickles what it finds."""
+    base = tmp_path / "base"
+    base.mkdir()
+    base.chmod(permissions)
+    assert prepare(base) is None
+    assert list(base.iterdir()) == []
+    base.chmod(0o700)
+    folder = prepare(base)
+    assert folder is not None
+    folder.chmod(permissions)
+    assert prepare(base) is None
+
+
+@POSIX
+def test_a_folder_of_somebody_else_is_not_used(
+    prepare: Callable[[Path], Path | None], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    owner = os.getuid()
+    monkeypatch.setattr(os, "getuid", lambda: owner + 1)
+    assert prepare(tmp_path) is None
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_without_a_home_there_is_no_folder(monkeypatch: pytest.MonkeyPatch) -> None:
+    def no_home() -> Path:
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.setattr(Path, "home", no_home)
+    for name in ("BITNET_CACHE_DIR", "XDG_CACHE_HOME", "LOCALAPPDATA"):
+        monkeypatch.delenv(name, raising=False)
+    before = numba.config.CACHE_DIR
+    assert compile_cache.prepare.__wrapped__() is None
+    assert before == numba.config.CACHE_DIR
+
+
+def test_a_relative_xdg_folder_is_ignored(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """As the XDG specification asks; it would be another one in every working directory."""
+    monkeypatch.delenv("BITNET_CACHE_DIR", raising=False)
+    monkeypatch.setattr(sys, "platform", "linux")
+    monkeypatch.setattr(Path, "home", lambda: tmp_path)
+    monkeypatch.setenv("XDG_CACHE_HOME", "relative")
+    assert compile_cache._base() == tmp_path / ".cache" / "bitnet"
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "xdg"))
+    assert compile_cache._base() == tmp_path / "xdg" / "bitnet"
+
+
+@COMPILED
+@pytest.mark.parametrize("what", ["file", "home"])
+def test_kernels_work_without_a_folder(run_script: Callable[..., Any], tmp_path: Path, what: str) -> None:
+    """A file stands where the folder, or the home, should be, so that not even an administrator can write there."""
+    file = tmp_path / "file"
+    file.touch()
+    if what == "file":
+        changes = {"BITNET_CACHE_DIR": str(file)}
+    else:
+        gone = str(file / "gone")
+        changes = {"BITNET_CACHE_DIR": None, "XDG_CACHE_HOME": None, "HOME": gone, "USERPROFILE": gone, "LOCALAPPDATA": gone}
+    result = run_script("cache_state.py", "row", **changes)
+    assert result["right"] is True
+    assert result["folder"] is None
+    assert result["found"] == []
+    assert result["compiled"] == ["quantise_row"]
+
+
+@COMPILED
+def test_the_second_process_compiles_nothing(run_script: Callable[..., Any]) -> None:
+    """Every kernel that Python calls comes from the folder, whole with all that it calls."""
+    first = run_script("cache_state.py", "team")
+    second = run_script("cache_state.py", "team")
+    assert first["right"] is second["right"] is True
+    assert second["compiled"] == []
+    assert second["folder"] is not None
+    assert set(second["found"]) == set(second["used"]) >= {"run_step", "serve", "announce"}
+
+
+@COMPILED
+def test_two_processes_may_fill_an_empty_folder_at_once(run_script: Callable[..., Any], tmp_path: Path) -> None:
+    command = [sys.executable, str(HERE / "cache_state.py"), "row"]
+    environment = {**os.environ, "BITNET_CACHE_DIR": str(tmp_path / "base"), "BITNET_ISA": ""}
+    both = [subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) for _ in range(2)]
+    for process in both:
+        output, errors = process.communicate(timeout=240)
+        assert (process.returncode, errors) == (0, "")
+        assert '"right": true' in output
+    third = run_script("cache_state.py", "row", BITNET_CACHE_DIR=str(tmp_path / "base"))
+    assert third["right"] is True
+    assert third["compiled"] == []
+
+
+@COMPILED
+@pytest.mark.parametrize("part", [".nbi", ".nbc"])
+def test_damaged_files_are_compiled_again(run_script: Callable[..., Any], tmp_path: Path, part: str) -> None:
+    """As after a full disk, or a computer that stopped while they were written."""
+    base = {"BITNET_CACHE_DIR": str(tmp_path / "base")}
+    run_script("cache_state.py", "row", **base)
+    files = [path for path in (tmp_path / "base").rglob("*.nb*") if path.is_file()]
+    assert len(files) == 2  # an index, and machine code
+    for path in files:
+        if path.suffix == part:
+            path.write_bytes(path.read_bytes()[:100])
+    again = run_script("cache_state.py", "row", **base)
+    assert again["right"] is True
+    assert again["compiled"] == ["quantise_row"]
+    assert run_script("cache_state.py", "row", **base)["compiled"] == []  # the damaged files have been replaced
+
+
+@COMPILED
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs a file that is always full")
+def test_a_full_disk(run_python: Callable[..., Any], tmp_path: Path) -> None:
+    """Nothing can be kept; the kernels work all the same."""
+    code = (
+        "import os, runpy, sys; from numba.core import caching; sys.argv = sys.argv[1:];"
+        "caching.IndexDataCacheFile._open_for_write = lambda self, path: open('/dev/full', 'wb', buffering=0);"
+        "runpy.run_path(sys.argv[0], run_name='__main__')"
+    )
+    done = run_python("-c", code, str(HERE / "cache_state.py"), "row", BITNET_CACHE_DIR=str(tmp_path / "base"), PYTHONPATH=str(HERE))
+    assert (done.returncode, done.stderr) == (0, "")
+    assert '"right": true' in done.stdout
+    assert [path for path in (tmp_path / "base").rglob("*") if path.is_file()] == []

@@ -1,0 +1,23 @@
+"""Kernels check no bounds, so that they stay within their arrays is tested: with guard pages, and with Numba's own checks."""
+
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from bitnet_kernels import isa
+
+pytestmark = pytest.mark.skipif(isa.chosen() == isa.NAIVE, reason="NumPy checks its own bounds")
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="mprotect of an anonymous map, as on Linux")
+def test_nothing_past_the_end_of_an_array_is_touched(run_script: Callable[..., Any]) -> None:
+    """Vector loads and stores included; prefetches may go past, they never fault."""
+    assert run_script("memory_bounds.py", "guard") is True
+
+
+@pytest.mark.slow
+def test_whole_steps_with_bounds_checks(run_script: Callable[..., Any], tmp_path: Path) -> None:
+    """Indexing of plain Python; compiled anew, so in a folder of its own."""
+    assert run_script("memory_bounds.py", "check", NUMBA_BOUNDSCHECK="1", BITNET_CACHE_DIR=str(tmp_path / "base")) is True

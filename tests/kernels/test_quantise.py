@@ -1,0 +1,82 @@
+"""The activation quantiser against its twin: the same codes, factor and sum, bit for bit."""
+
+import numpy as np
+import pytest
+from bitnet_kernels import arrays
+from bitnet_kernels.naive.quantise import quantise as naive
+from bitnet_kernels.quantise import quantise_row
+from bitnet_kernels.ternary import WIDTH
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays as any_array
+from numpy.typing import NDArray
+
+from .cases import kernel_order, natural_order, padded_length
+
+COLS = (1, 2, 31, 32, 33, 127, 128, 129, 255, 256, 640, 1000, 2560, 5460, 6912, 16384)
+
+
+def check(x: NDArray[np.float32]) -> NDArray[np.int8]:
+    """Quantise into an array that is longer than it must be; returns the codes in natural order."""
+    cols = len(x)
+    length = padded_length(cols, WIDTH)
+    out = np.full(length + 64, 99, np.int8)
+    factor, total = quantise_row(x, cols, out, length)
+    codes, factors = naive(x[None])
+    assert np.float32(factor) == factors[0]
+    assert total == codes.sum(dtype=np.int64)
+    assert np.all(out[length:] == 99)
+    natural = natural_order(out[None, :length], WIDTH)[0]
+    assert np.array_equal(natural[:cols], codes[0])
+    assert not natural[cols:].any()
+    assert np.array_equal(out[:length], kernel_order(codes, WIDTH)[0])
+    return natural[:cols]
+
+
+@pytest.mark.parametrize("cols", COLS)
+@pytest.mark.parametrize("size", [1e-30, 1e-6, 1e-5, 1.0, 1e4, 1e30, 3e38])
+def test_random_values_of_every_size(cols: int, size: float) -> None:
+    rng = np.random.default_rng(cols)
+    check((rng.uniform(-1, 1, cols) * size).astype(np.float32))
+
+
+@pytest.mark.parametrize("cols", COLS)
+def test_zeros(cols: int) -> None:
+    """The largest value is taken as 1e-5 at least, so the factor stays finite."""
+    assert not check(np.zeros(cols, np.float32)).any()
+    assert not check(np.full(cols, -0.0, np.float32)).any()
+
+
+def test_one_value_reaches_127_and_the_sign_is_kept() -> None:
+    for value, code in ((3.7, 127), (-3.7, -127), (1e-5, 127), (0.5e-5, 64), (1e-45, 0)):
+        x = np.zeros(40, np.float32)
+        x[33] = value
+        assert check(x)[33] == code
+
+
+def test_half_way_values_go_to_the_even_code() -> None:
+    """With 127 as the largest value the factor is 1, so .5 stays .5."""
+    x = np.concatenate([[127.0], np.arange(-126.5, 127, 1)]).astype(np.float32)
+    codes = check(x)
+    assert np.all(codes[1:] % 2 == 0)
+    assert np.array_equal(codes[1:], np.rint(x[1:]))
+
+
+def test_neighbours_of_half_way_values() -> None:
+    """One float32 step to either side decides; the factor is not a power of two here."""
+    largest = np.float32(3.3)
+    factor = np.float32(127) / largest
+    halves = (np.arange(-126.5, 127, 1) / factor).astype(np.float32)
+    for x in (halves, np.nextafter(halves, np.float32(-9)), np.nextafter(halves, np.float32(9))):
+        check(np.concatenate([x, [largest]]).astype(np.float32))
+
+
+@given(any_array(np.float32, st.integers(1, 300), elements=st.floats(-(2.0**127), 2.0**127, width=32)))
+def test_any_finite_values(x: NDArray[np.float32]) -> None:
+    check(x)
+
+
+def test_the_width_of_a_row_leaves_room_for_every_instruction_set() -> None:
+    for cols in COLS:
+        assert arrays.padded(cols) >= padded_length(cols, WIDTH)
+        assert arrays.padded(cols) % (4 * WIDTH) == 0

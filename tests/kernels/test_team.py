@@ -1,0 +1,35 @@
+"""Threads that run steps together. Each scenario has a process of its own and a time limit: what waits for the other waits forever."""
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+from bitnet_kernels.arrays import Cache, Scratch, Sizes, Weights
+from bitnet_kernels.control import MAX_THREADS
+from bitnet_kernels.team import Team
+
+SCENARIOS = [
+    "same_bits",
+    "split_layers",
+    "after_pauses",
+    "reuse",
+    "two_callers",
+    "many_teams",
+    "more_threads_than_cores",
+    "empty_steps",
+    "interrupted",
+    "never_closed",
+]
+
+
+@pytest.mark.parametrize("name", SCENARIOS)
+def test_scenario(run_script: Callable[..., Any], name: str) -> None:
+    assert run_script("team_scenarios.py", name) is True
+
+
+@pytest.mark.parametrize("threads", [-1, 0, MAX_THREADS + 1])
+def test_impossible_numbers_of_threads(threads: int) -> None:
+    nothing: Any = np.zeros(0)
+    with pytest.raises(ValueError, match=f"threads must be 1 to {MAX_THREADS}, not {threads}"):
+        Team(Sizes(*[0] * 10), Weights(*[nothing] * 9), Cache(nothing, nothing), Scratch(*[nothing] * len(Scratch._fields)), threads)

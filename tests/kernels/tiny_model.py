@@ -1,0 +1,182 @@
+"""A small random model as the arrays that a decoder step works on, its KV cache and scratch, and ways to run it."""
+
+from itertools import pairwise
+from typing import Any, NamedTuple
+
+import numpy as np
+from bitnet_kernels import arrays
+from bitnet_kernels.naive import attention as naive_attention
+from bitnet_kernels.naive import rope
+from bitnet_kernels.naive import step as naive_step
+from bitnet_kernels.team import Team
+from cases import packed, ternary
+from numpy.typing import NDArray
+
+Floats = NDArray[np.float32]
+
+
+class Shape(NamedTuple):
+    """hidden and heads * head_dim, and feed_forward, are multiples of 128; the number of rows of a KV projection need not be one of 4."""
+
+    hidden: int = 256
+    heads: int = 4
+    kv_heads: int = 2
+    head_dim: int = 64
+    feed_forward: int = 640
+    layers: int = 2
+    vocab: int = 101
+    activation: int = arrays.RELU2
+    head_kind: int = arrays.HEAD_F16
+    sub_norms: bool = True
+    context: int = 48
+    chunk: int = 13
+    closed: float = 0.0  # share of hidden units whose gate has no weights, so that ReLU² never opens it
+
+
+# Both activations, sub-norms present and absent, each kind of head, 1 to 4 query heads a KV head, attention wider and narrower than hidden,
+# a head_dim that is no multiple of 16, few open gates.
+SHAPES = {
+    "relu2": Shape(),
+    "silu": Shape(hidden=384, heads=6, feed_forward=512, activation=arrays.SILU, head_kind=arrays.HEAD_Q8_0, sub_norms=False),
+    "wide": Shape(heads=3, kv_heads=3, head_dim=128, feed_forward=384, layers=3, vocab=67, head_kind=arrays.HEAD_F32),
+    "one kv head": Shape(hidden=384, heads=4, kv_heads=1, head_dim=32, feed_forward=256, vocab=3, activation=arrays.SILU),
+    "narrow heads": Shape(hidden=128, heads=32, kv_heads=8, head_dim=20, feed_forward=128, vocab=5),
+    "few gates": Shape(feed_forward=1024, layers=1, closed=0.85),
+}
+
+
+def head_bytes(weights: Floats, kind: int) -> NDArray[np.uint8]:
+    """(vocab, hidden) float32 -> the bytes of that kind of head."""
+    if kind != arrays.HEAD_Q8_0:
+        return weights.astype("<f4" if kind == arrays.HEAD_F32 else "<f2").reshape(-1).view(np.uint8)
+    blocks = weights.reshape(-1, 32)
+    scales = (np.abs(blocks).max(-1, keepdims=True) / 127).astype("<f2")
+    values = np.rint(blocks / scales.astype(np.float32)).astype(np.int8)
+    return np.concatenate([scales.view(np.uint8), values.view(np.uint8)], -1).reshape(-1)
+
+
+def random_weights(shape: Shape, rng: np.random.Generator) -> arrays.Weights:
+    """Ternary weights at odd byte offsets of one array; scales that keep activations near 1."""
+    inner, kv = shape.heads * shape.head_dim, shape.kv_heads * shape.head_dim
+    matrices = [(inner, shape.hidden), (kv, shape.hidden), (kv, shape.hidden), (shape.hidden, inner)]
+    matrices += 2 * [(shape.feed_forward, shape.hidden)] + [(shape.hidden, shape.feed_forward)]
+    sizes = [shape.hidden, inner if shape.sub_norms else 0, shape.hidden, shape.feed_forward if shape.sub_norms else 0]
+    parts, norms, at, norm_at = [], [], 0, 0
+    offsets, norm_offsets = np.zeros((shape.layers, 7), np.int64), np.full((shape.layers + 1, 4), -1, np.int64)
+    for layer in range(shape.layers):
+        for which, (rows, cols) in enumerate(matrices):
+            matrix = ternary(rng, rows, cols)
+            if which == arrays.GATE:
+                matrix[rng.random(rows) < shape.closed] = 0
+            parts.append(packed(matrix, 9, tail=0))
+            offsets[layer, which] = at + 9
+            at += parts[-1].size
+        for which, size in enumerate(sizes):
+            if size:
+                norm_offsets[layer, which] = norm_at
+                norms.append(rng.uniform(0.5, 1.5, size))
+                norm_at += size
+    norm_offsets[shape.layers, 0] = norm_at
+    norms.append(rng.uniform(0.5, 1.5, shape.hidden))
+    scales = np.array([[1.2 / np.sqrt(cols) for _, cols in matrices]] * shape.layers, np.float32)
+    head = head_bytes(rng.standard_normal((shape.vocab, shape.hidden)).astype(np.float32), shape.head_kind)
+    cos, sin = rope.angles(shape.context, shape.head_dim, 10000.0)
+    return arrays.Weights(
+        packed=np.concatenate(parts),
+        offsets=offsets,
+        scales=scales,
+        norms=np.concatenate(norms).astype(np.float32),
+        norm_offsets=norm_offsets,
+        head=np.concatenate([np.full(6, 0xFF, np.uint8), head]),
+        head_offset=np.array([6]),
+        cos=cos,
+        sin=sin,
+    )
+
+
+def new_scratch(shape: Shape, threads: int) -> arrays.Scratch:
+    """Of the sizes that kernels/arrays.py asks for, filled with NaN and 99: what is not written first must not be used."""
+    inner, width = shape.heads * shape.head_dim, -(-shape.head_dim // 16) * 16
+    widest = max(shape.hidden, inner, shape.feed_forward)
+    fours = -(-shape.chunk // 4) * 4
+    rows = max(fours, threads)
+
+    def floats(*size: int) -> Floats:
+        return np.full(size, np.nan, np.float32)
+
+    return arrays.Scratch(
+        x=floats(shape.chunk, shape.hidden),
+        codes=np.full((rows, arrays.padded(widest)), 99, np.int8),
+        factors=floats(rows),
+        sums=np.full(rows, 99, np.int32),
+        qkv=floats(shape.chunk, inner + 2 * shape.kv_heads * shape.head_dim),
+        mixed=floats(shape.chunk, inner),
+        gate=floats(shape.chunk, shape.feed_forward),
+        up=floats(shape.chunk, shape.feed_forward),
+        normed=floats(rows, widest),
+        scores=floats(threads, 4, -(-shape.context // 16) * 16),
+        queries=floats(threads, 4 * shape.head_dim),
+        attended=floats(threads, 4 * width),
+        lengths=np.full((threads, 4), 99, np.int64),
+        chosen=np.full((threads, shape.feed_forward), 99, np.int64),
+        counts=np.zeros((threads, 2), np.int64),
+        tile=np.full((threads, arrays.TILE_BYTES), 99, np.uint8),
+        block_sums=np.full((threads, fours * arrays.BLOCK_ROWS), 99, np.int32),
+        logits=floats(shape.vocab),
+    )
+
+
+class Model:
+    """One sequence over a random model. The same seed gives the same weights and inputs in every process."""
+
+    def __init__(self, shape: Shape, threads: int = 1, seed: int = 7, cache: str = "f32"):
+        rng = np.random.default_rng(seed)
+        self.shape = shape
+        self.sizes = arrays.Sizes(
+            layers=shape.layers,
+            hidden=shape.hidden,
+            heads=shape.heads,
+            kv_heads=shape.kv_heads,
+            head_dim=shape.head_dim,
+            feed_forward=shape.feed_forward,
+            vocab=shape.vocab,
+            activation=shape.activation,
+            norm_eps=1e-5,
+            head_kind=shape.head_kind,
+        )
+        self.weights = random_weights(shape, rng)
+        self.inputs = rng.standard_normal((shape.context, shape.hidden)).astype(np.float32)
+        self.cache = arrays.new_cache(shape.layers, shape.kv_heads, shape.head_dim, shape.context, cache)
+        for part in self.cache:
+            part.fill(np.nan if part.dtype == np.float32 else 0x7E00)  # NaN of either type
+        self.scratch = new_scratch(shape, threads)
+        self.team = Team(self.sizes, self.weights, self.cache, self.scratch, threads)
+
+    def run(self, position: int, tokens: int, pieces: int = 1) -> tuple[Floats, Floats]:
+        """Inputs position .. position + tokens - 1 through all layers, in `pieces` calls: (tokens, hidden) residual stream and logits."""
+        self.scratch.x[:tokens] = self.inputs[position : position + tokens]
+        edges = [self.shape.layers * piece // pieces for piece in range(pieces + 1)]
+        for first, last in pairwise(edges):
+            self.team.run(tokens, position, first, last, last == self.shape.layers)
+        return self.scratch.x[:tokens].copy(), self.scratch.logits.copy()
+
+    def stored(self, layer: int, first: int, last: int) -> tuple[Floats, Floats]:
+        """Copies of the keys and values at positions first .. last - 1, each (kv_heads, positions, head_dim)."""
+        keys, values = naive_attention.stored(self.cache, layer, last)
+        return keys[:, first:].copy(), values[:, first:].copy()
+
+    def naive_layer(self, layer: int, x: Floats, position: int) -> Floats:
+        """The twin's layer, over this model's cache."""
+        return naive_step.run_layer(self.sizes, self.weights, self.cache, layer, x.copy(), position)
+
+    def naive_run(self, position: int, tokens: int) -> tuple[Floats, Floats]:
+        """As `run`, by the twin."""
+        control: Any = np.array([tokens, position, 0, self.shape.layers, 1], np.int64)
+        self.scratch.x[:tokens] = self.inputs[position : position + tokens]
+        naive_step.run_step(self.sizes, self.weights, self.cache, self.scratch, control)
+        return self.scratch.x[:tokens].copy(), self.scratch.logits.copy()
+
+    def plan(self, mixed: bool = True) -> list[tuple[int, int]]:
+        """(position, tokens) of each step: whole chunks and single tokens in turn, or single tokens only, until 40 are done."""
+        sizes = [self.shape.chunk, 1, 1, 2, 5, 1, 4, self.shape.chunk] if mixed else [1] * 40
+        return [(sum(sizes[:number]), size) for number, size in enumerate(sizes)]

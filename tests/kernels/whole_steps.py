@@ -1,0 +1,99 @@
+"""Script: steps of small models by this process's kernels on one thread -> errors against the twin, and what is the same bits, as JSON.
+
+Arguments: f32 or f16, the type of the KV cache, f32 without any; then names of tiny_model.py's shapes, all without any.
+"""
+
+import json
+import sys
+from typing import Any
+
+import numpy as np
+from bitnet_kernels import isa
+from bitnet_kernels.naive import dense, norm
+from numba.core.dispatcher import Dispatcher
+from numpy.typing import NDArray
+from tiny_model import SHAPES, Model, Shape
+
+Floats = NDArray[np.float32]
+CACHE = sys.argv[1] if len(sys.argv) > 1 else "f32"
+
+
+def relative(value: Floats, expected: Floats) -> float:
+    """Largest difference, in units of the largest expected value."""
+    return float(np.abs(value - expected).max() / np.abs(expected).max())
+
+
+def layer_errors(model: Model) -> list[float]:
+    """One error a layer and step. Each layer starts from the same numbers in both, so no error is carried on."""
+    errors = []
+    for position, tokens in model.plan():
+        x = model.inputs[position : position + tokens].copy()
+        for layer in range(model.shape.layers):
+            model.scratch.x[:tokens] = x
+            model.team.run(tokens, position, layer, layer + 1, False)
+            result = model.scratch.x[:tokens].copy()
+            kept = model.stored(layer, position, position + tokens)
+            expected = model.naive_layer(layer, x, position)
+            errors.append(relative(result, expected))
+            errors += [relative(a, b) for a, b in zip(kept, model.stored(layer, position, position + tokens), strict=True)]
+            x = expected
+    return errors
+
+
+def logit_error(model: Model) -> float:
+    """Head and output norm only: no layer."""
+    model.scratch.x[0] = model.inputs[0]
+    model.team.run(1, 0, 0, 0, True)
+    logits = model.scratch.logits.copy()
+    model.scratch.x[0] = model.inputs[0]
+    last = model.weights.norm_offsets[model.shape.layers, 0]
+    expected = np.zeros_like(logits)
+    state = norm.rms_norm(model.inputs[0], model.weights.norms[last : last + model.shape.hidden], model.sizes.norm_eps)
+    dense.head_matvec(model.weights.head, int(model.weights.head_offset[0]), model.shape.head_kind, state, expected)
+    return relative(logits, expected)
+
+
+def chained_error(shape: Shape) -> float:
+    """All layers and the head in one call, after other steps; the twin has a cache of its own."""
+    model, twin = Model(shape, cache=CACHE), Model(shape, cache=CACHE)
+    plan = model.plan()[:4]
+    results = [model.run(*step)[1] for step in plan]
+    expected = [twin.naive_run(*step)[1] for step in plan]
+    return max(relative(a, b) for a, b in zip(results, expected, strict=True))
+
+
+def sequence(shape: Shape, mixed: bool, pieces: int) -> list[bytes]:
+    """Residual stream of 26 tokens, logits of the last, keys and values, after steps of some tokens each, of `pieces` calls each."""
+    model = Model(shape, cache=CACHE)
+    total = sum(tokens for _, tokens in model.plan()[:6])
+    streams, logits = [], np.zeros(0, np.float32)
+    for position, tokens in model.plan(mixed):
+        if position < total:
+            x, logits = model.run(position, tokens, pieces)
+            streams.append(x)
+    cache = [part.tobytes() for layer in range(shape.layers) for part in model.stored(layer, 0, total)]
+    return [np.concatenate(streams).tobytes(), logits.tobytes(), *cache]
+
+
+def compiled() -> list[str]:
+    """Kernels that exist as machine code in this process."""
+    modules = [module for name, module in sys.modules.items() if name.startswith("bitnet_kernels")]
+    kernels = {item for module in modules for item in vars(module).values() if isinstance(item, Dispatcher)}
+    return sorted(item.__name__ for item in kernels if item.signatures)
+
+
+def main() -> None:
+    result: dict[str, Any] = {"isa": isa.chosen(), "errors": {}, "chained": {}, "one by one": {}, "split": {}, "skipped": {}}
+    for name in sys.argv[2:] or SHAPES:
+        shape = SHAPES[name]
+        model = Model(shape, cache=CACHE)
+        result["errors"][name] = [*layer_errors(model), logit_error(model)]
+        result["chained"][name] = chained_error(shape)
+        whole = sequence(shape, True, 1)
+        result["one by one"][name] = sequence(shape, False, 1) == whole
+        result["skipped"][name] = int(model.scratch.counts[:, 1].sum())
+        result["split"][name] = sequence(shape, True, shape.layers) == whole
+    json.dump({**result, "compiled": compiled()}, sys.stdout)
+
+
+main()
