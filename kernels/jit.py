@@ -3,7 +3,12 @@
 `@fast_kernel` also lets LLVM reorder float sums, so that reductions use vectors. Infinities and NaNs keep their meaning in both.
 """
 
-from collections.abc import Callable
+import signal
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from types import FrameType
 from typing import Any
 
 from numba import njit
@@ -32,3 +37,38 @@ def fast_kernel(function: Callable[..., Any]) -> Any:
 def inlined(function: Callable[..., Any]) -> Any:
     """For functions of a few vector operations: copied into the caller, so that vectors stay in registers."""
     return _compiled(function, inline="always")
+
+
+@contextmanager
+def interruptible() -> Iterator[None]:
+    """Ctrl-C while Numba compiles becomes KeyboardInterrupt, whatever Python was doing just then.
+
+    LLVM calls back into Python while it compiles. An exception there is printed and dropped, and Numba then fails with one of its own,
+    or goes on. So the signal is noted too, and raised afterwards. Elsewhere than in the main thread this does nothing: signals go there.
+    """
+    if threading.current_thread() is not threading.main_thread() or signal.getsignal(signal.SIGINT) is not signal.default_int_handler:
+        yield
+        return
+    noted = False
+
+    def note(number: int, frame: FrameType | None) -> None:
+        nonlocal noted
+        noted = True
+        raise KeyboardInterrupt
+
+    def drop(unraisable: Any) -> None:
+        if not isinstance(unraisable.exc_value, KeyboardInterrupt):
+            hook(unraisable)
+
+    hook, sys.unraisablehook = sys.unraisablehook, drop
+    signal.signal(signal.SIGINT, note)
+    try:
+        yield
+    except Exception:
+        if not noted:
+            raise
+    finally:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        sys.unraisablehook = hook
+    if noted:
+        raise KeyboardInterrupt

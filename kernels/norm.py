@@ -6,15 +6,25 @@ that goes the other way there is a thousand times larger than a float32 rounding
 
 import numpy as np
 
-from .jit import fast_kernel
+from .jit import fast_kernel, kernel
 
 
 @fast_kernel
-def rms_norm(x, weights, offset, size, eps, out):  # type: ignore[no-untyped-def]
-    """x: (>= size,) float32; weights: flat float32, the norm's begin at `offset`; out: (>= size,) float32, may be x."""
+def _sum_of_squares(x, size):  # type: ignore[no-untyped-def]
     total = 0.0
     for i in range(size):
         total += np.float64(x[i]) * np.float64(x[i])
-    inverse = np.float32(1.0) / np.sqrt(np.float32(total / size) + np.float32(eps))
+    return total
+
+
+@kernel
+def rms_norm(x, weights, offset, size, eps, out):  # type: ignore[no-untyped-def]
+    """x: (>= size,) float32; weights: flat float32, the norm's begin at `offset`; out: (>= size,) float32, may be x.
+
+    Not a fast kernel: LLVM makes a vector and a scalar version of the last loop, takes one by where the arrays lie in memory, and would
+    multiply in another order in each. So the same model would give other tokens from run to run.
+    """
+    inverse = np.float32(1.0) / np.sqrt(np.float32(_sum_of_squares(x, size) / size) + np.float32(eps))
+    part = weights[offset : offset + size]
     for i in range(size):
-        out[i] = weights[offset + i] * (x[i] * inverse)
+        out[i] = part[i] * (x[i] * inverse)

@@ -8,19 +8,27 @@ blocks lie side by side. With 32-byte registers that is the natural order.
 
 import numpy as np
 
-from .jit import fast_kernel
+from .jit import fast_kernel, kernel
 from .simd import selected
 
 _BLOCKS = selected.WIDTH // 32  # blocks of 128 weights in one register
 
 
 @fast_kernel
-def quantise_row(x, cols, codes, padded_cols):  # type: ignore[no-untyped-def]
-    """x: (>= cols,) float32 -> codes: (padded_cols,) int8, zero past cols. Returns (factor float32, sum of codes int32)."""
+def _largest(x, cols):  # type: ignore[no-untyped-def]
     largest = np.float32(1e-5)
     for i in range(cols):
         largest = max(largest, abs(x[i]))
-    factor = np.float32(127.0) / largest
+    return largest
+
+
+@kernel
+def quantise_row(x, cols, codes, padded_cols):  # type: ignore[no-untyped-def]
+    """x: (>= cols,) float32 -> codes: (padded_cols,) int8, zero past cols. Returns (factor float32, sum of codes int32).
+
+    Not a fast kernel: where x * (127 / largest) is rounded decides the code, so it must not be computed in another order.
+    """
+    factor = np.float32(127.0) / _largest(x, cols)
     total = np.int32(0)
     group = 128 * _BLOCKS
     for start in range(0, padded_cols, 32):

@@ -77,13 +77,16 @@ class Team:
         """Compile before any thread starts: a failure or Ctrl-C meanwhile must not leave others waiting at a barrier."""
         if self._naive or self._started:
             return
-        from .step import run_step, serve
+        from .jit import interruptible
 
-        self._control[:] = 0
-        run_step(*self._arrays, 0, 1)  # no layers, no logits: compiles and does nothing
-        if self._threads > 1:
-            self._control[STEP] = STOP
-            serve(*self._arrays, 1, self._threads, 0, False)
+        with interruptible():
+            from .step import run_step, serve
+
+            self._control[:] = 0
+            run_step(*self._arrays, 0, 1)  # no layers, no logits: compiles and does nothing
+            if self._threads > 1:
+                self._control[STEP] = STOP
+                serve(*self._arrays, 1, self._threads, 0, False)
         self._control[STEP] = self._step = 0
         self._started = True
         for number in range(1, self._threads):

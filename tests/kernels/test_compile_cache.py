@@ -136,7 +136,7 @@ def test_kernels_work_without_a_folder(run_script: Callable[..., Any], tmp_path:
     assert result["right"] is True
     assert result["folder"] is None
     assert result["found"] == []
-    assert result["compiled"] == ["quantise_row"]
+    assert "quantise_row" in result["compiled"]
 
 
 @COMPILED
@@ -171,13 +171,13 @@ def test_damaged_files_are_compiled_again(run_script: Callable[..., Any], tmp_pa
     base = {"BITNET_CACHE_DIR": str(tmp_path / "base")}
     run_script("cache_state.py", "row", **base)
     files = [path for path in (tmp_path / "base").rglob("*.nb*") if path.is_file()]
-    assert len(files) == 2  # an index, and machine code
+    assert {path.suffix for path in files} == {".nbi", ".nbc"}  # an index and machine code of each kernel
     for path in files:
         if path.suffix == part:
             path.write_bytes(path.read_bytes()[:100])
     again = run_script("cache_state.py", "row", **base)
     assert again["right"] is True
-    assert again["compiled"] == ["quantise_row"]
+    assert "quantise_row" in again["compiled"]
     assert run_script("cache_state.py", "row", **base)["compiled"] == []  # the damaged files have been replaced
 
 

@@ -42,6 +42,19 @@ def test_rms_norm(size: int, scale: float) -> None:
     assert np.all(out[size:] == CANARY)
 
 
+def test_rms_norm_is_the_same_wherever_the_arrays_lie() -> None:
+    """A compiled loop has several versions and asks where its arrays are, to be safe if they overlap: all must give the same bits."""
+    rng = np.random.default_rng(4)
+    x, weights, offset = floats(rng, 128), floats(rng, 200), 60
+    expected = naive_norm.rms_norm(x, weights[offset : offset + 128], 1e-5)
+    for gap in range(300):
+        memory = np.zeros(1000, np.float32)
+        near, out = memory[:200], memory[200 + gap : 328 + gap]
+        near[:] = weights
+        norm.rms_norm(x, near, offset, 128, 1e-5, out)
+        assert np.array_equal(out, expected), gap
+
+
 def test_rms_norm_in_place_and_of_zeros() -> None:
     rng = np.random.default_rng(1)
     x, weights, out = floats(rng, 200), floats(rng, 200), np.empty(200, np.float32)

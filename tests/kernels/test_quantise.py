@@ -76,6 +76,19 @@ def test_any_finite_values(x: NDArray[np.float32]) -> None:
     check(x)
 
 
+def test_codes_are_the_same_wherever_the_arrays_lie() -> None:
+    """As for the norm (test_floats.py)."""
+    x = np.random.default_rng(4).standard_normal(300).astype(np.float32)
+    codes, length = naive(x[None])[0], padded_length(300, WIDTH)
+    expected = kernel_order(codes, WIDTH)[0]
+    for gap in range(0, 1300, 4):
+        memory = np.zeros(4000, np.uint8)
+        near, out = memory[:1200].view(np.float32), memory[1200 + gap : 1200 + gap + length].view(np.int8)
+        near[:] = x
+        quantise_row(near, 300, out, length)
+        assert np.array_equal(out, expected), gap
+
+
 def test_the_width_of_a_row_leaves_room_for_every_instruction_set() -> None:
     for cols in COLS:
         assert arrays.padded(cols) >= padded_length(cols, WIDTH)
