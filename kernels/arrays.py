@@ -100,3 +100,30 @@ def padded(cols: int, width: int = 64) -> int:
     """Length of an activation row in kernel order: whole groups of 4 registers of `width` bytes."""
     group = max(128, 4 * width)
     return -(-cols // group) * group
+
+
+def new_scratch(z: Sizes, chunk: int, context: int, threads: int) -> Scratch:
+    """Scratch for steps of up to `chunk` tokens, by `threads` threads, over a cache of `context` tokens."""
+    inner, width = z.heads * z.head_dim, -(-z.head_dim // 16) * 16
+    widest, fours = max(z.hidden, inner, z.feed_forward), -(-chunk // 4) * 4
+    rows = max(fours, threads)
+    return Scratch(
+        x=np.zeros((chunk, z.hidden), np.float32),
+        codes=np.zeros((rows, padded(widest)), np.int8),
+        factors=np.ones(rows, np.float32),
+        sums=np.zeros(rows, np.int32),
+        qkv=np.zeros((chunk, inner + 2 * z.kv_heads * z.head_dim), np.float32),
+        mixed=np.zeros((chunk, inner), np.float32),
+        gate=np.zeros((chunk, z.feed_forward), np.float32),
+        up=np.zeros((chunk, z.feed_forward), np.float32),
+        normed=np.zeros((rows, widest), np.float32),
+        scores=np.zeros((threads, 4, -(-context // 16) * 16), np.float32),
+        queries=np.zeros((threads, 4 * z.head_dim), np.float32),
+        attended=np.zeros((threads, 4 * width), np.float32),
+        lengths=np.zeros((threads, 4), np.int64),
+        chosen=np.zeros((threads, z.feed_forward), np.int64),
+        counts=np.zeros((threads, 2), np.int64),
+        tile=np.zeros((threads, TILE_BYTES), np.uint8),
+        block_sums=np.zeros((threads, fours * BLOCK_ROWS), np.int32),
+        logits=np.zeros(z.vocab, np.float32),
+    )

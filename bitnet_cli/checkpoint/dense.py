@@ -1,9 +1,11 @@
 """Float tensors -> bytes of a GGUF tensor type, a chunk of rows at a time: F32, F16, and Q8_0, Q6_K, Q4_0 for the embedding and head.
 
 Q8_0: 32 weights in 34 bytes, a float16 scale d = max|x| / 127 and 32 int8 values round(x / d), halves away from zero (ggml-quants.c,
-`quantize_row_q8_0_ref`). Q4_0: 32 weights in 18 bytes, d = m / -8 for the value m of largest size, codes floor(x / d + 8.5) up to 15 (`quantize_row_q4_0_ref`).
-Q6_K: 256 weights in 210 bytes, codes -32..31 with a scale a 16 weights, 8 bits of d each. The scale maps the value of largest size to -32;
-ggml also searches around it for the smallest squared error, which this does not. Every type refuses NaN and Inf, and values that would become Inf.
+`quantize_row_q8_0_ref`).
+Q4_0: 32 weights in 18 bytes, d = m / -8 for the value m of largest size, codes floor(x / d + 8.5) up to 15 (`quantize_row_q4_0_ref`).
+Q6_K: 256 weights in 210 bytes, codes -32..31 with a scale a 16 weights, which is 8 bits times a float16 d. The scale maps the value of
+largest size to -32; ggml also searches around it for the smallest squared error, which this does not.
+Every type refuses NaN and Inf, and values that would become Inf.
 """
 
 from collections.abc import Callable

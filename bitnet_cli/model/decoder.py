@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from bitnet_cli.errors import BitnetError, UsageError
 from bitnet_cli.gguf_file.reader import GGUFFile
 from bitnet_cli.machine.memory import available_bytes
-from bitnet_cli.model.config import ModelConfig, read_config
+from bitnet_cli.model.config import read_config
 from bitnet_cli.model.weights import HEAD_KINDS, embedding_info, head_info, load_weights, sizes_of
 
 CHUNK = 128  # tokens: enough to use each unpacked weight many times, few enough that their activations stay in the L2 cache
@@ -53,7 +53,7 @@ class Decoder:
         self._head_bytes = head_info(file).nbytes
         self._cache = arrays.new_cache(c.layers, c.kv_heads, c.head_dim, self.context, cache_type)
         self._chunk = min(CHUNK, self.context)
-        self._scratch = _scratch(c, self._chunk, self.context, threads)
+        self._scratch = arrays.new_scratch(self._sizes, self._chunk, self.context, threads)
         self._team = Team(self._sizes, self._weights, self._cache, self._scratch, threads)
 
     def start(self) -> None:
@@ -139,29 +139,3 @@ class Decoder:
             last = min(first + layers, c.layers)
             self._team.run(count, self.position, first, last, want_logits and last == c.layers)
         self.position += count
-
-
-def _scratch(c: ModelConfig, chunk: int, context: int, threads: int) -> arrays.Scratch:
-    widest = max(c.hidden, c.inner, c.feed_forward)
-    rows = max(-(-chunk // 4) * 4, threads)
-    wide = arrays.padded(widest)
-    return arrays.Scratch(
-        x=np.zeros((chunk, c.hidden), np.float32),
-        codes=np.zeros((rows, wide), np.int8),
-        factors=np.ones(rows, np.float32),
-        sums=np.zeros(rows, np.int32),
-        qkv=np.zeros((chunk, c.inner + 2 * c.kv_heads * c.head_dim), np.float32),
-        mixed=np.zeros((chunk, c.inner), np.float32),
-        gate=np.zeros((chunk, c.feed_forward), np.float32),
-        up=np.zeros((chunk, c.feed_forward), np.float32),
-        normed=np.zeros((rows, widest), np.float32),
-        scores=np.zeros((threads, 4, -(-context // 16) * 16), np.float32),
-        queries=np.zeros((threads, 4 * c.head_dim), np.float32),
-        attended=np.zeros((threads, 4 * (-(-c.head_dim // 16) * 16)), np.float32),
-        lengths=np.zeros((threads, 4), np.int64),
-        chosen=np.zeros((threads, c.feed_forward), np.int64),
-        counts=np.zeros((threads, 2), np.int64),
-        tile=np.zeros((threads, arrays.TILE_BYTES), np.uint8),
-        block_sums=np.zeros((threads, -(-chunk // 4) * 4 * arrays.BLOCK_ROWS), np.int32),
-        logits=np.zeros(c.vocab, np.float32),
-    )

@@ -94,36 +94,13 @@ def random_weights(shape: Shape, rng: np.random.Generator) -> arrays.Weights:
     )
 
 
-def new_scratch(shape: Shape, threads: int) -> arrays.Scratch:
-    """Of the sizes that kernels/arrays.py asks for, filled with NaN and 99: what is not written first must not be used."""
-    inner, width = shape.heads * shape.head_dim, -(-shape.head_dim // 16) * 16
-    widest = max(shape.hidden, inner, shape.feed_forward)
-    fours = -(-shape.chunk // 4) * 4
-    rows = max(fours, threads)
-
-    def floats(*size: int) -> Floats:
-        return np.full(size, np.nan, np.float32)
-
-    return arrays.Scratch(
-        x=floats(shape.chunk, shape.hidden),
-        codes=np.full((rows, arrays.padded(widest)), 99, np.int8),
-        factors=floats(rows),
-        sums=np.full(rows, 99, np.int32),
-        qkv=floats(shape.chunk, inner + 2 * shape.kv_heads * shape.head_dim),
-        mixed=floats(shape.chunk, inner),
-        gate=floats(shape.chunk, shape.feed_forward),
-        up=floats(shape.chunk, shape.feed_forward),
-        normed=floats(rows, widest),
-        scores=floats(threads, 4, -(-shape.context // 16) * 16),
-        queries=floats(threads, 4 * shape.head_dim),
-        attended=floats(threads, 4 * width),
-        lengths=np.full((threads, 4), 99, np.int64),
-        chosen=np.full((threads, shape.feed_forward), 99, np.int64),
-        counts=np.zeros((threads, 2), np.int64),
-        tile=np.full((threads, arrays.TILE_BYTES), 99, np.uint8),
-        block_sums=np.full((threads, fours * arrays.BLOCK_ROWS), 99, np.int32),
-        logits=floats(shape.vocab),
-    )
+def soiled_scratch(sizes: arrays.Sizes, shape: Shape, threads: int) -> arrays.Scratch:
+    """Scratch filled with NaN and 99: what is not written first must not be used. Only the counts begin at zero."""
+    scratch = arrays.new_scratch(sizes, shape.chunk, shape.context, threads)
+    for name, array in scratch._asdict().items():
+        if name != "counts":
+            array.fill(np.nan if array.dtype == np.float32 else 99)
+    return scratch
 
 
 class Model:
@@ -149,7 +126,7 @@ class Model:
         self.cache = arrays.new_cache(shape.layers, shape.kv_heads, shape.head_dim, shape.context, cache)
         for part in self.cache:
             part.fill(np.nan if part.dtype == np.float32 else 0x7E00)  # NaN of either type
-        self.scratch = new_scratch(shape, threads)
+        self.scratch = soiled_scratch(self.sizes, shape, threads)
         self.team = Team(self.sizes, self.weights, self.cache, self.scratch, threads)
 
     def run(self, position: int, tokens: int, pieces: int = 1) -> tuple[Floats, Floats]:
