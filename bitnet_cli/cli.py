@@ -62,7 +62,9 @@ def run(
     n_predict: Annotated[int, typer.Option("-n", "--n-predict", "--max-tokens", help="Tokens to write, at most.")] = 128,
     threads: Annotated[int, typer.Option("-t", "--threads", help="Threads; 0: physical cores this process may use.")] = 0,
     ctx_size: Annotated[int, typer.Option("-c", "--ctx-size", help="Context in tokens; 0: 2048, or the model's if smaller.")] = 0,
-    cache_type: Annotated[CacheType, typer.Option("--cache-type", help="KV cache; f16 halves its memory.")] = CacheType.f32,
+    cache_type: Annotated[
+        CacheType, typer.Option("--cache-type", help="KV cache; f32 doubles its memory and keeps every bit.")
+    ] = CacheType.f16,
     temperature: Annotated[float, typer.Option("--temp", "--temperature", help="0: always the likeliest token.")] = 0.8,
     top_k: Annotated[int, typer.Option("--top-k", help="Keep the k likeliest tokens; 0: all.")] = 40,
     top_p: Annotated[float, typer.Option("--top-p", help="Keep the likeliest tokens up to this total probability.")] = 0.95,

@@ -15,7 +15,7 @@ from numba import njit
 
 from . import compile_cache
 
-_options: dict[str, Any] = {"nogil": True, "error_model": "numpy", "cache": compile_cache.prepare() is not None}
+_options: dict[str, Any] = {"nogil": True, "error_model": "numpy", "_nrt": False, "cache": compile_cache.prepare() is not None}
 _reorder = {"reassoc", "contract", "arcp", "nsz"}
 
 

@@ -3,9 +3,10 @@
     python scripts/compare_peers.py --shapes 2B-4T 0.7B 125M --threads 2 --rounds 5 --folder build/peers
 
 Peers: llama.cpp through llama-cpp-python (TQ2_0 weights; `pip install llama-cpp-python`), any other `llama-bench` binary by
---llama-bench PATH MODEL. Each measurement is a process of its own: warm-up, then prefill of --prompt tokens, then decode of --tokens
-tokens one at a time, logits of the last token computed, nothing sampled. Medians over --rounds, with the spread; the processes alternate
-so that a change in the machine's mood meets all of them. Prints a Markdown table and writes all figures to FOLDER/peers.json.
+--llama-bench PATH MODEL. Each measurement is a process of its own: warm-up, then prefill of --prompt tokens, then, from an empty context
+as llama-bench does, decode of --tokens tokens one at a time; logits of the last token computed, nothing sampled. Medians over --rounds,
+with the spread; the processes alternate so that a change in the machine's mood meets all of them. Prints a Markdown table and writes all
+figures to FOLDER/peers.json.
 """
 
 import argparse
@@ -32,13 +33,14 @@ def run_ours(model: Path, threads: int, prompt: int, tokens: int) -> dict[str, f
     from bitnet_cli.model.decoder import Decoder
 
     file = open_gguf(model)
-    decoder = Decoder(file, context=prompt + tokens + WARM_UP, threads=threads)
+    decoder = Decoder(file, context=prompt + tokens + WARM_UP, threads=threads, cache_type="f16")  # as llama.cpp
     decoder.feed(range(3, 3 + WARM_UP))
     decoder.feed([3])
     decoder.rewind(0)
     start = time.perf_counter()
     decoder.feed([1 + i % 1000 for i in range(prompt)])
     prefill = time.perf_counter() - start
+    decoder.rewind(0)
     times = []
     for i in range(tokens):
         start = time.perf_counter()
@@ -78,6 +80,7 @@ def run_llama(model: Path, threads: int, prompt: int, tokens: int) -> dict[str, 
     feed([3])
     llama_cpp.llama_memory_clear(llama_cpp.llama_get_memory(context), True)
     prefill = feed([1 + i % 1000 for i in range(prompt)])
+    llama_cpp.llama_memory_clear(llama_cpp.llama_get_memory(context), True)
     decode = sum(feed([1 + i % 1000]) for i in range(tokens))
     return {"prefill": prompt / prefill, "decode": tokens / decode}
 

@@ -1,10 +1,11 @@
 """Vector types and operations: the only place with LLVM names. One module an instruction set, all with the same names.
 
     WIDTH, REGISTERS          bytes of one register: 32 or 64; how many there are
+    UNSHIFTED                 how decode takes 2-bit fields apart, see row_sums.py
     load, load_half, store    bytes <-> array
     field0 .. field3          2-bit codes at bits 7-6, 5-4, 3-2, 1-0 of each byte (the order of weights in I2_S)
     dot(narrow, codes, x)     sums of products of bytes; at most STEPS_PER_FOLD of them before
-    fold(wide, narrow)        which widens to int32; total(wide), the sum over the lanes; add_totals, four such sums to memory
+    fold(wide, narrow)        which widens to int32; total(wide), the sum over the lanes; totals and add_totals, of four at once
     load_f16, one_f16, to_f16 float16 <-> float32
     load_float, fma           float32 from an array of either; a * b + c
 

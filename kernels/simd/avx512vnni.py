@@ -6,6 +6,7 @@ from .vectors import I8, I32, Vector
 
 WIDTH = 64
 REGISTERS = 32
+UNSHIFTED = True
 STEPS_PER_FOLD = 1 << 30
 
 Bytes, Wide = Vector(I8, 64), Vector(I32, 16)
@@ -15,7 +16,7 @@ add_bytes, zero_bytes, total_bytes = vectors.binary(Bytes, "add"), vectors.const
 field0, field1, field2, field3 = (vectors.two_bit_field(Bytes, shift) for shift in (6, 4, 2, 0))
 zero_narrow = zero_wide = vectors.constant(Wide)
 add_narrow = add_wide = fold = vectors.binary(Wide, "add")
-total, add_totals = vectors.integer_total(Wide), vectors.four_totals(Wide)
+total, totals, add_totals = vectors.integer_total(Wide), vectors.four_totals(Wide), vectors.four_totals_to_memory(Wide)
 dot = dot_product("llvm.x86.avx512.vpdpbusd.512", Bytes, Wide)
 load_f16, to_f16 = floats.half_precision_loader(native=True), floats.half_precision_bits(native=True)
 one_f16 = floats.half_precision_scalar(native=True)

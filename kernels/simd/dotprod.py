@@ -10,6 +10,7 @@ from .vectors import I32, Vector, intrinsic
 
 WIDTH = 32
 REGISTERS = 32  # of 16 bytes, and sums need only that much
+UNSHIFTED = False
 STEPS_PER_FOLD = 1 << 30
 
 # Sums of one row take both halves of the bytes in registers of their own: two chains of additions instead of one. Kernels that keep
@@ -21,7 +22,7 @@ add_bytes, zero_bytes, total_bytes = neon.add_bytes, neon.zero_bytes, neon.total
 field0, field1, field2, field3 = neon.field0, neon.field1, neon.field2, neon.field3
 zero_narrow, zero_wide = vectors.constant(Narrow), vectors.constant(Wide)
 add_narrow, add_wide = vectors.binary(Narrow, "add"), vectors.binary(Wide, "add")
-total, add_totals = vectors.integer_total(Wide), vectors.four_totals(Wide)
+total, totals, add_totals = vectors.integer_total(Wide), vectors.four_totals(Wide), vectors.four_totals_to_memory(Wide)
 load_f16, one_f16, to_f16, load_float, fma = neon.load_f16, neon.one_f16, neon.to_f16, neon.load_float, neon.fma
 
 

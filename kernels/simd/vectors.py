@@ -150,6 +150,16 @@ def two_bit_field(vector: Vector, shift: int) -> Any:
     return lanewise(vector, vector, emit)
 
 
+def masked(vector: Vector, bits: int) -> Any:
+    """`keep(v)`: v and `bits`, in every byte."""
+    return lanewise(vector, vector, lambda b, value: b.and_(value, vector.splat(bits)))
+
+
+def shifted_right(vector: Vector, bits: int) -> Any:
+    """`shift(v)`: each lane shifted right by `bits`, sign kept."""
+    return lanewise(vector, vector, lambda b, value: b.ashr(value, vector.splat(bits)))
+
+
 def integer_total(vector: Vector) -> Any:
     """`total(v)`: sum over the lanes of a vector of 32-bit integers, as int32."""
 
@@ -172,35 +182,54 @@ def byte_total(vector: Vector) -> Any:
     return total
 
 
-def four_totals(vector: Vector) -> Any:
-    """`add_totals(a, b, c, d, array, offset)`: array[offset + i] += sum over the lanes of the i-th vector; array is int32.
+def _halve(b: Any, x: Any, y: Any, part: int) -> Any:
+    """Each `part` lanes of x and y hold one sum: parts / 2 lanes of x's sums, then of y's, in one register."""
+    lanes = x.type.count
+    starts = [s for base in (0, lanes) for s in range(base, base + lanes, part)]
+    index = [[s + half + i for s in starts for i in range(part // 2)] for half in (0, part // 2)]
+    return b.add(*(b.shuffle_vector(x, y, ir.Constant(ir.VectorType(I32, lanes), i)) for i in index))
+
+
+def _sums_of_four(b: Any, v: Any) -> Any:
+    """Four vectors of 32-bit integers -> the sum over the lanes of each, as a vector of 4.
 
     Vectors are halved together, two and then four in one register, so four sums cost little more than one.
     """
+    lanes = v[0].type.count
+    kind = ir.VectorType(I32, lanes)
+    sums, part = _halve(b, _halve(b, v[0], v[1], lanes), _halve(b, v[2], v[3], lanes), lanes // 2), lanes // 4
+    while part > 1:
+        index = [[s + half + i % (part // 2) for s in range(0, lanes, part) for i in range(part)] for half in (0, part // 2)]
+        sums = b.add(*(b.shuffle_vector(sums, sums, ir.Constant(kind, i)) for i in index))
+        part //= 2
+    return b.shuffle_vector(sums, sums, ir.Constant(ir.VectorType(I32, 4), [i * (lanes // 4) for i in range(4)]))
 
-    def halve(b: Any, x: Any, y: Any, part: int) -> Any:
-        """Each `part` lanes of x and y hold one sum: parts / 2 lanes of x's sums, then of y's, in one register."""
-        lanes = vector.lanes
-        starts = [s for base in (0, lanes) for s in range(base, base + lanes, part)]
-        index = [[s + half + i for s in starts for i in range(part // 2)] for half in (0, part // 2)]
-        kind = ir.VectorType(I32, lanes)
-        return b.add(*(b.shuffle_vector(x, y, ir.Constant(kind, i)) for i in index))
+
+def four_totals(vector: Vector) -> Any:
+    """`totals(a, b, c, d)`: the sum over the lanes of each of four vectors of 32-bit integers, as a tuple of int32."""
+
+    @intrinsic
+    def totals(typingctx: Any, v0: Any, v1: Any, v2: Any, v3: Any) -> Any:
+        result = types.UniTuple(types.int32, 4)
+
+        def codegen(ctx: Any, b: Any, sig: Any, args: Any) -> Any:
+            sums = _sums_of_four(b, args)
+            return ctx.make_tuple(b, result, [b.extract_element(sums, I32(i)) for i in range(4)])
+
+        return result(vector, vector, vector, vector), codegen
+
+    return totals
+
+
+def four_totals_to_memory(vector: Vector) -> Any:
+    """`add_totals(a, b, c, d, array, offset)`: array[offset + i] += sum over the lanes of the i-th vector; array is int32."""
 
     @intrinsic
     def add_totals(typingctx: Any, v0: Any, v1: Any, v2: Any, v3: Any, array: Any, offset: Any) -> Any:
         def codegen(ctx: Any, b: Any, sig: Any, args: Any) -> Any:
-            lanes = vector.lanes
-            pairs = halve(b, args[0], args[1], lanes), halve(b, args[2], args[3], lanes)
-            sums, part = halve(b, *pairs, lanes // 2), lanes // 4
-            while part > 1:
-                index = [[s + half + i % (part // 2) for s in range(0, lanes, part) for i in range(part)] for half in (0, part // 2)]
-                kind = ir.VectorType(I32, lanes)
-                sums = b.add(*(b.shuffle_vector(sums, sums, ir.Constant(kind, i)) for i in index))
-                part //= 2
-            four = ir.VectorType(I32, 4)
-            picked = b.shuffle_vector(sums, sums, ir.Constant(four, [i * (lanes // 4) for i in range(4)]))
-            place = b.bitcast(element_pointer(ctx, b, array, args[4], args[5]), four.as_pointer())
-            b.store(b.add(b.load(place, align=4), picked), place, align=4)
+            sums = _sums_of_four(b, args[:4])
+            place = b.bitcast(element_pointer(ctx, b, array, args[4], args[5]), sums.type.as_pointer())
+            b.store(b.add(b.load(place, align=4), sums), place, align=4)
             return ctx.get_dummy_value()
 
         return types.void(vector, vector, vector, vector, array, types.intp), codegen

@@ -79,14 +79,18 @@ def compiled(request: pytest.FixtureRequest, run_script: Callable[..., Any], kno
 
 
 def test_decode_uses_the_instruction_and_keeps_its_registers(compiled: tuple[str, Assembly]) -> None:
-    """Four rows a pass: for each a register of weights makes four products. All sums and all activations stay in registers."""
+    """Four rows a pass: for each a register of weights makes four products. All sums and all activations stay in registers.
+
+    LLVM may put several passes into one turn of the loop. What has no prefetch is the half register at the end of a row, done once.
+    """
     name, assembly = compiled
     instruction, products = PRODUCTS[name]
-    loops = loops_with(assembly["_four_rows"], instruction)
+    loops = [loop for loop in loops_with(assembly["four_rows"], instruction) if count(loop, PREFETCH)]
     assert loops
     for loop in loops:
-        assert count(loop, instruction) == products
-        assert count(loop, PREFETCH) == 4
+        passes, rest = divmod(count(loop, PREFETCH), 4)
+        assert rest == 0
+        assert count(loop, instruction) == products * passes
         assert [line for line in loop if STACK.search(line)] == []
 
 
