@@ -215,8 +215,10 @@ def test_ctrl_c(endless: Path, kernels: str) -> None:
 @pytest.mark.parametrize("after", [1.0, 3.0])
 def test_ctrl_c_while_kernels_compile(endless: Path, tmp_path: Path, after: float) -> None:
     """LLVM drops exceptions that are raised while it calls back; the interrupt must not be lost, nor become another error."""
-    env = environment(BITNET_CACHE_DIR=str(tmp_path / "cache"))
-    process = subprocess.Popen(command(endless, "-p", "a", "-n", "-1"), env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    env = environment(BITNET_ISA="", BITNET_CACHE_DIR=str(tmp_path / "cache"))
+    process = subprocess.Popen(
+        command(endless, "-p", "a", "-n", "-1", "-c", "131072"), env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    )
     time.sleep(after)
     process.send_signal(signal.SIGINT)
     _, errors = process.communicate(timeout=60)
