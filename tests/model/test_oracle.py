@@ -2,7 +2,7 @@
 
 That holds token by token until a code is rounded the other way: an activation that stands at a half, up to float32's error, goes up
 or down with the order of a float sum, and one int8 step moves that token's logits, and those after it, by about 3e-3. It happens to
-about one token in a few hundred, so prompts here are fixed and at most 64 tokens; reference.py computes which tokens stand that near,
+one token in tens to hundreds, so prompts here are fixed and at most 64 tokens; reference.py computes which tokens stand that near,
 and only there `assert_agree` accepts a difference.
 """
 
