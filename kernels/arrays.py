@@ -23,6 +23,7 @@ HEAD_BLOCKS = {HEAD_F32: (1, 4), HEAD_F16: (1, 2), HEAD_Q8_0: (32, 34), HEAD_Q4_
 # that they meet, are 30 KiB, which stays in a 32 KiB L1 cache.
 BLOCK_ROWS, BLOCK_BYTES = 8, 640
 TILE_BYTES = BLOCK_ROWS * BLOCK_BYTES * 4
+MAX_TOP = 256  # largest number of top logits that is searched for with the head's planes
 
 
 class Sizes(NamedTuple):
@@ -48,6 +49,29 @@ class Weights(NamedTuple):
     head_offset: NDArray[np.int64]  # (1,)
     cos: NDArray[np.float32]  # (context, head_dim / 2)
     sin: NDArray[np.float32]  # (context, head_dim / 2)
+    planes: "Planes"  # of the head, for `top` logits; no rows where the head is always read whole
+
+
+class Planes(NamedTuple):
+    """Rows of the head as 8-bit codes, cut into planes of 4, 2 and 2 bits, and how far each step of them may be off: head_planes.py."""
+
+    high: NDArray[np.uint8]  # (rows * padded / 2,) upper four bits
+    middle: NDArray[np.uint8]  # (rows * padded / 4,) next two bits
+    low: NDArray[np.uint8]  # (rows * padded / 4,) last two bits
+    scales: NDArray[np.float32]  # (rows,) one step of the codes
+    errors: NDArray[np.float32]  # (rows, 3) length of what is left of a row after 4, 6 and 8 bits
+
+
+def new_planes(rows: int, cols: int, width: int = 64) -> Planes:
+    """Room for planes; kernels read registers of `width` bytes."""
+    length = padded(cols, width)
+    return Planes(
+        high=np.zeros(rows * length // 2, np.uint8),
+        middle=np.zeros(rows * length // 4, np.uint8),
+        low=np.zeros(rows * length // 4, np.uint8),
+        scales=np.zeros(rows, np.float32),
+        errors=np.zeros((rows, 3), np.float32),
+    )
 
 
 class Cache(NamedTuple):
@@ -94,6 +118,13 @@ class Scratch(NamedTuple):
     tile: NDArray[np.uint8]  # (threads, TILE_BYTES) unpacked weight rows
     block_sums: NDArray[np.int32]  # (threads, tokens rounded up * BLOCK_ROWS)
     logits: NDArray[np.float32]  # (vocab,)
+    fine: NDArray[np.int8]  # (threads, padded hidden) second digits of the head's activations
+    rest: NDArray[np.float32]  # (threads, hidden) what the first digits leave
+    nearly: NDArray[np.float64]  # (vocab,) logits from the planes read so far
+    candidates: NDArray[np.int64]  # (vocab,) rows that may still be among the largest, each thread's from its first row on
+    best: NDArray[np.int64]  # (threads, MAX_TOP) rows with the largest such logits
+    best_logits: NDArray[np.float32]  # (threads, MAX_TOP) their exact logits
+    head_counts: NDArray[np.int64]  # (threads, 4) rows read since the start: upper four bits, middle two, lower two, exact
 
 
 def padded(cols: int, width: int = 64) -> int:
@@ -126,4 +157,11 @@ def new_scratch(z: Sizes, chunk: int, context: int, threads: int) -> Scratch:
         tile=np.zeros((threads, TILE_BYTES), np.uint8),
         block_sums=np.zeros((threads, fours * BLOCK_ROWS), np.int32),
         logits=np.zeros(z.vocab, np.float32),
+        fine=np.zeros((threads, padded(z.hidden)), np.int8),
+        rest=np.zeros((threads, z.hidden), np.float32),
+        nearly=np.zeros(z.vocab, np.float64),
+        candidates=np.zeros(z.vocab, np.int64),
+        best=np.zeros((threads, MAX_TOP), np.int64),
+        best_logits=np.zeros((threads, MAX_TOP), np.float32),
+        head_counts=np.zeros((threads, 4), np.int64),
     )

@@ -6,7 +6,7 @@
 import numpy as np
 from numpy.typing import NDArray
 
-TOKENS, POSITION, FIRST_LAYER, LAST_LAYER, WANT_LOGITS, DONE = range(6)  # DONE: number of the last step that thread 0 finished
+TOKENS, POSITION, FIRST_LAYER, LAST_LAYER, WANT_LOGITS, TOP, DONE = range(7)  # DONE: number of the last step that thread 0 finished
 ARRIVED, GENERATION, STEP = 16, 24, 32
 ASLEEP = 40  # one word a thread: 1 while it sleeps in Python
 MAX_THREADS = 256

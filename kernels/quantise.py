@@ -8,18 +8,23 @@ blocks lie side by side. With 32-byte registers that is the natural order.
 
 import numpy as np
 
-from .jit import fast_kernel, kernel
+from .jit import kernel
 from .simd import selected
 
 _BLOCKS = selected.WIDTH // 32  # blocks of 128 weights in one register
 
 
-@fast_kernel
-def _largest(x, cols):  # type: ignore[no-untyped-def]
-    largest = np.float32(1e-5)
+@kernel
+def largest_magnitude(x, cols, least):  # type: ignore[no-untyped-def]
+    """max(least, max|x|); NaN where x holds one. x: (>= cols,) float32; least: float32 > 0.
+
+    Bits of floats above zero are ordered as integers, NaN above all: so no NaN gets lost, and LLVM makes vectors of the loop.
+    """
+    bits = x.view(np.int32)
+    largest = np.float32(least).view(np.int32)
     for i in range(cols):
-        largest = max(largest, abs(x[i]))
-    return largest
+        largest = max(largest, np.int32(bits[i] & np.int32(0x7FFFFFFF)))
+    return np.int32(largest).view(np.float32)
 
 
 @kernel
@@ -28,7 +33,7 @@ def quantise_row(x, cols, codes, padded_cols):  # type: ignore[no-untyped-def]
 
     Not a fast kernel: where x * (127 / largest) is rounded decides the code, so it must not be computed in another order.
     """
-    factor = np.float32(127.0) / _largest(x, cols)
+    factor = np.float32(127.0) / largest_magnitude(x, cols, np.float32(1e-5))
     total = np.int32(0)
     group = 128 * _BLOCKS
     for start in range(0, padded_cols, 32):

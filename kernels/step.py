@@ -9,6 +9,7 @@ A step's parameters stand in `control` (control.py), written before the team sta
     POSITION      position of the first of them; KEYS and VALUES before it are in the cache
     FIRST_LAYER, LAST_LAYER   layers first <= l < last
     WANT_LOGITS   1: after the last layer, logits of the last token
+    TOP           how many of the largest logits must be there, where the head has planes (head_search.py); 0: all
 """
 
 import numpy as np
@@ -16,9 +17,10 @@ import numpy as np
 from .arrays import ATTENTION_NORM, ATTENTION_SUB_NORM, DOWN, FFN_NORM, FFN_SUB_NORM, GATE, RELU2, UP, K, O, Q, V
 from .attention import attend, store_key, store_value
 from .barrier import barrier, next_step
-from .control import ASLEEP, DONE, FIRST_LAYER, LAST_LAYER, POSITION, STEP, STOP, TOKENS, WANT_LOGITS
+from .control import ASLEEP, DONE, FIRST_LAYER, LAST_LAYER, POSITION, STEP, STOP, TOKENS, TOP, WANT_LOGITS
 from .dense import head_matvec
 from .glu import gated
+from .head_search import top_logits
 from .jit import kernel
 from .norm import rms_norm
 from .quantise import quantise_row
@@ -186,14 +188,17 @@ def run_layer(z, w, cache, s, layer, tokens, position, thread, threads, control)
 def run_step(z, w, cache, s, control, thread, threads):  # type: ignore[no-untyped-def]
     """This thread's part of the step that `control` describes. z, w, cache, s: Sizes, Weights, Cache, Scratch (arrays.py)."""
     # All of it now: after the last barrier the caller may already write the next step's.
-    tokens, position, want_logits = control[TOKENS], control[POSITION], control[WANT_LOGITS]
+    tokens, position, want_logits, top = control[TOKENS], control[POSITION], control[WANT_LOGITS], control[TOP]
     for layer in range(control[FIRST_LAYER], control[LAST_LAYER]):
         run_layer(z, w, cache, s, layer, tokens, position, thread, threads, control)
     if want_logits:
         row = s.normed[thread]
         rms_norm(s.x[tokens - 1], w.norms, w.norm_offsets[z.layers, 0], z.hidden, z.norm_eps, row)
-        first, last = share(z.vocab, FOUR, thread, threads)
-        head_matvec(w.head, w.head_offset[0], z.head_kind, z.hidden, row, s.logits, np.int64(first), np.int64(last))
+        if top > 0:
+            top_logits(w, z, row, s, top, thread, threads, control)
+        else:
+            first, last = share(z.vocab, FOUR, thread, threads)
+            head_matvec(w.head, w.head_offset[0], z.head_kind, z.hidden, row, s.logits, np.int64(first), np.int64(last))
         barrier(control, threads)
     if thread == 0:
         control[DONE] = control[STEP]

@@ -10,7 +10,7 @@ from typing import Any
 
 from . import isa
 from .arrays import Cache, Scratch, Sizes, Weights
-from .control import DONE, FIRST_LAYER, LAST_LAYER, MAX_THREADS, POSITION, STEP, STOP, TOKENS, WANT_LOGITS, new_control
+from .control import DONE, FIRST_LAYER, LAST_LAYER, MAX_THREADS, POSITION, STEP, STOP, TOKENS, TOP, WANT_LOGITS, new_control
 
 
 class Team:
@@ -48,8 +48,11 @@ class Team:
             for number in range(1, self._threads):
                 self._wake[number].release()
 
-    def run(self, tokens: int, position: int, first_layer: int, last_layer: int, want_logits: bool) -> None:
-        """One step (see step.py); returns when it is done. On Ctrl-C the step is finished first: the team is always whole."""
+    def run(self, tokens: int, position: int, first_layer: int, last_layer: int, want_logits: bool, top: int = 0) -> None:
+        """One step (see step.py); returns when it is done. top > 0 needs the planes of the head (arrays.Planes) built.
+
+        On Ctrl-C the step is finished first: the team is always whole.
+        """
         if first_layer >= last_layer and not want_logits:
             return  # nothing to do, and no barrier after which no thread reads this step's parameters any more
         with self._lock:
@@ -60,6 +63,7 @@ class Team:
             self._compile_and_start()
             c = self._control
             c[TOKENS], c[POSITION], c[FIRST_LAYER], c[LAST_LAYER], c[WANT_LOGITS] = tokens, position, first_layer, last_layer, want_logits
+            c[TOP] = top
             self._step += 1
             try:
                 self._announce(self._step)

@@ -19,6 +19,7 @@ from bitnet_cli.errors import BitnetError, UsageError
 from bitnet_cli.gguf_file.reader import GGUFFile
 from bitnet_cli.machine.memory import available_bytes
 from bitnet_cli.model.config import read_config
+from bitnet_cli.model.head import build_planes, bytes_read
 from bitnet_cli.model.weights import HEAD_KINDS, embedding_info, head_info, load_weights, sizes_of
 
 CHUNK = 128  # tokens: enough to use each unpacked weight many times, few enough that their activations stay in the L2 cache
@@ -46,6 +47,7 @@ class Decoder:
         self.cache_type = cache_type
         self._refuse_too_large()
         self.position = 0
+        self._threads, self._planes_built = threads, False
         cos, sin = rope.angles(self.context, c.head_dim, c.rope_theta)
         self._sizes = sizes_of(file, c)
         self._weights = load_weights(file, c, cos, sin)
@@ -66,9 +68,16 @@ class Decoder:
         shapes = arrays.cache_shapes(c.layers, c.kv_heads, c.head_dim, self.context)
         return sum(math.prod(shape) for shape in shapes) * arrays.CACHE_TYPES[self.cache_type].itemsize
 
-    def bytes_a_token(self) -> int:
-        """Bytes of weights that decoding one token reads: ternary rows and head; the KV cache and skipped rows are not counted."""
-        return self.config.ternary_weights // 4 + self._head_bytes
+    def bytes_a_token(self) -> float:
+        """Bytes of weights that decoding one token has read on average: ternary rows and head, without what was skipped. No KV cache."""
+        c = self.config
+        skipped = self.skipped_share() * c.layers * c.hidden * c.feed_forward / 4
+        return c.ternary_weights / 4 - skipped + (bytes_read(self._sizes, self.head_rows()) or self._head_bytes)
+
+    def head_rows(self) -> NDArray[np.int64]:
+        """Rows of the head read by all searches for top logits: upper four bits, next two, last two, exact. (4,)."""
+        rows: NDArray[np.int64] = self._scratch.head_counts.sum(0)
+        return rows
 
     def _refuse_too_large(self) -> None:
         free = available_bytes()
@@ -76,15 +85,16 @@ class Decoder:
             need, have = self.cache_bytes() / 2**30, free / 2**30
             raise BitnetError(f"a context of {self.context} tokens needs {need:.1f} GiB of memory, {have:.1f} are free; use a smaller -c")
 
-    def feed(self, ids: Sequence[int]) -> NDArray[np.float32]:
+    def feed(self, ids: Sequence[int], top: int = 0) -> NDArray[np.float32]:
         """Append tokens; returns the logits of the last one, (vocab,) float32, valid until the next call.
 
+        top: how many of the largest logits are needed; others may be minus infinity, which spares reading most of the head. 0: all.
         UsageError: no token, a token outside the vocabulary, or more than the context holds.
         """
         self._check(ids)
         for start in range(0, len(ids), self._chunk):
             part = ids[start : start + self._chunk]
-            self._layers(part, want_logits=start + len(part) == len(ids))
+            self._layers(part, want_logits=start + len(part) == len(ids), top=self._top(top))
         return self._scratch.logits
 
     def feed_all(self, ids: Sequence[int]) -> NDArray[np.float32]:
@@ -104,6 +114,15 @@ class Decoder:
             matrix = dense.rows(w.head, int(w.head_offset[0]), self._sizes.head_kind, first, last, c.hidden)
             np.matmul(states, matrix.T, out=logits[:, first:last])
         return logits
+
+    def _top(self, top: int) -> int:
+        """`top` where the head has planes, which are built when they are first needed; 0 elsewhere."""
+        if not 0 < top <= arrays.MAX_TOP or not len(self._weights.planes.scales):
+            return 0
+        if not self._planes_built:
+            build_planes(self._sizes, self._weights, self._threads)
+            self._planes_built = True
+        return min(top, self.config.vocab)
 
     def skipped_share(self) -> float:
         """Share of the `up` projection's rows that decode did not read, because their gate was an exact zero. 0 where none can be."""
@@ -128,7 +147,7 @@ class Decoder:
         if min(ids) < 0 or max(ids) >= self.config.vocab:
             raise UsageError(f"token ids must be 0 to {self.config.vocab - 1}")
 
-    def _layers(self, ids: Sequence[int], want_logits: bool) -> None:
+    def _layers(self, ids: Sequence[int], want_logits: bool, top: int = 0) -> None:
         """Run at most one chunk through all layers and count it as fed."""
         c, count = self.config, len(ids)
         for row, token in enumerate(ids):
@@ -137,5 +156,5 @@ class Decoder:
         layers = max(1, int(WORK_A_CALL * c.layers / (c.ternary_weights * count)))
         for first in range(0, c.layers, layers):
             last = min(first + layers, c.layers)
-            self._team.run(count, self.position, first, last, want_logits and last == c.layers)
+            self._team.run(count, self.position, first, last, want_logits and last == c.layers, top)
         self.position += count

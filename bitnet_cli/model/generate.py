@@ -37,7 +37,7 @@ def generate(
     t = timings if timings is not None else Timings()
     start = time.perf_counter()
     sampler.observe(prompt)
-    logits = decoder.feed(prompt)
+    logits = decoder.feed(prompt, sampler.top)
     t.prompt_tokens, t.prefill_seconds = len(prompt), time.perf_counter() - start
     while limit < 0 or t.new_tokens < limit:
         token = sampler.choose(logits, decoder.position)
@@ -49,5 +49,5 @@ def generate(
         if t.new_tokens == limit or decoder.position == decoder.context:
             return
         start = time.perf_counter()
-        logits = decoder.feed([token])
+        logits = decoder.feed([token], sampler.top)
         t.decode_seconds += time.perf_counter() - start

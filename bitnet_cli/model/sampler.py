@@ -50,13 +50,26 @@ class Sampler:
         self._random = np.random.Generator(np.random.PCG64(self.seed))
         self._recent: deque[int] = deque(maxlen=PENALTY_WINDOW)
 
+    @property
+    def top(self) -> int:
+        """How many of the largest logits decide the choice, 0 where all do: `choose` takes minus infinity for any other.
+
+        A repeat penalty over 1 only lowers logits, of at most PENALTY_WINDOW tokens: what is then largest was among so many more.
+        """
+        s = self.sampling
+        count = 1 if s.temperature == 0 else s.top_k
+        if count == 0 or s.repeat_penalty < 1.0:
+            return 0
+        return count if s.repeat_penalty == 1.0 else count + PENALTY_WINDOW
+
     def observe(self, ids: Iterable[int]) -> None:
         """Count tokens of the prompt as recent, for the repeat penalty."""
         self._recent.extend(ids)
 
     def choose(self, logits: NDArray[np.float32], position: int = 0) -> int:
         """The token for `position`; counted as recent. BitnetError where the logits are not finite."""
-        if not math.isfinite(float(logits.max()) - float(logits.min())):
+        lowest = 0.0 if self.top else float(logits.min())  # minus infinity stands for logits that do not matter
+        if not math.isfinite(float(logits.max()) - lowest):
             raise BitnetError(f"the model produced logits that are not finite, at position {position}")
         s = self.sampling
         if s.repeat_penalty != 1.0 and self._recent:

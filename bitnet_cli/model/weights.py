@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from bitnet_cli.errors import BadFileError, UnsupportedError
 from bitnet_cli.gguf_file.reader import GGUFFile, TensorInfo, TensorType
 from bitnet_cli.model.config import ModelConfig
+from bitnet_cli.model.head import planes_for
 
 PROJECTIONS = ("attn_q", "attn_k", "attn_v", "attn_output", "ffn_gate", "ffn_up", "ffn_down")  # order of arrays.Q .. arrays.DOWN
 NORMS = ("attn_norm", "attn_sub_norm", "ffn_norm", "ffn_sub_norm")  # order of arrays.ATTENTION_NORM ...
@@ -125,6 +126,7 @@ def load_weights(file: GGUFFile, c: ModelConfig, cos: NDArray[np.float32], sin: 
         head_offset=np.array([head.offset], np.int64),
         cos=cos,
         sin=sin,
+        planes=planes_for(HEAD_KINDS[head.type], c.vocab, c.hidden),
     )
 
 

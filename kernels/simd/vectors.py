@@ -138,16 +138,21 @@ def lanewise(argument: Vector, result: Vector, emit: Callable[[Any, Any], Any]) 
     return apply
 
 
-def two_bit_field(vector: Vector, shift: int) -> Any:
-    """`field(v)`: bits shift, shift + 1 of each byte. Shifts run on 16-bit lanes (x86 has none on bytes); the mask drops strays."""
+def bit_field(vector: Vector, shift: int, bits: int) -> Any:
+    """`field(v)`: `bits` bits of each byte, from `shift` on. Shifts run on 16-bit lanes (x86 has none on bytes); the mask drops strays."""
     wide = Vector(I16, vector.lanes // 2)
 
     def emit(b: Any, value: Any) -> Any:
         if shift:
             value = b.bitcast(b.lshr(b.bitcast(value, wide.llvm), wide.splat(shift)), vector.llvm)
-        return b.and_(value, vector.splat(3))
+        return b.and_(value, vector.splat((1 << bits) - 1))
 
     return lanewise(vector, vector, emit)
+
+
+def two_bit_field(vector: Vector, shift: int) -> Any:
+    """`field(v)`: bits shift, shift + 1 of each byte."""
+    return bit_field(vector, shift, 2)
 
 
 def masked(vector: Vector, bits: int) -> Any:

@@ -14,6 +14,7 @@ import numpy as np
 from bitnet_kernels import arrays, dense, quantise
 from bitnet_kernels import ternary as kernels
 from cases import activations, kernel_order, packed, product, ternary
+from head_case import Head
 from numpy.typing import NDArray
 from tiny_model import SHAPES, Model, head_bytes
 
@@ -69,12 +70,26 @@ def quantiser(cols: int) -> bool:
     return bool(out.max() == 127)
 
 
+def everything_at_the_end(value: Any) -> Any:
+    """An array, or a tuple of them in any depth, each at a guard of its own."""
+    return type(value)(*map(everything_at_the_end, value)) if isinstance(value, tuple) else at_the_end(value)
+
+
+def searched_head(vocab: int, hidden: int, guarded: bool) -> bool:
+    """Top logits by planes whose arrays, like the head's, end at the guard."""
+    rng = np.random.default_rng(hidden)
+    case = Head(rng.standard_normal((vocab, hidden)).astype(np.float32), arrays.HEAD_F16, 1)
+    x = rng.standard_normal(hidden).astype(np.float32)
+    if guarded:
+        case.weights, case.scratch, x = everything_at_the_end(case.weights), everything_at_the_end(case.scratch), at_the_end(x)
+    return all(case.check(x, top)["lost"] == 0 for top in (1, 40))
+
+
 def guarded_model(name: str) -> Model:
     """Every array of a model ends at a guard of its own."""
     model = Model(SHAPES[name])
     for field in ("weights", "cache", "scratch"):
-        parts = getattr(model, field)
-        setattr(model, field, type(parts)(*(at_the_end(part) for part in parts)))
+        setattr(model, field, everything_at_the_end(getattr(model, field)))
     model.team._arrays = (model.sizes, model.weights, model.cache, model.scratch, at_the_end(model.team._control))
     model.team._control = model.team._arrays[-1]
     return model
@@ -95,13 +110,14 @@ def whole_steps(guarded: bool) -> bool:
 
 def main() -> None:
     if sys.argv[1] == "check":
-        result = whole_steps(guarded=False)
+        result = whole_steps(guarded=False) and searched_head(37, 384, guarded=False)
     else:
         shapes = [(128, 1, 1), (128, 4, 5), (256, 5, 3), (384, 7, 4), (640, 9, 1), (2688, 3, 2), (6912, 13, 5)]
         result = all(ternary_products(*shape) for shape in shapes)
         kinds = (arrays.HEAD_F32, arrays.HEAD_F16, arrays.HEAD_Q8_0)
         result &= all(head(kind, rows, cols) for kind in kinds for rows, cols in ((1, 32), (3, 96), (5, 256)))
         result &= all(quantiser(cols) for cols in (1, 31, 128, 129, 1000))
+        result &= all(searched_head(*shape, guarded=True) for shape in ((37, 384), (5, 128), (50, 640)))
         result &= whole_steps(guarded=True)
     json.dump(bool(result), sys.stdout)
 

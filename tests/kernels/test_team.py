@@ -32,4 +32,4 @@ def test_scenario(run_script: Callable[..., Any], name: str) -> None:
 def test_impossible_numbers_of_threads(threads: int) -> None:
     nothing: Any = np.zeros(0)
     with pytest.raises(ValueError, match=f"threads must be 1 to {MAX_THREADS}, not {threads}"):
-        Team(Sizes(*[0] * 10), Weights(*[nothing] * 9), Cache(nothing, nothing), Scratch(*[nothing] * len(Scratch._fields)), threads)
+        Team(Sizes(*[0] * 10), Weights(*[nothing] * 10), Cache(nothing, nothing), Scratch(*[nothing] * len(Scratch._fields)), threads)

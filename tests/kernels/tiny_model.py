@@ -51,7 +51,7 @@ def head_bytes(weights: Floats, kind: int) -> NDArray[np.uint8]:
         return weights.astype("<f4" if kind == arrays.HEAD_F32 else "<f2").reshape(-1).view(np.uint8)
     blocks = weights.reshape(-1, 32)
     scales = (np.abs(blocks).max(-1, keepdims=True) / 127).astype("<f2")
-    values = np.rint(blocks / scales.astype(np.float32)).astype(np.int8)
+    values = np.rint(blocks / np.where(scales == 0, np.float16(1), scales).astype(np.float32)).astype(np.int8)
     return np.concatenate([scales.view(np.uint8), values.view(np.uint8)], -1).reshape(-1)
 
 
@@ -91,6 +91,7 @@ def random_weights(shape: Shape, rng: np.random.Generator) -> arrays.Weights:
         head_offset=np.array([6]),
         cos=cos,
         sin=sin,
+        planes=arrays.new_planes(0, shape.hidden),
     )
 
 

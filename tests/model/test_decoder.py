@@ -192,7 +192,7 @@ def test_layers_in_several_calls(small_file: Path, decoder_of: Make, monkeypatch
     team_run = decoder._team.run
     monkeypatch.setattr(decoder._team, "run", lambda *a: (calls.append(a), team_run(*a)))
     assert np.array_equal(decoder.feed(LONG[:50]), whole)
-    assert [call[2:] for call in calls] == [(0, 1, False), (1, 2, True)]
+    assert [call[2:5] for call in calls] == [(0, 1, False), (1, 2, True)]
 
 
 def test_an_interrupted_step_leaves_a_usable_decoder(small_file: Path, decoder_of: Make, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,0 +1,72 @@
+"""The head's planes: what they cost, when they pay, and how they are made at load.
+
+With them a token reads 4 to 8 bits of a head weight where the file has 16 (kernels/head_search.py), for a sampler that looks at the
+largest logits only. They take half the memory of a float16 head; its own pages are given back as they are cut, and later only rows are
+read that matter.
+"""
+
+import mmap
+import os
+import threading
+from typing import Any
+
+import numpy as np
+from bitnet_kernels import arrays, isa
+from numpy.typing import NDArray
+
+# Kinds with more bits than the planes, and heads that do not stay in a cache between two tokens.
+KINDS = (arrays.HEAD_F32, arrays.HEAD_F16, arrays.HEAD_Q8_0)
+SMALLEST = 8 << 20  # weights
+CHUNK_ROWS = 4096  # a thread's rows between two times that pages are given back: 20 MB of float16 at hidden 2,560
+
+
+def planes_for(kind: int, vocab: int, hidden: int) -> arrays.Planes:
+    """Room for the planes of a (vocab, hidden) head, or none where they would not pay."""
+    pays = kind in KINDS and vocab * hidden >= SMALLEST and isa.chosen() != isa.NAIVE
+    return arrays.new_planes(vocab if pays else 0, hidden)
+
+
+def _give_back(data: NDArray[np.uint8], begin: int, end: int) -> None:
+    """Tell the system that bytes begin .. end - 1 of a mapped file need not stay in this process's memory."""
+    source: Any = data.base
+    if not isinstance(source, mmap.mmap) or not hasattr(mmap, "MADV_DONTNEED") or os.name == "nt":
+        return
+    first, last = -(-begin // mmap.PAGESIZE) * mmap.PAGESIZE, end // mmap.PAGESIZE * mmap.PAGESIZE
+    if first < last:
+        source.madvise(mmap.MADV_DONTNEED, first, last - first)
+
+
+def build_planes(sizes: arrays.Sizes, weights: arrays.Weights, threads: int) -> None:
+    """Fill weights.planes from the head, rows split between threads. 0.2 s for 128,256 x 2,560 with two threads (docs/log.md)."""
+    from bitnet_kernels import head_planes
+
+    offset, kind, hidden, vocab = int(weights.head_offset[0]), np.int64(sizes.head_kind), sizes.hidden, len(weights.planes.scales)
+    per_block, size = arrays.HEAD_BLOCKS[sizes.head_kind]
+    stride = hidden // per_block * size
+
+    def cut(first: int, last: int) -> None:
+        values, codes = np.zeros(hidden, np.float32), np.zeros(arrays.padded(hidden), np.uint8)
+        for begin in range(first, last, CHUNK_ROWS):
+            end = min(begin + CHUNK_ROWS, last)
+            head_planes.build(weights.head, offset, kind, hidden, weights.planes, values, codes, begin, end)
+            _give_back(weights.head, offset + begin * stride, offset + end * stride)
+
+    cut(0, 0)  # compiles
+    edges = [vocab * i // threads for i in range(threads + 1)]
+    helpers = [threading.Thread(target=cut, args=edges[i : i + 2]) for i in range(1, threads)]
+    for helper in helpers:
+        helper.start()
+    cut(edges[0], edges[1])
+    for helper in helpers:
+        helper.join()
+
+
+def bytes_read(sizes: arrays.Sizes, counts: NDArray[np.int64]) -> float:
+    """Mean bytes of the head that a search read. counts: (4,) rows read, as Scratch.head_counts; 0.0 where none was made."""
+    searches = counts[0] / sizes.vocab
+    if not searches:
+        return 0.0
+    per_block, size = arrays.HEAD_BLOCKS[sizes.head_kind]
+    length = arrays.padded(sizes.hidden)
+    row = np.array([length / 2 + 16, length / 4, length / 4, sizes.hidden / per_block * size])
+    return float((counts * row).sum() / searches)

@@ -1,0 +1,27 @@
+"""Twin of kernels/head_planes.py: what the planes stand for."""
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..arrays import Planes
+
+
+def _codes(planes: Planes, cols: int, width: int) -> NDArray[np.int64]:
+    """(rows, padded cols) 8-bit codes in kernel order. width: bytes of a register, at which the planes were built."""
+    rows, length = len(planes.scales), -(-cols // (4 * width)) * 4 * width
+    shifts = np.array([6, 4, 2, 0], np.uint8)[:, None]
+    high = planes.high[: rows * length // 2].reshape(rows, -1, 1, width) >> np.array([0, 4], np.uint8)[:, None] & 15
+    middle, low = (plane[: rows * length // 4].reshape(rows, -1, 1, width) >> shifts & 3 for plane in (planes.middle, planes.low))
+    parts = [part.reshape(rows, length).astype(np.int64) for part in (high, middle, low)]
+    codes: NDArray[np.int64] = parts[0] * 16 + parts[1] * 4 + parts[2]
+    return codes
+
+
+def values(planes: Planes, cols: int, width: int, bits: int) -> NDArray[np.float64]:
+    """(rows, cols) float64, the rows as their first 4, 6 or 8 bits tell them."""
+    codes = _codes(planes, cols, width)
+    rows, blocks = len(codes), width // 32
+    natural = codes.reshape(rows, -1, 4, blocks, 32).swapaxes(2, 3).reshape(rows, -1)[:, :cols]
+    unit = 1 << (8 - bits)
+    middle: NDArray[np.float64] = planes.scales[:, None].astype(np.float64) * (natural // unit * unit + (unit - 1) / 2 - 127.5)
+    return middle

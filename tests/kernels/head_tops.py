@@ -1,0 +1,64 @@
+"""Script: top logits from the planes of a head, at many sizes and with awkward numbers -> JSON, one entry a case.
+
+Each entry: `lost`, rows among the `top` largest whose logits are not those of the whole head, bit for bit; `wrong`, other rows that hold
+neither minus infinity nor their logit; `exact`, rows whose exact logit was computed; `loose`, rows whose planes are further from the
+row than their errors say.
+"""
+
+import json
+import sys
+from typing import Any
+
+import numpy as np
+from bitnet_kernels import arrays
+from head_case import Floats, Head
+
+
+def matrices(rng: np.random.Generator, vocab: int, hidden: int) -> dict[str, Floats]:
+    normal = rng.standard_normal((vocab, hidden)).astype(np.float32) * np.float32(0.02)
+    uneven = normal * rng.choice(np.array([1e-4, 1, 30], np.float32), (vocab, 1))
+    outliers = normal.copy()
+    outliers[:, ::37] *= 40
+    ties = np.repeat(normal[: -(-vocab // 5)], 5, axis=0)[:vocab]
+    nearly = normal[:1] + normal * np.float32(1e-3)  # logits that differ in their last bits
+    empty = normal.copy()
+    empty[1::2] = 0
+    return {"normal": normal, "uneven": uneven, "outliers": outliers, "ties": ties, "nearly equal": nearly, "zeros": empty}
+
+
+def activations(rng: np.random.Generator, hidden: int) -> dict[str, Floats]:
+    normal = rng.standard_normal(hidden).astype(np.float32)
+    peaks = normal.copy()
+    peaks[:: max(hidden // 3, 1)] *= 300
+    return {"normal": normal, "peaks": peaks, "tiny": normal * np.float32(1e-9), "large": normal * np.float32(1e15), "zero": normal * 0}
+
+
+def main() -> None:
+    results: dict[str, dict[str, Any]] = {}
+    for threads, vocab, hidden, kind in (
+        (1, 301, 128, arrays.HEAD_F16),
+        (2, 515, 384, arrays.HEAD_F16),
+        (3, 1000, 640, arrays.HEAD_F32),
+        (2, 130, 2560, arrays.HEAD_Q8_0),
+        (4, 3, 256, arrays.HEAD_F16),
+    ):
+        rng = np.random.default_rng(vocab)
+        for name, matrix in matrices(rng, vocab, hidden).items():
+            head = Head(matrix, kind, threads)
+            place = f"{vocab} x {hidden} {name}"
+            results[place] = {"lost": 0, "wrong": 0, "loose": head.loose()}
+            for what, x in activations(rng, hidden).items():
+                for top in (1, 2, 40, 256):
+                    results[f"{place}, {what}, {top}"] = head.check(x, top)
+    rng = np.random.default_rng(7)
+    matrix = rng.standard_normal((4000, 512)).astype(np.float32)
+    head = Head(matrix, arrays.HEAD_F16, 2)
+    results["near a row"] = head.check(matrix[1234] + rng.standard_normal(512).astype(np.float32), 1)
+    matrix[77, 5] = np.nan
+    matrix[78, 5] = np.inf
+    results["not finite"] = Head(matrix, arrays.HEAD_F16, 2).check(np.ones(512, np.float32), 40)
+    results["not finite x"] = head.check(np.full(512, np.nan, np.float32), 40)
+    json.dump(results, sys.stdout)
+
+
+main()

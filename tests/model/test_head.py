@@ -1,0 +1,83 @@
+"""The head's planes in the decoder: the same tokens as from the whole head, fewer bytes."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from bitnet_kernels import arrays, isa
+
+from bitnet_cli.embedded import EMBEDDED_MODEL
+from bitnet_cli.model import head
+from bitnet_cli.model.decoder import Decoder
+from bitnet_cli.model.generate import generate
+from bitnet_cli.model.sampler import PENALTY_WINDOW, Sampler, Sampling
+
+Make = Callable[..., Decoder]
+PROMPT = [3, 100, 200, 300]
+pytestmark = pytest.mark.skipif(isa.chosen() == isa.NAIVE, reason="the naive kernels read every row")
+
+SAMPLINGS = {
+    "greedy": Sampling(temperature=0),
+    "greedy, penalty": Sampling(temperature=0, repeat_penalty=1.3),
+    "top 40": Sampling(seed=1),
+    "top 40, penalty, hot": Sampling(temperature=3.0, repeat_penalty=1.2, min_p=0.0, top_p=1.0, seed=2),
+    "all": Sampling(top_k=0, seed=3),
+    "reward": Sampling(temperature=0, repeat_penalty=0.9),
+}
+
+
+def tokens(decoder: Decoder, sampling: Sampling) -> list[int]:
+    decoder.rewind(0)
+    return list(generate(decoder, PROMPT, 100, Sampler(sampling), ()))
+
+
+@pytest.mark.parametrize("threads", [1, 2, 3])
+def test_the_same_tokens_with_and_without_planes(decoder_of: Make, monkeypatch: pytest.MonkeyPatch, threads: int) -> None:
+    whole = decoder_of(EMBEDDED_MODEL, threads=threads)
+    monkeypatch.setattr(head, "SMALLEST", 0)
+    searched = decoder_of(EMBEDDED_MODEL, threads=threads)
+    for name, sampling in SAMPLINGS.items():
+        assert tokens(searched, sampling) == tokens(whole, sampling), name
+    four, six, eight, exact = (int(n) for n in searched.head_rows())
+    # The trained model's logits: 4 bits leave under half of its 4,096 rows, few are exact.
+    assert four % 4096 == 0
+    assert exact < 250 * four / 4096
+    assert eight < six < four / 2
+    assert not whole.head_rows().any()
+    assert searched.bytes_a_token() < whole.bytes_a_token()
+
+
+def test_logits_that_are_given_are_those_of_the_whole_head(decoder_of: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = decoder_of(EMBEDDED_MODEL)
+    monkeypatch.setattr(head, "SMALLEST", 0)
+    searched = decoder_of(EMBEDDED_MODEL)
+    expected, found = whole.feed(PROMPT), searched.feed(PROMPT, top=10)
+    given = found != -np.inf
+    assert 10 <= given.sum() < 1000
+    assert np.array_equal(found[given], expected[given])
+    assert np.array_equal(searched.feed([5]), whole.feed([5]))  # all of them again
+
+
+@pytest.mark.parametrize(
+    ("sampling", "top"),
+    [
+        (Sampling(), 40),
+        (Sampling(top_k=7), 7),
+        (Sampling(top_k=0), 0),
+        (Sampling(temperature=0), 1),
+        (Sampling(temperature=0, top_k=0), 1),
+        (Sampling(repeat_penalty=1.1), 40 + PENALTY_WINDOW),
+        (Sampling(temperature=0, repeat_penalty=0.5), 0),
+    ],
+)
+def test_how_many_logits_a_sampler_looks_at(sampling: Sampling, top: int) -> None:
+    assert Sampler(sampling).top == top
+
+
+def test_small_heads_and_those_with_few_bits_have_no_planes(small_file: Path, decoder_of: Make) -> None:
+    assert not len(head.planes_for(arrays.HEAD_Q6_K, 128256, 2560).scales)
+    assert not len(head.planes_for(arrays.HEAD_F16, 1000, 256).scales)
+    assert len(head.planes_for(arrays.HEAD_F16, 32000, 768).scales)
+    decoder = decoder_of(small_file)
+    assert np.isfinite(decoder.feed([1], top=1)).all()
