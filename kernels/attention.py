@@ -11,59 +11,41 @@ import numpy as np
 from numba import types
 from numba.extending import overload
 
-from .jit import fast_kernel, kernel
-from .simd import floats, selected
+from .exponential import exp
+from .jit import kernel
+from .simd import floats, selected, vectors
 
-load, store, zero, add, splat = floats.load_f32, floats.store_f32, floats.zero_f32, floats.add_f32, floats.splat_f32
+load, store, zero, splat = floats.load_f32, floats.store_f32, floats.zero_f32, floats.splat_f32
+add, sub, mul, total = floats.add_f32, floats.sub_f32, floats.mul_f32, floats.total_f32
+larger, largest_lane = floats.max_f32, floats.largest_f32
+prefetch = vectors.prefetch
 load_cached, to_f16, fma = selected.load_float, selected.to_f16, selected.fma
 _MANY = selected.REGISTERS >= 32 and selected.WIDTH == 64  # one register a vector of 16 floats: 8 chains of multiply-adds fit
+AHEAD = 2048  # elements of keys: 4 KB of float16
 VALUE_ROWS = 64  # rows of values that are used for all of their columns before the next ones: 32 KiB at head_dim 128
 
-_LOG2E = np.float32(1.4426950408889634)
-_LN2_HIGH = np.float32(0.693359375)  # ln 2 in two parts (Cody and Waite): the first has few bits, so n * part is exact
-_LN2_LOW = np.float32(-2.12194440e-4)
+@kernel
+def exponentials(scores, at, length, largest):  # type: ignore[no-untyped-def]
+    """scores[at + j] = exp(scores[at + j] - largest) for j < length, arguments <= 0; returns their sum. Whole 16s: more are overwritten."""
+    sums, top = zero(), splat(largest)
+    for j in range(at, at + length, 16):
+        e = exp(sub(load(scores, j), top))
+        store(scores, j, e)
+        sums = add(sums, e)
+    return total(sums)
 
 
 @kernel
-def _exp(x):  # type: ignore[no-untyped-def]
-    """exp(x) for -87 <= x <= 0: 2^n * exp(r), r = x - n ln 2 within ±0.35, by a polynomial of degree 6 (relative error under 2.5e-7).
-
-    Not a fast kernel: one that may reorder sums puts the two parts of ln 2 together again, which nearly doubles the error.
-    """
-    n = np.rint(x * _LOG2E)
-    r = x - n * _LN2_HIGH - n * _LN2_LOW
-    p = np.float32(1.3888889e-3)
-    p = p * r + np.float32(8.3333333e-3)
-    p = p * r + np.float32(4.1666667e-2)
-    p = p * r + np.float32(1.6666667e-1)
-    p = p * r + np.float32(0.5)
-    p = p * r * r + r + np.float32(1.0)
-    return p * np.int32((np.int32(n) + np.int32(127)) << np.int32(23)).view(np.float32)
-
-
-@fast_kernel
-def exponentials(scores, at, length, largest):  # type: ignore[no-untyped-def]
-    """scores[at + j] = exp(scores[at + j] - largest) in place for j < length, arguments <= 0; returns their sum.
-
-    exp is written out because the C library's expf is one call a value; this loop becomes vectors.
-    """
-    total = np.float32(0.0)
-    for j in range(at, at + length):
-        value = _exp(max(scores[j] - largest, np.float32(-87.0)))
-        scores[j] = value
-        total += value
-    return total
-
-
-@fast_kernel
 def softmax(scores, at, length):  # type: ignore[no-untyped-def]
-    """scores[at : at + length] -> its softmax, in place."""
-    largest = np.float32(-np.inf)
-    for j in range(at, at + length):
-        largest = max(largest, scores[j])
-    inverse = np.float32(1.0) / exponentials(scores, at, length, largest)
-    for j in range(at, at + length):
-        scores[j] *= inverse
+    """scores[at : at + length] -> its softmax, in place; up to 15 elements after it are overwritten. 16 lanes at once, in one order."""
+    for j in range(at + length, at + (length + 15) // 16 * 16):
+        scores[j] = np.float32(-np.inf)
+    top = load(scores, at)
+    for j in range(at + 16, at + length, 16):
+        top = larger(top, load(scores, j))
+    inverse = splat(np.float32(1.0) / exponentials(scores, at, length, largest_lane(top)))
+    for j in range(at, at + length, 16):
+        store(scores, j, mul(load(scores, j), inverse))
 
 
 @kernel
@@ -78,6 +60,7 @@ def _scores(q, keys, blocks, dim, scores, stride):  # type: ignore[no-untyped-de
                 k = load_cached(keys, base + d * 16)
                 a0, a1 = fma(k, splat(q[d]), a0), fma(k, splat(q[dim + d]), a1)
                 a2, a3 = fma(k, splat(q[2 * dim + d]), a2), fma(k, splat(q[3 * dim + d]), a3)
+                prefetch(keys, base + d * 16 + AHEAD)
                 k = load_cached(keys, base + d * 16 + 16)
                 b0, b1 = fma(k, splat(q[d + 1]), b0), fma(k, splat(q[dim + d + 1]), b1)
                 b2, b3 = fma(k, splat(q[2 * dim + d + 1]), b2), fma(k, splat(q[3 * dim + d + 1]), b3)
@@ -102,6 +85,8 @@ def _mix(scores, stride, values, first, last, width, out):  # type: ignore[no-un
         j = first
         if _MANY:
             while j + 2 <= last:
+                prefetch(values, (j + VALUE_ROWS) * width + d)
+                prefetch(values, (j + 1 + VALUE_ROWS) * width + d)
                 v = load_cached(values, j * width + d)
                 a0, a1 = fma(v, splat(scores[j]), a0), fma(v, splat(scores[stride + j]), a1)
                 a2, a3 = fma(v, splat(scores[2 * stride + j]), a2), fma(v, splat(scores[3 * stride + j]), a3)
@@ -118,6 +103,89 @@ def _mix(scores, stride, values, first, last, width, out):  # type: ignore[no-un
         store(out, width + d, add(a1, b1))
         store(out, 2 * width + d, add(a2, b2))
         store(out, 3 * width + d, add(a3, b3))
+
+
+@kernel
+def _scores_of_one(q, at, keys, blocks, dim, scores):  # type: ignore[no-untyped-def]
+    """scores[j] = q[at : at + dim] . k_j for 16 * blocks positions: two blocks at once, so that no sum waits for the one before.
+
+    Sums in the order of `_scores`, here and in `_mix_for_one`: a token's logits must not depend on how it was fed.
+    """
+    for block in range(0, blocks, 2):
+        one, two = block * dim * 16, min(block + 1, blocks - 1) * dim * 16
+        a, b, c, e = zero(), zero(), zero(), zero()
+        for d in range(0, dim, 2):
+            x, y = splat(q[at + d]), splat(q[at + d + 1])
+            k, m = one + d * 16, two + d * 16
+            prefetch(keys, k + AHEAD)
+            prefetch(keys, m + AHEAD)
+            if _MANY:
+                a, b = fma(load_cached(keys, k), x, a), fma(load_cached(keys, k + 16), y, b)
+                c, e = fma(load_cached(keys, m), x, c), fma(load_cached(keys, m + 16), y, e)
+            else:
+                a = fma(load_cached(keys, k + 16), y, fma(load_cached(keys, k), x, a))
+                c = fma(load_cached(keys, m + 16), y, fma(load_cached(keys, m), x, c))
+        store(scores, min(block + 1, blocks - 1) * 16, add(c, e))
+        store(scores, block * 16, add(a, b))
+
+
+@kernel
+def _mix_for_one(scores, values, first, last, width, out, at):  # type: ignore[no-untyped-def]
+    """out[at + d] += sum_j scores[j] * values[j, d], first <= j < last, for every d < width; 64 columns at once where they are there."""
+    wide = width // 64 * 64
+    for d in range(0, wide, 64):
+        o = at + d
+        a0, a1, a2, a3 = load(out, o), load(out, o + 16), load(out, o + 32), load(out, o + 48)
+        b0, b1, b2, b3 = zero(), zero(), zero(), zero()
+        j = first
+        if _MANY:
+            while j + 2 <= last:
+                v, p = j * width + d, splat(scores[j])
+                prefetch(values, v + VALUE_ROWS * width)
+                prefetch(values, v + 32 + VALUE_ROWS * width)
+                a0, a1 = fma(load_cached(values, v), p, a0), fma(load_cached(values, v + 16), p, a1)
+                a2, a3 = fma(load_cached(values, v + 32), p, a2), fma(load_cached(values, v + 48), p, a3)
+                v, p = v + width, splat(scores[j + 1])
+                prefetch(values, v + VALUE_ROWS * width)
+                prefetch(values, v + 32 + VALUE_ROWS * width)
+                b0, b1 = fma(load_cached(values, v), p, b0), fma(load_cached(values, v + 16), p, b1)
+                b2, b3 = fma(load_cached(values, v + 32), p, b2), fma(load_cached(values, v + 48), p, b3)
+                j += 2
+        while j < last:
+            v, p = j * width + d, splat(scores[j])
+            prefetch(values, v + VALUE_ROWS * width)
+            prefetch(values, v + 32 + VALUE_ROWS * width)
+            a0, a1 = fma(load_cached(values, v), p, a0), fma(load_cached(values, v + 16), p, a1)
+            a2, a3 = fma(load_cached(values, v + 32), p, a2), fma(load_cached(values, v + 48), p, a3)
+            j += 1
+        store(out, o, add(a0, b0))
+        store(out, o + 16, add(a1, b1))
+        store(out, o + 32, add(a2, b2))
+        store(out, o + 48, add(a3, b3))
+    for d in range(wide, width, 16):
+        a, b = load(out, at + d), zero()
+        for j in range(first, last):
+            if _MANY and (j - first) % 2 == 1:
+                b = fma(load_cached(values, j * width + d), splat(scores[j]), b)
+            else:
+                a = fma(load_cached(values, j * width + d), splat(scores[j]), a)
+        store(out, at + d, add(a, b))
+
+
+@kernel
+def attend_one(q, at, length, keys, values, dim, scores, out, place):  # type: ignore[no-untyped-def]
+    """One query, q[at : at + dim], rotated, overwritten, of one KV head -> out[place : place + width]. Otherwise as `attend`."""
+    width = values.shape[1]
+    scale = np.float32(1.0) / np.sqrt(np.float32(dim))
+    for i in range(at, at + dim):
+        q[i] *= scale
+    flat = scores.reshape(scores.size)
+    _scores_of_one(q, at, keys, (length + 15) // 16, dim, flat)
+    softmax(flat, 0, length)
+    for i in range(width):
+        out[place + i] = np.float32(0.0)
+    for first in range(0, length, VALUE_ROWS):
+        _mix_for_one(flat, values, first, min(first + VALUE_ROWS, length), width, out, place)
 
 
 @kernel

@@ -15,7 +15,7 @@ A step's parameters stand in `control` (control.py), written before the team sta
 import numpy as np
 
 from .arrays import ATTENTION_NORM, ATTENTION_SUB_NORM, DOWN, FFN_NORM, FFN_SUB_NORM, GATE, RELU2, UP, K, O, Q, V
-from .attention import attend, store_key, store_value
+from .attention import attend, attend_one, store_key, store_value
 from .barrier import barrier, next_step
 from .control import ASLEEP, DONE, FIRST_LAYER, LAST_LAYER, POSITION, STEP, STOP, TOKENS, TOP, WANT_LOGITS
 from .dense import head_matvec
@@ -31,7 +31,7 @@ from .ternary import WIDTH, matmul_scaled, matvec_chosen, matvec_scaled
 # As in arrays.py: constants of NumPy types, so that `project` is compiled once.
 START, ONE, FOUR = np.int64(0), np.int64(1), np.int64(4)
 WRITE, ADD = np.bool_(False), np.bool_(True)
-DENSE_SHARE = 0.85  # of a thread's `up` rows: with more of them needed, reading all in order is as quick
+DENSE_SHARE = 0.6  # of a thread's `up` rows: with more of them needed, reading all in order is as quick (docs/log.md)
 
 
 @kernel
@@ -119,12 +119,17 @@ def attention(z, w, cache, s, layer, tokens, position, thread, threads):  # type
         append_to_cache(z, w, cache, s, layer, kv, tokens, position, q)
         begin, end = max(first, kv * each), min(last, (kv + 1) * each)
         for start in range(begin, end, 4):
-            for i in range(4):  # past the end, the last query is repeated and its result not used
+            few = end - start < 3
+            for i in range(end - start if few else 4):  # past the end, the last query is repeated and its result not used
                 number = min(start + i, end - 1) - kv * each
                 t, head = number // group, kv * group + number % group
                 rotate(s.qkv[t], head * dim, w.cos[position + t], w.sin[position + t], dim // 2, q, i * dim)
                 lengths[i] = position + t + 1
-            attend(q, lengths, cache.keys[layer, kv], cache.values[layer, kv], dim, s.scores[thread], out)
+            if few:
+                for i in range(end - start):
+                    attend_one(q, i * dim, lengths[i], cache.keys[layer, kv], cache.values[layer, kv], dim, s.scores[thread], out, i * width)
+            else:
+                attend(q, lengths, cache.keys[layer, kv], cache.values[layer, kv], dim, s.scores[thread], out)
             for i in range(min(4, end - start)):
                 number = start + i - kv * each
                 t, head = number // group, kv * group + number % group

@@ -7,7 +7,7 @@ from typing import Any
 from llvmlite import ir
 from numba import types
 
-from .vectors import F32, I8, I16, I32, Vector, binary, call, constant, element_pointer, intrinsic, loader, storer
+from .vectors import F32, I8, I16, I32, Vector, binary, call, constant, element_pointer, integer_total, intrinsic, lanewise, loader, storer
 
 F32x16 = Vector(F32, 16)
 
@@ -15,7 +15,87 @@ load_f32 = loader(F32x16)
 store_f32 = storer(F32x16)
 zero_f32 = constant(F32x16, 0.0)
 add_f32 = binary(F32x16, "fadd")
+sub_f32 = binary(F32x16, "fsub")
 mul_f32 = binary(F32x16, "fmul")
+
+div_f32 = binary(F32x16, "fdiv")
+
+I32x16 = Vector(I32, 16)
+zero_i32, add_i32, total_i32 = constant(I32x16), binary(I32x16, "add"), integer_total(I32x16)
+_ROUND, _ROUND_BITS = 12582912.0, 0x4B400000  # 1.5 * 2^23: a float near it has no bits behind the point, its last ones are an integer
+
+
+def _nearest(b: Any, value: Any) -> Any:
+    """Integers nearest to floats within ±2^22, half to even, without an instruction for it."""
+    return b.sub(b.bitcast(b.fadd(value, F32x16.splat(_ROUND)), I32x16.llvm), I32x16.splat(_ROUND_BITS))
+
+
+nearest_i32 = lanewise(F32x16, I32x16, _nearest)
+nearest_f32 = lanewise(F32x16, F32x16, lambda b, value: b.fsub(b.fadd(value, F32x16.splat(_ROUND)), F32x16.splat(_ROUND)))
+
+
+def _power_of_two(b: Any, value: Any) -> Any:
+    """2^n for floats n that are whole, -126 to 127."""
+    return b.bitcast(b.shl(b.add(_nearest(b, value), I32x16.splat(127)), I32x16.splat(23)), F32x16.llvm)
+
+
+power_of_two_f32 = lanewise(F32x16, F32x16, _power_of_two)
+
+
+@intrinsic
+def max_f32(typingctx: Any, x: Any, y: Any) -> Any:
+    """The larger of two, lane by lane; x where y is NaN or less."""
+
+    def codegen(ctx: Any, b: Any, sig: Any, args: Any) -> Any:
+        return b.select(b.fcmp_ordered("<", args[0], args[1]), args[1], args[0])
+
+    return F32x16(F32x16, F32x16), codegen
+
+
+def _negative_size(b: Any, value: Any) -> Any:
+    """-|value|."""
+    return b.bitcast(b.or_(b.bitcast(value, I32x16.llvm), I32x16.splat(-0x80000000)), F32x16.llvm)
+
+
+negative_size_f32 = lanewise(F32x16, F32x16, _negative_size)
+
+
+@intrinsic
+def where_negative_f32(typingctx: Any, v: Any, x: Any, y: Any) -> Any:
+    """x where v < 0, y elsewhere, lane by lane."""
+
+    def codegen(ctx: Any, b: Any, sig: Any, args: Any) -> Any:
+        return b.select(b.fcmp_ordered("<", args[0], F32x16.splat(0.0)), args[1], args[2])
+
+    return F32x16(F32x16, F32x16, F32x16), codegen
+
+
+@intrinsic
+def largest_f32(typingctx: Any, v: Any) -> Any:
+    """The largest of 16 lanes."""
+
+    def codegen(ctx: Any, b: Any, sig: Any, args: Any) -> Any:
+        value = args[0]
+        for half in (8, 4, 2, 1):
+            lanes = [ir.Constant(ir.VectorType(I32, half), list(range(s, s + half))) for s in (0, half)]
+            low, high = (b.shuffle_vector(value, value, i) for i in lanes)
+            value = b.select(b.fcmp_ordered("<", low, high), high, low)
+        return b.extract_element(value, I32(0))
+
+    return types.float32(F32x16), codegen
+
+
+@intrinsic
+def store_low_bytes(typingctx: Any, array: Any, offset: Any, value: Any) -> Any:
+    """The last byte of each of 16 integers -> array[offset ...], one byte each."""
+
+    def codegen(ctx: Any, b: Any, sig: Any, args: Any) -> Any:
+        pointer = element_pointer(ctx, b, array, args[0], args[1])
+        kind = ir.VectorType(I8, 16)
+        b.store(b.trunc(args[2], kind), b.bitcast(pointer, kind.as_pointer()), align=1)
+        return ctx.get_dummy_value()
+
+    return types.void(array, types.intp, I32x16), codegen
 
 
 @intrinsic
