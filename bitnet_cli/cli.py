@@ -35,10 +35,16 @@ class CacheType(str, Enum):
 
 class QuantizedType(str, Enum):
     i2_s = "i2_s"
+    tq1_0 = "tq1_0"
+    tq2_0 = "tq2_0"
+    q2_0 = "q2_0"
+    f16 = "f16"
 
 
-class Flavour(str, Enum):
-    master = "master"
+class I2SLayout(str, Enum):
+    auto = "auto"
+    x86 = "x86"
+    arm = "arm"
 
 
 def _version(wanted: bool) -> None:
@@ -108,38 +114,91 @@ def perplexity(
 
 @app.command()
 def convert(
-    source: Annotated[Path, typer.Argument(help="Hugging Face folder: config.json, *.safetensors, tokenizer files.")],
-    output: Annotated[Path, typer.Option("-o", "--output", "--outfile", help="GGUF file to write.")],
-    embedding_type: Annotated[EmbeddingType, typer.Option("--embedding-type", help="Type of the embedding and head.")] = EmbeddingType.f16,
-    flavour: Annotated[
-        Flavour | None,
-        typer.Option("--flavour", help="What the folder does not say. master: plain float weights are BitNet master weights."),
+    source: Annotated[str, typer.Argument(help="Hugging Face folder (config.json, *.safetensors, tokenizer files), or hub id owner/name.")],
+    output: Annotated[
+        Path | None, typer.Option("-o", "--output", "--outfile", help="GGUF file to write. Default: models/NAME.gguf.", show_default=False)
     ] = None,
+    outtype: Annotated[
+        QuantizedType, typer.Option("--outtype", help="Ternary weights. llama.cpp reads tq1_0, tq2_0, q2_0; f16: weight * scale.")
+    ] = QuantizedType.i2_s,
+    embedding_type: Annotated[EmbeddingType, typer.Option("--embedding-type", help="Type of the embedding and head.")] = EmbeddingType.f16,
+    ternarise: Annotated[
+        bool, typer.Option("--ternarise", "--ternarize", help="Round float weights that nothing marks as trained for ternary values.")
+    ] = False,
+    revision: Annotated[str | None, typer.Option("--revision", help="Hub: branch, tag or commit. Default: main.")] = None,
+    token: Annotated[str | None, typer.Option("--token", help="Hub: access token; HF_TOKEN keeps it out of process lists.")] = None,
+    cache_dir: Annotated[Path | None, typer.Option("--cache-dir", help="Hub: folder of the cache. Default: HF_HUB_CACHE.")] = None,
+    offline: Annotated[bool, typer.Option("--offline", "--local-files-only", help="Hub: use the cache only.")] = False,
     force: Annotated[bool, typer.Option("--force", help="Replace the output if it exists.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be written and what would be lost; write nothing.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON object on stdout.")] = False,
     quiet: Annotated[bool, typer.Option("-q", "--quiet", help="No progress on stderr.")] = False,
 ) -> None:
-    """Convert a Hugging Face folder to one packed GGUF file."""
+    """Convert a Hugging Face folder or repository to one packed GGUF file."""
     from bitnet_cli.commands import convert as command
 
     command.convert(
-        source, output, embedding_type=embedding_type.value, flavour=flavour.value if flavour else None, force=force, quiet=quiet
+        source,
+        output,
+        outtype=outtype.value,
+        embedding_type=embedding_type.value,
+        ternarise=ternarise,
+        hub=command.HubOptions(revision, token, cache_dir, offline),
+        force=force,
+        dry_run=dry_run,
+        as_json=as_json,
+        quiet=quiet,
     )
 
 
 @app.command()
 def quantize(
-    source: Annotated[Path, typer.Argument(metavar="IN", help="GGUF file with f32 or f16 weights, or any this tool wrote.")],
+    source: Annotated[Path, typer.Argument(metavar="IN", help="GGUF file with float or ternary weights.")],
     output: Annotated[Path, typer.Argument(metavar="OUT", help="GGUF file to write.")],
-    kind: Annotated[QuantizedType, typer.Argument(metavar="TYPE", help="Type of the ternary weights: i2_s.")] = QuantizedType.i2_s,
+    kind: Annotated[
+        QuantizedType,
+        typer.Argument(metavar="TYPE", help="Type of the ternary weights. llama.cpp reads all but i2_s; f16: weight * scale."),
+    ] = QuantizedType.i2_s,
     embedding_type: Annotated[EmbeddingType | None, typer.Option("--embedding-type", help="Default: as in the input.")] = None,
+    i2s_layout: Annotated[
+        I2SLayout, typer.Option("--i2s-layout", help="Order of I2_S in IN. arm: as bitnet.cpp packs on ARM; auto: what it looks like.")
+    ] = I2SLayout.auto,
+    ternarise: Annotated[
+        bool, typer.Option("--ternarise", "--ternarize", help="Round float weights even if the architecture is not a BitNet one.")
+    ] = False,
     force: Annotated[bool, typer.Option("--force", help="Replace the output if it exists.")] = False,
     quiet: Annotated[bool, typer.Option("-q", "--quiet", help="No progress on stderr.")] = False,
 ) -> None:
-    """Pack the ternary weights of a GGUF file, and choose the embedding's type."""
+    """Change the type of a GGUF file's ternary weights, and of its embedding."""
     from bitnet_cli.commands import quantize as command
 
     embedding = embedding_type.value if embedding_type else None
-    command.quantize(source, output, kind.value, embedding_type=embedding, force=force, quiet=quiet)
+    command.quantize(
+        source,
+        output,
+        kind.value,
+        embedding_type=embedding,
+        i2_s_layout=i2s_layout.value,
+        ternarise=ternarise,
+        force=force,
+        quiet=quiet,
+    )
+
+
+@app.command()
+def inspect(
+    model: Annotated[
+        Path | None, typer.Argument(metavar="FILE", help="GGUF file or checkpoint folder. Without it, the small model in the package.")
+    ] = None,
+    check: Annotated[bool, typer.Option("--check", help="Read all weights: every code and number must be usable. Exit 3 if not.")] = False,
+    tensors: Annotated[bool, typer.Option("--tensors", help="List every tensor.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON object on stdout; with --check, a SHA-256 of every tensor.")] = False,
+    quiet: Annotated[bool, typer.Option("-q", "--quiet", help="No progress on stderr.")] = False,
+) -> None:
+    """Show what a model file holds, and which commands work on it."""
+    from bitnet_cli.commands import inspect as command
+
+    command.inspect(model, full=check, tensors=tensors, as_json=as_json, quiet=quiet)
 
 
 def _fail(error: BaseException, code: int) -> NoReturn:

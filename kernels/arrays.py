@@ -50,6 +50,11 @@ class Weights(NamedTuple):
     cos: NDArray[np.float32]  # (context, head_dim / 2)
     sin: NDArray[np.float32]  # (context, head_dim / 2)
     planes: "Planes"  # of the head, for `top` logits; no rows where the head is always read whole
+    columns: NDArray[np.uint8]  # (bytes,) the `down` projections column by column (columns.py); empty where they are never read so
+    columns_built: NDArray[np.int64]  # (1,) 1 once they are
+    base3: NDArray[np.uint8] = np.zeros(0, np.uint8)  # (bytes,) base-3 rows of every projection (base3.py), which decode reads once built
+    base3_offsets: NDArray[np.int64] = np.zeros((0, 7), np.int64)  # (layers, 7) first byte of each projection in `base3`
+    base3_built: NDArray[np.int64] = np.zeros(1, np.int64)  # (1,) 1 once they are
 
 
 class Planes(NamedTuple):
@@ -101,7 +106,7 @@ def new_cache(layers: int, kv_heads: int, head_dim: int, context: int, kind: str
 
 class Scratch(NamedTuple):
     x: NDArray[np.float32]  # (tokens, hidden) residual stream
-    codes: NDArray[np.int8]  # (rows, widest padded) activations in kernel order; rows = max(tokens rounded up, threads)
+    codes: NDArray[np.int8]  # (rows, widest padded + 256) activations in kernel order; rows = max(tokens rounded up, threads)
     factors: NDArray[np.float32]  # (rows,) 127 / max|x|
     sums: NDArray[np.int32]  # (rows,) sum of the codes
     qkv: NDArray[np.float32]  # (tokens, (heads + 2 kv_heads) * head_dim)
@@ -115,6 +120,10 @@ class Scratch(NamedTuple):
     lengths: NDArray[np.int64]  # (threads, 4)
     chosen: NDArray[np.int64]  # (threads, feed_forward) rows of `up` that matter
     counts: NDArray[np.int64]  # (threads, 2) rows of `up` seen and skipped in decode, since the start
+    active: NDArray[np.int64]  # (threads, padded feed_forward + 4) columns of `down` that meet a value
+    words: NDArray[np.int32]  # (threads, padded feed_forward / 4 + 1) those values, four to a word
+    column_sums: NDArray[np.int32]  # (hidden, padded)
+    column_counts: NDArray[np.int64]  # (threads, 2) columns of `down` seen and not read in decode, since the start
     tile: NDArray[np.uint8]  # (threads, TILE_BYTES) unpacked weight rows
     block_sums: NDArray[np.int32]  # (threads, tokens rounded up * BLOCK_ROWS)
     logits: NDArray[np.float32]  # (vocab,)
@@ -140,7 +149,7 @@ def new_scratch(z: Sizes, chunk: int, context: int, threads: int) -> Scratch:
     rows = max(fours, threads)
     return Scratch(
         x=np.zeros((chunk, z.hidden), np.float32),
-        codes=np.zeros((rows, padded(widest)), np.int8),
+        codes=np.zeros((rows, padded(widest) + 256), np.int8),  # 256: base-3 rows meet up to four registers more than there are
         factors=np.ones(rows, np.float32),
         sums=np.zeros(rows, np.int32),
         qkv=np.zeros((chunk, inner + 2 * z.kv_heads * z.head_dim), np.float32),
@@ -154,6 +163,10 @@ def new_scratch(z: Sizes, chunk: int, context: int, threads: int) -> Scratch:
         lengths=np.zeros((threads, 4), np.int64),
         chosen=np.zeros((threads, z.feed_forward), np.int64),
         counts=np.zeros((threads, 2), np.int64),
+        active=np.zeros((threads, padded(z.feed_forward) + 4), np.int64),
+        words=np.zeros((threads, padded(z.feed_forward) // 4 + 1), np.int32),
+        column_sums=np.zeros(padded(z.hidden), np.int32),
+        column_counts=np.zeros((threads, 2), np.int64),
         tile=np.zeros((threads, TILE_BYTES), np.uint8),
         block_sums=np.zeros((threads, fours * BLOCK_ROWS), np.int32),
         logits=np.zeros(z.vocab, np.float32),

@@ -24,6 +24,7 @@ _MANY = selected.REGISTERS >= 32 and selected.WIDTH == 64  # one register a vect
 AHEAD = 2048  # elements of keys: 4 KB of float16
 VALUE_ROWS = 64  # rows of values that are used for all of their columns before the next ones: 32 KiB at head_dim 128
 
+
 @kernel
 def exponentials(scores, at, length, largest):  # type: ignore[no-untyped-def]
     """scores[at + j] = exp(scores[at + j] - largest) for j < length, arguments <= 0; returns their sum. Whole 16s: more are overwritten."""

@@ -37,7 +37,7 @@ def quantise_row(x, cols, codes, padded_cols):  # type: ignore[no-untyped-def]
     before it is rounded to an integer: that decides the code.
     """
     factor = np.float32(127.0) / largest_magnitude(x, cols, np.float32(1e-5))
-    factors, sums, total = splat(factor), zero(), 0
+    factors, sums, total = splat(factor), zero(), np.int32(0)
     group = 128 * _BLOCKS
     for start in range(0, padded_cols, 32):
         place = start // group * group + start % group // 128 * 32 + start % 128 // 32 * (32 * _BLOCKS)
@@ -50,5 +50,5 @@ def quantise_row(x, cols, codes, padded_cols):  # type: ignore[no-untyped-def]
             for j in range(32):
                 code = np.int32(np.rint(x[start + j] * factor)) if start + j < cols else np.int32(0)
                 codes[place + j] = code
-                total += code
+                total = np.int32(total + code)
     return factor, np.int32(total + sum_of(sums))

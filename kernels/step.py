@@ -17,6 +17,7 @@ import numpy as np
 from .arrays import ATTENTION_NORM, ATTENTION_SUB_NORM, DOWN, FFN_NORM, FFN_SUB_NORM, GATE, RELU2, UP, K, O, Q, V
 from .attention import attend, attend_one, store_key, store_value
 from .barrier import barrier, next_step
+from .columns import BLOCK, find_active, matvec_by_columns
 from .control import ASLEEP, DONE, FIRST_LAYER, LAST_LAYER, POSITION, STEP, STOP, TOKENS, TOP, WANT_LOGITS
 from .dense import head_matvec
 from .glu import gated
@@ -31,6 +32,7 @@ from .ternary import WIDTH, matmul_scaled, matvec_chosen, matvec_scaled
 # As in arrays.py: constants of NumPy types, so that `project` is compiled once.
 START, ONE, FOUR = np.int64(0), np.int64(1), np.int64(4)
 WRITE, ADD = np.bool_(False), np.bool_(True)
+COLUMN_SHARE = 0.65  # of `down`'s columns: with more of them needed, reading all rows is as quick (docs/log.md)
 DENSE_SHARE = 0.6  # of a thread's `up` rows: with more of them needed, reading all in order is as quick (docs/log.md)
 
 
@@ -70,7 +72,11 @@ def project(w, s, layer, which, cols, rows, out, place, accumulate, tokens, thre
     offset, scale = w.offsets[layer, which], w.scales[layer, which]
     if tokens == 1:
         factor = scale / s.factors[thread]
-        matvec_scaled(w.packed, offset, cols, s.codes[thread], s.sums[thread], factor, out[0, place:], accumulate, first, last)
+        if w.base3_built[0]:
+            offset = w.base3_offsets[layer, which]
+            base3.matvec_scaled(w.base3, offset, cols, s.codes[thread], s.sums[thread], factor, out[0, place:], accumulate, first, last)
+        else:
+            matvec_scaled(w.packed, offset, cols, s.codes[thread], s.sums[thread], factor, out[0, place:], accumulate, first, last)
     else:
         matmul_scaled(
             w.packed,
@@ -127,7 +133,9 @@ def attention(z, w, cache, s, layer, tokens, position, thread, threads):  # type
                 lengths[i] = position + t + 1
             if few:
                 for i in range(end - start):
-                    attend_one(q, i * dim, lengths[i], cache.keys[layer, kv], cache.values[layer, kv], dim, s.scores[thread], out, i * width)
+                    attend_one(
+                        q, i * dim, lengths[i], cache.keys[layer, kv], cache.values[layer, kv], dim, s.scores[thread], out, i * width
+                    )
             else:
                 attend(q, lengths, cache.keys[layer, kv], cache.values[layer, kv], dim, s.scores[thread], out)
             for i in range(min(4, end - start)):
@@ -156,7 +164,33 @@ def up_where_gate_is_open(z, w, s, layer, thread, threads):  # type: ignore[no-u
     for r in range(first, last):
         s.up[0, r] = np.float32(0.0)  # never NaN or infinity from an earlier token: 0 * those is not 0
     factor = w.scales[layer, UP] / s.factors[thread]
-    matvec_chosen(w.packed, w.offsets[layer, UP], z.hidden, s.codes[thread], s.sums[thread], factor, s.up[0], chosen, count)
+    if w.base3_built[0]:
+        offset = w.base3_offsets[layer, UP]
+        base3.matvec_chosen(w.base3, offset, z.hidden, s.codes[thread], s.sums[thread], factor, s.up[0], chosen, count)
+    else:
+        matvec_chosen(w.packed, w.offsets[layer, UP], z.hidden, s.codes[thread], s.sums[thread], factor, s.up[0], chosen, count)
+
+
+@kernel
+def down_by_columns(z, w, s, layer, thread, threads):  # type: ignore[no-untyped-def]
+    """The `down` projection of one token from those columns only that meet a code other than zero: the same integers.
+
+    False, and nothing done, where so many do that reading all rows is as quick. Every thread has the same codes: all say the same.
+    """
+    blocks = (z.hidden + BLOCK - 1) // BLOCK
+    first, last = blocks * thread // threads, blocks * (thread + 1) // threads
+    active, words = s.active[thread], s.words[thread]
+    count = find_active(s.codes[thread], _kernel_length(z.feed_forward), active, words)
+    s.column_counts[thread, 0] += z.feed_forward
+    # The thread with most blocks decides when all are done.
+    busiest = (blocks + threads - 1) // threads * threads
+    if count * busiest > blocks * z.feed_forward * COLUMN_SHARE:
+        return False
+    s.column_counts[thread, 1] += z.feed_forward - count
+    at = layer * _kernel_length(z.feed_forward) * blocks * WIDTH
+    factor = w.scales[layer, DOWN] / s.factors[thread]
+    matvec_by_columns(w.columns, at, z.hidden, s.sums[thread], factor, s.x[0], active, words, s.column_sums, count, first, last)
+    return True
 
 
 @kernel
@@ -185,7 +219,8 @@ def run_layer(z, w, cache, s, layer, tokens, position, thread, threads, control)
         gated(s.gate[t], s.up[t], z.activation, first, last)
     barrier(control, threads)
     prepare(s.gate, z.feed_forward, w, at[FFN_SUB_NORM], eps, s, tokens, thread, threads, control)
-    project(w, s, layer, DOWN, z.feed_forward, z.hidden, s.x, START, ADD, tokens, thread, threads)
+    if not (tokens == 1 and w.columns_built[0] and down_by_columns(z, w, s, layer, thread, threads)):
+        project(w, s, layer, DOWN, z.feed_forward, z.hidden, s.x, START, ADD, tokens, thread, threads)
     barrier(control, threads)
 
 

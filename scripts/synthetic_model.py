@@ -55,13 +55,11 @@ def ternary(seed: int, rows: int, cols: int) -> NDArray[np.int8]:
 
 
 def pack_tq2_0(values: NDArray[np.int8], scale: float) -> NDArray[np.uint8]:
-    """TQ2_0: 256 weights in 66 bytes. 64 bytes of codes 0..2 (byte j of each half holds weights j, 32 + j, 64 + j, 96 + j of its 128 at
-    bits 0, 2, 4, 6), then the scale in float16."""
-    codes = (values + 1).astype(np.uint8).reshape(-1, 2, 4, 32)
-    packed = codes[:, :, 0] | codes[:, :, 1] << 2 | codes[:, :, 2] << 4 | codes[:, :, 3] << 6
-    blocks = np.empty((len(codes), 66), np.uint8)
-    blocks[:, :64] = packed.reshape(-1, 64)
-    blocks[:, 64:] = np.frombuffer(np.float16(scale).tobytes(), np.uint8)
+    """TQ2_0 as llama.cpp's own tools write it: the scale in every block, and in no tensor of its own."""
+    from bitnet_cli.ternary import tq2_0
+
+    blocks = tq2_0.pack_rows(values).reshape(-1, tq2_0.BLOCK_BYTES)
+    blocks[:, tq2_0.SCALE_AT :] = np.frombuffer(np.float16(scale).tobytes(), np.uint8)
     return blocks.reshape(-1)
 
 

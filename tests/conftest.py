@@ -59,3 +59,30 @@ def shared_vocab() -> Path:
     if not folder.is_dir():
         pytest.skip("no shared/data/vocab beside the repository: the real vocabularies are not in it")
     return folder
+
+
+@pytest.fixture(scope="session")
+def arm_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The embedded model with its I2_S weights as bitnet.cpp packs them on ARM: byte p of 16 holds weights p, p + 16, p + 32, p + 48."""
+    import numpy as np
+
+    from bitnet_cli.embedded import EMBEDDED_MODEL
+    from bitnet_cli.gguf_file.reader import open_gguf
+    from bitnet_cli.gguf_file.types import TensorType
+    from bitnet_cli.gguf_file.writer import OutputTensor, write_gguf
+    from bitnet_cli.ternary import i2_s
+
+    path = tmp_path_factory.mktemp("arm") / "arm.gguf"
+    with open_gguf(EMBEDDED_MODEL) as gguf:
+
+        def produce(name: str) -> np.ndarray:
+            raw, info = gguf.raw(name), gguf.tensors[name]
+            if info.type is not TensorType.I2_S:
+                return raw
+            codes = (i2_s.unpack(raw, *info.shape)[0] + 1).astype(np.uint8).reshape(-1, 4, 16)
+            weights = codes[:, 0] << 6 | codes[:, 1] << 4 | codes[:, 2] << 2 | codes[:, 3]
+            return np.concatenate([weights.reshape(-1), raw[-i2_s.TAIL :]])
+
+        tensors = [OutputTensor(i.name, i.type, i.shape, lambda name=i.name: produce(name)) for i in gguf.tensors.values()]
+        write_gguf(path, gguf.require_str("general.architecture"), gguf.typed_metadata, tensors)
+    return path

@@ -35,6 +35,12 @@ class Checkpoint:
     dense: dict[str, StoredTensor]  # token_embd, output: (vocab_size, hidden)
     norms: dict[str, StoredTensor]  # 1-dimensional
     projections: dict[str, Projection]
+    dropped: tuple[str, ...] = ()  # tensors that the written file does without: buffers, a copy of a tied embedding
+
+    @property
+    def assumed_master(self) -> bool:
+        """Whether only the caller says that these floats are BitNet master weights; nothing in the folder does."""
+        return self.flavour is Flavour.MASTER and not self.config.family.float_is_master
 
     @property
     def files(self) -> list[Path]:
@@ -44,7 +50,7 @@ class Checkpoint:
 
 
 def open_checkpoint(folder: Path, *, float_is_master: bool = False) -> Checkpoint:
-    """`float_is_master`: treat float weights without a quantization_config as BitNet master weights.
+    """`float_is_master`: treat float weights without a quantization_config as BitNet master weights (`--ternarise`).
 
     Raises UsageError where that has to be said and is not, BadFileError and UnsupportedError for what the folder holds.
     """
@@ -59,7 +65,8 @@ def open_checkpoint(folder: Path, *, float_is_master: bool = False) -> Checkpoin
         more = f" and {len(missing) - 5} more" if len(missing) > 5 else ""
         raise BadFileError(folder, "tensors", f"missing: {', '.join(missing[:5])}{more}")
     flavour = _flavour(tensors, names, config, float_is_master)
-    checkpoint = Checkpoint(folder, config, flavour, {}, {}, {})
+    used = set(names) | {f"{name}_scale" for name in names}
+    checkpoint = Checkpoint(folder, config, flavour, {}, {}, {}, tuple(sorted(tensors.keys() - used)))
     for name, target in names.items():
         _place(checkpoint, name, target, tensors)
     return checkpoint
@@ -116,8 +123,8 @@ def _flavour(tensors: dict[str, StoredTensor], names: dict[str, str], config: Mo
     if float_is_master or config.family.float_is_master:
         return Flavour.MASTER
     raise UsageError(
-        f"{config.path}: quantization_config: missing, and the weights are plain floats; "
-        "if they are BitNet master weights, say so with --flavour master"
+        f"{config.path}: quantization_config: missing, and the weights are plain floats: nothing says that they were trained for "
+        "ternary values; if they were (BitNet master weights), --ternarise rounds them"
     )
 
 

@@ -1,7 +1,8 @@
-"""GGUF file with float, float16, bfloat16 or I2_S projections -> the tensors of the same model with I2_S projections.
+"""GGUF file with projections in float or packed types -> the tensors of the same model with projections in another of them.
 
-Other converters write float tensors whose values are -s, 0, s already: sign and s are kept exactly. Anything else is taken as BitNet
-master weights and rounded by absmean, and reported in `rounded`.
+Packed projections are I2_S (both orders), TQ1_0, TQ2_0 and Q2_0: values and scale are kept to the bit. Other converters write float
+tensors whose values are -s, 0, s already: sign and s are kept exactly. Anything else is taken as BitNet master weights and rounded by
+absmean, and reported in `rounded`. Scales in tensors of their own (`blk.N.attn_q.scale`) become part of their projection's.
 """
 
 from collections.abc import Callable
@@ -12,54 +13,71 @@ from numpy.typing import NDArray
 
 from bitnet_cli.checkpoint import dense
 from bitnet_cli.checkpoint.families import PROJECTIONS
-from bitnet_cli.checkpoint.flavours import Flavour, looks_ternary, read_ternary
+from bitnet_cli.checkpoint.flavours import Flavour, TernaryWeight, looks_ternary, read_ternary
+from bitnet_cli.checkpoint.packing import ternary_tensors
 from bitnet_cli.checkpoint.stored import OpenFile, StoredTensor
-from bitnet_cli.checkpoint.to_gguf import encode_i2_s, require_i2_s
-from bitnet_cli.errors import BadFileError, UnsupportedError
+from bitnet_cli.errors import BadFileError, UnsupportedError, UsageError
 from bitnet_cli.gguf_file.reader import TensorInfo, open_gguf
 from bitnet_cli.gguf_file.types import TensorType
 from bitnet_cli.gguf_file.writer import OutputTensor
-from bitnet_cli.ternary import hf_packed, i2_s
+from bitnet_cli.ternary import i2_s_order
+from bitnet_cli.ternary.layouts import LAYOUTS, PackedTensor, block_of
 
 FLOAT_TYPES = {TensorType.F32: "F32", TensorType.F16: "F16", TensorType.BF16: "BF16"}
 DENSE = ("token_embd.weight", "output.weight")
 
 
 class GGUFSource:
-    """`rounded`, `kept` and `copied` are filled while the tensors are made.
+    """`rounded`, `kept` and `packed` are filled while the tensors are made.
 
     metadata       with types, as in the file
     rounded        names of projections that were not ternary
-    kept, copied   numbers of projections that were ternary floats, and that were I2_S
+    kept, packed   numbers of projections that were ternary floats, and that were packed already
+    evidence       of the order of I2_S weights
     trailing       bytes after the last tensor
     """
 
-    def __init__(self, path: Path):
+    def __init__(self, path: Path, i2_s_layout: str | None = None, ternarise: bool = False):
+        """i2_s_layout: order of I2_S weights, i2_s_order.PUBLISHED or ARM; None: what the weights say, PUBLISHED where they say nothing.
+
+        ternarise: round floats by absmean in any model, not only in those whose architecture says that they were trained for it.
+        """
         with open_gguf(path) as gguf:
+            self.evidence = i2_s_order.judge_file(gguf)
             self.metadata = gguf.typed_metadata
             self.architecture = gguf.require_str("general.architecture")
             self._tensors = gguf.tensors
             self.trailing = gguf.trailing
+        self._may_round = ternarise or self.architecture.startswith("bitnet")
         self._file = OpenFile(path)
+        self.arm = (i2_s_layout or self.evidence.order) == i2_s_order.ARM
         self.rounded: list[str] = []
         self.kept = 0
-        self.copied = 0
+        self.packed = 0
+        self._looked = False
 
-    def packed(self, embedding_type: TensorType | None) -> list[OutputTensor]:
-        """`embedding_type`: of the embedding and the head; None leaves them as they are. UnsupportedError for what cannot be packed."""
-        outputs = []
+    def tensors(self, weight_type: TensorType, embedding_type: TensorType | None) -> list[OutputTensor]:
+        """All tensors of the new file. UnsupportedError for what cannot be packed.
+
+        weight_type: of the projections; embedding_type: of the embedding and the head, None leaves them as they are.
+        """
+        outputs: list[OutputTensor] = []
+        projections = [name for name in self._tensors if _is_projection(name)]
+        if not projections:
+            raise BadFileError(self._file.path, "tensors", "no projection among them (blk.0.attn_q.weight ...)")
+        scales = {_scale_name(name) for name in projections}
         for info in self._tensors.values():
-            kind, produce = info.type, self._copy(info)
+            if info.name in scales:
+                continue
             if info.name.endswith(".scale"):
-                raise UnsupportedError(f"{self._file.path}: {info.name}: scales in tensors of their own are not supported")
+                raise UnsupportedError(f"{self._file.path}: {info.name}: a scale of something that is no projection is not supported")
             if _is_projection(info.name):
-                kind, produce = TensorType.I2_S, self._projection(info)
+                outputs += self._projection(info, weight_type)
             elif info.name in DENSE and embedding_type not in (None, info.type):
                 assert embedding_type is not None
-                kind, produce = embedding_type, self._retyped(info, embedding_type)
-            outputs.append(OutputTensor(info.name, kind, info.shape, produce))
-        if not any(_is_projection(name) for name in self._tensors):
-            raise BadFileError(self._file.path, "tensors", "no projection among them (blk.0.attn_q.weight ...)")
+                outputs.append(OutputTensor(info.name, embedding_type, info.shape, self._retyped(info, embedding_type)))
+            else:
+                outputs.append(OutputTensor(info.name, info.type, info.shape, self._copy(info)))
         return outputs
 
     def _stored(self, info: TensorInfo) -> StoredTensor:
@@ -76,35 +94,68 @@ class GGUFSource:
         dense.require_blocks(stored, kind)
         return lambda: dense.encode(stored, kind)
 
-    def _projection(self, info: TensorInfo) -> Callable[[], NDArray[np.uint8]]:
+    def _projection(self, info: TensorInfo, weight_type: TensorType) -> list[OutputTensor]:
         if len(info.shape) != 2:
             raise BadFileError(self._file.path, info.name, f"shape {list(info.shape)}, expected rows and columns")
-        if info.type is TensorType.I2_S:
-            return lambda: self._checked_i2_s(info)
+        shape, extra = (info.shape[0], info.shape[1]), self._extra_scale(_scale_name(info.name))
+        if info.type in LAYOUTS:
+            if shape[1] % block_of(info.type):  # I2_S only: of the others the reader knows the blocks
+                reason = f"{info.type.name} with rows of {shape[1]} weights, not a multiple of {block_of(info.type)}"
+                raise BadFileError(self._file.path, info.name, reason)
+            return self._written(info, weight_type, lambda: self._unpacked(info, shape, extra))
         stored = self._stored(info)
-        require_i2_s(stored, info.shape)
-        return lambda: self._ternary(stored)
+        if not self._may_round and not self._looked:  # at the first one only: it is read for this, and says enough to stop early
+            self._require_ternary(stored, looks_ternary(stored))
+            self._looked = True
+        return self._written(info, weight_type, lambda: self._from_floats(stored, shape, extra))
 
-    def _checked_i2_s(self, info: TensorInfo) -> NDArray[np.uint8]:
-        data = self._file.read(info.offset, info.nbytes)
-        if info.shape[-1] % i2_s.BLOCK:
-            raise BadFileError(self._file.path, info.name, f"I2_S with rows of {info.shape[-1]} weights, not a multiple of {i2_s.BLOCK}")
-        if hf_packed.has_code_3(data[: -i2_s.TAIL]):
-            raise BadFileError(self._file.path, info.name, "a 2-bit code is 3; only 0, 1 and 2 mean a ternary value")
-        scale = data[-i2_s.TAIL :][:4].view("<f4")[0]
-        if not (np.isfinite(scale) and scale > 0):
-            raise BadFileError(self._file.path, info.name, f"scale is {scale}, expected a positive number")
-        self.copied += 1
-        return data
+    def _written(self, info: TensorInfo, weight_type: TensorType, read: Callable[[], TernaryWeight]) -> list[OutputTensor]:
+        name, shape = info.name.removesuffix(".weight"), (info.shape[0], info.shape[1])
+        return ternary_tensors(name, shape, weight_type, self._file.path, info.name, read)
 
-    def _ternary(self, stored: StoredTensor) -> NDArray[np.uint8]:
-        rows, cols = stored.shape
+    def _extra_scale(self, name: str) -> np.float32:
+        """Value of a scale tensor; 1 where there is none."""
+        info = self._tensors.get(name)
+        if info is None:
+            return np.float32(1)
+        if info.type is not TensorType.F32 or info.shape != (1,):
+            raise UnsupportedError(
+                f"{self._file.path}: {name}: {info.type.name} {list(info.shape)}; scales of their own are supported as F32, one a tensor"
+            )
+        return self._usable(np.float32(self._file.read(info.offset, 4).view("<f4")[0]), name)
+
+    def _usable(self, scale: np.float32, name: str) -> np.float32:
+        if not (np.isfinite(scale) and scale >= np.finfo(np.float32).tiny):
+            raise BadFileError(self._file.path, name, f"scale is {scale}, expected a positive number")
+        return scale
+
+    def _unpacked(self, info: TensorInfo, shape: tuple[int, int], extra: np.float32) -> TernaryWeight:
+        raw = self._file.read(info.offset, info.nbytes)
+        scale, chunks = PackedTensor(info.type, shape, raw, self._file.path, info.name, float(extra), self.arm).read(strict=True)
+        self.packed += 1
+        return TernaryWeight(*shape, scale, chunks)
+
+    def _require_ternary(self, stored: StoredTensor, ternary: bool) -> None:
+        if not ternary and not self._may_round:
+            raise UsageError(
+                f"{self._file.path}: {stored.name}: plain floats, architecture {self.architecture}: nothing says that they were "
+                "trained for ternary values; if they were, --ternarise rounds them"
+            )
+
+    def _from_floats(self, stored: StoredTensor, shape: tuple[int, int], extra: np.float32) -> TernaryWeight:
         ternary = looks_ternary(stored)
+        self._require_ternary(stored, ternary)
         if ternary:
             self.kept += 1
         else:
             self.rounded.append(stored.name)
-        return encode_i2_s(read_ternary(stored, None, (rows, cols), Flavour.DEQUANTISED if ternary else Flavour.MASTER))
+        weight = read_ternary(stored, None, shape, Flavour.DEQUANTISED if ternary else Flavour.MASTER)
+        with np.errstate(over="ignore"):
+            return TernaryWeight(*shape, self._usable(np.float32(weight.scale * extra), stored.name), weight.chunks)
+
+
+def _scale_name(weight: str) -> str:
+    return weight.removesuffix("weight") + "scale"
 
 
 def _is_projection(name: str) -> bool:

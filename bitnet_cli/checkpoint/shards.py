@@ -8,7 +8,7 @@ from pathlib import Path
 from bitnet_cli.checkpoint.safetensors import read_table
 from bitnet_cli.checkpoint.stored import StoredTensor
 from bitnet_cli.checkpoint.strict_json import MEGABYTE, read_object
-from bitnet_cli.errors import BadFileError, UnsupportedError, UsageError
+from bitnet_cli.errors import BadFileError, UnsupportedError
 
 PICKLED = (".bin", ".pt", ".pth", ".ckpt", ".npz", ".h5", ".pkl", ".pickle", ".msgpack")
 MAX_SHARDS = 1000  # each holds an open descriptor
@@ -34,10 +34,16 @@ def read_tensors(folder: Path) -> dict[str, StoredTensor]:
         raise BadFileError(folder, "model.safetensors.index.json", f"missing, and {len(files)} safetensors files are here")
     for path in sorted(folder.iterdir()):
         refuse_pickle(path)
-    raise UsageError(f"{folder}: no model.safetensors and no model.safetensors.index.json")
+    raise BadFileError(folder, "weights", "missing: expected model.safetensors or model.safetensors.index.json")
 
 
-def _read_shards(folder: Path, index: Path) -> dict[str, StoredTensor]:
+def shard_names(index: Path) -> list[str]:
+    """The files that an index lists, each once. BadFileError for anything but plain names of .safetensors files."""
+    return list(dict.fromkeys(_weight_map(index).values()))
+
+
+def _weight_map(index: Path) -> dict[str, str]:
+    """Tensor name -> file name, checked."""
     weight_map = read_object(index, 64 * MEGABYTE).get("weight_map")
     if not isinstance(weight_map, dict) or not weight_map:
         raise BadFileError(index, "weight_map", "expected an object of tensor name to file name")
@@ -47,7 +53,14 @@ def _read_shards(folder: Path, index: Path) -> dict[str, StoredTensor]:
     names = dict.fromkeys(weight_map.values())
     if len(names) > MAX_SHARDS:
         raise BadFileError(index, "weight_map", f"{len(names)} files, at most {MAX_SHARDS} are expected")
-    tables = {name: read_table(_shard_path(folder, index, name)) for name in names}
+    for name in names:
+        _check_name(index, name)
+    return weight_map
+
+
+def _read_shards(folder: Path, index: Path) -> dict[str, StoredTensor]:
+    weight_map = _weight_map(index)
+    tables = {name: read_table(_shard_path(folder, index, name)) for name in dict.fromkeys(weight_map.values())}
     tensors: dict[str, StoredTensor] = {}
     for name, table in tables.items():
         for key, tensor in table.items():
@@ -61,13 +74,16 @@ def _read_shards(folder: Path, index: Path) -> dict[str, StoredTensor]:
     return tensors
 
 
-def _shard_path(folder: Path, index: Path, name: str) -> Path:
-    """A shard is a plain file name inside the folder. In the Hugging Face cache it is a link into `blobs` of the same repository."""
+def _check_name(index: Path, name: str) -> None:
     if not name or len(name) > 255 or not name.isprintable() or name != Path(name).name or "\\" in name:
         raise BadFileError(index, "weight_map", f"{name[:80]!r} is not a plain file name")
     if not name.endswith(".safetensors"):
-        refuse_pickle(folder / name)
+        refuse_pickle(index.parent / name)
         raise BadFileError(index, "weight_map", f"{name!r} is not a .safetensors file")
+
+
+def _shard_path(folder: Path, index: Path, name: str) -> Path:
+    """A shard lies inside the folder. In the Hugging Face cache it is a link into `blobs` of the same repository."""
     path, home = folder / name, folder.resolve()
     allowed = [home]
     if home.parent.name == "snapshots":

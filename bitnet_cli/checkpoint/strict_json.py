@@ -16,11 +16,11 @@ MEGABYTE = 1 << 20
 
 
 def require_regular_file(path: Path) -> int:
-    """Size in bytes of a regular file; symbolic links are followed. Raises BitnetError where there is none."""
+    """Size in bytes of a regular file; symbolic links are followed. Raises BadFileError where there is none."""
     try:
         status = path.stat()
     except OSError as error:  # absent, unreadable folder, loop of links
-        raise BitnetError(f"{path}: {error.strerror}") from None
+        raise BadFileError(path, "file", str(error.strerror)) from None
     if not stat.S_ISREG(status.st_mode):
         raise BadFileError(path, "file", "not a regular file")
     return status.st_size

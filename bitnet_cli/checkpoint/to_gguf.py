@@ -4,24 +4,17 @@ Names and keys: llama.cpp's gguf-py/gguf/constants.py. Architecture `bitnet-b1.5
 read, `bitnet` (SiLU) what llama.cpp reads; both rotate pairs (i, i + head_dim / 2), so q and k rows keep their order.
 """
 
-from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-
 from bitnet_cli.checkpoint import dense
-from bitnet_cli.checkpoint.flavours import TernaryWeight, read_ternary
+from bitnet_cli.checkpoint.flavours import read_ternary
 from bitnet_cli.checkpoint.folder import Checkpoint, Projection
+from bitnet_cli.checkpoint.packing import FILE_TYPES, QUANTIZATION_VERSION, ternary_tensors
 from bitnet_cli.checkpoint.stored import StoredTensor
-from bitnet_cli.errors import UnsupportedError
 from bitnet_cli.gguf_file.types import TensorType
 from bitnet_cli.gguf_file.writer import OutputTensor
-from bitnet_cli.ternary import i2_s
 
-FILE_TYPE_I2_S = 40  # general.file_type of bitnet.cpp
-QUANTIZATION_VERSION = 2  # of ggml
 ARCHITECTURES = {"relu2": "bitnet-b1.58", "silu": "bitnet"}  # by activation
 
 
@@ -30,8 +23,8 @@ def architecture(checkpoint: Checkpoint) -> str:
     return ARCHITECTURES[checkpoint.config.activation]
 
 
-def model_metadata(checkpoint: Checkpoint) -> dict[str, Any]:
-    """Everything but the tokenizer."""
+def model_metadata(checkpoint: Checkpoint, weight_type: TensorType = TensorType.I2_S) -> dict[str, Any]:
+    """Everything but the tokenizer. `weight_type`: of the ternary weights."""
     config, arch = checkpoint.config, architecture(checkpoint)
     hyperparameters: dict[str, Any] = {
         "vocab_size": config.vocab_size,
@@ -50,7 +43,7 @@ def model_metadata(checkpoint: Checkpoint) -> dict[str, Any]:
     }
     general = {
         "general.name": _name(checkpoint.folder),
-        "general.file_type": FILE_TYPE_I2_S,
+        "general.file_type": FILE_TYPES[weight_type],
         "general.quantization_version": QUANTIZATION_VERSION,
     }
     return general | {f"{arch}.{key}": value for key, value in hyperparameters.items()}
@@ -64,15 +57,18 @@ def _name(folder: Path) -> str:
     return home.name.split("--")[-1].encode("utf-8", "replace").decode() or "model"
 
 
-def model_tensors(checkpoint: Checkpoint, embedding_type: TensorType) -> list[OutputTensor]:
-    """In the order embedding, layers, final norm, head. Raises UnsupportedError where a projection does not fit I2_S."""
-    outputs = {name: _dense(name, tensor, embedding_type) for name, tensor in checkpoint.dense.items()}
-    outputs |= {name: _dense(name, tensor, TensorType.F32) for name, tensor in checkpoint.norms.items()}
-    outputs |= {name: _projection(name, projection) for name, projection in checkpoint.projections.items()}
+def model_tensors(checkpoint: Checkpoint, embedding_type: TensorType, weight_type: TensorType = TensorType.I2_S) -> list[OutputTensor]:
+    """In the order embedding, layers, final norm, head; a weight's scale follows it. `weight_type`: one of packing.OUTTYPES.
+
+    UnsupportedError where a matrix does not fit its type.
+    """
+    outputs = {name: [_dense(name, tensor, embedding_type)] for name, tensor in checkpoint.dense.items()}
+    outputs |= {name: [_dense(name, tensor, TensorType.F32)] for name, tensor in checkpoint.norms.items()}
+    outputs |= {name: _projection(name, projection, weight_type) for name, projection in checkpoint.projections.items()}
     order = ["token_embd"]
     order += [f"blk.{n}.{target}" for n in range(checkpoint.config.layers) for target in checkpoint.config.family.layer.values()]
     order += ["output_norm"] + (["output"] if "output" in outputs else [])
-    return [outputs[name] for name in order]
+    return [tensor for name in order for tensor in outputs[name]]
 
 
 def _dense(name: str, tensor: StoredTensor, kind: TensorType) -> OutputTensor:
@@ -80,33 +76,11 @@ def _dense(name: str, tensor: StoredTensor, kind: TensorType) -> OutputTensor:
     return OutputTensor(f"{name}.weight", kind, tensor.shape, lambda: dense.encode(tensor, kind))
 
 
-def _projection(name: str, projection: Projection) -> OutputTensor:
+def _projection(name: str, projection: Projection, weight_type: TensorType) -> list[OutputTensor]:
     weight, flavour = projection.weight, projection.flavour
     if flavour is None:  # modules_to_not_convert
-        return _dense(name, weight, TensorType.F16)
-    require_i2_s(weight, projection.shape)
-    return OutputTensor(
-        f"{name}.weight",
-        TensorType.I2_S,
-        projection.shape,
-        lambda: encode_i2_s(read_ternary(weight, projection.scale, projection.shape, flavour)),
+        return [_dense(name, weight, TensorType.F16)]
+    shape = projection.shape
+    return ternary_tensors(
+        name, shape, weight_type, weight.path, weight.name, lambda: read_ternary(weight, projection.scale, shape, flavour)
     )
-
-
-def require_i2_s(weight: StoredTensor, shape: tuple[int, ...]) -> None:
-    """UnsupportedError where rows are not whole I2_S blocks."""
-    if shape[-1] % i2_s.BLOCK:
-        reason = f"rows of {shape[-1]} weights; I2_S packs {i2_s.BLOCK} at a time, and no other type is written yet"
-        raise UnsupportedError(f"{weight.path}: {weight.name}: {reason}")
-
-
-def encode_i2_s(weight: TernaryWeight) -> NDArray[np.uint8]:
-    """The tensor's bytes, made chunk by chunk: beside the result, a few MB."""
-    result = np.empty(i2_s.nbytes(weight.rows, weight.cols), np.uint8)
-    done = 0
-    parts: Iterable[NDArray[np.uint8]] = (i2_s.pack_rows(chunk) for chunk in weight.chunks())
-    for part in parts:
-        result[done : done + part.size] = part
-        done += part.size
-    result[done:] = i2_s.tail(float(weight.scale))
-    return result

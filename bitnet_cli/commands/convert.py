@@ -1,12 +1,20 @@
-"""`bitnet convert`: Hugging Face folder -> GGUF file. The library does the work; this file says what happened, on stderr."""
+"""`bitnet convert`: Hugging Face folder or hub id -> GGUF file. The library does the work; this file says what happened, on stderr.
+
+`--dry-run` says on stdout what would happen.
+"""
 
 import time
+from dataclasses import asdict
 from pathlib import Path
+from typing import Any, NamedTuple
 
 from bitnet_cli.checkpoint.folder import open_checkpoint
+from bitnet_cli.checkpoint.hub import Listing, Repository, UnreachableError, is_hub_id
+from bitnet_cli.checkpoint.packing import OUTTYPES, type_notes
+from bitnet_cli.checkpoint.plan import Plan, make_plan
 from bitnet_cli.checkpoint.to_gguf import architecture, model_metadata, model_tensors
 from bitnet_cli.checkpoint.tokenizer import tokenizer_metadata
-from bitnet_cli.commands.reporting import Reporter
+from bitnet_cli.commands.reporting import Reporter, print_json, row
 from bitnet_cli.errors import UsageError
 from bitnet_cli.gguf_file.part_file import check_target
 from bitnet_cli.gguf_file.types import TensorType
@@ -15,30 +23,164 @@ from bitnet_cli.gguf_file.writer import refuse_same_file, write_gguf
 EMBEDDING_TYPES = {"f16": TensorType.F16, "q8_0": TensorType.Q8_0, "q6_k": TensorType.Q6_K, "q4_0": TensorType.Q4_0}
 
 
+ASSUMED_MASTER = (
+    "nothing in the folder says that these weights were trained for ternary values; they are rounded by absmean because --ternarise "
+    "says so, and a model that was not trained for it writes nonsense"
+)
+MODELS = Path("models")  # where a conversion lands that is not told where to go
+
+
+class HubOptions(NamedTuple):
+    """How to reach a repository (see checkpoint/hub.py)."""
+
+    revision: str | None = None
+    token: str | None = None
+    cache_dir: Path | None = None
+    offline: bool = False
+
+
 def convert(
-    source: Path, output: Path, *, embedding_type: str = "f16", flavour: str | None = None, force: bool = False, quiet: bool = False
+    source: str | Path,
+    output: Path | None = None,
+    *,
+    outtype: str = "i2_s",
+    embedding_type: str = "f16",
+    ternarise: bool = False,
+    hub: HubOptions = HubOptions(),  # noqa: B008
+    force: bool = False,
+    dry_run: bool = False,
+    as_json: bool = False,
+    quiet: bool = False,
 ) -> None:
     """Raises BitnetError, and leaves no output file, for anything that cannot be converted faithfully."""
-    if flavour not in (None, "master"):
-        raise UsageError(f"--flavour {flavour}: expected master")
-    check_target(output, force)  # first of all: a minute of reading for nothing is unkind
+    from_hub = is_hub_id(str(source))
+    if hub.revision is not None and not from_hub:
+        raise UsageError(f"--revision is for a repository of the hub (owner/name); {source} is not one")
+    target = output or MODELS / f"{_stem(str(source))}.gguf"
+    if not dry_run and (output is not None or target.parent.exists()):
+        check_target(target, force)  # first of all: a minute of reading for nothing is unkind
     report = Reporter(quiet)
     start = time.perf_counter()
-    checkpoint = open_checkpoint(source, float_is_master=flavour == "master")
+    folder = Path(source)
+    if from_hub:
+        found = _from_hub(str(source), hub, report, dry_run, as_json)
+        if found is None:
+            return
+        folder = found
+    checkpoint = open_checkpoint(folder, float_is_master=ternarise)
     for path in checkpoint.files:
-        refuse_same_file(path, output)
-    tensors = model_tensors(checkpoint, EMBEDDING_TYPES[embedding_type])
-    tokenizer = tokenizer_metadata(source, checkpoint.config)
-    for note in tokenizer.notes:
+        refuse_same_file(path, target)
+    tensors = model_tensors(checkpoint, EMBEDDING_TYPES[embedding_type], OUTTYPES[outtype])
+    tokenizer = tokenizer_metadata(folder, checkpoint.config)
+    metadata = model_metadata(checkpoint, OUTTYPES[outtype]) | tokenizer.values
+    plan = make_plan(checkpoint, architecture(checkpoint), metadata, tensors)
+    notes = tokenizer.notes + type_notes(plan.architecture, OUTTYPES[outtype], tensors)
+    warnings = [ASSUMED_MASTER] if checkpoint.assumed_master else []
+    if dry_run:
+        _show(plan, str(source), target, notes + warnings, as_json)
+        return
+    for note in notes:
         report.note(note)
-    metadata = model_metadata(checkpoint) | tokenizer.values
+    for warning in warnings:
+        report.warn(warning)
+    if output is None:
+        target.parent.mkdir(exist_ok=True)
     with report.progress("converting") as progress:
-        size = write_gguf(output, architecture(checkpoint), metadata, tensors, force=force, progress=progress)
+        size = write_gguf(target, plan.architecture, metadata, tensors, force=force, progress=progress)
     kept = sum(p.flavour is None for p in checkpoint.projections.values())
     details = [
-        checkpoint.config.family.architecture,
-        f"flavour {checkpoint.flavour.value}",
-        f"scale: {checkpoint.flavour.scale_rule}",
+        plan.family,
+        f"flavour {plan.flavour}",
+        f"scale: {plan.scale_rule}",
         f"{len(tensors)} tensors" + (f", {kept} projections kept in F16" if kept else ""),
     ]
-    report.summary(output, details, size, time.perf_counter() - start)
+    report.summary(target, details, size, time.perf_counter() - start)
+    if as_json:
+        print_json(_as_json(plan, str(source), target, notes + warnings))
+
+
+def _stem(source: str) -> str:
+    """Name of the file that a conversion writes by default: the folder's, or the repository's without its owner."""
+    return Path(source).resolve().name or "model"
+
+
+def _from_hub(name: str, options: HubOptions, report: Reporter, dry_run: bool, as_json: bool) -> Path | None:
+    """The folder with the repository's files. None in a dry run that would have to download them first: said so, and nothing more."""
+    repository = Repository(
+        name,
+        revision=options.revision,
+        token=options.token,
+        cache_dir=options.cache_dir,
+        offline=options.offline,
+        bars=report.on_terminal,
+    )
+    if repository.offline:
+        return repository.offline_folder()
+    try:
+        listing = repository.listing()
+    except UnreachableError as error:
+        folder = repository.cached()
+        if folder is None:
+            raise
+        report.note(f"{error}; using the files in the cache")
+        return folder
+    if listing.missing and dry_run:
+        _show_download(repository, listing, as_json)
+        return None
+    if listing.missing:
+        count = len(listing.missing)
+        report.note(f"downloading {count} files, {listing.missing_bytes} bytes, from {repository.endpoint}/{name} at {listing.commit}")
+    return repository.fetch(listing)
+
+
+def _show_download(repository: Repository, listing: Listing, as_json: bool) -> None:
+    """A dry run before the download: what would be fetched, and whether config.json (a few KB, fetched now) names a model that converts."""
+    config = repository.config(listing)
+    quantization = config.quantization
+    rule = "none" if quantization is None else f"{quantization.linear_class}, {quantization.mode}"
+    if as_json:
+        files = [asdict(file) for file in listing.files]
+        known = {"source": repository.name, "commit": listing.commit, "family": config.family.architecture, "quantization": rule}
+        print_json(known | {"download": {"bytes": listing.missing_bytes, "files": files}, "written": False})
+        return
+    row("source", f"{repository.endpoint}/{repository.name} at {listing.commit}")
+    row("family", f"{config.family.architecture}, {config.activation}, {config.layers} layers of width {config.hidden}")
+    row("quantization", rule)
+    row("download", f"{len(listing.missing)} files, {listing.missing_bytes} bytes, not in the cache yet")
+    for file in listing.missing:
+        row("", f"{file.name}  {'unknown size' if file.size is None else file.size}")
+    row("then", "with these files in the cache, --dry-run says what the conversion itself does")
+
+
+def _as_json(plan: Plan, source: str, target: Path, notes: list[str], written: bool = True) -> dict[str, Any]:
+    return {"source": source, "output": str(target)} | asdict(plan) | {"notes": notes, "written": written}
+
+
+def _show(plan: Plan, source: str, target: Path, notes: list[str], as_json: bool) -> None:
+    """The plan on stdout."""
+    if as_json:
+        print_json(_as_json(plan, source, target, notes, written=False))
+        return
+    row("source", source)
+    show_plan(plan)
+    row("output", f"{target}, {plan.size} bytes" + ("; is there already, --force would replace it" if target.exists() else ""))
+    for note in notes:
+        row("note", note)
+    row("written", "nothing: this is a dry run")
+
+
+def show_plan(plan: Plan) -> None:
+    """What is known of a checkpoint and its conversion, row by row."""
+    row("family", f"{plan.family}, {plan.activation}; as GGUF: {plan.architecture}")
+    row("flavour", plan.flavour)
+    row("scale", plan.scale_rule)
+    row("parameters", str(plan.parameters))
+    row("tensors", f"{sum(plan.tensors.values())}: " + ", ".join(f"{count} {kind}" for kind, count in plan.tensors.items()))
+    for loss in plan.losses:
+        shown = ", ".join(loss.tensors[:2]) + (f" and {len(loss.tensors) - 2} more" if len(loss.tensors) > 2 else "")
+        row(
+            "not exact" if loss.written else "left out",
+            f"{shown}: " + (f"{loss.stored} to {loss.written}: " if loss.written else "") + loss.effect,
+        )
+    if not plan.losses:
+        row("not exact", "nothing: every weight is kept to the bit")

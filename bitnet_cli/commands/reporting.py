@@ -1,23 +1,64 @@
-"""What `convert` and `quantize` say while they work: a progress bar on a terminal, notes, and one line at the end. All on stderr."""
+"""What commands say. While they work, on stderr: a progress bar on a terminal, notes, and one line at the end. Reports, on stdout: rows.
+
+Reports are plain ASCII words in 80 columns, the same on a terminal and in a pipe; text from files is escaped.
+"""
 
 import contextlib
+import json
+import math
 import sys
+import textwrap
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 from bitnet_cli.errors import printable
 
 Progress = Callable[[str, int, int], None]
 
 
+WIDTH, LABEL = 80, 14  # columns of a report, and of the labels on its left
+
+
+def row(label: str, text: str) -> None:
+    """One row of a report on stdout: a label and its text, wrapped with a hanging indent. A long path is not cut."""
+    lines = textwrap.wrap(printable(text), WIDTH - LABEL, break_long_words=False, break_on_hyphens=False) or [""]
+    for i, line in enumerate(lines):
+        put(f"{label if i == 0 else '':<{LABEL}}{line}".rstrip())
+
+
+def put(line: str) -> None:
+    """A line on stdout; characters that its encoding lacks are replaced."""
+    encoding = sys.stdout.encoding or "ascii"
+    sys.stdout.write(line.encode(encoding, "replace").decode(encoding) + "\n")
+
+
+def print_json(value: Any) -> None:
+    """One JSON object on stdout, in ASCII. NaN and infinities, which JSON has not, become null."""
+    put(json.dumps(_finite(value), allow_nan=False))
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _finite(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_finite(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
 class Reporter:
     def __init__(self, quiet: bool):
         self.quiet = quiet
+        self.on_terminal = not quiet and sys.stderr.isatty()
 
     def note(self, text: str) -> None:
         """One line that is not an error."""
         if not self.quiet:
             print(f"bitnet: note: {printable(text)}", file=sys.stderr)  # noqa: T201
+
+    def warn(self, text: str) -> None:
+        """One line about a result that may be worthless: said even when quiet."""
+        print(f"bitnet: warning: {printable(text)}", file=sys.stderr)  # noqa: T201
 
     def summary(self, output: Path, details: list[str], size: int, seconds: float) -> None:
         """`details` and the size and speed of what was written, in one line."""
@@ -28,7 +69,7 @@ class Reporter:
     @contextlib.contextmanager
     def progress(self, what: str) -> Iterator[Progress | None]:
         """A function for write_gguf's `progress`; None where nobody would see a bar."""
-        if self.quiet or not sys.stderr.isatty():
+        if not self.on_terminal:
             yield None
             return
         from rich.console import Console

@@ -15,14 +15,14 @@ from __future__ import annotations
 
 import struct
 from array import array
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from mmap import mmap
 from pathlib import Path
 from typing import NoReturn
 
 from bitnet_cli.errors import BadFileError, UnsupportedError
 from bitnet_cli.gguf_file.metadata import TYPECODES, Typed, ValueType
-from bitnet_cli.gguf_file.types import TensorType, nbytes, tensor_type
+from bitnet_cli.gguf_file.types import UNREAD, TensorType, nbytes, tensor_type
 
 # Caps, each several times what a published model needs (Gemma 3: 262,144 tokens, 514,906 merges, 15 MB in all).
 MAX_HEADER = 64 << 20  # bytes of metadata and tensor table: bounds the memory that a file can make us take
@@ -59,31 +59,49 @@ class TensorInfo:
 
 
 @dataclass(frozen=True)
+class UnreadTensor:
+    """A tensor of a type that is known and not read. `nbytes`: up to the next tensor, padding included, whatever the type needs."""
+
+    name: str
+    type: str
+    shape: tuple[int, ...]
+    offset: int
+    nbytes: int
+
+
+@dataclass(frozen=True)
 class Header:
     version: int
     alignment: int
     metadata: dict[str, Typed]
     tensors: dict[str, TensorInfo]
+    unread: dict[str, UnreadTensor]  # empty unless parsed with `unread`
     trailing: int  # bytes after the last tensor and its padding
 
 
-def parse(data: mmap, path: Path) -> Header:
-    """The header of the file in `data`. BadFileError where it is damaged, UnsupportedError where it is sound but not for us."""
-    parser = _Parser(data, path)
+def parse(data: mmap, path: Path, *, unread: bool = False) -> Header:
+    """The header of the file in `data`. BadFileError where it is damaged, UnsupportedError where it is sound but not for us.
+
+    `unread`: for a look at the file only. Tensors of types that are not read, and one part of a split model, are then no errors.
+    """
+    parser = _Parser(data, path, unread)
     version, n_tensors, n_entries = parser.preamble()
     metadata: dict[str, Typed] = {}
     for i in range(n_entries):
         key = parser.key(f"metadata entry {i}", metadata)
         metadata[key] = parser.value(key)
     alignment = parser.alignment(metadata)
-    parser.refuse_split(metadata)
+    if not unread:
+        parser.refuse_split(metadata)
     parser.count_fits(n_tensors, MIN_TENSOR, "tensor count")
-    table: dict[str, TensorInfo] = {}
+    table: dict[str, TensorInfo | UnreadTensor] = {}
     for i in range(n_tensors):
         info = parser.tensor(i, table)
         table[info.name] = info
-    tensors, trailing = parser.place(table, alignment)
-    return Header(version, alignment, metadata, tensors, trailing)
+    placed, trailing = parser.place(table, alignment)
+    tensors = {name: info for name, info in placed.items() if isinstance(info, TensorInfo)}
+    others = {name: info for name, info in placed.items() if isinstance(info, UnreadTensor)}
+    return Header(version, alignment, metadata, tensors, others, trailing)
 
 
 def pad(size: int, alignment: int) -> int:
@@ -94,8 +112,8 @@ def pad(size: int, alignment: int) -> int:
 class _Parser:
     """A position in the file, and the reads that move it."""
 
-    def __init__(self, data: mmap, path: Path):
-        self.data, self.path, self.pos = data, path, 0
+    def __init__(self, data: mmap, path: Path, unread: bool = False):
+        self.data, self.path, self.pos, self.unread = data, path, 0, unread
         self.size = len(data)
         self.limit = min(self.size, MAX_HEADER)
         self.strings_left = MAX_STRINGS
@@ -251,7 +269,7 @@ class _Parser:
                 "`llama-gguf-split --merge` first"
             )
 
-    def tensor(self, index: int, seen: dict[str, TensorInfo]) -> TensorInfo:
+    def tensor(self, index: int, seen: dict[str, TensorInfo | UnreadTensor]) -> TensorInfo | UnreadTensor:
         """The next row of the tensor table, with its offset still relative to the start of the data."""
         start = self.pos
         self.rows.append(start)
@@ -267,8 +285,10 @@ class _Parser:
         for i, n in enumerate(ne):
             if not 1 <= n < 1 << 63:
                 self.fail(f"{field} ne[{i}]", f"is {n}, expected 1 to 2^63 - 1", at + 8 * i)
-        kind = tensor_type(self.u32(f"{field} type"), self.path, field, self.pos - 4)
-        shape = tuple(reversed(ne))
+        number, shape = self.u32(f"{field} type"), tuple(reversed(ne))
+        if self.unread and number in UNREAD:
+            return UnreadTensor(name, UNREAD[number], shape, self.u64(f"{field} offset"), 0)
+        kind = tensor_type(number, self.path, field, self.pos - 4)
         try:
             size = nbytes(kind, shape)
         except ValueError as error:
@@ -277,15 +297,16 @@ class _Parser:
             self.fail(f"{field} shape", f"{shape} of {kind.name} needs {size} bytes, the file has {self.size}", at)
         return TensorInfo(name, kind, shape, self.u64(f"{field} offset"), size)
 
-    def place(self, table: dict[str, TensorInfo], alignment: int) -> tuple[dict[str, TensorInfo], int]:
+    def place(self, table: dict[str, TensorInfo | UnreadTensor], alignment: int) -> tuple[dict[str, TensorInfo | UnreadTensor], int]:
         """The table with absolute offsets, and the number of bytes after the data.
 
         Like llama.cpp, accepts only tensors that follow each other in the order of the table: no overlaps, so no two tensors share
-        bytes, and no holes, where a second file could hide.
+        bytes, and no holes, where a second file could hide. A tensor of unknown size ends where the next one begins.
         """
-        begin, expected = pad(self.pos, alignment), 0
-        placed: dict[str, TensorInfo] = {}
-        for row, (name, info) in zip(self.rows, table.items(), strict=True):
+        begin, expected, last = pad(self.pos, alignment), 0, len(table) - 1
+        offsets = [info.offset for info in table.values()]
+        placed: dict[str, TensorInfo | UnreadTensor] = {}
+        for i, (row, (name, info)) in enumerate(zip(self.rows, table.items(), strict=True)):
             field = f"tensor {name} offset"
             if info.offset % alignment:
                 self.fail(field, f"is {info.offset}, not a multiple of the alignment {alignment}", row)
@@ -293,8 +314,13 @@ class _Parser:
                 fault = "overlaps the tensor before it" if info.offset < expected else "leaves a hole after the tensor before it"
                 self.fail(field, f"is {info.offset}, expected {expected}: it {fault}", row)
             start = begin + info.offset
-            if start + info.nbytes > self.size:
-                self.fail(f"tensor {name}", f"ends at byte {start + info.nbytes}, the file at {self.size}", row)
-            placed[name] = TensorInfo(name, info.type, info.shape, start, info.nbytes)
-            expected = pad(info.offset + info.nbytes, alignment)
+            size = info.nbytes
+            if isinstance(info, UnreadTensor):
+                size = (self.size - begin if i == last else offsets[i + 1]) - info.offset
+                if size <= 0:
+                    self.fail(field, f"is {info.offset}, which leaves no bytes for it", row)
+            if start + size > self.size:
+                self.fail(f"tensor {name}", f"ends at byte {start + size}, the file at {self.size}", row)
+            placed[name] = replace(info, offset=start, nbytes=size)
+            expected = pad(info.offset + size, alignment)
         return placed, max(0, self.size - (begin + expected))

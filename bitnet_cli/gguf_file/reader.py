@@ -20,14 +20,14 @@ from typing import TYPE_CHECKING
 
 from bitnet_cli.errors import BadFileError, UnsupportedError
 from bitnet_cli.gguf_file.metadata import Typed, TypedMetadata, Value, ValueType
-from bitnet_cli.gguf_file.parse import Header, TensorInfo, parse
+from bitnet_cli.gguf_file.parse import Header, TensorInfo, UnreadTensor, parse
 from bitnet_cli.gguf_file.types import TensorType
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-__all__ = ["GGUFFile", "TensorInfo", "TensorType", "Typed", "Value", "ValueType", "open_gguf"]
+__all__ = ["GGUFFile", "TensorInfo", "TensorType", "Typed", "UnreadTensor", "Value", "ValueType", "open_gguf"]
 
 _KINDS = {
     stat.S_IFDIR: "a folder",
@@ -48,6 +48,7 @@ class GGUFFile(TypedMetadata):
     metadata         key -> value, in the file's order
     typed_metadata   the same values with their GGUF types, which `write_gguf` writes back unchanged
     tensors          name -> TensorInfo, in the file's order
+    unread           name -> UnreadTensor, those of types that are not read; empty unless opened with `unread`
     trailing         bytes after the last tensor and its padding; 0 in a file that holds a model and nothing else
     """
 
@@ -59,6 +60,7 @@ class GGUFFile(TypedMetadata):
         self.typed_metadata = header.metadata
         self.metadata: dict[str, Value] = {key: entry.value for key, entry in header.metadata.items()}
         self.tensors = header.tensors
+        self.unread = header.unread
         self.trailing = header.trailing
         self._map: mmap.mmap | None = data
 
@@ -77,6 +79,16 @@ class GGUFFile(TypedMetadata):
             raise ValueError(f"{self.path} is closed")
         return np.frombuffer(self._map, np.uint8)
 
+    def forget(self, name: str) -> None:
+        """Takes a tensor's pages out of this process's memory, where the system can; they are read again from the file when touched."""
+        if self._map is None or not hasattr(self._map, "madvise"):  # Windows has none
+            return
+        info = self.tensors[name]
+        first = -(-info.offset // mmap.PAGESIZE) * mmap.PAGESIZE
+        size = (info.offset + info.nbytes) // mmap.PAGESIZE * mmap.PAGESIZE - first
+        if size > 0:
+            self._map.madvise(mmap.MADV_DONTNEED, first, size)
+
     def close(self) -> None:
         """Gives up the memory map. Arrays over it stay valid: the map goes when the last of them does."""
         if self._map is not None:
@@ -91,8 +103,8 @@ class GGUFFile(TypedMetadata):
         self.close()
 
 
-def open_gguf(path: str | os.PathLike[str]) -> GGUFFile:
-    """Opens and validates a GGUF file, versions 2 and 3, little-endian.
+def open_gguf(path: str | os.PathLike[str], *, unread: bool = False) -> GGUFFile:
+    """Opens and validates a GGUF file, versions 2 and 3, little-endian. `unread`: also one that can only be looked at (see parse.py).
 
     BadFileError: cannot be opened, is not a regular file, is damaged. UnsupportedError: a tensor type that is not read, a split model, a
     big-endian machine.
@@ -102,7 +114,7 @@ def open_gguf(path: str | os.PathLike[str]) -> GGUFFile:
         raise UnsupportedError(f"{path}: this machine is big-endian; only little-endian ones can read GGUF files here")
     data = _map_file(path)
     try:
-        return GGUFFile(path, data, parse(data, path))
+        return GGUFFile(path, data, parse(data, path, unread=unread))
     except BaseException:
         data.close()
         raise

@@ -23,7 +23,7 @@ from bitnet_cli.gguf_file.types import TensorType, nbytes
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-__all__ = ["OutputTensor", "refuse_same_file", "write_gguf"]
+__all__ = ["OutputTensor", "gguf_size", "refuse_same_file", "write_gguf"]
 
 Progress = Callable[[str, int, int], None]
 
@@ -59,12 +59,11 @@ def write_gguf(
     ValueError: what the caller asks for is not a GGUF file (a name twice, a shape without whole blocks, wrong bytes from `produce`).
     """
     target = Path(path)
-    typed = {"general.architecture": Typed(architecture, ValueType.STRING)}
-    typed |= {key: with_type(value) for key, value in metadata.items() if key != "general.architecture"}
+    typed = _typed(architecture, metadata)
     alignment = _alignment(typed)
     _check_tensors(tensors)
     sizes = [nbytes(t.type, t.shape) for t in tensors]
-    needed = _header_size(typed, tensors, alignment) + sum(pad(size, alignment) for size in sizes)
+    needed = gguf_size(architecture, metadata, tensors)
     check_target(target, force)
     check_space(target, needed)
     with part_file(target, needed) as part:
@@ -91,6 +90,21 @@ def write_gguf(
         if part.stat().st_size != needed:
             raise ValueError(f"{target}: {part.stat().st_size} bytes were written where {needed} were planned")
     return needed
+
+
+def gguf_size(
+    architecture: str, metadata: Mapping[str, Value | Typed | Sequence[int] | Sequence[float]], tensors: Sequence[OutputTensor]
+) -> int:
+    """Bytes of the file that `write_gguf` would write; nothing is written, no tensor is made."""
+    typed = _typed(architecture, metadata)
+    alignment = _alignment(typed)
+    return _header_size(typed, tensors, alignment) + sum(pad(nbytes(t.type, t.shape), alignment) for t in tensors)
+
+
+def _typed(architecture: str, metadata: Mapping[str, Value | Typed | Sequence[int] | Sequence[float]]) -> dict[str, Typed]:
+    """All metadata with types; the architecture comes first, as llama.cpp writes it."""
+    typed = {"general.architecture": Typed(architecture, ValueType.STRING)}
+    return typed | {key: with_type(value) for key, value in metadata.items() if key != "general.architecture"}
 
 
 def _alignment(typed: Mapping[str, Typed]) -> int:

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from bitnet_cli.errors import BitnetError, UsageError
 from bitnet_cli.gguf_file.reader import GGUFFile
 from bitnet_cli.machine.memory import available_bytes
+from bitnet_cli.model import columns
 from bitnet_cli.model.config import read_config
 from bitnet_cli.model.head import build_planes, bytes_read
 from bitnet_cli.model.weights import HEAD_KINDS, embedding_info, head_info, load_weights, sizes_of
@@ -47,7 +48,7 @@ class Decoder:
         self.cache_type = cache_type
         self._refuse_too_large()
         self.position = 0
-        self._threads, self._planes_built = threads, False
+        self._threads, self._planes_built, self._columns_decided = threads, False, False
         cos, sin = rope.angles(self.context, c.head_dim, c.rope_theta)
         self._sizes = sizes_of(file, c)
         self._weights = load_weights(file, c, cos, sin)
@@ -71,7 +72,7 @@ class Decoder:
     def bytes_a_token(self) -> float:
         """Bytes of weights that decoding one token has read on average: ternary rows and head, without what was skipped. No KV cache."""
         c = self.config
-        skipped = self.skipped_share() * c.layers * c.hidden * c.feed_forward / 4
+        skipped = (self.skipped_share() + self.skipped_columns_share()) * c.layers * c.hidden * c.feed_forward / 4
         return c.ternary_weights / 4 - skipped + (bytes_read(self._sizes, self.head_rows()) or self._head_bytes)
 
     def head_rows(self) -> NDArray[np.int64]:
@@ -92,6 +93,8 @@ class Decoder:
         UsageError: no token, a token outside the vocabulary, or more than the context holds.
         """
         self._check(ids)
+        if len(ids) == 1:
+            self._perhaps_build_columns()
         for start in range(0, len(ids), self._chunk):
             part = ids[start : start + self._chunk]
             self._layers(part, want_logits=start + len(part) == len(ids), top=self._top(top))
@@ -123,6 +126,19 @@ class Decoder:
             build_planes(self._sizes, self._weights, self._threads)
             self._planes_built = True
         return min(top, self.config.vocab)
+
+    def _perhaps_build_columns(self) -> None:
+        """Once, after a few decoded tokens: store `down` by columns where enough of the tokens' hidden units were zero."""
+        if self._columns_decided or self._scratch.counts[:, 0].sum() < columns.DECIDE_AFTER * self.config.layers * self.config.feed_forward:
+            return
+        self._columns_decided = True
+        if len(self._weights.columns) and self.skipped_share() >= columns.SPARSE:
+            columns.build_columns(self._sizes, self._weights, self._threads)
+
+    def skipped_columns_share(self) -> float:
+        """Share of the `down` projection's columns that decode did not read, since it could; 0 where it never could."""
+        seen, skipped = self._scratch.column_counts[0].tolist()
+        return skipped / seen if seen else 0.0
 
     def skipped_share(self) -> float:
         """Share of the `up` projection's rows that decode did not read, because their gate was an exact zero. 0 where none can be."""

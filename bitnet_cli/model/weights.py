@@ -1,7 +1,8 @@
 """GGUF tensors -> the arrays that the kernels read.
 
-Ternary rows and the head stay where they are, in the memory-mapped file; kernels find them by byte offset. Norms and scales, a few
-thousand numbers, are copied. Every name, shape and type is checked before a kernel may touch a byte: kernels check nothing.
+I2_S rows and the head stay where they are, in the memory-mapped file; kernels find them by byte offset. Norms and scales, a few
+thousand numbers, are copied; projections in other layouts are repacked (projections.py). Every name, shape and type is checked before a
+kernel may touch a byte: kernels check nothing.
 """
 
 from collections.abc import Iterator
@@ -12,10 +13,11 @@ from numpy.typing import NDArray
 
 from bitnet_cli.errors import BadFileError, UnsupportedError
 from bitnet_cli.gguf_file.reader import GGUFFile, TensorInfo, TensorType
+from bitnet_cli.model.columns import columns_for
 from bitnet_cli.model.config import ModelConfig
 from bitnet_cli.model.head import planes_for
+from bitnet_cli.model.projections import PROJECTIONS, load_projections, scale_name
 
-PROJECTIONS = ("attn_q", "attn_k", "attn_v", "attn_output", "ffn_gate", "ffn_up", "ffn_down")  # order of arrays.Q .. arrays.DOWN
 NORMS = ("attn_norm", "attn_sub_norm", "ffn_norm", "ffn_sub_norm")  # order of arrays.ATTENTION_NORM ...
 HEAD_KINDS = {
     TensorType.F32: arrays.HEAD_F32,
@@ -69,7 +71,8 @@ def check_tensors(file: GGUFFile, c: ModelConfig) -> list[str]:
     for name, shape in expected.items():
         if file.tensors[name].shape != shape:
             raise BadFileError(file.path, f"tensor {name}", f"has shape {file.tensors[name].shape}, expected {shape}")
-    return [name for name in file.tensors if name not in expected and not name.endswith(".scale")]
+    scales = {scale_name(f"blk.{layer}.{name}.weight") for layer in range(c.layers) for name in PROJECTIONS}
+    return [name for name in file.tensors if name not in expected and name not in scales]
 
 
 def _norm(file: GGUFFile, name: str) -> NDArray[np.float32]:
@@ -82,32 +85,16 @@ def _norm(file: GGUFFile, name: str) -> NDArray[np.float32]:
     return values
 
 
-def _scale(file: GGUFFile, info: TensorInfo) -> np.float32:
-    """The float32 after an I2_S tensor's weights."""
-    if info.type != TensorType.I2_S:
-        hint = "; `bitnet quantize IN OUT i2_s` packs it" if info.type in (TensorType.F32, TensorType.F16, TensorType.BF16) else ""
-        raise UnsupportedError(f"{file.path}: tensor {info.name}: {info.type.name} projections are not run yet, only I2_S{hint}")
-    place = info.nbytes - 32
-    scale = file.raw(info.name)[place : place + 4].view("<f4")[0]
-    if not np.isfinite(scale) or scale < np.finfo(np.float32).tiny:  # a denormal is damage too: no trained weights are that small
-        raise BadFileError(file.path, f"tensor {info.name}", f"has the scale {scale}, expected a positive number", info.offset + place)
-    return np.float32(scale)
-
-
 def load_weights(file: GGUFFile, c: ModelConfig, cos: NDArray[np.float32], sin: NDArray[np.float32]) -> arrays.Weights:
     """Check the tensors of an open file and describe them to the kernels. cos, sin: (context, head_dim / 2)."""
     for name in check_tensors(file, c):
-        if name.endswith(".bias") or name.startswith("rope_f"):
+        if name.endswith((".bias", ".scale")) or name.startswith("rope_f"):
             raise UnsupportedError(f"{file.path}: tensor {name}: changes the result and is not supported by {c.architecture} here")
-    offsets = np.zeros((c.layers, 7), np.int64)
-    scales = np.zeros((c.layers, 7), np.float32)
+    projections = load_projections(file, c)
     norm_offsets = np.full((c.layers + 1, 4), -1, np.int64)
     norms: list[NDArray[np.float32]] = []
     size = 0
     for layer in range(c.layers):
-        for which, name in enumerate(PROJECTIONS):
-            info = file.tensors[f"blk.{layer}.{name}.weight"]
-            offsets[layer, which], scales[layer, which] = info.offset, _scale(file, info)
         for place, (name, length) in enumerate(zip(NORMS, norm_sizes(c), strict=True)):
             if length:
                 norm_offsets[layer, place] = size
@@ -117,9 +104,9 @@ def load_weights(file: GGUFFile, c: ModelConfig, cos: NDArray[np.float32], sin: 
     norms.append(_norm(file, "output_norm.weight"))
     head = head_info(file)
     return arrays.Weights(
-        packed=file.file_bytes(),
-        offsets=offsets,
-        scales=scales,
+        packed=projections.packed,
+        offsets=projections.offsets,
+        scales=projections.scales,
         norms=np.concatenate(norms),
         norm_offsets=norm_offsets,
         head=file.file_bytes(),
@@ -127,6 +114,8 @@ def load_weights(file: GGUFFile, c: ModelConfig, cos: NDArray[np.float32], sin: 
         cos=cos,
         sin=sin,
         planes=planes_for(HEAD_KINDS[head.type], c.vocab, c.hidden),
+        columns=columns_for(c),
+        columns_built=np.zeros(1, np.int64),
     )
 
 

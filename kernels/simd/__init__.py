@@ -2,8 +2,10 @@
 
     WIDTH, REGISTERS          bytes of one register: 32 or 64; how many there are
     UNSHIFTED                 how decode takes 2-bit fields apart, see row_sums.py
+    ANY_BYTE                  whether `dot` takes codes up to 255, and wraps around where sums overflow
     load, load_half, store    bytes <-> array
     field0 .. field3          2-bit codes at bits 7-6, 5-4, 3-2, 1-0 of each byte (the order of weights in I2_S)
+    triple(v)                 3 v modulo 256 in every byte
     dot(narrow, codes, x)     sums of products of bytes; at most STEPS_PER_FOLD of them before
     fold(wide, narrow)        which widens to int32; total(wide), the sum over the lanes; totals and add_totals, of four at once
     load_f16, one_f16, to_f16 float16 <-> float32

@@ -7,18 +7,20 @@ from typing import Any
 
 from llvmlite import ir
 
-from . import floats, vectors
+from . import floats, trits, vectors
 from .vectors import I8, I16, I32, Vector, intrinsic
 
 WIDTH = 32
 REGISTERS = 16
 UNSHIFTED = False
 STEPS_PER_FOLD = 64
+ANY_BYTE = False
 
 Bytes, Narrow, Wide = Vector(I8, 32), Vector(I16, 16), Vector(I32, 8)
 
 load, load_half, store = vectors.loader(Bytes), vectors.half_loader(Bytes), vectors.storer(Bytes)
 add_bytes, zero_bytes, total_bytes = vectors.binary(Bytes, "add"), vectors.constant(Bytes), vectors.byte_total(Bytes)
+triple = trits.tripled(Bytes, "x")
 field0, field1, field2, field3 = (vectors.two_bit_field(Bytes, shift) for shift in (6, 4, 2, 0))
 zero_narrow, zero_wide = vectors.constant(Narrow), vectors.constant(Wide)
 add_narrow, add_wide = vectors.binary(Narrow, "add"), vectors.binary(Wide, "add")
@@ -47,3 +49,15 @@ def fold(typingctx: Any, wide: Any, narrow: Any) -> Any:
         return b.add(args[0], vectors.call(b, "llvm.x86.avx2.pmadd.wd", Wide.llvm, [args[1], ones]))
 
     return Wide(Wide, Narrow), codegen
+
+
+@intrinsic
+def quad_dot(typingctx: Any, sums: Any, codes: Any, values: Any) -> Any:
+    """sums[i] + the four products of bytes 4i .. 4i + 3; codes unsigned up to 64, values signed."""
+
+    def codegen(ctx: Any, b: Any, sig: Any, args: Any) -> Any:
+        pairs = vectors.call(b, "llvm.x86.avx2.pmadd.ub.sw", Narrow.llvm, list(args[1:]))
+        ones = ir.Constant(Narrow.llvm, [1] * 16)
+        return b.add(args[0], vectors.call(b, "llvm.x86.avx2.pmadd.wd", Wide.llvm, [pairs, ones]))
+
+    return Wide(Wide, Bytes, Bytes), codegen

@@ -1,6 +1,6 @@
 """AVX-VNNI: 32 bytes a register, vpdpbusd."""
 
-from . import floats, vectors
+from . import floats, trits, vectors
 from ._vnni import dot_product
 from .vectors import I8, I32, Vector
 
@@ -8,16 +8,19 @@ WIDTH = 32
 REGISTERS = 16
 UNSHIFTED = False
 STEPS_PER_FOLD = 1 << 30
+ANY_BYTE = True
 
 Bytes, Wide = Vector(I8, 32), Vector(I32, 8)
 
 load, load_half, store = vectors.loader(Bytes), vectors.half_loader(Bytes), vectors.storer(Bytes)
 add_bytes, zero_bytes, total_bytes = vectors.binary(Bytes, "add"), vectors.constant(Bytes), vectors.byte_total(Bytes)
+triple = trits.tripled(Bytes, "x")
 field0, field1, field2, field3 = (vectors.two_bit_field(Bytes, shift) for shift in (6, 4, 2, 0))
 zero_narrow = zero_wide = vectors.constant(Wide)
 add_narrow = add_wide = fold = vectors.binary(Wide, "add")
 total, totals, add_totals = vectors.integer_total(Wide), vectors.four_totals(Wide), vectors.four_totals_to_memory(Wide)
 dot = dot_product("llvm.x86.avx512.vpdpbusd.256", Bytes, Wide)
+quad_dot = dot
 load_f16, to_f16 = floats.half_precision_loader(native=True), floats.half_precision_bits(native=True)
 one_f16 = floats.half_precision_scalar(native=True)
 load_float, fma = floats.float_loader(load_f16), floats.multiply_add(fused=True)

@@ -12,6 +12,7 @@ WIDTH = 32
 REGISTERS = 32  # of 16 bytes, and sums need only that much
 UNSHIFTED = False
 STEPS_PER_FOLD = 1 << 30
+ANY_BYTE = False  # both factors of sdot are signed
 
 # Sums of one row take both halves of the bytes in registers of their own: two chains of additions instead of one. Kernels that keep
 # 16 sums at once begin with zero_wide, and both halves go to one register.
@@ -19,6 +20,7 @@ Bytes, Narrow, Wide = neon.Bytes, Vector(I32, 8), Vector(I32, 4)
 
 load, load_half, store = neon.load, neon.load_half, neon.store
 add_bytes, zero_bytes, total_bytes = neon.add_bytes, neon.zero_bytes, neon.total_bytes
+triple = neon.triple
 field0, field1, field2, field3 = neon.field0, neon.field1, neon.field2, neon.field3
 zero_narrow, zero_wide = vectors.constant(Narrow), vectors.constant(Wide)
 add_narrow, add_wide = vectors.binary(Narrow, "add"), vectors.binary(Wide, "add")
@@ -56,3 +58,6 @@ def fold(typingctx: Any, wide: Any, narrow: Any) -> Any:
         return b.add(args[0], b.add(neon.half(b, args[1], 0), neon.half(b, args[1], 1)))
 
     return Wide(Wide, narrow), codegen
+
+
+quad_dot = dot

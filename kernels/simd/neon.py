@@ -8,13 +8,14 @@ from typing import Any
 
 from llvmlite import ir
 
-from . import floats, vectors
+from . import floats, trits, vectors
 from .vectors import I8, I16, I32, Vector, intrinsic
 
 WIDTH = 32
 REGISTERS = 16  # of 32 bytes
 UNSHIFTED = False
 STEPS_PER_FOLD = 64
+ANY_BYTE = False
 
 Bytes, Narrow, Wide = Vector(I8, 32), Vector(I16, 16), Vector(I32, 4)
 
@@ -44,10 +45,12 @@ def byte_field(shift: int) -> Any:
 
 load, load_half, store = vectors.loader(Bytes), vectors.half_loader(Bytes), vectors.storer(Bytes)
 add_bytes, zero_bytes, total_bytes = vectors.binary(Bytes, "add"), vectors.constant(Bytes), vectors.byte_total(Bytes)
+triple = trits.tripled(Bytes)
 field0, field1, field2, field3 = (byte_field(shift) for shift in (6, 4, 2, 0))
 zero_narrow, zero_wide = vectors.constant(Narrow), vectors.constant(Wide)
 add_narrow, add_wide = vectors.binary(Narrow, "add"), vectors.binary(Wide, "add")
 total, totals, add_totals = vectors.integer_total(Wide), vectors.four_totals(Wide), vectors.four_totals_to_memory(Wide)
+quad_dot = vectors.plain_quad_dot(Bytes, Vector(I32, WIDTH // 4))
 load_f16, to_f16 = floats.half_precision_loader(native=True), floats.half_precision_bits(native=True)
 one_f16 = floats.half_precision_scalar(native=True)
 load_float, fma = floats.float_loader(load_f16), floats.multiply_add(fused=True)

@@ -165,6 +165,74 @@ def shifted_right(vector: Vector, bits: int) -> Any:
     return lanewise(vector, vector, lambda b, value: b.ashr(value, vector.splat(bits)))
 
 
+def interleave_four(vector: Vector) -> Any:
+    """`interleave(a, b, c, d)`: four vectors of a0 b0 c0 d0 a1 b1 ... from each 16 bytes: the first has bytes 0-3 of each 16, then 4-7 ...
+
+    Two rounds of x86's unpack or ARM's zip, which work on 16 bytes each.
+    """
+    lanes = range(0, vector.lanes, 16)
+
+    def zipped(b: Any, x: Any, y: Any, unit: int, half: int) -> Any:
+        """Units of `unit` bytes of x and y in turn, from the lower or upper half of each 16 bytes."""
+        index = [
+            source + lane + place + byte
+            for lane in lanes
+            for place in range(8 * half, 8 * half + 8, unit)
+            for source in (0, vector.lanes)
+            for byte in range(unit)
+        ]
+        return b.shuffle_vector(x, y, ir.Constant(ir.VectorType(I32, vector.lanes), index))
+
+    @intrinsic
+    def interleave(typingctx: Any, v0: Any, v1: Any, v2: Any, v3: Any) -> Any:
+        result = types.UniTuple(vector, 4)
+
+        def codegen(ctx: Any, b: Any, sig: Any, args: Any) -> Any:
+            parts = []
+            for half in (0, 1):
+                x, y = zipped(b, args[0], args[1], 1, half), zipped(b, args[2], args[3], 1, half)
+                parts += [zipped(b, x, y, 2, 0), zipped(b, x, y, 2, 1)]
+            return ctx.make_tuple(b, result, parts)
+
+        return result(vector, vector, vector, vector), codegen
+
+    return interleave
+
+
+def repeat_word(vector: Vector) -> Any:
+    """`repeat(word)`: the four bytes of an int32, over and over."""
+    words = ir.VectorType(I32, vector.lanes // 4)
+
+    @intrinsic
+    def repeat(typingctx: Any, word: Any) -> Any:
+        def codegen(ctx: Any, b: Any, sig: Any, args: Any) -> Any:
+            one = b.insert_element(ir.Constant(words, ir.Undefined), args[0], I32(0))
+            return b.bitcast(b.shuffle_vector(one, one, ir.Constant(words, [0] * words.count)), vector.llvm)
+
+        return vector(types.int32), codegen
+
+    return repeat
+
+
+def plain_quad_dot(codes: Vector, sums: Vector) -> Any:
+    """`quad_dot(sums, codes, values)`: sums[i] + the four products of bytes 4i .. 4i + 3, with no CPU's instruction. Codes 0 to 127."""
+
+    @intrinsic
+    def quad_dot(typingctx: Any, total: Any, c: Any, v: Any) -> Any:
+        def codegen(ctx: Any, b: Any, sig: Any, args: Any) -> Any:
+            wide = ir.VectorType(I16, codes.lanes)
+            products = b.mul(b.sext(args[1], wide), b.sext(args[2], wide))
+            result = args[0]
+            for j in range(4):
+                index = ir.Constant(ir.VectorType(I32, sums.lanes), list(range(j, codes.lanes, 4)))
+                result = b.add(result, b.sext(b.shuffle_vector(products, products, index), sums.llvm))
+            return result
+
+        return sums(sums, codes, codes), codegen
+
+    return quad_dot
+
+
 def integer_total(vector: Vector) -> Any:
     """`total(v)`: sum over the lanes of a vector of 32-bit integers, as int32."""
 

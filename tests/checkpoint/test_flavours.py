@@ -109,7 +109,7 @@ def test_b_and_c_differ_in_one_word_of_the_config(folders: dict[str, Path], writ
 
 
 def test_plain_floats_need_the_flag(folders: dict[str, Path]) -> None:
-    with pytest.raises(UsageError, match="--flavour master"):
+    with pytest.raises(UsageError, match="--ternarise"):
         open_checkpoint(folders["E"])
 
 

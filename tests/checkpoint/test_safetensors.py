@@ -14,7 +14,7 @@ import pytest
 from bitnet_cli.checkpoint.safetensors import BITS, read_table
 from bitnet_cli.checkpoint.shards import read_tensors
 from bitnet_cli.checkpoint.stored import CHUNK, READ
-from bitnet_cli.errors import BadFileError, BitnetError, UnsupportedError, UsageError
+from bitnet_cli.errors import BadFileError, BitnetError, UnsupportedError
 
 
 def entry(dtype: str = "F32", shape: Any = (2,), offsets: Any = (0, 8)) -> dict[str, Any]:
@@ -310,5 +310,5 @@ def test_pickle_is_never_loaded(tmp_path: Path, name: str) -> None:
 
 
 def test_folder_without_weights(tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match=r"no model\.safetensors"):
+    with pytest.raises(BadFileError, match=r"expected model\.safetensors"):
         read_tensors(tmp_path)

@@ -30,7 +30,7 @@ def tensor_bytes(path: Path) -> dict[str, bytes]:
 def converted(folders: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     base = tmp_path_factory.mktemp("converted")
     for letter, folder in folders.items():
-        convert(folder, base / f"{letter}.gguf", flavour="master" if letter == "E" else None, quiet=True)
+        convert(folder, base / f"{letter}.gguf", ternarise=letter == "E", quiet=True)
     return {letter: base / f"{letter}.gguf" for letter in folders}
 
 
@@ -158,7 +158,7 @@ def read_or_end(descriptor: int) -> bytes:
 def test_plain_floats_need_to_be_named(
     bitnet: Callable[..., Any], refused: Callable[..., None], folders: dict[str, Path], tmp_path: Path
 ) -> None:
-    refused(bitnet("convert", folders["E"], "-o", tmp_path / "out.gguf"), 2, "--flavour master")
+    refused(bitnet("convert", folders["E"], "-o", tmp_path / "out.gguf"), 2, "--ternarise")
     assert list(tmp_path.iterdir()) == []
 
 
@@ -187,7 +187,7 @@ def test_places_that_are_not_there(
     refused(bitnet("convert", folders["C"], "-o", tmp_path / "no" / "out.gguf"), 2, "does not exist")
     refused(bitnet("convert", folders["C"], "-o", tmp_path), 2, "is a folder")
     refused(bitnet("convert", tmp_path / "no", "-o", tmp_path / "out.gguf"), 2, "no such folder")
-    refused(bitnet("convert", tmp_path, "-o", tmp_path / "out.gguf"), 1, "config.json", "No such file")
+    refused(bitnet("convert", tmp_path, "-o", tmp_path / "out.gguf"), 3, "config.json", "No such file")
     assert list(tmp_path.iterdir()) == []
 
 

@@ -68,16 +68,16 @@ def test_kill_at_random_moments(bitnet: Callable[..., Any], models: ModuleType, 
 
 WHILE_WRITING = """
 import os, signal, sys
-from bitnet_cli.checkpoint import to_gguf
+from bitnet_cli.checkpoint import packing
 from bitnet_cli.cli import main
-encode, count = to_gguf.encode_i2_s, 0
-def encode_then_stop(weight):
+encode, count = packing.encode, 0
+def encode_then_stop(*arguments):
     global count
     count += 1
     if count == 9:
         os.kill(os.getpid(), signal.{signal})
-    return encode(weight)
-to_gguf.encode_i2_s = encode_then_stop
+    return encode(*arguments)
+packing.encode = encode_then_stop
 main()
 """
 

@@ -85,7 +85,7 @@ def test_ternary_floats_keep_sign_and_scale(
         assert np.array_equal(found, sign * values) and found_scale == stored[kind]
     told = capsys.readouterr()
     assert told.out == "" and told.err.count("\n") == 1
-    assert "bitnet-b1.58, 5 tensors, projections: 2 ternary already, 0 by absmean, 0 copied as I2_S" in told.err
+    assert "bitnet-b1.58, 5 tensors, projections: 2 ternary already, 0 by absmean, 0 packed before" in told.err
 
 
 @pytest.mark.parametrize("kind", STORED)
@@ -178,7 +178,7 @@ def set_scale(value: float) -> Callable[[Any], None]:
         ({"blk.0.attn_q.weight": (TensorType.F32, (128,), np.ones(128, "f4"))}, BadFileError, r"shape \[128\], expected rows and columns"),
         ({"blk.0.attn_q.weight": (TensorType.Q8_0, (1, 128), np.zeros(136, "u1"))}, UnsupportedError, "type Q8_0 cannot be re-typed"),
         ({"blk.0.attn_q.weight": (TensorType.F32, (1, 128), np.full((1, 128), np.nan, "f4"))}, BadFileError, r"\|W\| is nan"),
-        ({"blk.0.attn_q.scale": (TensorType.F32, (1,), np.ones(1, "f4"))}, UnsupportedError, "scales in tensors of their own"),
+        ({"blk.0.attn_q.scale": (TensorType.F32, (1,), np.ones(1, "f4"))}, BadFileError, "no projection among them"),
         ({"blk.0.attn_norm.weight": (TensorType.F32, (4,), np.ones(4, "f4"))}, BadFileError, "no projection among them"),
     ],
 )

@@ -26,7 +26,10 @@ class Head:
         codes = np.full(arrays.padded(self.hidden), 99, np.uint8)
         head_planes.build(self.data, OFFSET, self.kind, self.hidden, self.planes, np.zeros(self.hidden, np.float32), codes, 0, self.vocab)
         offsets, scales = np.zeros((1, 7), np.int64), np.zeros((1, 7), np.float32)
-        self.weights = arrays.Weights(self.data, offsets, scales, nothing, offsets, self.data, np.array([OFFSET]), one, one, self.planes)
+        columns = (np.zeros(0, np.uint8), np.zeros(1, np.int64))
+        self.weights = arrays.Weights(
+            self.data, offsets, scales, nothing, offsets, self.data, np.array([OFFSET]), one, one, self.planes, *columns
+        )
         self.sizes = arrays.Sizes(1, self.hidden, 1, 1, self.hidden, self.hidden, self.vocab, 0, 1e-5, kind)
         self.scratch = arrays.new_scratch(self.sizes, 4, 16, threads)
 

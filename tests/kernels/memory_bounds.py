@@ -11,7 +11,7 @@ import sys
 from typing import Any
 
 import numpy as np
-from bitnet_kernels import arrays, dense, quantise
+from bitnet_kernels import arrays, columns, dense, quantise
 from bitnet_kernels import ternary as kernels
 from cases import activations, kernel_order, packed, product, ternary
 from head_case import Head
@@ -70,6 +70,23 @@ def quantiser(cols: int) -> bool:
     return bool(out.max() == 127)
 
 
+def by_columns(cols: int, rows: int) -> bool:
+    """transpose, find_active and matvec_by_columns with every array at the guard."""
+    rng = np.random.default_rng(rows)
+    weights, codes = ternary(rng, rows, cols), activations(rng, 1, cols)
+    codes[rng.random((1, cols)) < 0.5] = 0
+    exact, ordered = product(weights, codes)[0], at_the_end(kernel_order(codes, kernels.WIDTH)[0])
+    blocks, length = -(-rows // columns.BLOCK), len(ordered)
+    turned = at_the_end(np.zeros(length * blocks * kernels.WIDTH, np.uint8))
+    columns.transpose(at_the_end(packed(weights, 0, tail=0)), 0, cols, rows, turned, 0, 0, blocks)
+    active, words = at_the_end(np.zeros(length + 4, np.int64)), at_the_end(np.zeros(length // 4 + 1, np.int32))
+    sums, out = at_the_end(np.zeros(blocks * columns.BLOCK, np.int32)), at_the_end(np.zeros(rows, np.float32))
+    count = columns.find_active(ordered, length, active, words)
+    total = codes.sum(dtype=np.int32)
+    columns.matvec_by_columns(turned, 0, rows, total, np.float32(1), out, active, words, sums, count, 0, blocks)
+    return bool(np.array_equal(out, exact))
+
+
 def everything_at_the_end(value: Any) -> Any:
     """An array, or a tuple of them in any depth, each at a guard of its own."""
     return type(value)(*map(everything_at_the_end, value)) if isinstance(value, tuple) else at_the_end(value)
@@ -117,6 +134,7 @@ def main() -> None:
         kinds = (arrays.HEAD_F32, arrays.HEAD_F16, arrays.HEAD_Q8_0)
         result &= all(head(kind, rows, cols) for kind in kinds for rows, cols in ((1, 32), (3, 96), (5, 256)))
         result &= all(quantiser(cols) for cols in (1, 31, 128, 129, 1000))
+        result &= all(by_columns(*shape) for shape in ((128, 1), (384, 300), (2560, 129)))
         result &= all(searched_head(*shape, guarded=True) for shape in ((37, 384), (5, 128), (50, 640)))
         result &= whole_steps(guarded=True)
     json.dump(bool(result), sys.stdout)

@@ -18,6 +18,7 @@ if NAIVE:
     from bitnet_kernels.naive import quantise as naive_quantise
     from bitnet_kernels.naive import ternary as naive_ternary
 else:
+    from bitnet_kernels import columns as simd_columns
     from bitnet_kernels import quantise as simd_quantise
     from bitnet_kernels import ternary as simd_ternary
 
@@ -36,6 +37,25 @@ def products(weights: NDArray[np.int8], codes: NDArray[np.int8], offset: int) ->
     tile, scratch = np.full(arrays.TILE_BYTES, 99, np.uint8), np.zeros(len(ordered) * arrays.BLOCK_ROWS, np.int32)
     simd_ternary.matmul(whole, offset, cols, ordered, tokens, many, tile, scratch, 0, rows)
     return one.astype(np.int64) - sums[0], many.astype(np.int64) - sums[:, None]
+
+
+def sparse_product(weights: NDArray[np.int8], codes: NDArray[np.int8], offset: int) -> NDArray[np.int64]:
+    """weights times codes, one token, by columns: (rows,). What the arrays held before must not matter."""
+    (rows, cols), whole = weights.shape, packed(weights, offset)
+    if NAIVE:
+        return naive_ternary.matmul(naive_ternary.unpack(whole, offset, rows, cols), codes[None]).astype(np.int64)[0]
+    width, block = simd_ternary.WIDTH, simd_columns.BLOCK
+    length, blocks = padded_length(cols, width), -(-rows // block)
+    columns = np.full(11 + length * blocks * width, 0xFF, np.uint8)
+    simd_columns.transpose(whole, offset, cols, rows, columns, 11, 0, blocks)
+    active, words = np.full(length + 4, -99), np.full(length // 4 + 1, -99, np.int32)
+    count = simd_columns.find_active(kernel_order(codes[None], width)[0], length, active, words)
+    assert count == np.count_nonzero(codes)
+    total, out, sums = codes.sum(dtype=np.int32), np.zeros(rows, np.float32), np.full(blocks * block, -99, np.int32)
+    one = np.float32(1)
+    simd_columns.matvec_by_columns(columns, 11, rows, total, one, out, active, words, sums, count, 0, blocks // 2)
+    simd_columns.matvec_by_columns(columns, 11, rows, total, one, out, active, words, sums, count, blocks // 2, blocks)
+    return out.astype(np.int64)
 
 
 def quantised(x: NDArray[np.float32]) -> tuple[NDArray[np.int8], np.float32]:
@@ -61,6 +81,15 @@ def main() -> None:
     for cols in (128, 5504, 16384):
         for name, weights, codes in extremes(cols):
             results[f"{name} {cols}"] = digest(*products(weights, codes, 0))
+    for rows, cols, share in ((1, 128, 1.0), (300, 384, 0.5), (2560, 256, 0.2), (129, 8704, 0.05), (256, 5504, 1.0), (70, 128, 0.0)):
+        rng = np.random.default_rng(rows)
+        weights, codes = ternary(rng, rows, cols), activations(rng, 1, cols)[0]
+        codes[rng.random(cols) >= share] = 0
+        product = sparse_product(weights, codes, cols % 100)
+        assert np.array_equal(product, weights.astype(np.int64) @ codes)
+        results[f"columns {rows} x {cols}"] = digest(product)
+    for name, weights, codes in extremes(16384):
+        results[f"columns {name}"] = digest(sparse_product(weights, codes[0], 0))
     for cols in (1, 127, 128, 1000, 6912):
         x = np.random.default_rng(cols).standard_normal(cols).astype(np.float32)
         results[f"quantise {cols}"] = digest(*quantised(x))

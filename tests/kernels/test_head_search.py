@@ -9,6 +9,7 @@ from bitnet_kernels import isa
 SETS = [name for name in isa.supported(isa.cpu_features()) if name != isa.NAIVE]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", SETS)
 def test_top_logits_are_those_of_the_whole_head(run_script: Callable[..., Any], name: str) -> None:
     results = run_script("head_tops.py", BITNET_ISA=name)

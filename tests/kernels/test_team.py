@@ -31,5 +31,6 @@ def test_scenario(run_script: Callable[..., Any], name: str) -> None:
 @pytest.mark.parametrize("threads", [-1, 0, MAX_THREADS + 1])
 def test_impossible_numbers_of_threads(threads: int) -> None:
     nothing: Any = np.zeros(0)
+    empty = [kind(*[nothing] * len(kind._fields)) for kind in (Weights, Cache, Scratch)]
     with pytest.raises(ValueError, match=f"threads must be 1 to {MAX_THREADS}, not {threads}"):
-        Team(Sizes(*[0] * 10), Weights(*[nothing] * 10), Cache(nothing, nothing), Scratch(*[nothing] * len(Scratch._fields)), threads)
+        Team(Sizes(*[0] * 10), *empty, threads)

@@ -92,6 +92,8 @@ def random_weights(shape: Shape, rng: np.random.Generator) -> arrays.Weights:
         cos=cos,
         sin=sin,
         planes=arrays.new_planes(0, shape.hidden),
+        columns=np.zeros(0, np.uint8),
+        columns_built=np.zeros(1, np.int64),
     )
 
 

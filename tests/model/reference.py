@@ -8,7 +8,7 @@ one such code moves the logits by about 3e-3 of their size, and from that token 
 also says how near each token came to that, and `assert_agree` accepts a difference only where it did.
 """
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -29,22 +29,38 @@ class Result:
     margin: Doubles
 
 
+@dataclass(frozen=True)
+class Activations:
+    """Which int8 activations share a scale: `block` neighbours; 0: all of a token, as BitNet has it. `half`: that scale is a float16."""
+
+    block: int = 0
+    half: bool = False
+
+
+# What llama.cpp quantises to before it multiplies (ggml-quants.c): Q8_K for TQ1_0 and TQ2_0, Q8_0 for Q2_0.
+Q8_K, Q8_0 = Activations(256), Activations(32, half=True)
+
+
 @dataclass
 class _Rounding:
     margin: Doubles
-    codes: list[NDArray[np.int64]] = field(default_factory=list)
+    activations: Activations
 
-    def quantise(self, x: Doubles) -> tuple[Doubles, Doubles]:
-        factor = 127.0 / np.maximum(np.abs(x).max(-1, keepdims=True), 1e-5)
-        scaled = x * factor
+    def quantise(self, x: Doubles) -> Doubles:
+        """The values that the int8 codes stand for."""
+        blocks = x.reshape(len(x), -1, self.activations.block or x.shape[-1])
+        largest = np.maximum(np.abs(blocks).max(-1, keepdims=True), 1e-5)
+        scaled = blocks * (127.0 / largest)
         distance = np.abs(np.abs(scaled) % 1.0 - 0.5) / np.maximum(np.abs(scaled), 1e-3)
-        self.margin = np.minimum(self.margin, distance.min(-1))
-        return np.clip(np.rint(scaled), -128, 127), factor
+        self.margin = np.minimum(self.margin, distance.min((-1, -2)))
+        step = (largest / 127.0).astype(np.float16).astype(np.float64) if self.activations.half else largest / 127.0
+        values: Doubles = np.clip(np.rint(scaled), -128, 127) * step
+        return values.reshape(x.shape)
 
 
-def forward(model: Model, ids: list[int]) -> Result:
+def forward(model: Model, ids: list[int], activations: Activations = Activations()) -> Result:
     """Logits of every token of one text."""
-    z, rounding = model.sizes, _Rounding(np.full(len(ids), 0.5))
+    z, rounding = model.sizes, _Rounding(np.full(len(ids), 0.5), activations)
     x = model.embedding[ids].astype(np.float64)
     cos, sin = _angles(len(ids), z.head_dim, z.theta)
     for layer in range(z.layers):
@@ -58,8 +74,8 @@ def _layer(model: Model, block: str, x: Doubles, cos: Doubles, sin: Doubles, rou
     tokens, group = len(x), z.heads // z.kv_heads
 
     def linear(name: str, value: Doubles) -> Doubles:
-        codes, factor = rounding.quantise(value)
-        return codes @ model.ternary[f"{block}.{name}"].T.astype(np.float64) / factor * float(model.scales[f"{block}.{name}"])
+        product = rounding.quantise(value) @ model.ternary[f"{block}.{name}"].T.astype(np.float64)
+        return product * float(model.scales[f"{block}.{name}"])
 
     def norm(name: str, value: Doubles) -> Doubles:
         return _rms(value, model.norms[f"{block}.{name}"], z.eps)

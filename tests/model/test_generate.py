@@ -23,7 +23,7 @@ class FakeDecoder:
         self.fed: list[list[int]] = []
         self._tick = tick
 
-    def feed(self, ids: Sequence[int]) -> NDArray[np.float32]:
+    def feed(self, ids: Sequence[int], top: int = 0) -> NDArray[np.float32]:
         if not ids or self.position + len(ids) > self.context:
             raise UsageError("does not fit")
         if self._tick:

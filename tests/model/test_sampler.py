@@ -153,14 +153,23 @@ def test_one_token() -> None:
     assert Sampler(PLAIN).choose(logits_of([-7.0])) == 0
 
 
-@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
-@pytest.mark.parametrize("temperature", [0.0, 0.8])
+@pytest.mark.parametrize(("bad", "temperature"), [(np.nan, 0.0), (np.nan, 0.8), (np.inf, 0.0), (np.inf, 0.8), (-np.inf, 0.8)])
 def test_logits_that_are_not_finite(bad: float, temperature: float) -> None:
     logits = np.zeros(300, np.float32)
     logits[123] = bad
     with pytest.raises(BitnetError, match="not finite") as caught:
         Sampler(sampling(temperature=temperature)).choose(logits)
     assert caught.value.exit_code == 1
+
+
+@pytest.mark.parametrize("choice", [sampling(temperature=0.0), sampling(top_k=2)])
+def test_minus_infinity_stands_for_a_logit_that_does_not_matter(choice: Sampling) -> None:
+    """Where only the top is looked at, the decoder gives no others."""
+    logits = np.full(300, -np.inf, np.float32)
+    logits[[5, 9]] = 1.0, 2.0
+    assert set(draws(logits, choice, 50)) <= {5, 9}
+    with pytest.raises(BitnetError, match="not finite"):
+        Sampler(choice).choose(np.full(300, -np.inf, np.float32))
 
 
 def test_the_largest_finite_logits() -> None:

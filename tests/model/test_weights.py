@@ -24,6 +24,7 @@ from .reference import assert_agree, forward
 
 Open = Callable[[Path], GGUFFile]
 ANGLES = np.zeros((1, 16), np.float32)
+RUN = "I2_S, TQ1_0, TQ2_0, Q2_0"
 IDS = [256, 84, 104, 101, 32, 255, 0, 66]
 
 
@@ -122,14 +123,15 @@ def test_an_embedding_or_head_of_another_shape(tmp_path: Path, name: str, shape:
 def test_float_projections_name_the_command_that_packs_them(tmp_path: Path, kind: TensorType) -> None:
     name = "blk.0.attn_k.weight"
     message = refused(tmp_path, UnsupportedError, {name: of_zeros(name, kind, (64, 128))})
-    assert message == f"tensor {name}: {kind.name} projections are not run yet, only I2_S; `bitnet quantize IN OUT i2_s` packs it"
+    assert message == f"tensor {name}: {kind.name} projections are not run, only {RUN}; `bitnet quantize IN OUT i2_s` packs it"
 
 
-@pytest.mark.parametrize("kind", [TensorType.Q8_0, TensorType.Q2_0, TensorType.Q4_0])
+@pytest.mark.parametrize("kind", [TensorType.Q8_0, TensorType.Q6_K, TensorType.Q4_0])
 def test_projections_of_other_types(tmp_path: Path, kind: TensorType) -> None:
     name = "blk.0.attn_k.weight"
-    message = refused(tmp_path, UnsupportedError, {name: of_zeros(name, kind, (64, 128))})
-    assert message == f"tensor {name}: {kind.name} projections are not run yet, only I2_S"
+    model = random_model(Sizes(hidden=256, head_dim=64))
+    message = refused(tmp_path, UnsupportedError, {name: of_zeros(name, kind, (128, 256))}, model)
+    assert message == f"tensor {name}: {kind.name} projections are not run, only {RUN}"
 
 
 @pytest.mark.parametrize("kind", [TensorType.BF16, TensorType.Q8_0])
@@ -244,7 +246,7 @@ def test_code_3_means_2(tmp_path: Path, small: Model, decoder_of: Callable[..., 
     assert_agree(decoder_of(write_model(tmp_path / "m.gguf", model)).feed_all(IDS), *run(model))
 
 
-@pytest.mark.parametrize("name", ["blk.0.attn_q.bias", "rope_freqs.weight"])
+@pytest.mark.parametrize("name", ["blk.0.attn_q.bias", "rope_freqs.weight", "output.scale", "blk.0.ffn_norm.scale"])
 def test_tensors_that_would_change_the_result(tmp_path: Path, name: str) -> None:
     message = refused(tmp_path, UnsupportedError, {name: of_zeros(name, TensorType.F32, (128,))})
     assert message == f"tensor {name}: changes the result and is not supported by bitnet-b1.58 here"

@@ -1,0 +1,262 @@
+"""Hugging Face hub: `owner/name` -> a folder in the hub's cache that holds the files a conversion reads, and no other file.
+
+Taken are config.json, the tokenizer's files and the safetensors weights at the top of the repository. Pickle-based weights are never
+fetched, nor is code that a repository brings along. The files come through `huggingface_hub` (imported when asked for): its cache, its
+environment variables (HF_HOME, HF_TOKEN, HF_ENDPOINT, HF_HUB_OFFLINE). A file that is in the cache is not fetched again. After a dropped
+connection a download goes on where it broke off; of one that was ended with its process, huggingface_hub 1.0 keeps the part and 2.4 does
+not, so that file starts over.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import logging
+import re
+import shlex
+import shutil
+import warnings
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from bitnet_cli.checkpoint.config import ModelConfig, read_config
+from bitnet_cli.checkpoint.shards import PICKLED, shard_names
+from bitnet_cli.checkpoint.tokenizer import TOKENIZER_FILES
+from bitnet_cli.errors import BadFileError, BitnetError, UnsupportedError, UsageError, printable
+
+if TYPE_CHECKING:
+    from huggingface_hub.hf_api import ModelInfo
+
+HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]{0,95}/[A-Za-z0-9][\w.-]{0,95}", re.ASCII)
+CONFIG, SINGLE, INDEX = "config.json", "model.safetensors", "model.safetensors.index.json"
+READY = "i2_s"  # in the name of a GGUF file: `ggml-model-i2_s.gguf` is what Microsoft publishes
+_FULL = {errno.ENOSPC, errno.EFBIG} | ({errno.EDQUOT} if hasattr(errno, "EDQUOT") else set())
+
+
+class UnreachableError(BitnetError):
+    """No answer from the hub: no network, a wrong HF_ENDPOINT, a time-out."""
+
+
+@dataclass(frozen=True)
+class HubFile:
+    name: str
+    size: int | None  # bytes; None where the hub does not say
+    cached: bool
+
+
+@dataclass(frozen=True)
+class Listing:
+    """What a conversion needs of one commit of a repository, small files first: weights in the cache mean that all is."""
+
+    commit: str
+    files: tuple[HubFile, ...]
+
+    @property
+    def missing(self) -> tuple[HubFile, ...]:
+        return tuple(file for file in self.files if not file.cached)
+
+    @property
+    def missing_bytes(self) -> int:
+        return sum(file.size or 0 for file in self.missing)
+
+
+def is_hub_id(source: str) -> bool:
+    """Whether `source` is meant as `owner/name`: it has that form, and nothing of that name is on the disk."""
+    return HUB_ID.fullmatch(source) is not None and not Path(source).exists()
+
+
+class Repository:
+    """One repository at one revision (branch, tag or commit; None: its main branch).
+
+    token      None: HF_TOKEN, or what `hf auth login` stored. Never printed.
+    cache_dir  None: the hub's own (HF_HUB_CACHE)
+    offline    use the cache only, as HF_HUB_OFFLINE=1 does
+    bars       let huggingface_hub draw its progress bars on stderr
+    """
+
+    def __init__(
+        self,
+        name: str,
+        *,
+        revision: str | None = None,
+        token: str | None = None,
+        cache_dir: Path | None = None,
+        offline: bool = False,
+        bars: bool = False,
+    ):
+        # A line end in a header would be refused with the token in the message.
+        if token is not None and (not token.isascii() or not token.isprintable() or " " in token):
+            raise UsageError("--token: expected one word of ASCII letters, digits and signs")
+        if revision is not None and (not revision or not revision.isprintable()):
+            raise UsageError("--revision: expected a branch, a tag or a commit")
+        import huggingface_hub
+        from huggingface_hub import constants, errors
+        from huggingface_hub.utils.logging import set_verbosity
+        from huggingface_hub.utils.tqdm import disable_progress_bars
+
+        self._hub, self._errors, self._store = huggingface_hub, errors, str(cache_dir or constants.HF_HUB_CACHE)
+        self.name, self.revision, self._token = name, revision or "main", token
+        self.endpoint = constants.ENDPOINT.rstrip("/")
+        self.offline = offline or bool(constants.HF_HUB_OFFLINE)
+        set_verbosity(logging.ERROR)  # an error is one line, and that line is ours
+        if not bars:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # HF_HUB_DISABLE_PROGRESS_BARS=0 wins over us, and says so
+                disable_progress_bars()
+
+    def listing(self) -> Listing:
+        """Ask the hub what there is. UsageError: no such repository or revision, or nothing to convert. UnreachableError: no answer."""
+        with self._explained():
+            info = self._hub.HfApi().model_info(self.name, revision=self.revision, files_metadata=True, token=self._token)
+        sizes = {item.rfilename: item.size for item in info.siblings or []}
+        if info.sha is None:
+            raise BitnetError(f"{self.name}: {self.endpoint} names no commit for {self.revision}")
+        names = [name for name in (CONFIG, *TOKENIZER_FILES) if name in sizes]
+        weights = self._weights(sizes, info)
+        if CONFIG not in sizes:
+            raise BadFileError(self.name, CONFIG, "is missing in this repository, so its weights cannot be understood")
+        return Listing(info.sha, tuple(HubFile(n, sizes[n], self._cached(n, info.sha) is not None) for n in [*names, *weights]))
+
+    def config(self, listing: Listing) -> ModelConfig:
+        """config.json, downloaded if need be. Raises as `read_config` does for a model that cannot be converted."""
+        return read_config(self._download(CONFIG, listing.commit).parent)
+
+    def fetch(self, listing: Listing) -> Path:
+        """Download what the cache lacks, config.json first: gigabytes of a model that does not convert are not worth fetching.
+
+        Returns the folder of the commit. BitnetError where that fails.
+        """
+        self._check_space(listing)
+        # By its name, which makes the cache remember what commit the name stands for: --offline needs that.
+        folder = self._download(CONFIG, self.revision).parent
+        read_config(folder)
+        for file in listing.files:
+            self._download(file.name, listing.commit)
+        if folder.name == listing.commit:
+            return folder
+        return self._download(CONFIG, listing.commit).parent  # the branch moved between the two questions
+
+    def cached(self) -> Path | None:
+        """The folder in the cache, if all files of a conversion are there; no network is used."""
+        config = self._cached(CONFIG, self.revision)
+        if config is None:
+            return None
+        folder = config.parent
+        if (folder / SINGLE).exists():
+            return folder
+        if (folder / INDEX).exists():
+            return folder if all((folder / name).exists() for name in shard_names(folder / INDEX)) else None
+        return folder if any(path.suffix == ".safetensors" for path in folder.iterdir()) else None
+
+    def offline_folder(self) -> Path:
+        """`cached`, or BitnetError."""
+        folder = self.cached()
+        if folder is None:
+            raise BitnetError(
+                f"{self.name}: not, or not completely, in the cache {self._store} (revision {self.revision}), and offline mode is on; "
+                "run once with a network and without --offline and HF_HUB_OFFLINE"
+            )
+        return folder
+
+    def _weights(self, sizes: dict[str, int | None], info: ModelInfo) -> list[str]:
+        """Names of the weight files, the index of shards before them."""
+        if SINGLE in sizes:
+            return [SINGLE]
+        if INDEX in sizes:
+            shards = shard_names(self._download(INDEX, str(info.sha)))
+            if absent := [name for name in shards if name not in sizes]:
+                raise BadFileError(self.name, INDEX, f"lists {absent[0]}, which is not in the repository")
+            return [INDEX, *shards]
+        found = [name for name in sizes if name.endswith(".safetensors") and "/" not in name]
+        if len(found) == 1:
+            return found
+        if found:
+            raise BadFileError(self.name, INDEX, f"is missing, and {len(found)} safetensors files are there")
+        raise self._nothing_to_convert(sorted(sizes))
+
+    def _nothing_to_convert(self, names: list[str]) -> BitnetError:
+        ready = sorted((n for n in names if n.lower().endswith(".gguf")), key=lambda n: READY not in n.lower())
+        if ready:
+            file = shlex.quote(printable(ready[0]))
+            fetch = f"hf download {self.name} {file}" + ("" if self.revision == "main" else f" --revision {shlex.quote(self.revision)}")
+            return UsageError(
+                f"{self.name}: holds GGUF files only, which need no conversion; "
+                f"`{fetch} --local-dir models`, then `bitnet run -m {shlex.quote('models/' + printable(ready[0]))}`"
+            )
+        if any(n.lower().endswith(PICKLED) for n in names):
+            return UnsupportedError(f"{self.name}: has weights in pickle-based files only; pickle is never loaded, use safetensors")
+        return UsageError(f"{self.name}: no safetensors weights at the top of this repository ({len(names)} files)")
+
+    def _cached(self, name: str, revision: str) -> Path | None:
+        found = self._hub.try_to_load_from_cache(self.name, name, cache_dir=self._store, revision=revision)
+        return Path(found) if isinstance(found, str) else None
+
+    def _download(self, name: str, revision: str) -> Path:
+        try:
+            return self._download_once(name, revision)
+        except UnreachableError:
+            # huggingface_hub 2 has tried six times by now, 1.0 once: there this goes on where it broke off.
+            return self._download_once(name, revision)
+
+    def _download_once(self, name: str, revision: str) -> Path:
+        with self._explained(f"the download of {name} broke off; run the command again, what is complete stays in the cache"):
+            return Path(self._hub.hf_hub_download(self.name, name, revision=revision, cache_dir=self._store, token=self._token))
+
+    def _check_space(self, listing: Listing) -> None:
+        cache = Path(self._store).expanduser().absolute()
+        place = next((path for path in (cache, *cache.parents) if path.is_dir()), None)
+        free = shutil.disk_usage(place).free if place else None
+        if free is not None and listing.missing_bytes > free:
+            raise BitnetError(f"{self.name}: needs {listing.missing_bytes} bytes in {cache}, its disk has {free} free")
+
+    @contextlib.contextmanager
+    def _explained(self, unreachable: str = "no such folder here") -> Iterator[None]:
+        """What huggingface_hub raises -> one line of ours with the right exit code. `unreachable`: said before that the hub cannot be."""
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                yield
+        except Exception as error:
+            explained = self._explanation(error, unreachable)
+            if explained is None:
+                raise
+            raise explained from None
+
+    def _explanation(self, error: BaseException, unreachable: str) -> BitnetError | None:
+        """None: not huggingface_hub's, so not ours to explain."""
+        known: Any = self._errors
+        page = f"{self.endpoint}/{self.name}"
+        if isinstance(error, BitnetError):
+            return None
+        if isinstance(error, known.GatedRepoError):
+            return BitnetError(f"{self.name}: is gated: accept its terms at {page}, then give a token by HF_TOKEN or --token")
+        if isinstance(error, known.RepositoryNotFoundError):
+            private = "; if it is private, give a token by HF_TOKEN or --token"
+            return UsageError(f"{self.name}: no such folder here, and no such repository at {self.endpoint}{private}")
+        if isinstance(error, known.RevisionNotFoundError):
+            return UsageError(f"{self.name}: has no revision {self.revision!r} (a branch, a tag or a commit)")
+        if isinstance(error, known.HfHubHTTPError):
+            return self._answered(error)
+        if isinstance(error, known.LocalEntryNotFoundError) and error.__cause__ is not None:
+            return self._explanation(error.__cause__, unreachable) or UnreachableError(f"{self.name}: {_first_line(error.__cause__)}")
+        if isinstance(error, known.HTTPError):  # of the HTTP library, whichever huggingface_hub uses
+            return UnreachableError(f"{self.name}: {unreachable}; {self.endpoint} cannot be reached ({_first_line(error)})")
+        if isinstance(error, OSError) and error.errno in _FULL:
+            return BitnetError(f"{self.name}: the disk of the hub's cache is full ({error.strerror}); --cache-dir names another place")
+        if isinstance(error, (OSError, known.HFValidationError)):
+            return BitnetError(f"{self.name}: {_first_line(error)}")
+        return None
+
+    def _answered(self, error: Any) -> BitnetError:
+        status = error.response.status_code
+        if status in (401, 403):
+            return BitnetError(f"{self.name}: {self.endpoint} refused access ({status}); is the token (HF_TOKEN or --token) right?")
+        if status >= 500:
+            return UnreachableError(f"{self.name}: {self.endpoint} answered {status}; try again later")
+        return BitnetError(f"{self.name}: {self.endpoint} answered {status} for {error.request.url}")
+
+
+def _first_line(error: BaseException) -> str:
+    return str(error).strip().partition("\n")[0][:200] or type(error).__name__

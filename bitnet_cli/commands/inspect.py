@@ -1,0 +1,277 @@
+"""`bitnet inspect`: what a GGUF file (or a checkpoint folder) holds, and which commands work on it. The report goes to stdout.
+
+A file of an architecture or with tensors that are not supported is reported as far as it can be read: that is what the command is for.
+Only a damaged file is an error.
+"""
+
+from array import array
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from bitnet_cli.checkpoint.folder import open_checkpoint
+from bitnet_cli.checkpoint.gguf_source import GGUFSource
+from bitnet_cli.checkpoint.plan import make_plan
+from bitnet_cli.checkpoint.to_gguf import architecture, model_metadata, model_tensors
+from bitnet_cli.checkpoint.tokenizer import tokenizer_metadata
+from bitnet_cli.commands.convert import show_plan
+from bitnet_cli.commands.reporting import WIDTH, Reporter, print_json, put, row
+from bitnet_cli.embedded import EMBEDDED_MODEL
+from bitnet_cli.errors import BadFileError, BitnetError, printable
+from bitnet_cli.gguf_file.contents import PARTS, Checked, TensorRow, check, sample_zeros, tensor_rows
+from bitnet_cli.gguf_file.reader import GGUFFile, open_gguf
+from bitnet_cli.gguf_file.types import TensorType
+from bitnet_cli.model.readiness import why_not
+from bitnet_cli.ternary import i2_s_order
+from bitnet_cli.text.vocabulary import PREFIX, read_vocabulary
+
+TEMPLATE = "tokenizer.chat_template"
+# Text that only templates of one kind have, tried in this order. The name is a help for the reader, and decides nothing.
+TEMPLATES = (
+    ("<|im_start|>", "chatml"),
+    ("<|start_header_id|>", "llama-3"),
+    ("BITNETAssistant", "bitnet-2b-4t as in Microsoft's GGUF, not as trained"),
+    ("| capitalize", "bitnet-2b-4t"),
+    ("<start_of_turn>", "gemma"),
+    ("<|assistant|>", "falcon-3 or zephyr"),
+    ("[INST]", "llama-2 or mistral"),
+)
+SPECIALS = ("bos", "eos", "eot", "eom", "unknown", "padding")
+KEY = 47  # columns of a metadata key; the longest of the known ones has 46
+
+
+def inspect(model: Path | None, *, full: bool, tensors: bool, as_json: bool, quiet: bool) -> None:
+    """Report on a file; None: the embedded model. `full`: read all of it, and end with BadFileError where a number is not usable."""
+    if model is not None and model.is_dir():
+        _inspect_folder(model, tensors, as_json)
+        return
+    with open_gguf(model or EMBEDDED_MODEL, unread=True) as file:
+        checked = None
+        if full:
+            with Reporter(quiet).progress("checking") as progress:
+                checked = check(file, progress)
+        facts = describe(file, checked)
+        if as_json:
+            print_json(facts)
+        else:
+            _show(facts, tensors)
+    if checked is not None and checked.problems:
+        more = len(checked.problems) - 1
+        field, _, reason = checked.problems[0].partition(": ")
+        raise BadFileError(file.path, field, reason + (f", and {more} more problems" if more else ""))
+
+
+def describe(file: GGUFFile, checked: Checked | None = None) -> dict[str, Any]:
+    """All that is known of an open file, in plain values with stable keys: the object that `--json` prints."""
+    rows = tensor_rows(file)
+    zeros = checked.zeros if checked else sample_zeros(file)
+    evidence = i2_s_order.judge_file(file)
+    parts = {part: _sum(r for r in rows if r.part == part) for part in PARTS}
+    kinds = sorted({r.type for r in rows}, key=lambda kind: -sum(r.nbytes for r in rows if r.type == kind))
+    everything = _sum(rows)
+    return {
+        "path": str(file.path),
+        "format": "GGUF",
+        "version": file.version,
+        "bytes": file.size,
+        "alignment": file.alignment,
+        "trailing_bytes": file.trailing,
+        "architecture": _text(file, "general.architecture"),
+        "name": _text(file, "general.name"),
+        "weights": everything["weights"],
+        "parts": parts,
+        "types": {kind: _sum(r for r in rows if r.type == kind) for kind in kinds},
+        "bits_per_weight": {"ternary": _bits(parts["ternary"]), "all": _bits(everything)},
+        "zeros": {"share": zeros.share, "weights": zeros.weights, "seen": zeros.seen, "exact": zeros.seen == zeros.weights},
+        "i2_s_order": evidence.order,
+        "tokenizer": _tokenizer(file),
+        "chat_template": _template(file),
+        "commands": _commands(file, evidence),
+        "check": {"problems": checked.problems, "unchecked": checked.unchecked} if checked else None,
+        "metadata": {key: _plain(value) for key, value in file.metadata.items()},
+        "tensors": [_tensor(r, checked) for r in rows],
+    }
+
+
+def _sum(rows: Iterable[TensorRow]) -> dict[str, int]:
+    chosen = list(rows)
+    return {"tensors": len(chosen), "weights": sum(r.weights for r in chosen), "bytes": sum(r.nbytes for r in chosen)}
+
+
+def _bits(part: dict[str, int]) -> float | None:
+    return 8 * part["bytes"] / part["weights"] if part["weights"] else None
+
+
+def _tensor(r: TensorRow, checked: Checked | None) -> dict[str, Any]:
+    """`sha256`: of the tensor's bytes; null without --check, which reads them."""
+    known = {"name": r.name, "type": r.type, "shape": list(r.shape), "offset": r.offset, "bytes": r.nbytes, "part": r.part}
+    return known | {"sha256": checked.sha256[r.name] if checked else None}
+
+
+def _plain(value: Any) -> Any:
+    """Scalars and strings as they are; of an array its length, and its items where they are few."""
+    if not isinstance(value, (list, array)):
+        return value
+    return {"count": len(value), "items": list(value) if len(value) <= 16 else None}
+
+
+def _text(file: GGUFFile, key: str) -> str | None:
+    value = file.metadata.get(key)
+    return value if isinstance(value, str) else None
+
+
+def _tokenizer(file: GGUFFile) -> dict[str, Any] | None:
+    """None where the file has none. `problem`: why the vocabulary cannot be used, if it cannot."""
+    if not any(key.startswith(PREFIX) for key in file.metadata):
+        return None
+    tokens, merges = file.metadata.get(PREFIX + "tokens"), file.metadata.get(PREFIX + "merges")
+    named: dict[str, dict[str, Any]] = {}
+    for name in SPECIALS:
+        number = file.metadata.get(f"{PREFIX}{name}_token_id")
+        if isinstance(number, int) and isinstance(tokens, list) and 0 <= number < len(tokens):
+            named[name] = {"id": number, "text": tokens[number]}
+    known: dict[str, Any] = {
+        "kind": _text(file, PREFIX + "model"),
+        "pre": _text(file, PREFIX + "pre"),
+        "tokens": len(tokens) if isinstance(tokens, list) else 0,
+        "merges": len(merges) if isinstance(merges, list) else 0,
+        "special": named,
+    }
+    try:
+        vocabulary = read_vocabulary(file.metadata, str(file.path))
+    except BitnetError as error:
+        return known | {"stops_at": [], "problem": str(error).removeprefix(f"{file.path}: ")}
+    return known | {"stops_at": sorted(vocabulary.eos_ids), "problem": None}
+
+
+def _template(file: GGUFFile) -> dict[str, Any] | None:
+    text = _text(file, TEMPLATE)
+    if text is None:
+        return None
+    name = next((name for mark, name in TEMPLATES if mark in text), "unknown")
+    more = [key.removeprefix(TEMPLATE + ".") for key in file.metadata if key.startswith(TEMPLATE + ".")]
+    return {"name": name, "characters": len(text), "also": more}
+
+
+def _commands(file: GGUFFile, evidence: i2_s_order.Evidence) -> dict[str, dict[str, Any]]:
+    """Which commands work on the file; `reason` says why not."""
+    reasons: dict[str, str | None] = dict.fromkeys(("run", "perplexity"), why_not(file, evidence))
+    try:
+        GGUFSource(file.path).tensors(TensorType.I2_S, None)
+        reasons["quantize"] = None
+    except BitnetError as error:
+        reasons["quantize"] = str(error).removeprefix(f"{file.path}: ")
+    return {name: {"works": reason is None, "reason": reason} for name, reason in reasons.items()}
+
+
+def _show(facts: dict[str, Any], tensors: bool) -> None:
+    row("file", facts["path"])
+    trailing = f", {facts['trailing_bytes']} bytes after the last tensor" if facts["trailing_bytes"] else ""
+    row("format", f"GGUF {facts['version']}, {facts['bytes']} bytes, alignment {facts['alignment']}{trailing}")
+    row("model", f"{facts['name'] or 'no name'}, architecture {facts['architecture'] or 'not named'}, {facts['weights']} weights")
+    _show_bytes(facts)
+    _show_numbers(facts)
+    _show_tokenizer(facts)
+    for name, verdict in facts["commands"].items():
+        row(name, "works" if verdict["works"] else f"does not work: {verdict['reason']}")
+    if facts["check"] is not None:
+        _show_check(facts)
+    put("\nmetadata")
+    for key, value in facts["metadata"].items():
+        put(f"  {_fit(key, KEY)}  {_fit(_shown(value), WIDTH - KEY - 4)}".rstrip())
+    if tensors:
+        _show_tensors((t["name"], t["type"], t["shape"], t["bytes"]) for t in facts["tensors"])
+
+
+def _show_bytes(facts: dict[str, Any]) -> None:
+    put(f"\n{'part':<24}{'tensors':>8}{'weights':>16}{'bytes':>16}{'bits/weight':>14}")
+    for title, group in (("", "parts"), ("type ", "types")):
+        for name, part in facts[group].items():
+            if part["tensors"]:
+                bits = "" if _bits(part) is None else f"{_bits(part):.2f}"
+                label = title + name.replace("_", ", ") if group == "parts" else title + name
+                put(f"  {label:<22}{part['tensors']:>8}{part['weights']:>16}{part['bytes']:>16}{bits:>14}".rstrip())
+    total = facts["bits_per_weight"]["all"]
+    if total is not None:
+        put(f"  {'all':<22}{len(facts['tensors']):>8}{facts['weights']:>16}{sum(t['bytes'] for t in facts['tensors']):>16}{total:>14.2f}")
+    put("")
+
+
+def _show_numbers(facts: dict[str, Any]) -> None:
+    zeros = facts["zeros"]
+    if zeros["share"] is not None:
+        how = "all of them counted" if zeros["exact"] else f"a sample of {100 * zeros['seen'] / zeros['weights']:.1f} %; --check counts all"
+        row("zeros", f"{100 * zeros['share']:.1f} % of the ternary weights ({how})")
+    if "I2_S" in facts["types"]:
+        row("I2_S order", f"{facts['i2_s_order'] or 'not told by the weights; read as 128/32'}")
+
+
+def _show_tokenizer(facts: dict[str, Any]) -> None:
+    t, template = facts["tokenizer"], facts["chat_template"]
+    if t is None:
+        row("tokenizer", "none in the file")
+    else:
+        pre = f", pre {t['pre']}" if t["pre"] else ""
+        merges = f", {t['merges']} merges" if t["merges"] else ""
+        row("tokenizer", f"{t['kind']}{pre}, {t['tokens']} tokens{merges}" + (f"; not usable: {t['problem']}" if t["problem"] else ""))
+        if t["special"]:
+            row("", ", ".join(f"{name} {s['id']} {s['text'][:40]!r}" for name, s in t["special"].items()))
+        if t["stops_at"]:
+            row("", "generation stops at " + ", ".join(map(str, t["stops_at"])))
+    if template is None:
+        row("chat template", "none in the file")
+    else:
+        also = f"; also: {', '.join(template['also'])}" if template["also"] else ""
+        row("chat template", f"{template['name']}, {template['characters']} characters{also}")
+
+
+def _show_check(facts: dict[str, Any]) -> None:
+    problems, unchecked = facts["check"]["problems"], facts["check"]["unchecked"]
+    row("check", f"{len(problems)} problems" if problems else "every code and number is usable")
+    for problem in problems[:20]:
+        row("", problem)
+    if len(problems) > 20:
+        row("", f"and {len(problems) - 20} more (--json lists all)")
+    if unchecked:
+        row("", f"{len(unchecked)} tensors of types that are not read were not looked into")
+
+
+def _shown(value: Any) -> str:
+    if isinstance(value, dict):
+        return f"array of {value['count']}" if value["items"] is None else " ".join(map(str, value["items"]))
+    return repr(value)[1:-1] if isinstance(value, str) else str(value)
+
+
+def _fit(text: str, width: int) -> str:
+    """Exactly `width` columns, cut with dots."""
+    text = printable(text)
+    return f"{text:<{width}}" if len(text) <= width else text[: width - 3] + "..."
+
+
+def _inspect_folder(folder: Path, tensors: bool, as_json: bool) -> None:
+    """A checkpoint folder: what `convert --dry-run` says of it with default types, without an output."""
+    checkpoint = open_checkpoint(folder, float_is_master=True)
+    metadata = model_metadata(checkpoint) | tokenizer_metadata(folder, checkpoint.config).values
+    outputs = model_tensors(checkpoint, TensorType.F16)
+    plan = make_plan(checkpoint, architecture(checkpoint), metadata, outputs)
+    stored = [*checkpoint.dense.values(), *checkpoint.norms.values()]
+    stored += [t for p in checkpoint.projections.values() for t in (p.weight, p.scale) if t is not None]
+    stored.sort(key=lambda t: (t.path.name, t.offset))
+    if as_json:
+        rows = [(t.name, t.dtype, list(t.shape), t.path.name, t.offset, t.nbytes) for t in stored]
+        listed = [dict(zip(("name", "type", "shape", "file", "offset", "bytes"), r, strict=True)) for r in rows]
+        print_json({"path": str(folder), "format": "safetensors", "plan": asdict(plan), "tensors": listed})
+        return
+    row("folder", str(folder))
+    row("format", f"safetensors, {len(stored)} tensors, {sum(t.nbytes for t in stored)} bytes")
+    show_plan(plan)
+    row("convert", "works; needs --ternarise" if checkpoint.assumed_master else "works")
+    if tensors:
+        _show_tensors((t.name, t.dtype, t.shape, t.nbytes) for t in stored)
+
+
+def _show_tensors(tensors: Iterable[tuple[str, str, Sequence[int], int]]) -> None:
+    put(f"\n{'tensors':<40}{'type':>7}{'shape':>18}{'bytes':>15}")
+    for name, kind, shape, size in tensors:
+        put(f"  {_fit(name, 37)} {kind:>7}{' x '.join(map(str, shape)):>18}{size:>15}")

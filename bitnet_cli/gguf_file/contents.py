@@ -1,0 +1,209 @@
+"""What the tensors of a GGUF file hold: bytes a part of the model takes, the share of zeros, and whether every number is usable.
+
+In: an open file. Out: plain values for `bitnet inspect`. Sampling reads SAMPLE bytes of each ternary tensor; `check` reads the whole file.
+"""
+
+import hashlib
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bitnet_cli.gguf_file.reader import GGUFFile, TensorInfo
+from bitnet_cli.gguf_file.types import BLOCKS, TAILS, TensorType
+from bitnet_cli.ternary import counts
+
+PARTS = ("ternary", "head_embedding", "norms", "other")
+TERNARY = ("I2_S", "TQ1_0", "TQ2_0", "Q2_0", "TL1", "PTQ1_0", "PQ2_0")  # names of types, also of types that are not read
+DENSE = ("token_embd.weight", "output.weight")
+SAMPLE, RUNS = 1 << 16, 16  # bytes of a ternary tensor that are sampled, in so many runs spread over it
+CHUNK = 1 << 20  # bytes, about: a chunk and its histogram stay in the L2 cache
+# Byte offsets, in a block, of its float16 scales and minima.
+HALVES = {
+    TensorType.Q4_0: (0,),
+    TensorType.Q4_1: (0, 2),
+    TensorType.Q8_0: (0,),
+    TensorType.Q4_K: (0, 2),
+    TensorType.Q6_K: (208,),
+    TensorType.TQ1_0: (52,),
+    TensorType.TQ2_0: (64,),
+    TensorType.Q2_0: (0,),
+}
+# Integer type, and the bits that are all set in NaN and infinities and in nothing else.
+EXPONENTS = {TensorType.F32: ("<u4", 0x7F800000), TensorType.F16: ("<u2", 0x7C00), TensorType.BF16: ("<u2", 0x7F80)}
+
+
+class TensorRow(NamedTuple):
+    """`nbytes` of a type that is not read goes up to the next tensor; its `weights` are right all the same."""
+
+    name: str
+    type: str
+    part: str
+    shape: tuple[int, ...]
+    offset: int
+    nbytes: int
+    weights: int
+    read: bool
+
+
+class Zeros(NamedTuple):
+    """weights: of all ternary tensors; seen: of them, looked at; zeros: of those."""
+
+    weights: int
+    seen: int
+    zeros: int
+
+    @property
+    def share(self) -> float | None:
+        """None where nothing was looked at."""
+        return self.zeros / self.seen if self.seen else None
+
+
+NO_ZEROS = Zeros(0, 0, 0)
+
+
+@dataclass
+class Checked:
+    zeros: Zeros = NO_ZEROS
+    sha256: dict[str, str] = field(default_factory=dict)  # of a tensor's bytes
+    problems: list[str] = field(default_factory=list)  # `tensor NAME: what (byte OFFSET)`
+    unchecked: list[str] = field(default_factory=list)  # tensors of types that are not read
+
+
+def tensor_rows(file: GGUFFile) -> list[TensorRow]:
+    """Every tensor, in the order of the file."""
+    rows = [_row(i.name, i.type.name, i.shape, i.offset, i.nbytes, True) for i in file.tensors.values()]
+    rows += [_row(i.name, i.type, i.shape, i.offset, i.nbytes, False) for i in file.unread.values()]
+    return sorted(rows, key=lambda row: row.offset)
+
+
+def _row(name: str, kind: str, shape: tuple[int, ...], offset: int, nbytes: int, read: bool) -> TensorRow:
+    if name in DENSE:
+        part = "head_embedding"
+    elif kind in TERNARY or name.endswith(".scale"):
+        part = "ternary"
+    else:
+        part = "norms" if "norm" in name else "other"
+    # A scale is no weight: bits a weight are counted over what it scales.
+    weights = 0 if name.endswith(".scale") else math.prod(shape)
+    return TensorRow(name, kind, part, shape, offset, nbytes, weights, read)
+
+
+def sample_zeros(file: GGUFFile) -> Zeros:
+    """Zeros in RUNS runs of blocks of each ternary tensor outside the head and embedding; in all of one no larger than SAMPLE bytes."""
+    total = NO_ZEROS
+    for info in _ternary(file):
+        size = counts.block_bytes(info.type)
+        assert size is not None
+        blocks = file.raw(info.name)[: info.nbytes - TAILS.get(info.type, 0)]
+        blocks = blocks[: len(blocks) // size * size].reshape(-1, size)  # I2_S without whole blocks: run refuses it, a sample need not
+        run = SAMPLE // RUNS // size
+        if len(blocks) > run * RUNS:
+            starts = np.linspace(0, len(blocks) - run, RUNS).astype(np.int64)
+            blocks = np.concatenate([blocks[start : start + run] for start in starts])
+        seen = counts.count(info.type, blocks.reshape(-1))
+        total = Zeros(total.weights + math.prod(info.shape), total.seen + seen.weights, total.zeros + seen.zeros)
+    return total
+
+
+def _ternary(file: GGUFFile) -> Iterator[TensorInfo]:
+    for info in file.tensors.values():
+        if counts.block_bytes(info.type) is not None and info.name not in DENSE:
+            yield info
+
+
+def check(file: GGUFFile, progress: Callable[[str, int, int], None] | None = None) -> Checked:
+    """Read every byte: codes that mean no ternary value, scales and numbers that are not finite, scales that are not positive.
+
+    `progress`: called after each tensor with its name, the bytes read so far and those of all tensors.
+    """
+    rows, result, done = tensor_rows(file), Checked(), 0
+    total = sum(row.nbytes for row in rows)
+    for row in rows:
+        digest, problems = hashlib.sha256(), []
+        if row.read:
+            found = _check_tensor(file, file.tensors[row.name], digest.update)
+            problems = found.problems
+            if row.part == "ternary" and found.seen.weights:
+                zeros = result.zeros
+                weights = math.prod(row.shape)
+                result.zeros = Zeros(zeros.weights + weights, zeros.seen + found.seen.weights, zeros.zeros + found.seen.zeros)
+        else:
+            result.unchecked.append(row.name)
+            for start in range(row.offset, row.offset + row.nbytes, CHUNK):
+                digest.update(file.file_bytes()[start : min(start + CHUNK, row.offset + row.nbytes)].data)
+        result.sha256[row.name] = digest.hexdigest()
+        result.problems += [f"tensor {row.name}: {problem}" for problem in problems]
+        done += row.nbytes
+        if row.read:
+            file.forget(row.name)  # else all of the file counts as memory in use
+        if progress is not None:
+            progress(row.name, done, total)
+    return result
+
+
+@dataclass
+class _Found:
+    seen: counts.Counts = counts.NONE
+    problems: list[str] = field(default_factory=list)
+
+
+def _check_tensor(file: GGUFFile, info: TensorInfo, update: Callable[[memoryview], None]) -> _Found:
+    """One tensor, chunk by chunk of whole blocks; `update` gets every byte in order. One line a kind of problem, for its first place."""
+    raw, found = file.raw(info.name), _Found()
+    end = info.nbytes - TAILS.get(info.type, 0)
+    block = counts.block_bytes(info.type) or BLOCKS[info.type][1]
+    invalid = infinite = 0
+    first_invalid = first_infinite = 0
+    for start in range(0, end, CHUNK // block * block):
+        chunk = raw[start : min(start + CHUNK // block * block, end)]
+        update(chunk.data)
+        if counts.block_bytes(info.type) is not None and len(chunk) % block == 0:
+            seen = counts.count(info.type, chunk)
+            found.seen = counts.Counts(*(a + b for a, b in zip(found.seen, seen, strict=True)))
+            first_invalid = first_invalid if invalid or not seen.invalid else info.offset + start
+            invalid += seen.invalid
+        bad = _not_finite(info.type, chunk)
+        if bad is not None:
+            first_infinite = first_infinite if infinite else info.offset + start + bad[1]
+            infinite += bad[0]
+    update(raw[end:].data)
+    if invalid:
+        found.problems.append(f"{invalid} codes stand for no ternary value (first in the {CHUNK >> 20} MiB from byte {first_invalid})")
+    if infinite:
+        what = "numbers" if info.type in EXPONENTS else "scales of blocks"
+        found.problems.append(f"{infinite} {what} are not finite (first at byte {first_infinite})")
+    if info.type is TensorType.I2_S and len(raw) - end >= 4:
+        if end % block or info.shape[-1] % (4 * block):
+            found.problems.append(f"rows of {info.shape[-1]} weights are not whole blocks of {4 * block}")
+        _check_scale(raw[end : end + 4], info.offset + end, found)
+    elif info.name.endswith(".scale") and info.type is TensorType.F32:
+        _check_scale(raw[:4], info.offset, found)
+    return found
+
+
+def _check_scale(data: NDArray[np.uint8], place: int, found: _Found) -> None:
+    scale = data.view("<f4")[0]
+    if not (np.isfinite(scale) and scale >= np.finfo(np.float32).tiny):
+        found.problems.append(f"scale is {scale}, expected a positive number (byte {place})")
+
+
+def _not_finite(kind: TensorType, chunk: NDArray[np.uint8]) -> tuple[int, int] | None:
+    """How many floats, or scales of blocks, are NaN or infinite, and where the first is in the chunk; None for none."""
+    if kind in EXPONENTS:
+        code, mask = EXPONENTS[kind]
+        numbers = chunk.view(code)
+        bad = (numbers & numbers.dtype.type(mask)) == mask
+        return (int(np.count_nonzero(bad)), int(bad.argmax()) * numbers.itemsize) if bad.any() else None
+    size = BLOCKS[kind][1]
+    found: tuple[int, int] | None = None
+    for at in HALVES.get(kind, ()):
+        halves = np.ascontiguousarray(chunk.reshape(-1, size)[:, at : at + 2]).view("<u2")[:, 0]
+        bad = (halves & np.uint16(0x7C00)) == 0x7C00
+        if bad.any():
+            count, first = found or (0, len(chunk))
+            found = (count + int(np.count_nonzero(bad)), min(first, int(bad.argmax()) * size + at))
+    return found

@@ -1,0 +1,67 @@
+"""The `down` projections stored by columns: when that pays, and how it is made.
+
+In a ReLU² model most inputs of `down` are exact zeros in decode; their columns need not be read (kernels/columns.py). Rows are kept for
+prefill, so the columns are a second copy, 4.4 MB a layer for BitNet 2B-4T, made once the model has shown that it is sparse.
+"""
+
+import mmap
+import threading
+
+import numpy as np
+from bitnet_kernels import arrays, isa
+from numpy.typing import NDArray
+
+from bitnet_cli.machine.memory import available_bytes
+from bitnet_cli.model.config import ModelConfig
+
+SMALLEST = 64 << 20  # bytes of all ternary weights: smaller models live in the cache, where rows are read twice as fast as columns
+DECIDE_AFTER = 8  # tokens decoded
+SPARSE = 0.4  # share of hidden units closed by their gate from which on columns pay, with some margin (docs/log.md)
+HUGE_PAGE = 2 << 20
+
+
+def _huge(size: int) -> NDArray[np.uint8]:
+    """`size` bytes of zeros that begin at a huge page where the system has them: columns are read from all over, 1.5 times as fast so."""
+    region = mmap.mmap(-1, size + HUGE_PAGE)
+    if hasattr(mmap, "MADV_HUGEPAGE"):
+        region.madvise(mmap.MADV_HUGEPAGE)
+    array = np.frombuffer(region, np.uint8)
+    start = -array.ctypes.data % HUGE_PAGE
+    return array[start : start + size]
+
+
+def _layer_bytes(hidden: int, feed_forward: int) -> int:
+    from bitnet_kernels.columns import BLOCK, WIDTH
+
+    return arrays.padded(feed_forward, int(WIDTH)) * -(-hidden // int(BLOCK)) * int(WIDTH)
+
+
+def columns_for(c: ModelConfig) -> NDArray[np.uint8]:
+    """Room for the columns, or none where they would never pay. Not written to, so it takes no memory yet."""
+    if c.activation != "relu2" or c.ternary_weights // 4 < SMALLEST or isa.chosen() == isa.NAIVE:
+        return np.zeros(0, np.uint8)
+    size = c.layers * _layer_bytes(c.hidden, c.feed_forward)
+    free = available_bytes()
+    return np.zeros(0, np.uint8) if free is not None and free < 3 * size else _huge(size)
+
+
+def build_columns(sizes: arrays.Sizes, weights: arrays.Weights, threads: int) -> None:
+    """Fill weights.columns, layers split between threads. 0.25 s of one core for BitNet 2B-4T (docs/log.md)."""
+    from bitnet_kernels.columns import BLOCK, transpose
+
+    size, blocks = _layer_bytes(sizes.hidden, sizes.feed_forward), -(-sizes.hidden // BLOCK)
+
+    def turn(first: int, last: int) -> None:
+        for layer in range(first, last):
+            offset = int(weights.offsets[layer, arrays.DOWN])
+            transpose(weights.packed, offset, sizes.feed_forward, sizes.hidden, weights.columns, layer * size, 0, blocks)
+
+    transpose(weights.packed, 0, 0, 0, weights.columns, 0, 0, 0)  # compiles
+    edges = [sizes.layers * i // threads for i in range(threads + 1)]
+    helpers = [threading.Thread(target=turn, args=edges[i : i + 2]) for i in range(1, threads)]
+    for helper in helpers:
+        helper.start()
+    turn(edges[0], edges[1])
+    for helper in helpers:
+        helper.join()
+    weights.columns_built[0] = 1

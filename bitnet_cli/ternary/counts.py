@@ -1,0 +1,78 @@
+"""How many weights of a packed tensor are zero, and how many codes mean no ternary value: one look at each byte, nothing is unpacked.
+
+In: bytes of whole blocks. What a byte counts for is a table of 256 entries, so a histogram of the bytes is enough; one of byte pairs takes
+half the time (0.7 GB/s on one core, where adding up table[bytes] reaches 0.15). Layouts: i2_s.py, tq1_0.py, tq2_0.py, q2_0.py.
+"""
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bitnet_cli.gguf_file.types import TensorType
+from bitnet_cli.ternary import i2_s, q2_0, tq1_0, tq2_0
+
+Table = NDArray[np.int64]
+
+
+class Counts(NamedTuple):
+    """weights: looked at; zeros: of them; invalid: codes or bytes that stand for no ternary value."""
+
+    weights: int
+    zeros: int
+    invalid: int
+
+
+NONE = Counts(0, 0, 0)
+
+
+def _two_bits() -> tuple[Table, Table]:
+    """Four codes a byte: 1 is zero, 3 is no ternary value (the value 2 in Q2_0)."""
+    codes = np.arange(256)[:, None] >> np.array([0, 2, 4, 6]) & 3
+    return (codes == 1).sum(1).astype(np.int64), (codes == 3).sum(1).astype(np.int64)
+
+
+def _trits(digits: int) -> tuple[Table, Table]:
+    """TQ1_0: `digits` codes a byte, 1 is zero; 256 - 3^digits bytes are written by no packer (with four codes, the fifth is 0)."""
+    byte = np.arange(256)[:, None] * 3 ** np.arange(digits) % 256
+    written = np.unique((np.arange(243) * 256 + 242) // 243)[:: 3 ** (5 - digits)]
+    return (byte * 3 // 256 == 1).sum(1).astype(np.int64), np.isin(np.arange(256), written, invert=True).astype(np.int64)
+
+
+@dataclass(frozen=True)
+class _Layout:
+    """parts: (first byte in the block, byte after the last, zeros of a byte, invalid codes of a byte)."""
+
+    weights: int  # in a block
+    size: int  # bytes of a block
+    parts: tuple[tuple[int, int, Table, Table], ...]
+
+
+_TWO = _two_bits()
+_LAYOUTS = {
+    TensorType.I2_S: _Layout(i2_s.BLOCK, i2_s.BLOCK // 4, ((0, i2_s.BLOCK // 4, *_TWO),)),
+    TensorType.TQ2_0: _Layout(tq2_0.BLOCK, tq2_0.BLOCK_BYTES, ((0, 64, *_TWO),)),
+    TensorType.Q2_0: _Layout(q2_0.BLOCK, q2_0.BLOCK_BYTES, ((2, 18, *_TWO),)),
+    TensorType.TQ1_0: _Layout(tq1_0.BLOCK, tq1_0.BLOCK_BYTES, ((0, 48, *_trits(5)), (48, 52, *_trits(4)))),
+}
+
+
+def block_bytes(kind: TensorType) -> int | None:
+    """Bytes that belong together in a ternary type; None for any other type. I2_S: without the tensor's tail."""
+    layout = _LAYOUTS.get(kind)
+    return layout.size if layout else None
+
+
+def count(kind: TensorType, data: NDArray[np.uint8]) -> Counts:
+    """(n,) bytes, whole blocks of a ternary type -> counts. Zeros are zero codes: a block whose scale is 0 holds more of them."""
+    layout = _LAYOUTS[kind]
+    blocks = data.reshape(-1, layout.size)
+    zeros = invalid = 0
+    for first, end, zeros_of, invalid_of in layout.parts:
+        part = np.ascontiguousarray(blocks[:, first:end]).reshape(-1)
+        pairs = np.bincount(part.view("<u2"), minlength=1 << 16).reshape(256, 256)
+        bytes_seen = pairs.sum(0) + pairs.sum(1)
+        zeros += int(bytes_seen @ zeros_of)
+        invalid += int(bytes_seen @ invalid_of)
+    return Counts(len(blocks) * layout.weights, zeros, invalid)

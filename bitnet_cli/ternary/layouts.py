@@ -1,0 +1,117 @@
+"""The packed layouts as one table, and a packed tensor of any of them -> its one scale and its ternary values.
+
+I2_S has one scale a tensor. The others have a float16 scale a block; what we write there is 1, and the tensor's float32 scale is a tensor
+of its own, `<name>.scale` of shape (1,), by which llama.cpp multiplies the product (src/llama-model.cpp, "generic pass: load optional
+per-tensor .scale tensors"; src/llama-graph.cpp, build_lora_mm). So nothing is rounded. Files of other tools have the tensor's scale in
+every block instead; a block of zeros may have any.
+"""
+
+import os
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from types import ModuleType
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bitnet_cli.errors import BadFileError, UnsupportedError
+from bitnet_cli.gguf_file.types import BLOCKS, TensorType
+from bitnet_cli.ternary import i2_s, q2_0, tq1_0, tq2_0
+
+CHUNK = 1 << 19  # weights unpacked at once: 512 KB as int8, which stays in the L2 cache
+
+# A module with BLOCK, pack_rows and unpack_rows; the ones with a scale a block also have BLOCK_BYTES and SCALE_AT.
+LAYOUTS: dict[TensorType, ModuleType] = {
+    TensorType.I2_S: i2_s,
+    TensorType.TQ1_0: tq1_0,
+    TensorType.TQ2_0: tq2_0,
+    TensorType.Q2_0: q2_0,
+}
+
+
+def block_of(kind: TensorType) -> int:
+    """Weights that a row must be a multiple of."""
+    block: int = LAYOUTS[kind].BLOCK
+    return block
+
+
+@dataclass(frozen=True)
+class PackedTensor:
+    """Bytes of a packed tensor in a file, and what an error about them should name.
+
+    raw     (nbytes,) uint8
+    extra   value of the `.scale` tensor; 1 where there is none
+    arm     I2_S in the 64/16 order
+    """
+
+    kind: TensorType
+    shape: tuple[int, int]  # rows, cols; cols a multiple of the layout's block
+    raw: NDArray[np.uint8]
+    path: str | os.PathLike[str]
+    field: str
+    extra: float = 1.0
+    arm: bool = False
+
+    def read(self, strict: bool = False) -> tuple[np.float32, Callable[[], Iterator[NDArray[np.int8]]]]:
+        """The scale (a normal float32 above 0), and a function that gives the values, chunks of whole rows, int8 in {-1, 0, 1}.
+
+        UnsupportedError: blocks with different scales, or a value 2 (when the chunk with it comes), which only Q2_0 allows.
+        BadFileError: a scale that is no positive number, a value 2 in other layouts; with `strict` also bytes that no packer writes.
+        """
+        if strict and self.kind is TensorType.TQ1_0 and tq1_0.has_unwritten_bytes(self.raw):
+            raise self._bad("a byte is none of the 243 that stand for five ternary values")
+        if self.kind is TensorType.I2_S:
+            own, empty = self.raw[-i2_s.TAIL : 4 - i2_s.TAIL].view("<f4")[0], None
+        else:
+            own, empty = self._scale_of_blocks()
+        with np.errstate(over="ignore"):
+            scale = np.float32(own) * np.float32(self.extra)
+        if not (np.isfinite(scale) and scale >= np.finfo(np.float32).tiny):  # a denormal is damage too: no trained weights are that small
+            raise self._bad(f"scale is {scale}, expected a positive number")
+        return scale, lambda: self._values(empty)
+
+    def _bad(self, reason: str) -> BadFileError:
+        return BadFileError(self.path, self.field, reason)
+
+    def _chunks(self) -> Iterator[NDArray[np.int8]]:
+        """Codes less 1 of consecutive rows: values where no scale is 0."""
+        rows, cols = self.shape
+        weights, size = BLOCKS[self.kind]
+        stride, step = cols // weights * size, max(1, CHUNK // cols)
+        for row in range(0, rows, step):
+            part = self.raw[row * stride : min(row + step, rows) * stride]
+            yield i2_s.unpack_rows(part, cols, self.arm) if self.kind is TensorType.I2_S else LAYOUTS[self.kind].unpack_rows(part, cols)
+
+    def _values(self, empty: NDArray[np.bool_] | None) -> Iterator[NDArray[np.int8]]:
+        """`empty`: (blocks,) blocks whose scale is 0; None where there are none."""
+        block, done = block_of(self.kind), 0
+        for chunk in self._chunks():
+            if chunk.max(initial=0) > 1:
+                if self.kind is TensorType.Q2_0:
+                    raise UnsupportedError(
+                        f"{os.fspath(self.path)}: {self.field}: has the value 2 beside -1, 0, 1; only ternary Q2_0 is supported"
+                    )
+                raise self._bad("a 2-bit code is 3; only 0, 1 and 2 mean a ternary value")
+            if empty is not None:
+                blocks = chunk.reshape(-1, block)
+                blocks[empty[done : done + len(blocks)]] = 0
+                done += len(blocks)
+            yield chunk
+
+    def _scale_of_blocks(self) -> tuple[np.float16, NDArray[np.bool_] | None]:
+        """The one scale of all blocks, and which blocks have the scale 0 and so hold zeros whatever their codes say."""
+        layout = LAYOUTS[self.kind]
+        scales = np.ascontiguousarray(self.raw.reshape(-1, layout.BLOCK_BYTES)[:, layout.SCALE_AT : layout.SCALE_AT + 2]).view("<f2")[:, 0]
+        if (scales == scales[0]).all() and scales[0] != 0:
+            return scales[0], None
+        if not np.isfinite(scales).all():
+            raise self._bad("the scale of a block is not finite")
+        empty = scales == 0
+        found = np.unique(scales[~empty])
+        if len(found) > 1:
+            weighty = np.concatenate([chunk.reshape(-1, layout.BLOCK).any(axis=1) for chunk in self._chunks()])
+            found = np.unique(scales[~empty & weighty])
+        if len(found) > 1:
+            kinds = f"blocks with {len(found)} different scales, {found[0]:g} to {found[-1]:g}"
+            raise UnsupportedError(f"{os.fspath(self.path)}: {self.field}: {kinds}; one scale a tensor is supported")
+        return (found[0] if len(found) else np.float16(1)), empty
