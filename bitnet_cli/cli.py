@@ -31,6 +31,30 @@ class EmbeddingType(str, Enum):
 class CacheType(str, Enum):
     f32 = "f32"
     f16 = "f16"
+    q8 = "q8"
+    q4 = "q4"
+    q3 = "q3"
+
+
+class WeightBits(str, Enum):
+    auto = "auto"
+    two = "2"
+    less = "1.6"
+
+
+class Pooling(str, Enum):
+    last = "last"
+    mean = "mean"
+    none = "none"
+
+
+CACHE_HELP = "KV cache. q8, q4, q3: about 8, 4, 3 bits a number, less memory and quicker at long contexts, less exact; f32: every bit."
+
+
+class Activations(str, Enum):
+    auto = "auto"
+    int8 = "int8"
+    float = "float"
 
 
 class QuantizedType(str, Enum):
@@ -68,9 +92,10 @@ def run(
     n_predict: Annotated[int, typer.Option("-n", "--n-predict", "--max-tokens", help="Tokens to write, at most.")] = 128,
     threads: Annotated[int, typer.Option("-t", "--threads", help="Threads; 0: physical cores this process may use.")] = 0,
     ctx_size: Annotated[int, typer.Option("-c", "--ctx-size", help="Context in tokens; 0: 2048, or the model's if smaller.")] = 0,
-    cache_type: Annotated[
-        CacheType, typer.Option("--cache-type", help="KV cache; f32 doubles its memory and keeps every bit.")
-    ] = CacheType.f16,
+    cache_type: Annotated[CacheType, typer.Option("--cache-type", help=CACHE_HELP)] = CacheType.f16,
+    weights: Annotated[
+        WeightBits, typer.Option("--weights", help="Bits a weight that each token reads: 2, or 1.6 with more memory. Same text.")
+    ] = WeightBits.auto,
     temperature: Annotated[float, typer.Option("--temp", "--temperature", help="0: always the likeliest token.")] = 0.8,
     top_k: Annotated[int, typer.Option("--top-k", help="Keep the k likeliest tokens; 0: all.")] = 40,
     top_p: Annotated[float, typer.Option("--top-p", help="Keep the likeliest tokens up to this total probability.")] = 0.95,
@@ -90,6 +115,7 @@ def run(
         threads=threads,
         ctx_size=ctx_size,
         cache_type=cache_type.value,
+        weight_bits=weights.value,
         sampling=command.Sampling(temperature, top_k, top_p, min_p, repeat_penalty, seed),
         quiet=quiet,
     )
@@ -103,13 +129,64 @@ def perplexity(
     stride: Annotated[int, typer.Option("--stride", help="Tokens a window advances by; 0: the whole window.")] = 0,
     special: Annotated[bool, typer.Option("--special", help="Read control tokens in the text, such as <|endoftext|>.")] = False,
     threads: Annotated[int, typer.Option("-t", "--threads", help="Threads; 0: physical cores this process may use.")] = 0,
+    cache_type: Annotated[CacheType, typer.Option("--cache-type", help=CACHE_HELP)] = CacheType.f32,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object on stdout.")] = False,
     quiet: Annotated[bool, typer.Option("-q", "--quiet", help="No notes and progress on stderr.")] = False,
 ) -> None:
     """Measure how well a model predicts a text."""
     from bitnet_cli.commands import perplexity as command
 
-    command.perplexity(model, file=file, ctx_size=ctx_size, stride=stride, special=special, threads=threads, as_json=as_json, quiet=quiet)
+    command.perplexity(
+        model,
+        file=file,
+        ctx_size=ctx_size,
+        stride=stride,
+        special=special,
+        threads=threads,
+        cache_type=cache_type.value,
+        as_json=as_json,
+        quiet=quiet,
+    )
+
+
+@app.command()
+def embed(
+    texts: Annotated[list[str] | None, typer.Argument(metavar="[TEXT]...", help="Texts to embed; without any, the lines of stdin.")] = None,
+    model: Annotated[Path | None, typer.Option("-m", "--model", help="GGUF file of an embedding model.")] = None,
+    file: Annotated[Path | None, typer.Option("-f", "--file", help="Read texts from this file, one a line.")] = None,
+    pooling: Annotated[
+        Pooling | None, typer.Option("--pooling", help="Vector of the last token, mean of all, or one a token. Default: as the model says.")
+    ] = None,
+    normalize: Annotated[bool, typer.Option("--normalize/--no-normalize", help="Divide each vector by its length.")] = True,
+    prompt: Annotated[str | None, typer.Option("--prompt", help="Put this before every text, such as 'query: '.")] = None,
+    instruction: Annotated[
+        str | None, typer.Option("--instruction", help="For queries: the task in a sentence, put before as 'Instruct: TASK / Query: '.")
+    ] = None,
+    ctx_size: Annotated[int, typer.Option("-c", "--ctx-size", help="Most tokens of a text; 0: 2048, or the model's if smaller.")] = 0,
+    threads: Annotated[int, typer.Option("-t", "--threads", help="Threads; 0: physical cores this process may use.")] = 0,
+    output: Annotated[
+        Path | None, typer.Option("-o", "--output", help="Write a NumPy array (texts, dimensions), float32, to this .npy file.")
+    ] = None,
+    force: Annotated[bool, typer.Option("--force", help="Replace the output if it exists.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON object on stdout, instead of a JSON array a line.")] = False,
+    quiet: Annotated[bool, typer.Option("-q", "--quiet", help="No notes and progress on stderr.")] = False,
+) -> None:
+    """Turn texts into vectors whose products tell how alike the texts are."""
+    from bitnet_cli.commands import embed as command
+
+    command.embed(
+        texts or [],
+        model,
+        file=file,
+        pooling=pooling.value if pooling else None,
+        normalize=normalize,
+        prompt=prompt,
+        instruction=instruction,
+        ctx_size=ctx_size,
+        threads=threads,
+        output=command.Output(output, as_json, force),
+        quiet=quiet,
+    )
 
 
 @app.command()
@@ -125,6 +202,10 @@ def convert(
     ternarise: Annotated[
         bool, typer.Option("--ternarise", "--ternarize", help="Round float weights that nothing marks as trained for ternary values.")
     ] = False,
+    activations: Annotated[
+        Activations,
+        typer.Option("--activations", help="What the model multiplies by: int8 (BitNet) or float (TriLM). auto: by the weights."),
+    ] = Activations.auto,
     revision: Annotated[str | None, typer.Option("--revision", help="Hub: branch, tag or commit. Default: main.")] = None,
     token: Annotated[str | None, typer.Option("--token", help="Hub: access token; HF_TOKEN keeps it out of process lists.")] = None,
     cache_dir: Annotated[Path | None, typer.Option("--cache-dir", help="Hub: folder of the cache. Default: HF_HUB_CACHE.")] = None,
@@ -143,6 +224,7 @@ def convert(
         outtype=outtype.value,
         embedding_type=embedding_type.value,
         ternarise=ternarise,
+        activations=activations.value,
         hub=command.HubOptions(revision, token, cache_dir, offline),
         force=force,
         dry_run=dry_run,

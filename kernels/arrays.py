@@ -9,13 +9,21 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-_numbers: Any = np.arange(8)
+from .kv_cache import COLUMNS, rounded
+
+_numbers: Any = np.arange(16)
 # NumPy integers, not Python's: Numba compiles a function once for every different Python constant that it is called with.
 # Projections of a layer, in the order of `Weights.offsets` and `Weights.scales`.
 Q, K, V, O, GATE, UP, DOWN = _numbers[:7]  # noqa: E741
 # Norms of a layer, in the order of `Weights.norm_offsets`; -1 there means that the model has none at this place.
 ATTENTION_NORM, ATTENTION_SUB_NORM, FFN_NORM, FFN_SUB_NORM = _numbers[:4]
-RELU2, SILU = range(2)
+# After ATTENTION_NORM or FFN_NORM and before one projection (BitNet embedding models); those before O and DOWN are the sub-norms.
+Q_NORM, K_NORM, V_NORM, GATE_NORM, UP_NORM = _numbers[4:9]
+Q_HEAD_NORM, K_HEAD_NORM = _numbers[9:11]  # of every query and key head, before RoPE (Qwen3, Gemma3)
+ATTENTION_OUT_NORM, FFN_OUT_NORM = _numbers[11:13]  # of what the O and DOWN projections add to the residual stream (Gemma3)
+NORM_PLACES = 13
+RELU2, SILU, GELU = range(3)
+ROPE_HALVES, ROPE_PAIRS = range(2)  # which values rotate together: (i, i + head_dim / 2), or (2 i, 2 i + 1)
 HEAD_F32, HEAD_F16, HEAD_Q8_0, HEAD_Q4_0, HEAD_Q6_K = range(5)
 HEAD_BLOCKS = {HEAD_F32: (1, 4), HEAD_F16: (1, 2), HEAD_Q8_0: (32, 34), HEAD_Q4_0: (32, 18), HEAD_Q6_K: (256, 210)}  # weights, bytes
 
@@ -34,27 +42,40 @@ class Sizes(NamedTuple):
     head_dim: int
     feed_forward: int
     vocab: int
-    activation: int  # RELU2 or SILU
+    activation: int  # RELU2, SILU or GELU
     norm_eps: float
     head_kind: int  # HEAD_F32, HEAD_F16 ...
+    rope: int = ROPE_HALVES  # or ROPE_PAIRS
+    digits: int = 1  # int8 codes of an activation; 2: for models with float activations (parts.py), which need parts too
 
 
 class Weights(NamedTuple):
-    packed: NDArray[np.uint8]  # (bytes,) I2_S rows of every projection
+    packed: NDArray[np.uint8]  # (bytes,) I2_S rows of every projection, packed_width(cols) / 4 bytes each
     offsets: NDArray[np.int64]  # (layers, 7) first byte of each projection in `packed`
     scales: NDArray[np.float32]  # (layers, 7)
     norms: NDArray[np.float32]  # (floats,) all norm weights, one after the other; the last is the output norm
-    norm_offsets: NDArray[np.int64]  # (layers + 1, 4) first element in `norms`; row `layers`, column 0: the output norm
+    norm_offsets: NDArray[np.int64]  # (layers + 1, NORM_PLACES) first element in `norms`; row `layers`, column 0: the output norm
     head: NDArray[np.uint8]  # (bytes,) embedding or head matrix, (vocab, hidden) of type head_kind
     head_offset: NDArray[np.int64]  # (1,)
-    cos: NDArray[np.float32]  # (context, head_dim / 2)
-    sin: NDArray[np.float32]  # (context, head_dim / 2)
+    head_file: NDArray[np.int64]  # (1,) descriptor of the file that `head` maps, for single rows; -1: there is none
+    cos: NDArray[np.float32]  # (tables * context, head_dim / 2), a table for each base of rotations that layers have
+    sin: NDArray[np.float32]  # as cos
+    rope_rows: NDArray[np.int64]  # (layers,) first row of the layer's table in cos and sin
+    windows: NDArray[np.int64]  # (layers,) positions that a token sees, itself and those before it; EVERYTHING: all
     planes: "Planes"  # of the head, for `top` logits; no rows where the head is always read whole
     columns: NDArray[np.uint8]  # (bytes,) the `down` projections column by column (columns.py); empty where they are never read so
     columns_built: NDArray[np.int64]  # (1,) 1 once they are
     base3: NDArray[np.uint8] = np.zeros(0, np.uint8)  # (bytes,) base-3 rows of every projection (base3.py), which decode reads once built
     base3_offsets: NDArray[np.int64] = np.zeros((0, 7), np.int64)  # (layers, 7) first byte of each projection in `base3`
     base3_built: NDArray[np.int64] = np.zeros(1, np.int64)  # (1,) 1 once they are
+    # Where there are parts (parts.py), in place of `scales`: the rows of a projection up to part_ends[i] have the scale part_scales[i],
+    # those up to part_ends[i + 1] the next, and i = part_at[layer, projection] is the first. The last end is the number of rows.
+    part_at: NDArray[np.int64] = np.zeros((0, 7), np.int64)  # (layers, 7); no layers: there are no parts
+    part_ends: NDArray[np.int64] = np.zeros(0, np.int64)  # (parts,)
+    part_scales: NDArray[np.float32] = np.zeros(0, np.float32)  # (parts,)
+
+
+EVERYTHING = 1 << 62  # no window
 
 
 class Planes(NamedTuple):
@@ -79,31 +100,6 @@ def new_planes(rows: int, cols: int, width: int = 64) -> Planes:
     )
 
 
-class Cache(NamedTuple):
-    """blocks = context / 16 rounded up; width = head_dim rounded up to 16. Keys are stored after RoPE.
-
-    Values are float32, or float16 kept as its bits in uint16 (Numba has no float16 on CPUs).
-    """
-
-    keys: NDArray[np.float32] | NDArray[np.uint16]  # (layers, kv_heads, blocks, head_dim, 16): position p is [..., p // 16, :, p % 16]
-    values: NDArray[np.float32] | NDArray[np.uint16]  # (layers, kv_heads, 16 * blocks, width)
-
-
-CACHE_TYPES: dict[str, np.dtype[Any]] = {"f32": np.dtype(np.float32), "f16": np.dtype(np.uint16)}
-
-
-def cache_shapes(layers: int, kv_heads: int, head_dim: int, context: int) -> tuple[tuple[int, ...], tuple[int, ...]]:
-    """Shapes of Cache.keys and Cache.values."""
-    blocks, width = -(-context // 16), -(-head_dim // 16) * 16
-    return (layers, kv_heads, blocks, head_dim, 16), (layers, kv_heads, 16 * blocks, width)
-
-
-def new_cache(layers: int, kv_heads: int, head_dim: int, context: int, kind: str = "f32") -> Cache:
-    """An empty cache of a kind in CACHE_TYPES. Zeros: the operating system gives the memory when it is first written."""
-    keys, values = (np.zeros(shape, CACHE_TYPES[kind]) for shape in cache_shapes(layers, kv_heads, head_dim, context))
-    return Cache(keys, values)
-
-
 class Scratch(NamedTuple):
     x: NDArray[np.float32]  # (tokens, hidden) residual stream
     codes: NDArray[np.int8]  # (rows, widest padded + 256) activations in kernel order; rows = max(tokens rounded up, threads)
@@ -111,19 +107,20 @@ class Scratch(NamedTuple):
     sums: NDArray[np.int32]  # (rows,) sum of the codes
     qkv: NDArray[np.float32]  # (tokens, (heads + 2 kv_heads) * head_dim)
     mixed: NDArray[np.float32]  # (tokens, heads * head_dim) attention output
+    branch: NDArray[np.float32]  # (tokens, hidden) output of O or DOWN where a norm comes before it is added to x
     gate: NDArray[np.float32]  # (tokens, feed_forward)
     up: NDArray[np.float32]  # (tokens, feed_forward)
     normed: NDArray[np.float32]  # (rows, widest) float input of the quantiser
     scores: NDArray[np.float32]  # (threads, 4, 16 * blocks) of four queries
     queries: NDArray[np.float32]  # (threads, 4 * head_dim)
-    attended: NDArray[np.float32]  # (threads, 4 * width)
+    attended: NDArray[np.float32]  # (threads, 4 * (head_dim rounded up to 64))
     lengths: NDArray[np.int64]  # (threads, 4)
     chosen: NDArray[np.int64]  # (threads, feed_forward) rows of `up` that matter
     counts: NDArray[np.int64]  # (threads, 2) rows of `up` seen and skipped in decode, since the start
     active: NDArray[np.int64]  # (threads, padded feed_forward + 4) columns of `down` that meet a value
     words: NDArray[np.int32]  # (threads, padded feed_forward / 4 + 1) those values, four to a word
     column_sums: NDArray[np.int32]  # (hidden, padded)
-    column_counts: NDArray[np.int64]  # (threads, 2) columns of `down` seen and not read in decode, since the start
+    column_counts: NDArray[np.int64]  # (threads, 2) columns of `down`, where it was read by columns, and of these not read
     tile: NDArray[np.uint8]  # (threads, TILE_BYTES) unpacked weight rows
     block_sums: NDArray[np.int32]  # (threads, tokens rounded up * BLOCK_ROWS)
     logits: NDArray[np.float32]  # (vocab,)
@@ -131,9 +128,20 @@ class Scratch(NamedTuple):
     rest: NDArray[np.float32]  # (threads, hidden) what the first digits leave
     nearly: NDArray[np.float64]  # (vocab,) logits from the planes read so far
     candidates: NDArray[np.int64]  # (vocab,) rows that may still be among the largest, each thread's from its first row on
+    head_row: NDArray[np.uint8]  # (threads, bytes of a row in float32) one row of the head
     best: NDArray[np.int64]  # (threads, MAX_TOP) rows with the largest such logits
     best_logits: NDArray[np.float32]  # (threads, MAX_TOP) their exact logits
     head_counts: NDArray[np.int64]  # (threads, 4) rows read since the start: upper four bits, middle two, lower two, exact
+    # Second digits of activations (parts.py); no rows where there are none.
+    fine_codes: NDArray[np.int8]  # as codes
+    fine_factors: NDArray[np.float32]  # as factors
+    fine_sums: NDArray[np.int32]  # as sums
+    residue: NDArray[np.float32]  # (threads, widest) what the first digits leave
+
+
+def packed_width(cols: int) -> int:
+    """Weights of a packed row: whole blocks of 128. What is past `cols` meets activation codes of 0, so it may be anything."""
+    return -(-cols // 128) * 128
 
 
 def padded(cols: int, width: int = 64) -> int:
@@ -144,7 +152,7 @@ def padded(cols: int, width: int = 64) -> int:
 
 def new_scratch(z: Sizes, chunk: int, context: int, threads: int) -> Scratch:
     """Scratch for steps of up to `chunk` tokens, by `threads` threads, over a cache of `context` tokens."""
-    inner, width = z.heads * z.head_dim, -(-z.head_dim // 16) * 16
+    inner, width = z.heads * z.head_dim, rounded(z.head_dim, COLUMNS)
     widest, fours = max(z.hidden, inner, z.feed_forward), -(-chunk // 4) * 4
     rows = max(fours, threads)
     return Scratch(
@@ -154,6 +162,7 @@ def new_scratch(z: Sizes, chunk: int, context: int, threads: int) -> Scratch:
         sums=np.zeros(rows, np.int32),
         qkv=np.zeros((chunk, inner + 2 * z.kv_heads * z.head_dim), np.float32),
         mixed=np.zeros((chunk, inner), np.float32),
+        branch=np.zeros((chunk, z.hidden), np.float32),
         gate=np.zeros((chunk, z.feed_forward), np.float32),
         up=np.zeros((chunk, z.feed_forward), np.float32),
         normed=np.zeros((rows, widest), np.float32),
@@ -174,7 +183,12 @@ def new_scratch(z: Sizes, chunk: int, context: int, threads: int) -> Scratch:
         rest=np.zeros((threads, z.hidden), np.float32),
         nearly=np.zeros(z.vocab, np.float64),
         candidates=np.zeros(z.vocab, np.int64),
+        head_row=np.zeros((threads, 4 * z.hidden), np.uint8),
         best=np.zeros((threads, MAX_TOP), np.int64),
         best_logits=np.zeros((threads, MAX_TOP), np.float32),
         head_counts=np.zeros((threads, 4), np.int64),
+        fine_codes=np.zeros((rows if z.digits == 2 else 0, padded(widest) + 256), np.int8),
+        fine_factors=np.ones(rows, np.float32),
+        fine_sums=np.zeros(rows, np.int32),
+        residue=np.zeros((threads, widest), np.float32),
     )

@@ -11,6 +11,7 @@ import numpy as np
 from numba import types
 from numba.extending import overload
 
+from .arrays import EVERYTHING
 from .exponential import exp
 from .jit import kernel
 from .simd import floats, selected, vectors
@@ -50,6 +51,13 @@ def softmax(scores, at, length):  # type: ignore[no-untyped-def]
 
 
 @kernel
+def hide(scores, at, count):  # type: ignore[no-untyped-def]
+    """The first `count` scores become minus infinity: after softmax they are under 1e-37. Nothing where count <= 0."""
+    for j in range(at, at + count):
+        scores[j] = np.float32(-np.inf)
+
+
+@kernel
 def _scores(q, keys, blocks, dim, scores, stride):  # type: ignore[no-untyped-def]
     """scores[i * stride + j] = q_i . k_j for four queries, q[i * dim ...], and 16 * blocks positions."""
     for block in range(blocks):
@@ -78,10 +86,10 @@ def _scores(q, keys, blocks, dim, scores, stride):  # type: ignore[no-untyped-de
 
 
 @kernel
-def _mix(scores, stride, values, first, last, width, out):  # type: ignore[no-untyped-def]
-    """out[i * width + d] += sum_j scores[i * stride + j] * values[j, d], first <= j < last, for four queries and every d < width."""
+def _mix(scores, stride, values, first, last, width, out, wide):  # type: ignore[no-untyped-def]
+    """out[i * wide + d] += sum_j scores[i * stride + j] * values[j, d], first <= j < last, for four queries and every d < width."""
     for d in range(0, width, 16):
-        a0, a1, a2, a3 = load(out, d), load(out, width + d), load(out, 2 * width + d), load(out, 3 * width + d)
+        a0, a1, a2, a3 = load(out, d), load(out, wide + d), load(out, 2 * wide + d), load(out, 3 * wide + d)
         b0, b1, b2, b3 = zero(), zero(), zero(), zero()
         j = first
         if _MANY:
@@ -101,9 +109,9 @@ def _mix(scores, stride, values, first, last, width, out):  # type: ignore[no-un
             a2, a3 = fma(v, splat(scores[2 * stride + j]), a2), fma(v, splat(scores[3 * stride + j]), a3)
             j += 1
         store(out, d, add(a0, b0))
-        store(out, width + d, add(a1, b1))
-        store(out, 2 * width + d, add(a2, b2))
-        store(out, 3 * width + d, add(a3, b3))
+        store(out, wide + d, add(a1, b1))
+        store(out, 2 * wide + d, add(a2, b2))
+        store(out, 3 * wide + d, add(a3, b3))
 
 
 @kernel
@@ -174,7 +182,7 @@ def _mix_for_one(scores, values, first, last, width, out, at):  # type: ignore[n
 
 
 @kernel
-def attend_one(q, at, length, keys, values, dim, scores, out, place):  # type: ignore[no-untyped-def]
+def attend_one(q, at, length, keys, values, dim, scores, out, place, window=EVERYTHING):  # type: ignore[no-untyped-def]
     """One query, q[at : at + dim], rotated, overwritten, of one KV head -> out[place : place + width]. Otherwise as `attend`."""
     width = values.shape[1]
     scale = np.float32(1.0) / np.sqrt(np.float32(dim))
@@ -182,6 +190,7 @@ def attend_one(q, at, length, keys, values, dim, scores, out, place):  # type: i
         q[i] *= scale
     flat = scores.reshape(scores.size)
     _scores_of_one(q, at, keys, (length + 15) // 16, dim, flat)
+    hide(flat, 0, length - window)
     softmax(flat, 0, length)
     for i in range(width):
         out[place + i] = np.float32(0.0)
@@ -190,14 +199,15 @@ def attend_one(q, at, length, keys, values, dim, scores, out, place):  # type: i
 
 
 @kernel
-def attend(q, lengths, keys, values, dim, scores, out):  # type: ignore[no-untyped-def]
+def attend(q, lengths, keys, values, dim, scores, out, window=EVERYTHING):  # type: ignore[no-untyped-def]
     """Four queries of one KV head.
 
     q: (4 * dim,) float32, rotated, overwritten;  lengths: (4,) int64, positions that each may see, the last the most.
     keys: (blocks, dim, 16) and values: (>= 16 * blocks, width) of the head, width = dim rounded up to 16; float32, or float16 bits.
-    scores: (4, >= longest rounded up to 16) float32, overwritten;  out: (4 * width,) float32, overwritten.
+    scores: (4, >= longest rounded up to 16) float32, overwritten;  out: (4 * wide,) float32, overwritten: query i at i * wide.
+    window: how many of them, the last ones, each does see (sliding-window layers).
     """
-    stride, width = scores.shape[1], values.shape[1]
+    stride, width, wide = scores.shape[1], values.shape[1], out.size // 4
     longest = lengths[3]
     scale = np.float32(1.0) / np.sqrt(np.float32(dim))
     for i in range(4 * dim):
@@ -205,13 +215,14 @@ def attend(q, lengths, keys, values, dim, scores, out):  # type: ignore[no-untyp
     flat = scores.reshape(scores.size)
     _scores(q, keys, (longest + 15) // 16, dim, flat, stride)
     for i in range(4):
+        hide(flat, i * stride, lengths[i] - window)
         softmax(flat, i * stride, lengths[i])
         for j in range(lengths[i], longest):
             flat[i * stride + j] = np.float32(0.0)
-    for i in range(4 * width):
+    for i in range(4 * wide):
         out[i] = np.float32(0.0)
     for first in range(0, longest, VALUE_ROWS):
-        _mix(flat, stride, values, first, min(first + VALUE_ROWS, longest), width, out)
+        _mix(flat, stride, values, first, min(first + VALUE_ROWS, longest), width, out, wide)
 
 
 def _cached(array, value):  # type: ignore[no-untyped-def]

@@ -27,7 +27,7 @@ def _base() -> Path | None:
     """The user's cache folder by the platform's convention; None where there is no home."""
     override = os.environ.get("BITNET_CACHE_DIR")
     if override:
-        return Path(override)
+        return Path(override).absolute()  # wherever the process goes later
     try:
         if sys.platform == "darwin":
             return Path.home() / "Library" / "Caches" / "bitnet"

@@ -1,32 +1,46 @@
-"""The gated unit of the feed-forward block: act(gate) * up, in float32 (ReLU² overflows float16). Twin: naive/glu.py."""
+"""The gated unit of the feed-forward block: act(gate) * up, in float32 (ReLU² overflows float16). Twin: naive/glu.py.
+
+GELU is the approximation with tanh that models are trained with (Hendrycks and Gimpel, arXiv 1606.08415): x/2 (1 + tanh(u)) with
+u = sqrt(2 / pi) (x + 0.044715 x³), which is x * sigmoid(2 u).
+"""
 
 import numpy as np
 
-from .arrays import RELU2
+from .arrays import GELU, RELU2
 from .exponential import exp
-from .jit import kernel
+from .jit import inlined, kernel
 from .simd import floats
 
 load, store, splat, select = floats.load_f32, floats.store_f32, floats.splat_f32, floats.where_negative_f32
 add, mul, divide, negative_size = floats.add_f32, floats.mul_f32, floats.div_f32, floats.negative_size_f32
+total = floats.total_f32
+GELU_1, GELU_3 = np.float32(2 * np.sqrt(2 / np.pi)), np.float32(2 * np.sqrt(2 / np.pi) * 0.044715)
+
+
+@inlined
+def _unit(g, up, activation):  # type: ignore[no-untyped-def]
+    one, t = splat(np.float32(1.0)), g
+    if activation == GELU:
+        t = mul(g, add(splat(GELU_1), mul(splat(GELU_3), mul(g, g))))
+    e = exp(negative_size(t))
+    return mul(divide(mul(g, select(g, e, one)), add(one, e)), up)
 
 
 @kernel
 def gated(gate, up, activation, first, last):  # type: ignore[no-untyped-def]
-    """gate[i] = act(gate[i]) * up[i] for first <= i < last, in place. activation: RELU2 or SILU (arrays.py).
+    """gate[i] = act(gate[i]) * up[i] for first <= i < last, in place. activation: RELU2, SILU or GELU (arrays.py).
 
-    SiLU is gate * sigmoid(gate), with e = exp(-|gate|), which cannot overflow: 1 / (1 + e) above zero and e / (1 + e) below.
+    SiLU is gate * sigmoid(gate), with e = exp(-|gate|), which cannot overflow: 1 / (1 + e) above zero and e / (1 + e) below. GELU is
+    the same with another argument of the sigmoid, of the same sign.
     """
     if activation == RELU2:
         for i in range(first, last):
             positive = max(gate[i], np.float32(0.0))
             gate[i] = positive * positive * up[i]
         return
-    one = splat(np.float32(1.0))
     whole = first + (last - first) // 16 * 16
     for i in range(first, whole, 16):
-        g = load(gate, i)
-        e = exp(negative_size(g))
-        store(gate, i, mul(divide(mul(g, select(g, e, one)), add(one, e)), load(up, i)))
+        store(gate, i, _unit(load(gate, i), load(up, i), activation))
     for i in range(whole, last):
-        gate[i] = gate[i] / (np.float32(1.0) + np.exp(-gate[i])) * up[i]
+        # In a whole register too, so that a value does not depend on where a thread's rows end. 16 equal values add up exactly.
+        gate[i] = total(_unit(splat(gate[i]), splat(up[i]), activation)) * np.float32(1 / 16)

@@ -4,7 +4,7 @@ Logits that a sampler with top-k looks at are the k largest. Rows of the head ar
 
     1. upper four bits of every row                  -> a logit that is at most E4 off
     2. exact logits of at least k rows with large ones; T, the k-th largest of these, is at most the k-th largest of all
-    3. rows with logit + E4 >= T: next two bits      -> at most E6 off
+    3. rows with logit + E4 >= T: next two bits      -> at most E6 off; then 2 again, with these: T comes nearer
     4. those with logit + E6 >= T: last two bits     -> at most E8 off
     5. those with logit + E8 >= T: exact logits, by the same kernel as without planes
 
@@ -14,20 +14,22 @@ After 4 bits, with w = w4 + e4,
 
     |w.x - w4.(x' + x'')| = |e4.x + w4.d2| <= |e4| |x| + |w4| |d2|,   |w4| <= 120 s sqrt(cols)
 
-and each later plane p, of which only the first digit is multiplied, replaces |e4| by |e6| or |e8| and adds |p| |d1|, with
-|p| <= 6 s sqrt(cols) or 1.5 s sqrt(cols). Last, |y - w.x| <= g |w| |x| with g = n 2^-24 for float32 sums of n terms one after the
-other (Higham 2002, section 3.1). E is the sum of these bounds. A row that is not ruled out is computed exactly, and one that is has
-y <= logit + E < T. Float64 sums here err by 1e-13, and E is taken larger by 1e-5 of itself.
+and each later plane p replaces |e4| by |e6| or |e8| and adds |p| |d1| where only the first digit is multiplied, |p| |d2| where both are,
+with |p| <= 6 s sqrt(cols) or 1.5 s sqrt(cols). Both are for activations with outliers, whose first digit is coarse for all the others.
+Last, |y - w.x| <= g |w| |x| with g = n 2^-24 for float32 sums of n terms one after the other (Higham 2002, section 3.1). E is the sum of
+these bounds. A row that is not ruled out is computed exactly, and one that is has y <= logit + E < T. Float64 sums here err by 1e-13, and
+E is taken larger by 1e-5 of itself.
 """
 
 import numpy as np
 
 from .barrier import barrier
-from .dense import head_matvec
+from .dense import head_matvec, row_bytes
 from .jit import fast_kernel, inlined, kernel
 from .quantise import quantise_row
 from .row_sums import four_rows, load, one_row
 from .simd import selected, vectors
+from .simd.files import read_at
 
 WIDTH = selected.WIDTH
 prefetch, dot, fold, totals = vectors.prefetch, selected.dot, selected.fold, selected.totals
@@ -36,6 +38,8 @@ lower, upper = vectors.bit_field(selected.Bytes, 0, 4), vectors.bit_field(select
 # Codes up to 15 instead of 2: an eighth of the steps until int16 sums must be widened. A group makes four steps.
 _BYTES_PER_FOLD = max(selected.STEPS_PER_FOLD // 8 // 4, 1) * 2 * WIDTH
 AHEAD = 2048  # bytes prefetched in each stream, as in ternary.py
+L2_ROWS = 1024  # rows of a 2-bit plane that stay in the L2 cache for the second digit: 640 KB at 2,560 columns
+START, ONE = np.int64(0), np.int64(1)
 NEAR = np.int64(3)  # rows prefetched in each stream of chosen rows
 
 
@@ -115,25 +119,45 @@ def refine(plane, scales, length, codes, c0, c1, nearly, rows, begin, count):  #
 
 
 @kernel
-def largest_of(nearly, first, last, top, best):  # type: ignore[no-untyped-def]
-    """Rows first <= r < last with the `top` largest values of nearly -> best; returns how many there are."""
-    count, place = 0, 0  # place: of the smallest in the list
+def largest_of(nearly, rows, begin, count, top, best):  # type: ignore[no-untyped-def]
+    """Those of rows[begin : begin + count] with the `top` largest values of nearly -> best; returns how many there are."""
+    found, place = 0, 0  # place: of the smallest in the list
     least = -np.inf
-    for r in range(first, last):
-        if count < top:
-            best[count] = r
-            count += 1
+    for i in range(begin, begin + count):
+        r = rows[i]
+        if found < top:
+            best[found] = r
+            found += 1
         elif nearly[r] > least:
             best[place] = r
         else:
             continue
-        if count == top:
+        if found == top:
             place = 0
-            for i in range(1, count):
-                if nearly[best[i]] < nearly[best[place]]:
-                    place = i
+            for k in range(1, found):
+                if nearly[best[k]] < nearly[best[place]]:
+                    place = k
             least = nearly[best[place]]
-    return count
+    return found
+
+
+@kernel
+def _threshold(w, z, x, s, rows, begin, count, top, thread, threads, control):  # type: ignore[no-untyped-def]
+    """The `top`-th largest exact logit of those rows, all threads' together and at least `top` if there are, that look largest so far.
+
+    Returns it and how many logits this thread has computed.
+    """
+    best = s.best[thread]
+    found = largest_of(s.nearly, rows, begin, count, min(top, top // threads + 8), best)
+    for i in range(top):
+        s.best_logits[thread, i] = -np.inf
+    for i in range(found):
+        exact_logit(w, z, x, s, thread, best[i])
+        s.best_logits[thread, i] = s.logits[best[i]]
+    barrier(control, threads)
+    threshold = np.float64(kth_largest(s.best_logits, threads, top))
+    barrier(control, threads)  # all have read it before anyone writes the next ones
+    return threshold, found
 
 
 @kernel
@@ -199,45 +223,57 @@ def top_logits(w, z, x, s, top, thread, threads, control):  # type: ignore[no-un
     cols, planes, nearly, rows, counts = z.hidden, w.planes, s.nearly, s.candidates, s.head_counts[thread]
     length = (cols + 4 * WIDTH - 1) // (4 * WIDTH) * (4 * WIDTH)
     first, last = z.vocab * thread // threads, z.vocab * (thread + 1) // threads
-    coarse, fine, best = s.codes[thread], s.fine[thread], s.best[thread]
+    coarse, fine = s.codes[thread], s.fine[thread]
     factor, fine_factor, total, fine_total = _two_digits(x, cols, length, coarse, fine, s.rest[thread])
     xx, dd, ff = _lengths(x, s.rest[thread], fine_factor, cols)
     root, size = np.sqrt(np.float64(cols)), np.sqrt(xx)
     reorder = (cols / 16 + 32) * 2.0**-24 * 127.5 * size  # sums of the head's kernel: 16 lanes, their total, scales
     extra4 = root * (120 * (np.sqrt(ff) + 1e-6 * np.sqrt(dd)) + reorder)  # 1e-6: rest is rounded to float32
-    extra6 = extra4 + root * 6 * np.sqrt(dd)
-    extra8 = extra6 + root * 1.5 * np.sqrt(dd)
+    # Both digits where the first one's error would be felt: 6 % of what 6 bits leave of a row (of any row; all are alike in this).
+    both = last > first and root * 6 * np.sqrt(dd) * planes.scales[first] > 0.06 * size * planes.errors[first, 1]
+    left = np.sqrt(ff) + 1e-6 * np.sqrt(dd) if both else np.sqrt(dd)
+    extra6 = extra4 + root * 6 * left
+    extra8 = extra6 + root * 1.5 * left
 
     if last > first:
         nearly_all(planes, length, coarse, fine, 16 / factor, 16 / fine_factor, 120 * (total + fine_total), nearly, first, last)
-    each = min(top, top // threads + 8)  # enough that all threads' together are the k largest or nearly so
-    found = largest_of(nearly, first, last, each, best)
-    for i in range(top):
-        s.best_logits[thread, i] = -np.inf
-    for i in range(found):
-        exact_logit(w, z, x, s.logits, best[i])
-        s.best_logits[thread, i] = s.logits[best[i]]
-    barrier(control, threads)
-    threshold = np.float64(kth_largest(s.best_logits, threads, top))
-
-    for i in range(last - first):
-        rows[first + i] = first + i
+    for r in range(first, last):
+        rows[r] = r
+    threshold, computed = _threshold(w, z, x, s, rows, first, last - first, top, thread, threads, control)
     count = _still_in(nearly, planes, 0, size, extra4, threshold, rows, first, last - first)
     for r in range(first, last):
         s.logits[r] = -np.inf
     counts[0] += last - first
     counts[1] += count
-    refine(planes.middle, planes.scales, length, coarse, 4 / factor, 6 * total, nearly, rows, first, count)
+    for begin in range(0, count, L2_ROWS):
+        some = min(L2_ROWS, count - begin)
+        refine(planes.middle, planes.scales, length, coarse, 4 / factor, 6 * total, nearly, rows, first + begin, some)
+        if both:
+            refine(planes.middle, planes.scales, length, fine, 4 / fine_factor, 6 * fine_total, nearly, rows, first + begin, some)
+    better, more = _threshold(w, z, x, s, rows, first, count, top, thread, threads, control)
+    threshold = max(threshold, better)
     count = _still_in(nearly, planes, 1, size, extra6, threshold, rows, first, count)
     counts[2] += count
-    refine(planes.low, planes.scales, length, coarse, 1 / factor, 1.5 * total, nearly, rows, first, count)
+    for begin in range(0, count, L2_ROWS):
+        some = min(L2_ROWS, count - begin)
+        refine(planes.low, planes.scales, length, coarse, 1 / factor, 1.5 * total, nearly, rows, first + begin, some)
+        if both:
+            refine(planes.low, planes.scales, length, fine, 1 / fine_factor, 1.5 * fine_total, nearly, rows, first + begin, some)
     count = _still_in(nearly, planes, 2, size, extra8, threshold, rows, first, count)
-    counts[3] += count + found
+    counts[3] += count + computed + more
     for i in range(first, first + count):
-        exact_logit(w, z, x, s.logits, rows[i])
+        exact_logit(w, z, x, s, thread, rows[i])
 
 
 @kernel
-def exact_logit(w, z, x, logits, row):  # type: ignore[no-untyped-def]
-    """logits[row], as the whole head gives it."""
-    head_matvec(w.head, w.head_offset[0], z.head_kind, z.hidden, x, logits, row, row + 1)
+def exact_logit(w, z, x, s, thread, row):  # type: ignore[no-untyped-def]
+    """s.logits[row], as the whole head gives it.
+
+    The row is read from the file, not from its memory map: rows from all over would leave the whole head mapped, 16 pages for each row.
+    """
+    stride, buffer = row_bytes(z.head_kind, z.hidden), s.head_row[thread]
+    at = w.head_offset[0] + row * stride
+    if w.head_file[0] >= 0 and read_at(w.head_file[0], buffer, 0, stride, at) == stride:
+        head_matvec(buffer, START, z.head_kind, z.hidden, x, s.logits[row : row + 1], START, ONE)
+    else:
+        head_matvec(w.head, w.head_offset[0], z.head_kind, z.hidden, x, s.logits, row, row + 1)

@@ -12,6 +12,7 @@ from types import FrameType
 from typing import Any
 
 from numba import njit
+from numba.core import event
 
 from . import compile_cache
 
@@ -37,6 +38,31 @@ def fast_kernel(function: Callable[..., Any]) -> Any:
 def inlined(function: Callable[..., Any]) -> Any:
     """For functions of a few vector operations: copied into the caller, so that vectors stay in registers."""
     return _compiled(function, inline="always")
+
+
+class Compilations(event.Listener):
+    """How many functions Numba has compiled since."""
+
+    def __init__(self) -> None:
+        self.done = 0
+
+    def on_start(self, event: Any) -> None:
+        """Called by Numba."""
+
+    def on_end(self, event: Any) -> None:
+        """Called by Numba, in the thread that compiles."""
+        self.done += 1
+
+
+@contextmanager
+def counting_compilations() -> Iterator[Compilations]:
+    """Counts while the body runs."""
+    counter = Compilations()
+    event.register("numba:compile", counter)
+    try:
+        yield counter
+    finally:
+        event.unregister("numba:compile", counter)
 
 
 @contextmanager

@@ -1,4 +1,7 @@
-"""Rotary position embedding over pairs (i, i + head_dim / 2), NEOX style. Twin: naive/rope.py.
+"""Rotary position embedding. Twin: naive/rope.py.
+
+Which values rotate together is a matter of how q and k rows were ordered when the file was written: (i, i + head_dim / 2), as models are
+trained here ("NEOX"), or neighbours (2 i, 2 i + 1), as llama.cpp's architecture `llama` has them.
 
 cos, sin: (head_dim / 2,) float32 of one position.
 """
@@ -11,5 +14,18 @@ def rotate(source, start, cos, sin, half, out, place):  # type: ignore[no-untype
     """The head at source[start : start + 2 * half] -> out[place : place + 2 * half]. May be in place."""
     for i in range(half):
         low, high = source[start + i], source[start + half + i]
+        out[place + i] = low * cos[i] - high * sin[i]
+        out[place + half + i] = high * cos[i] + low * sin[i]
+
+
+@kernel
+def rotate_pairs(source, start, cos, sin, half, out, place):  # type: ignore[no-untyped-def]
+    """The same for a head whose pairs are neighbours; `out` gets them as `rotate` leaves them, i and i + half. Not in place.
+
+    Attention adds over all values of a head, so it is enough that queries and keys have one order; and with this one the result is that of
+    `rotate` for the rows in the other order, to the bit.
+    """
+    for i in range(half):
+        low, high = source[start + 2 * i], source[start + 2 * i + 1]
         out[place + i] = low * cos[i] - high * sin[i]
         out[place + half + i] = high * cos[i] + low * sin[i]

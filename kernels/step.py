@@ -1,6 +1,6 @@
 """One step of the decoder: some tokens through some layers, by a team of threads. Twin: naive/step.py.
 
-Every thread of the team calls `run_step` with its own number and the same arrays; they split rows or heads between them and meet at
+Every thread of the team calls `serve` with its own number and the same arrays; they split rows or heads between them and meet at
 barriers. So a token costs one call from Python, however many layers there are.
 
 A step's parameters stand in `control` (control.py), written before the team starts:
@@ -14,24 +14,50 @@ A step's parameters stand in `control` (control.py), written before the team sta
 
 import numpy as np
 
-from .arrays import ATTENTION_NORM, ATTENTION_SUB_NORM, DOWN, FFN_NORM, FFN_SUB_NORM, GATE, RELU2, UP, K, O, Q, V
-from .attention import attend, attend_one, store_key, store_value
+from .arrays import (
+    ATTENTION_NORM,
+    ATTENTION_OUT_NORM,
+    ATTENTION_SUB_NORM,
+    DOWN,
+    FFN_NORM,
+    FFN_OUT_NORM,
+    FFN_SUB_NORM,
+    GATE,
+    GATE_NORM,
+    K_HEAD_NORM,
+    K_NORM,
+    Q_HEAD_NORM,
+    Q_NORM,
+    RELU2,
+    ROPE_PAIRS,
+    UP,
+    UP_NORM,
+    V_NORM,
+    K,
+    O,
+    Q,
+    V,
+)
 from .barrier import barrier, next_step
+from .base3 import base3_matvec, base3_matvec_chosen
+from .cached_attention import append, attend, attend_one
 from .columns import BLOCK, find_active, matvec_by_columns
 from .control import ASLEEP, DONE, FIRST_LAYER, LAST_LAYER, POSITION, STEP, STOP, TOKENS, TOP, WANT_LOGITS
 from .dense import head_matvec
 from .glu import gated
 from .head_search import top_logits
-from .jit import kernel
+from .jit import inlined, kernel
 from .norm import rms_norm
+from .parts import project_parts, second_digit
 from .quantise import quantise_row
-from .rope import rotate
+from .rope import rotate, rotate_pairs
 from .simd.atomics import atomic_add
 from .ternary import WIDTH, matmul_scaled, matvec_chosen, matvec_scaled
 
 # As in arrays.py: constants of NumPy types, so that `project` is compiled once.
-START, ONE, FOUR = np.int64(0), np.int64(1), np.int64(4)
-WRITE, ADD = np.bool_(False), np.bool_(True)
+NONE, START, ONE, FOUR = np.int64(-1), np.int64(0), np.int64(1), np.int64(4)
+WRITE = np.bool_(False)
+COLUMN_SHARE_BASE3 = 0.28  # the same beside base-3 rows, which are quicker
 COLUMN_SHARE = 0.65  # of `down`'s columns: with more of them needed, reading all rows is as quick (docs/log.md)
 DENSE_SHARE = 0.6  # of a thread's `up` rows: with more of them needed, reading all in order is as quick (docs/log.md)
 
@@ -49,8 +75,13 @@ def _kernel_length(cols):  # type: ignore[no-untyped-def]
 
 
 @kernel
-def prepare(x, cols, w, norm_at, eps, s, tokens, thread, threads, control):  # type: ignore[no-untyped-def]
-    """x: (tokens, >= cols) -> RMSNorm where norm_at >= 0 -> int8 rows in s.codes.
+def _packed_width(cols):  # type: ignore[no-untyped-def]
+    return (cols + 127) // 128 * 128
+
+
+@kernel
+def prepare(x, cols, w, norm_at, then_at, eps, s, tokens, thread, threads, control):  # type: ignore[no-untyped-def]
+    """x: (tokens, >= cols) -> RMSNorm where norm_at >= 0, another where then_at >= 0 -> int8 rows in s.codes.
 
     One token: every thread makes its own copy, in row `thread`, which costs less than a barrier. More: tokens are split, then a barrier.
     """
@@ -60,21 +91,60 @@ def prepare(x, cols, w, norm_at, eps, s, tokens, thread, threads, control):  # t
         if norm_at >= 0:
             rms_norm(source, w.norms, norm_at, cols, eps, s.normed[row])
             source = s.normed[row]
+        if then_at >= 0:
+            rms_norm(source, w.norms, then_at, cols, eps, s.normed[row])
+            source = s.normed[row]
         s.factors[row], s.sums[row] = quantise_row(source, cols, s.codes[row], _kernel_length(cols))
+        if len(s.fine_codes):
+            fine = second_digit(source, cols, s.factors[row], s.residue[thread], s.fine_codes[row], _kernel_length(cols))
+            s.fine_factors[row], s.fine_sums[row] = fine
     if tokens > 1:
         barrier(control, threads)
+
+
+@kernel
+def prepare_again(w, norm_at, then_at, eps, cols, s, tokens, thread, threads, control):  # type: ignore[no-untyped-def]
+    """As `prepare` for s.x, once more and with another second norm; nothing where there is none: the codes are then the same."""
+    if then_at >= 0:
+        if tokens > 1:
+            barrier(control, threads)  # others may still read the codes
+        prepare(s.x, cols, w, norm_at, then_at, eps, s, tokens, thread, threads, control)
+
+
+@kernel
+def norm_heads(z, w, q_at, k_at, s, tokens, thread, threads, control):  # type: ignore[no-untyped-def]
+    """RMSNorm of every query and key head in s.qkv, in place, then a barrier."""
+    first, last = share(tokens * (z.heads + z.kv_heads), ONE, thread, threads)
+    for number in range(first, last):
+        t, head = number // (z.heads + z.kv_heads), number % (z.heads + z.kv_heads)
+        values = s.qkv[t, head * z.head_dim :]
+        rms_norm(values, w.norms, q_at if head < z.heads else k_at, z.head_dim, z.norm_eps, values)
+    barrier(control, threads)
+
+
+@kernel
+def add_branch(z, w, norm_at, s, tokens, thread, threads, control):  # type: ignore[no-untyped-def]
+    """s.x += RMSNorm(s.branch), then a barrier. Tokens are split between threads."""
+    first, last = share(tokens, ONE, thread, threads)
+    for t in range(first, last):
+        rms_norm(s.branch[t], w.norms, norm_at, z.hidden, z.norm_eps, s.branch[t])
+        for i in range(z.hidden):
+            s.x[t, i] += s.branch[t, i]
+    barrier(control, threads)
 
 
 @kernel
 def project(w, s, layer, which, cols, rows, out, place, accumulate, tokens, thread, threads):  # type: ignore[no-untyped-def]
     """out[t, place + r] (+)= row r of projection `which` times activation row t, for this thread's rows."""
     first, last = share(rows, FOUR, thread, threads)
-    offset, scale = w.offsets[layer, which], w.scales[layer, which]
-    if tokens == 1:
+    offset, scale, cols = w.offsets[layer, which], w.scales[layer, which], _packed_width(cols)
+    if len(w.part_at):
+        project_parts(w, s, layer, which, cols, out, place, accumulate, tokens, thread, first, last)
+    elif tokens == 1:
         factor = scale / s.factors[thread]
         if w.base3_built[0]:
             offset = w.base3_offsets[layer, which]
-            base3.matvec_scaled(w.base3, offset, cols, s.codes[thread], s.sums[thread], factor, out[0, place:], accumulate, first, last)
+            base3_matvec(w.base3, offset, cols, s.codes[thread], s.sums[thread], factor, out[0, place:], accumulate, first, last)
         else:
             matvec_scaled(w.packed, offset, cols, s.codes[thread], s.sums[thread], factor, out[0, place:], accumulate, first, last)
     else:
@@ -98,19 +168,26 @@ def project(w, s, layer, which, cols, rows, out, place, accumulate, tokens, thre
 
 
 @kernel
+def _rotate(z, source, start, cos, sin, out, place):  # type: ignore[no-untyped-def]
+    if z.rope == ROPE_PAIRS:
+        rotate_pairs(source, start, cos, sin, z.head_dim // 2, out, place)
+    else:
+        rotate(source, start, cos, sin, z.head_dim // 2, out, place)
+
+
+@inlined
 def append_to_cache(z, w, cache, s, layer, kv, tokens, position, scratch):  # type: ignore[no-untyped-def]
     """Rotate the new keys of one KV head and store keys and values. scratch: (>= head_dim,) float32, overwritten."""
     dim = z.head_dim
     key_at, value_at = (z.heads + kv) * dim, (z.heads + z.kv_heads + kv) * dim
-    keys, values = cache.keys[layer, kv], cache.values[layer, kv]
     for t in range(tokens):
         p = position + t
-        rotate(s.qkv[t], key_at, w.cos[p], w.sin[p], dim // 2, scratch, START)
-        store_key(keys, p, scratch, dim)
-        store_value(values, p, s.qkv[t], value_at, dim)
+        row = w.rope_rows[layer] + p
+        _rotate(z, s.qkv[t], key_at, w.cos[row], w.sin[row], scratch, START)
+        append(cache, layer, kv, p, dim, scratch, s.qkv[t], value_at)
 
 
-@kernel
+@inlined
 def attention(z, w, cache, s, layer, tokens, position, thread, threads):  # type: ignore[no-untyped-def]
     """RoPE, cache append and attention for this thread's queries: s.qkv -> s.mixed.
 
@@ -120,7 +197,8 @@ def attention(z, w, cache, s, layer, tokens, position, thread, threads):  # type
     dim, group = z.head_dim, z.heads // z.kv_heads
     each = tokens * group  # queries of one KV head
     first, last = share(z.kv_heads * each, FOUR if each % 4 == 0 and z.kv_heads * each // 4 % threads == 0 else ONE, thread, threads)
-    q, lengths, out, width = s.queries[thread], s.lengths[thread], s.attended[thread], cache.values.shape[3]
+    q, lengths, out = s.queries[thread], s.lengths[thread], s.attended[thread]
+    wide = out.size // 4
     for kv in range(first // each, (last + each - 1) // each):
         append_to_cache(z, w, cache, s, layer, kv, tokens, position, q)
         begin, end = max(first, kv * each), min(last, (kv + 1) * each)
@@ -129,23 +207,22 @@ def attention(z, w, cache, s, layer, tokens, position, thread, threads):  # type
             for i in range(end - start if few else 4):  # past the end, the last query is repeated and its result not used
                 number = min(start + i, end - 1) - kv * each
                 t, head = number // group, kv * group + number % group
-                rotate(s.qkv[t], head * dim, w.cos[position + t], w.sin[position + t], dim // 2, q, i * dim)
+                row = w.rope_rows[layer] + position + t
+                _rotate(z, s.qkv[t], head * dim, w.cos[row], w.sin[row], q, i * dim)
                 lengths[i] = position + t + 1
             if few:
                 for i in range(end - start):
-                    attend_one(
-                        q, i * dim, lengths[i], cache.keys[layer, kv], cache.values[layer, kv], dim, s.scores[thread], out, i * width
-                    )
+                    attend_one(cache, layer, kv, q, i * dim, lengths[i], dim, s.scores[thread], out, i * wide, w.windows[layer])
             else:
-                attend(q, lengths, cache.keys[layer, kv], cache.values[layer, kv], dim, s.scores[thread], out)
+                attend(cache, layer, kv, q, lengths, dim, s.scores[thread], out, w.windows[layer])
             for i in range(min(4, end - start)):
                 number = start + i - kv * each
                 t, head = number // group, kv * group + number % group
                 for d in range(dim):
-                    s.mixed[t, head * dim + d] = out[i * width + d]
+                    s.mixed[t, head * dim + d] = out[i * wide + d]
 
 
-@kernel
+@inlined
 def up_where_gate_is_open(z, w, s, layer, thread, threads):  # type: ignore[no-untyped-def]
     """Rows of `up` for one token, of those hidden units only whose gate is above zero: relu(gate)² makes the others exact zeros.
 
@@ -163,15 +240,15 @@ def up_where_gate_is_open(z, w, s, layer, thread, threads):  # type: ignore[no-u
     s.counts[thread, 1] += last - first - count
     for r in range(first, last):
         s.up[0, r] = np.float32(0.0)  # never NaN or infinity from an earlier token: 0 * those is not 0
-    factor = w.scales[layer, UP] / s.factors[thread]
+    factor, cols = w.scales[layer, UP] / s.factors[thread], _packed_width(z.hidden)
     if w.base3_built[0]:
         offset = w.base3_offsets[layer, UP]
-        base3.matvec_chosen(w.base3, offset, z.hidden, s.codes[thread], s.sums[thread], factor, s.up[0], chosen, count)
+        base3_matvec_chosen(w.base3, offset, cols, s.codes[thread], s.sums[thread], factor, s.up[0], chosen, count)
     else:
-        matvec_chosen(w.packed, w.offsets[layer, UP], z.hidden, s.codes[thread], s.sums[thread], factor, s.up[0], chosen, count)
+        matvec_chosen(w.packed, w.offsets[layer, UP], cols, s.codes[thread], s.sums[thread], factor, s.up[0], chosen, count)
 
 
-@kernel
+@inlined
 def down_by_columns(z, w, s, layer, thread, threads):  # type: ignore[no-untyped-def]
     """The `down` projection of one token from those columns only that meet a code other than zero: the same integers.
 
@@ -181,11 +258,12 @@ def down_by_columns(z, w, s, layer, thread, threads):  # type: ignore[no-untyped
     first, last = blocks * thread // threads, blocks * (thread + 1) // threads
     active, words = s.active[thread], s.words[thread]
     count = find_active(s.codes[thread], _kernel_length(z.feed_forward), active, words)
-    s.column_counts[thread, 0] += z.feed_forward
     # The thread with most blocks decides when all are done.
     busiest = (blocks + threads - 1) // threads * threads
-    if count * busiest > blocks * z.feed_forward * COLUMN_SHARE:
+    limit = COLUMN_SHARE_BASE3 if w.base3_built[0] else COLUMN_SHARE
+    if count * busiest > blocks * z.feed_forward * limit:
         return False
+    s.column_counts[thread, 0] += z.feed_forward
     s.column_counts[thread, 1] += z.feed_forward - count
     at = layer * _kernel_length(z.feed_forward) * blocks * WIDTH
     factor = w.scales[layer, DOWN] / s.factors[thread]
@@ -193,23 +271,34 @@ def down_by_columns(z, w, s, layer, thread, threads):  # type: ignore[no-untyped
     return True
 
 
-@kernel
+@inlined
 def run_layer(z, w, cache, s, layer, tokens, position, thread, threads, control):  # type: ignore[no-untyped-def]
-    """This thread's part of one layer: s.x, the residual stream, before -> after. Five barriers, and three more with many tokens."""
+    """This thread's part of one layer: s.x, the residual stream, before -> after. Five barriers, and three more with many tokens.
+
+    What only some models have (norms of one projection's input, of heads, of what is added to s.x) costs the others a look at its offset.
+    """
     at, inner, eps = w.norm_offsets[layer], z.heads * z.head_dim, z.norm_eps
     kv = z.kv_heads * z.head_dim
-    prepare(s.x, z.hidden, w, at[ATTENTION_NORM], eps, s, tokens, thread, threads, control)
+    prepare(s.x, z.hidden, w, at[ATTENTION_NORM], at[Q_NORM], eps, s, tokens, thread, threads, control)
     project(w, s, layer, Q, z.hidden, inner, s.qkv, START, WRITE, tokens, thread, threads)
+    prepare_again(w, at[ATTENTION_NORM], at[K_NORM], eps, z.hidden, s, tokens, thread, threads, control)
     project(w, s, layer, K, z.hidden, kv, s.qkv, inner, WRITE, tokens, thread, threads)
+    prepare_again(w, at[ATTENTION_NORM], at[V_NORM], eps, z.hidden, s, tokens, thread, threads, control)
     project(w, s, layer, V, z.hidden, kv, s.qkv, inner + kv, WRITE, tokens, thread, threads)
     barrier(control, threads)
+    if at[Q_HEAD_NORM] >= 0:
+        norm_heads(z, w, at[Q_HEAD_NORM], at[K_HEAD_NORM], s, tokens, thread, threads, control)
     attention(z, w, cache, s, layer, tokens, position, thread, threads)
     barrier(control, threads)
-    prepare(s.mixed, inner, w, at[ATTENTION_SUB_NORM], eps, s, tokens, thread, threads, control)
-    project(w, s, layer, O, inner, z.hidden, s.x, START, ADD, tokens, thread, threads)
+    prepare(s.mixed, inner, w, at[ATTENTION_SUB_NORM], NONE, eps, s, tokens, thread, threads, control)
+    straight = at[ATTENTION_OUT_NORM] < 0
+    project(w, s, layer, O, inner, z.hidden, s.x if straight else s.branch, START, straight, tokens, thread, threads)
     barrier(control, threads)
-    prepare(s.x, z.hidden, w, at[FFN_NORM], eps, s, tokens, thread, threads, control)
+    if not straight:
+        add_branch(z, w, at[ATTENTION_OUT_NORM], s, tokens, thread, threads, control)
+    prepare(s.x, z.hidden, w, at[FFN_NORM], at[GATE_NORM], eps, s, tokens, thread, threads, control)
     project(w, s, layer, GATE, z.hidden, z.feed_forward, s.gate, START, WRITE, tokens, thread, threads)
+    prepare_again(w, at[FFN_NORM], at[UP_NORM], eps, z.hidden, s, tokens, thread, threads, control)
     if tokens == 1 and z.activation == RELU2:
         up_where_gate_is_open(z, w, s, layer, thread, threads)
     else:
@@ -218,13 +307,16 @@ def run_layer(z, w, cache, s, layer, tokens, position, thread, threads, control)
     for t in range(tokens):
         gated(s.gate[t], s.up[t], z.activation, first, last)
     barrier(control, threads)
-    prepare(s.gate, z.feed_forward, w, at[FFN_SUB_NORM], eps, s, tokens, thread, threads, control)
-    if not (tokens == 1 and w.columns_built[0] and down_by_columns(z, w, s, layer, thread, threads)):
-        project(w, s, layer, DOWN, z.feed_forward, z.hidden, s.x, START, ADD, tokens, thread, threads)
+    prepare(s.gate, z.feed_forward, w, at[FFN_SUB_NORM], NONE, eps, s, tokens, thread, threads, control)
+    straight = at[FFN_OUT_NORM] < 0
+    if not (straight and tokens == 1 and w.columns_built[0] and down_by_columns(z, w, s, layer, thread, threads)):
+        project(w, s, layer, DOWN, z.feed_forward, z.hidden, s.x if straight else s.branch, START, straight, tokens, thread, threads)
     barrier(control, threads)
+    if not straight:
+        add_branch(z, w, at[FFN_OUT_NORM], s, tokens, thread, threads, control)
 
 
-@kernel
+@inlined
 def run_step(z, w, cache, s, control, thread, threads):  # type: ignore[no-untyped-def]
     """This thread's part of the step that `control` describes. z, w, cache, s: Sizes, Weights, Cache, Scratch (arrays.py)."""
     # All of it now: after the last barrier the caller may already write the next step's.
@@ -240,21 +332,26 @@ def run_step(z, w, cache, s, control, thread, threads):  # type: ignore[no-untyp
             first, last = share(z.vocab, FOUR, thread, threads)
             head_matvec(w.head, w.head_offset[0], z.head_kind, z.hidden, row, s.logits, np.int64(first), np.int64(last))
         barrier(control, threads)
-    if thread == 0:
-        control[DONE] = control[STEP]
 
 
 @kernel
 def serve(z, w, cache, s, control, thread, threads, done, slept):  # type: ignore[no-untyped-def]
-    """Run steps as they are announced, until none comes for a while: returns the last one done, or STOP.
+    """Thread 0: its part of the announced step, once. Others: steps as they are announced, until none comes for a while; returns the last
+    one done, or STOP.
 
     slept: whether this thread has slept in Python since its last call, and so still counts as asleep.
+    One function for both, and what only it calls is copied into it: a function's code is compiled again in each that calls it.
     """
     if slept:
         atomic_add(control, ASLEEP + thread, -1)
     while True:
-        step = next_step(control, thread, done)
-        if step in (done, STOP):
-            return step
+        step = done
+        if thread > 0:
+            step = next_step(control, thread, done)
+            if step in (done, STOP):
+                return step
         run_step(z, w, cache, s, control, thread, threads)
+        if thread == 0:
+            control[DONE] = control[STEP]
+            return done
         done = step

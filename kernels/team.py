@@ -9,14 +9,15 @@ import threading
 from typing import Any
 
 from . import isa
-from .arrays import Cache, Scratch, Sizes, Weights
+from .arrays import Scratch, Sizes, Weights
 from .control import DONE, FIRST_LAYER, LAST_LAYER, MAX_THREADS, POSITION, STEP, STOP, TOKENS, TOP, WANT_LOGITS, new_control
+from .kv_cache import AnyCache
 
 
 class Team:
     """`run` does one step; `close` ends the threads. One step at a time: a lock keeps a second caller waiting."""
 
-    def __init__(self, sizes: Sizes, weights: Weights, cache: Cache, scratch: Scratch, threads: int):
+    def __init__(self, sizes: Sizes, weights: Weights, cache: AnyCache, scratch: Scratch, threads: int):
         if not 1 <= threads <= MAX_THREADS:
             raise ValueError(f"threads must be 1 to {MAX_THREADS}, not {threads}")
         self._naive = isa.chosen() == isa.NAIVE
@@ -59,7 +60,7 @@ class Team:
             if self._naive:
                 from .naive.step import run_step
             else:
-                from .step import run_step
+                from .step import serve as run_step
             self._compile_and_start()
             c = self._control
             c[TOKENS], c[POSITION], c[FIRST_LAYER], c[LAST_LAYER], c[WANT_LOGITS] = tokens, position, first_layer, last_layer, want_logits
@@ -67,7 +68,7 @@ class Team:
             self._step += 1
             try:
                 self._announce(self._step)
-                run_step(*self._arrays, 0, self._threads)
+                run_step(*self._arrays, 0, self._threads, 0, False)
             except KeyboardInterrupt:
                 self._finish(run_step)
                 raise
@@ -84,10 +85,10 @@ class Team:
         from .jit import interruptible
 
         with interruptible():
-            from .step import run_step, serve
+            from .step import serve
 
             self._control[:] = 0
-            run_step(*self._arrays, 0, 1)  # no layers, no logits: compiles and does nothing
+            serve(*self._arrays, 0, 1, 0, False)  # no layers, no logits: compiles and does nothing
             if self._threads > 1:
                 self._control[STEP] = STOP
                 serve(*self._arrays, 1, self._threads, 0, False)
@@ -104,7 +105,7 @@ class Team:
             try:
                 for semaphore in self._wake[1:]:
                     semaphore.release()
-                run_step(*self._arrays, 0, self._threads)
+                run_step(*self._arrays, 0, self._threads, 0, False)
             except KeyboardInterrupt:
                 continue
 

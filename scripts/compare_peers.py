@@ -2,26 +2,33 @@
 
     python scripts/compare_peers.py --shapes 2B-4T 0.7B 125M --threads 2 --rounds 5 --folder build/peers
 
-Peers: llama.cpp through llama-cpp-python (TQ2_0 weights; `pip install llama-cpp-python`), any other `llama-bench` binary by
---llama-bench PATH MODEL. Each measurement is a process of its own: warm-up, then prefill of --prompt tokens, then, from an empty context
-as llama-bench does, decode of --tokens tokens one at a time; logits of the last token computed, nothing sampled. Medians over --rounds,
-with the spread; the processes alternate so that a change in the machine's mood meets all of them. Prints a Markdown table and writes all
-figures to FOLDER/peers.json.
+Peers: llama.cpp through llama-cpp-python (TQ2_0 weights; `pip install llama-cpp-python`); any other `llama-bench` binary by
+--llama-bench PATH MODEL; and by --baselines PyTorch in bfloat16 and NumPy in float32, only the products with the weight matrices, no
+norms and no attention, so more than either can reach. `bitnet` computes the logits that the default sampler looks at (top 40), `bitnet,
+all logits` all of them, as llama.cpp does.
+
+Each measurement is a process of its own: warm-up, then prefill of --prompt tokens, then, from an empty context as llama-bench does, decode
+of --tokens tokens one at a time; logits of the last token computed, nothing sampled. Medians over --rounds, with the spread; the
+processes alternate so that a change in the machine's mood meets all of them. Prints a Markdown table and writes all figures to
+FOLDER/peers.json.
 """
 
 import argparse
 import datetime
 import importlib.util
 import json
+import os
 import platform
 import statistics
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 WARM_UP = 8  # tokens
+TOP = 40  # of the default sampler
 
 
 def run_ours(model: Path, threads: int, prompt: int, tokens: int) -> dict[str, float]:
@@ -34,22 +41,27 @@ def run_ours(model: Path, threads: int, prompt: int, tokens: int) -> dict[str, f
 
     file = open_gguf(model)
     decoder = Decoder(file, context=prompt + tokens + WARM_UP, threads=threads, cache_type="f16")  # as llama.cpp
-    decoder.feed(range(3, 3 + WARM_UP))
-    decoder.feed([3])
+    decoder.start()
+    decoder.feed(range(3, 3 + WARM_UP), TOP)
+    for _ in range(2 * WARM_UP):
+        decoder.feed([3], TOP)  # also decides which layouts pay, and builds them
     decoder.rewind(0)
     start = time.perf_counter()
-    decoder.feed([1 + i % 1000 for i in range(prompt)])
-    prefill = time.perf_counter() - start
-    decoder.rewind(0)
-    times = []
-    for i in range(tokens):
+    decoder.feed([1 + i % 1000 for i in range(prompt)], TOP)
+    figures = {"prefill": prompt / (time.perf_counter() - start)}
+    for name, top in (("decode", TOP), ("decode_all", 0)):
+        decoder.rewind(0)
         start = time.perf_counter()
-        decoder.feed([1 + i % 1000])
-        times.append(time.perf_counter() - start)
+        for i in range(tokens):
+            decoder.feed([1 + i % 1000], top)
+        figures[name] = tokens / (time.perf_counter() - start)
+        read = max(read_rate(np.asarray(file.file_bytes()), threads))
+        figures[f"{name}_read_share"] = figures[name] * decoder.bytes_a_token(top > 0) / read
+        figures["read_rate"] = read
+    rows = decoder.head_rows() / max(decoder.head_rows()[0] / decoder.config.vocab, 1)
+    figures |= {"head_rows_exact": float(rows[3]), "skipped_up": decoder.skipped_share(), "skipped_down": decoder.skipped_columns_share()}
     decoder.close()
-    read = max(read_rate(np.asarray(file.file_bytes()), threads))
-    decode = tokens / sum(times)
-    return {"prefill": prompt / prefill, "decode": decode, "decode_bytes_rate": decode * decoder.bytes_a_token(), "read_rate": read}
+    return figures
 
 
 def run_llama(model: Path, threads: int, prompt: int, tokens: int) -> dict[str, float]:
@@ -92,7 +104,55 @@ def run_llama_bench(binary: Path, model: Path, threads: int, prompt: int, tokens
     return {"prefill" if row["n_prompt"] else "decode": row["avg_ts"] for row in rows}
 
 
-RUNNERS = {"ours": run_ours, "llama": run_llama}
+def run_torch(model: Path, threads: int, prompt: int, tokens: int) -> dict[str, float]:
+    """Products with bfloat16 matrices of the same shapes, by PyTorch."""
+    import torch
+
+    torch.set_num_threads(threads)
+    with torch.inference_mode():
+        matrices = [torch.full(shape, 0.01, dtype=torch.bfloat16) for shape in matrix_shapes(model)]
+        return run_matrices(matrices, lambda count, cols: torch.ones((cols, count), dtype=torch.bfloat16), prompt, tokens)
+
+
+def run_numpy(model: Path, threads: int, prompt: int, tokens: int) -> dict[str, float]:
+    """Products with float32 matrices of the same shapes, by NumPy's BLAS; the caller's environment limits its threads."""
+    import numpy as np
+
+    matrices = [np.full(shape, 0.01, np.float32) for shape in matrix_shapes(model)]
+    return run_matrices(matrices, lambda count, cols: np.ones((cols, count), np.float32), prompt, tokens)
+
+
+def matrix_shapes(model: Path) -> list[tuple[int, ...]]:
+    """(rows, cols) of every weight matrix of a GGUF file; the head last."""
+    from bitnet_cli.gguf_file.reader import open_gguf
+
+    with open_gguf(model) as file:
+        shapes = {name: info.shape for name, info in file.tensors.items() if len(info.shape) == 2}
+    head = shapes.pop("token_embd.weight")
+    return [*shapes.values(), head]
+
+
+def run_matrices(matrices: list[Any], ones: Callable[[int, int], Any], prompt: int, tokens: int) -> dict[str, float]:
+    """All products of a prompt, with the head for its last token only, and of tokens one by one. ones(count, cols): (cols, count)."""
+    inputs = {(count, m.shape[1]): ones(count, m.shape[1]) for m in matrices for count in (1, prompt)}
+
+    def step(count: int) -> None:
+        for matrix in matrices[:-1]:
+            matrix @ inputs[count, matrix.shape[1]]
+        matrices[-1] @ inputs[1, matrices[-1].shape[1]]
+
+    step(1)
+    start = time.perf_counter()
+    step(prompt)
+    prefill = time.perf_counter() - start
+    start = time.perf_counter()
+    for _ in range(tokens):
+        step(1)
+    return {"prefill": prompt / prefill, "decode": tokens / (time.perf_counter() - start)}
+
+
+RUNNERS = {"ours": run_ours, "llama": run_llama, "torch": run_torch, "numpy": run_numpy}
+TITLES = {"ours": "bitnet", "llama": "llama.cpp TQ2_0", "torch": "PyTorch bf16, matrices only", "numpy": "NumPy f32, matrices only"}
 
 
 def models(shape: str, head: str, folder: Path) -> dict[str, Path]:
@@ -112,13 +172,14 @@ def models(shape: str, head: str, folder: Path) -> dict[str, Path]:
 def measure(args: argparse.Namespace, shape: str, head: str) -> dict[str, list[dict[str, float]]]:
     """All rounds of one shape: runner -> figures."""
     paths = models(shape, head, args.folder)
-    names = [name for name in paths if name == "ours" or importlib.util.find_spec("llama_cpp")]
+    names = [name for name in paths if name == "ours" or importlib.util.find_spec("llama_cpp")] + args.baselines
     results: dict[str, list[dict[str, float]]] = {name: [] for name in names}
     for _ in range(args.rounds):
         for name in names:
-            command = [sys.executable, __file__, "--runner", name, "--model", str(paths[name])]
+            command = [sys.executable, __file__, "--runner", name, "--model", str(paths.get(name, paths["ours"]))]
             command += ["--threads", str(args.threads), "--prompt", str(args.prompt), "--tokens", str(args.tokens)]
-            output = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+            environment = {**os.environ, "OPENBLAS_NUM_THREADS": str(args.threads), "OMP_NUM_THREADS": str(args.threads)}
+            output = subprocess.run(command, check=True, capture_output=True, text=True, env=environment).stdout
             results[name].append(json.loads(output.splitlines()[-1]))
         for binary, model in args.llama_bench:
             figures = run_llama_bench(Path(binary), Path(model), args.threads, args.prompt, args.tokens)
@@ -139,11 +200,12 @@ def table(results: dict[str, Any]) -> str:
     for place, runners in results.items():
         shape, head = place.split("/")
         for name, rounds in runners.items():
-            cells = [f"{m:.1f} ± {s:.0f} %" for m, s in (summary(rounds, k) for k in ("prefill", "decode"))]
-            share = ""
-            if "read_rate" in rounds[0]:
-                share = f"{100 * statistics.median(r['decode_bytes_rate'] / r['read_rate'] for r in rounds):.0f} %"
-            lines.append(f"| {shape} | {head} | {'bitnet' if name == 'ours' else name} | {cells[0]} | {cells[1]} | {share} |")
+            for decode, title in (("decode", TITLES.get(name, name)), ("decode_all", f"{TITLES.get(name, name)}, all logits")):
+                if decode not in rounds[0]:
+                    continue
+                cells = [f"{m:.1f} ± {s:.0f} %" for m, s in (summary(rounds, k) for k in ("prefill", decode))]
+                share = f"{100 * summary(rounds, f'{decode}_read_share')[0]:.0f} %" if "read_rate" in rounds[0] else ""
+                lines.append(f"| {shape} | {head} | {title} | {cells[0]} | {cells[1]} | {share} |")
     return "\n".join(lines)
 
 
@@ -156,6 +218,7 @@ def main() -> None:
     parser.add_argument("--prompt", type=int, default=512)
     parser.add_argument("--tokens", type=int, default=64)
     parser.add_argument("--folder", type=Path, default=Path("build/peers"))
+    parser.add_argument("--baselines", nargs="*", default=[], choices=("torch", "numpy"))
     parser.add_argument("--llama-bench", nargs=2, action="append", default=[], metavar=("BINARY", "MODEL"))
     parser.add_argument("--runner", choices=RUNNERS, help=argparse.SUPPRESS)
     parser.add_argument("--model", type=Path, help=argparse.SUPPRESS)

@@ -1,6 +1,7 @@
-"""Tiny random BitNetForCausalLM folders in every flavour that checkpoints come in, with NumPy alone.
+"""Tiny random checkpoint folders in every flavour that they come in, with NumPy alone.
 
     python scripts/make_test_models.py OUT              OUT/A_online, B_packed_auto, C_packed, D_dequantised, E_master, F_unpacked
+    python scripts/make_test_models.py OUT --kind llama     the same of another family: KINDS
     python scripts/make_test_models.py OUT --fixtures   also tests/golden/tiny_c.npz, from transformers in float32 (needs extra `train`)
 
 All flavours of one seed come from one set of master weights. With `exact` scales, mean|W| of every projection is a power of two: it
@@ -40,6 +41,51 @@ class Shape:
     kv_heads: int = 2
     context: int = 256
     rope_theta: float = 500000.0
+    own_head_dim: int = 0  # 0: hidden / heads
+
+    @property
+    def head_dim(self) -> int:
+        return self.own_head_dim or self.hidden // self.heads
+
+    @property
+    def widths(self) -> dict[str, int]:
+        """h hidden, f feed-forward, q all query heads, k all key heads."""
+        return {"h": self.hidden, "f": self.feed_forward, "q": self.heads * self.head_dim, "k": self.kv_heads * self.head_dim}
+
+
+@dataclass(frozen=True)
+class Kind:
+    """A model family: its names and the parts of config.json that it decides."""
+
+    architecture: str
+    model_type: str
+    activation: str
+    norms: dict[str, str]  # beside the two that all have: name in a layer -> width
+    shape: Shape
+    tied: bool = True
+    shards: int = 1  # GPUs that trained it, each with a scale for its rows of a matrix, or columns of those after attention and the gate
+
+
+# Widths have the remainders by 64, 128 and 256 of published models: 8,640 is 64 mod 128, 5,460 is divided by 4 and not by 32.
+KINDS = {
+    "bitnet": Kind("BitNetForCausalLM", "bitnet", "relu2", {"self_attn.attn_sub_norm": "q", "mlp.ffn_sub_norm": "f"}, Shape()),
+    "1bitllm": Kind(
+        "BitnetForCausalLM",
+        "llama",
+        "silu",
+        {"self_attn.inner_attn_ln": "q", "mlp.ffn_layernorm": "f"},
+        Shape(hidden=320, feed_forward=832, heads=4, kv_heads=4, rope_theta=10000.0),
+    ),
+    "1bitllm-xl": Kind(
+        "BitnetForCausalLM",
+        "llama",
+        "silu",
+        {"self_attn.inner_attn_ln": "q", "mlp.ffn_layernorm": "f"},
+        Shape(hidden=256, feed_forward=676, heads=4, kv_heads=4, rope_theta=10000.0),
+    ),
+    "llama": Kind("LlamaForCausalLM", "llama", "silu", {}, Shape(feed_forward=768, own_head_dim=96), tied=False),
+    "trilm": Kind("LlamaForCausalLM", "llama", "silu", {}, Shape(hidden=512, feed_forward=1024, kv_heads=4, own_head_dim=128), shards=2),
+}
 
 
 def to_bf16(x: Floats) -> NDArray[np.uint16]:
@@ -67,13 +113,13 @@ def normal_master(rng: np.random.Generator, rows: int, cols: int) -> Floats:
     return rng.normal(0, rng.uniform(0.01, 0.04), (rows, cols)).astype(np.float32)
 
 
-def masters(shape: Shape, seed: int = 0, exact: bool = True) -> dict[str, Floats]:
+def masters(shape: Shape, seed: int = 0, exact: bool = True, kind: Kind = KINDS["bitnet"]) -> dict[str, Floats]:
     """All parameters by their transformers names; every value is a bfloat16 number."""
-    rng = np.random.default_rng(seed)
-    h, f, kv = shape.hidden, shape.feed_forward, shape.hidden // shape.heads * shape.kv_heads
-    sizes = {"self_attn.q": (h, h), "self_attn.k": (kv, h), "self_attn.v": (kv, h), "self_attn.o": (h, h)}
+    rng, widths = np.random.default_rng(seed), shape.widths
+    h, f, q, kv = widths["h"], widths["f"], widths["q"], widths["k"]
+    sizes = {"self_attn.q": (q, h), "self_attn.k": (kv, h), "self_attn.v": (kv, h), "self_attn.o": (h, q)}
     sizes |= {"mlp.gate": (f, h), "mlp.up": (f, h), "mlp.down": (h, f)}
-    norms = {"input_layernorm": h, "post_attention_layernorm": h, "self_attn.attn_sub_norm": h, "mlp.ffn_sub_norm": f}
+    norms = {"input_layernorm": h, "post_attention_layernorm": h} | {name: widths[width] for name, width in kind.norms.items()}
     result: dict[str, Floats] = {"model.embed_tokens.weight": rng.normal(0, 0.5, (shape.vocab_size, h)).astype(np.float32)}
     for n in range(shape.layers):
         for name, (rows, cols) in sizes.items():
@@ -82,6 +128,8 @@ def masters(shape: Shape, seed: int = 0, exact: bool = True) -> dict[str, Floats
         for name, size in norms.items():
             result[f"model.layers.{n}.{name}.weight"] = rng.uniform(0.5, 1.5, size).astype(np.float32)
     result["model.norm.weight"] = rng.uniform(0.5, 1.5, h).astype(np.float32)
+    if not kind.tied:
+        result["lm_head.weight"] = rng.normal(0, 0.5, (shape.vocab_size, h)).astype(np.float32)
     return {name: from_bf16(to_bf16(value)) for name, value in result.items()}
 
 
@@ -95,6 +143,26 @@ def packed(values: NDArray[np.int8]) -> NDArray[np.uint8]:
     """Byte row r holds rows r, r + R, r + 2R, r + 3R at bits 0, 2, 4, 6; R = rows / 4."""
     blocks = (values + 1).astype(np.uint8).reshape(4, -1, values.shape[1])
     return blocks[0] + 4 * blocks[1] + 16 * blocks[2] + 64 * blocks[3]
+
+
+def in_shards(weight: Floats, shards: int, columns: bool) -> Floats:
+    """Each shard -s, 0, s with the s of its own mean, a float16: (rows, cols) float32."""
+    parts = np.split(weight, shards, axis=1 if columns else 0)
+    done = []
+    for number, part in enumerate(parts):
+        codes, scale = ternary(part * np.float32(1 + number / 3))
+        done.append(codes * np.float32(np.float16(scale)))
+    return np.concatenate(done, axis=1 if columns else 0)
+
+
+def sharded(parameters: dict[str, Floats], shards: int) -> dict[str, tuple[str, NDArray[Any]]]:
+    """As SpectraSuite/TriLM_*_Unpacked: float16, with several scales a matrix."""
+    result = {}
+    for name, value in parameters.items():
+        if "_proj" in name:
+            value = in_shards(value, shards, name.endswith(("o_proj.weight", "down_proj.weight")))  # noqa: PLW2901
+        result[name] = ("F16", value.astype("<f2"))
+    return result
 
 
 def tensors_of(flavour: str, parameters: dict[str, Floats]) -> dict[str, tuple[str, NDArray[Any]]]:
@@ -132,21 +200,21 @@ def write_safetensors(path: Path, tensors: dict[str, tuple[str, NDArray[Any]]]) 
             file.write(np.ascontiguousarray(value).tobytes())
 
 
-def config_of(flavour: str, shape: Shape) -> dict[str, Any]:
+def config_of(flavour: str, shape: Shape, kind: Kind = KINDS["bitnet"]) -> dict[str, Any]:
     config: dict[str, Any] = {
-        "architectures": ["BitNetForCausalLM"],
-        "model_type": "bitnet",
+        "architectures": [kind.architecture],
+        "model_type": kind.model_type,
         "vocab_size": shape.vocab_size,
         "hidden_size": shape.hidden,
         "intermediate_size": shape.feed_forward,
         "num_hidden_layers": shape.layers,
         "num_attention_heads": shape.heads,
         "num_key_value_heads": shape.kv_heads,
-        "hidden_act": "relu2",
+        "hidden_act": kind.activation,
         "max_position_embeddings": shape.context,
         "rms_norm_eps": 1e-5,
         "rope_parameters": {"rope_type": "default", "rope_theta": shape.rope_theta},
-        "tie_word_embeddings": True,
+        "tie_word_embeddings": kind.tied,
         "bos_token_id": 0,
         "eos_token_id": 1,
         "dtype": "bfloat16",
@@ -157,6 +225,8 @@ def config_of(flavour: str, shape: Shape) -> dict[str, Any]:
         "C_packed": {},
         "F_unpacked": {"linear_class": "bitlinear"},
     }
+    if shape.own_head_dim:
+        config["head_dim"] = shape.head_dim
     if flavour in modes:
         config["quantization_config"] = {"quant_method": "bitnet", "modules_to_not_convert": None} | modes[flavour]
     return config
@@ -206,14 +276,23 @@ def tokenizer_json() -> dict[str, Any]:
     }
 
 
-def write_folder(folder: Path, flavour: str, shape: Shape | None = None, seed: int = 0, exact: bool = True) -> Path:
-    """config.json, model.safetensors, tokenizer.json, tokenizer_config.json of one flavour; returns `folder`."""
-    shape = shape or Shape()
+def write_folder(
+    folder: Path, flavour: str, shape: Shape | None = None, seed: int = 0, exact: bool = True, kind: str = "bitnet", **config: Any
+) -> Path:
+    """config.json, model.safetensors, tokenizer.json, tokenizer_config.json of one flavour; returns `folder`.
+
+    kind: one of KINDS; config: further fields of config.json.
+    """
+    family = KINDS[kind]
+    shape = shape or family.shape
     folder.mkdir(parents=True, exist_ok=True)
-    write_safetensors(folder / "model.safetensors", tensors_of(flavour, masters(shape, seed, exact)))
+    parameters = masters(shape, seed, exact, family)
+    write_safetensors(
+        folder / "model.safetensors", sharded(parameters, family.shards) if family.shards > 1 else tensors_of(flavour, parameters)
+    )
     settings = {"bos_token": SPECIAL[0], "eos_token": SPECIAL[1], "chat_template": "{{ messages[0]['content'] }}"}
     for name, value in {
-        "config.json": config_of(flavour, shape),
+        "config.json": config_of(flavour, shape, family) | config,
         "tokenizer.json": tokenizer_json(),
         "tokenizer_config.json": settings | {"tokenizer_class": "PreTrainedTokenizerFast"},
     }.items():
@@ -245,12 +324,13 @@ def main() -> None:
     parser.add_argument("out", type=Path)
     parser.add_argument("--fixtures", action="store_true", help="write tests/golden/tiny_c.npz")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--kind", choices=KINDS, default="bitnet")
     arguments = parser.parse_args()
     for flavour in FLAVOURS:
-        print(write_folder(arguments.out / flavour, flavour, seed=arguments.seed))
+        print(write_folder(arguments.out / flavour, flavour, seed=arguments.seed, kind=arguments.kind))
     if arguments.fixtures:
-        if arguments.seed:
-            sys.exit("the fixtures are for seed 0")
+        if arguments.seed or arguments.kind != "bitnet":
+            sys.exit("the fixtures are for seed 0 and kind bitnet")
         write_fixtures(arguments.out / "C_packed")
 
 

@@ -16,6 +16,7 @@ PRE_TOKENIZERS = {
     _WORDS % r"\p{N}": "qwen2",  # Qwen 2 and 3
 }
 GPT2 = "gpt-2"  # its expression is built into the ByteLevel pre-tokenizer
+SMOLLM = "smollm"  # digits one by one, then GPT-2's expression
 NORMALIZERS = {"qwen2": "NFC"}  # what a name implies beside the expression; the others imply none
 MAX_TOKENS = 1 << 21
 MAX_TOKEN_LENGTH = 1 << 16
@@ -43,12 +44,12 @@ def read(path: Path, data: dict[str, Any]) -> Vocabulary:
     kind = normalizer.get("type") if isinstance(normalizer, dict) else normalizer
     if kind != NORMALIZERS.get(pre):
         raise UnsupportedError(f"{path}: normalizer: {str(kind)[:40]} is not supported; {pre} implies {NORMALIZERS.get(pre, 'none')}")
-    tokens, types = _tokens(path, model.get("vocab"), data.get("added_tokens") or [])
+    tokens, types = read_tokens(path, model.get("vocab"), data.get("added_tokens") or [])
     check_text(path, tokens)
     vocabulary = Vocabulary(path, "gpt2", tokens, types)
-    merges = _merges(path, model.get("merges"), vocabulary)
+    merges = read_merges(path, model.get("merges"), vocabulary)
     vocabulary.extra = {"pre": pre, "merges": merges}
-    vocabulary.adds_bos = _adds_bos(data.get("post_processor"))
+    vocabulary.adds_bos, vocabulary.adds_eos = added_ends(data.get("post_processor"), vocabulary)
     # Readers of `llama-bpe` look a whole word up before they merge. Without ignore_merges that changes words that no merge makes.
     if pre == "llama-bpe" and not model.get("ignore_merges"):
         made = {merge.replace(" ", "", 1) for merge in merges}
@@ -66,6 +67,8 @@ def pre_tokenizer_name(path: Path, pre_tokenizer: Any) -> str:
         regex_in_byte_level = steps[-1].get("use_regex", True)
         if kinds == ["ByteLevel"] and regex_in_byte_level:
             return GPT2
+        if kinds == ["Digits", "ByteLevel"] and regex_in_byte_level and steps[0].get("individual_digits") is True:
+            return SMOLLM
         if kinds == ["Split", "ByteLevel"] and not regex_in_byte_level:
             split = steps[0]
             pattern = split.get("pattern")
@@ -73,10 +76,12 @@ def pre_tokenizer_name(path: Path, pre_tokenizer: Any) -> str:
             if split.get("behavior") == "Isolated" and not split.get("invert", False) and isinstance(regex, str):
                 if regex in PRE_TOKENIZERS:
                     return PRE_TOKENIZERS[regex]
-                known = ", ".join([*PRE_TOKENIZERS.values(), GPT2])
+                known = ", ".join([*PRE_TOKENIZERS.values(), GPT2, SMOLLM])
                 raise UnsupportedError(f"{path}: pre_tokenizer: the expression {regex[:300]} is not one of {known}")
     described = str(pre_tokenizer)
-    raise UnsupportedError(f"{path}: pre_tokenizer: {described[:300]} is not supported; Split by an expression, then ByteLevel, is")
+    raise UnsupportedError(
+        f"{path}: pre_tokenizer: {described[:300]} is not supported; Split by an expression, or Digits, then ByteLevel, is"
+    )
 
 
 def _steps(value: Any, key: str) -> list[dict[str, Any]]:
@@ -87,7 +92,7 @@ def _steps(value: Any, key: str) -> list[dict[str, Any]]:
     return [step for step in steps if isinstance(step, dict)] if all(isinstance(step, dict) for step in steps) else []
 
 
-def _tokens(path: Path, vocab: Any, added: Any) -> tuple[list[str], list[int]]:
+def read_tokens(path: Path, vocab: Any, added: Any) -> tuple[list[str], list[int]]:
     """Tokens by id and their types, from `model.vocab` and `added_tokens`; ids between them that nobody has are unused."""
     if not isinstance(vocab, dict) or not isinstance(added, list) or not vocab:
         raise BadFileError(path, "model.vocab", "expected an object of token to id")
@@ -120,7 +125,7 @@ def _tokens(path: Path, vocab: Any, added: Any) -> tuple[list[str], list[int]]:
     return [token for token, _ in rows], [int(kind) for _, kind in rows]
 
 
-def _merges(path: Path, merges: Any, vocabulary: Vocabulary) -> list[str]:
+def read_merges(path: Path, merges: Any, vocabulary: Vocabulary) -> list[str]:
     """Merges in rank order as "left right": files before tokenizers 0.20 write them so, later ones as [left, right]."""
     if not isinstance(merges, list):
         raise BadFileError(path, "model.merges", "expected a list")
@@ -137,10 +142,21 @@ def _merges(path: Path, merges: Any, vocabulary: Vocabulary) -> list[str]:
     return result
 
 
-def _adds_bos(post_processor: Any) -> bool:
-    """Whether the template for one text starts with a special token. Said even where not: readers of `llama-bpe` add BOS by default."""
+def added_ends(post_processor: Any, vocabulary: Vocabulary) -> tuple[bool, int | None]:
+    """Whether the template for one text starts with a special token, and the one that it ends with (embedding models: Qwen3-Embedding).
+
+    The first is said even where it is not so: readers of `llama-bpe` add BOS by default.
+    """
     for step in _steps(post_processor, "processors"):
         single = step.get("single")
         if step.get("type") == "TemplateProcessing" and isinstance(single, list) and single:
-            return isinstance(single[0], dict) and "SpecialToken" in single[0]
-    return False
+            first, last = (_special(single[0]), _special(single[-1])) if len(single) > 1 else (_special(single[0]), None)
+            return first is not None, vocabulary.find(last) if last is not None else None
+    return False, None
+
+
+def _special(item: Any) -> str | None:
+    """The name of a template's special token; None for the text and whatever else stands in a template."""
+    token = item.get("SpecialToken") if isinstance(item, dict) else None
+    name = token.get("id") if isinstance(token, dict) else None
+    return name if isinstance(name, str) else None

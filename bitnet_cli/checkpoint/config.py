@@ -5,7 +5,9 @@ from pathlib import Path
 from typing import Any
 
 from bitnet_cli.checkpoint.families import FAMILIES, Family
+from bitnet_cli.checkpoint.rope import rope_factors, rope_theta
 from bitnet_cli.checkpoint.strict_json import MEGABYTE, read_object
+from bitnet_cli.checkpoint.windows import Windows, read_windows
 from bitnet_cli.errors import BadFileError, UnsupportedError
 
 
@@ -32,7 +34,10 @@ class ModelConfig:
     context: int  # tokens
     norm_eps: float
     rope_theta: float
-    activation: str  # relu2 or silu
+    rope_factors: tuple[float, ...] | None  # divisor of each rotation, head_dim / 2 of them; None: all 1
+    activation: str  # transformers' name: relu2, silu or gelu_pytorch_tanh
+    windows: Windows | None
+    query_scalar: float  # attention scores are divided by its root
     tied: bool  # the head is the embedding
     bos: int | None
     eos: tuple[int, ...]
@@ -56,9 +61,11 @@ def read_config(folder: Path) -> ModelConfig:
     head_dim = fields.integer("head_dim", 2, 1 << 12, hidden // heads)
     if head_dim % 2:
         raise BadFileError(path, "head_dim", f"{head_dim}, expected an even number")
-    activation = fields.get("hidden_act", family.activation)
-    if activation not in ("relu2", "silu"):
-        raise UnsupportedError(f"{path}: hidden_act: {activation!r} is not supported; relu2 and silu are")
+    activation = fields.get("hidden_activation", fields.get("hidden_act", family.activation))
+    if activation not in family.gguf:
+        known = " and ".join(family.gguf) + (" are" if len(family.gguf) > 1 else " is")
+        raise UnsupportedError(f"{path}: hidden_act: {activation!r} is not supported; {known}")
+    theta = rope_theta(fields, family.rope_theta)
     vocab_size = fields.integer("vocab_size", 1, 1 << 24)
     return ModelConfig(
         family=family,
@@ -71,10 +78,13 @@ def read_config(folder: Path) -> ModelConfig:
         kv_heads=kv_heads,
         head_dim=head_dim,
         context=fields.integer("max_position_embeddings", 1, 1 << 30),
-        norm_eps=fields.number("rms_norm_eps", 1e-12, 1.0, 1e-5),
-        rope_theta=_rope_theta(fields, family.rope_theta),
+        norm_eps=fields.number("rms_norm_eps", 1e-12, 1.0, family.norm_eps),
+        rope_theta=theta,
+        rope_factors=rope_factors(fields, head_dim, theta, family.pairs),
         activation=activation,
-        tied=fields.boolean("tie_word_embeddings", False),
+        windows=read_windows(fields, family.windows),
+        query_scalar=fields.number("query_pre_attn_scalar", 1e-6, 1e9, head_dim) if family.windows else float(head_dim),
+        tied=family.base or fields.boolean("tie_word_embeddings", family.windows),
         bos=_one_id(fields, "bos_token_id", vocab_size),
         eos=_ids(fields, "eos_token_id", vocab_size),
         pad=_one_id(fields, "pad_token_id", vocab_size),
@@ -149,22 +159,12 @@ def _refuse_unsupported(fields: _Fields) -> None:
     for key in ("attention_bias", "mlp_bias"):
         if fields.boolean(key, False):
             raise UnsupportedError(f"{fields.path}: {key}: biases are not supported")
-    # Before transformers 5 the scaling stood in rope_scaling; since then in rope_parameters.
-    for key in ("rope_scaling", "rope_parameters"):
-        section = fields.section(key)
-        kind = section.get("rope_type", section.get("type", "default")) if section else "default"
-        if kind != "default":
-            raise UnsupportedError(f"{fields.path}: {key}: RoPE scaling {_short(kind)} is not supported")
-        partial = section.get("partial_rotary_factor", 1.0) if section else 1.0
-        if partial != 1.0:
-            raise UnsupportedError(f"{fields.path}: {key}.partial_rotary_factor: {_short(partial)} is not supported, 1.0 is")
-
-
-def _rope_theta(fields: _Fields, default: float) -> float:
-    """transformers 5 writes rope_parameters.rope_theta, older files a top-level rope_theta."""
-    section = fields.section("rope_parameters")
-    source = section if section and section.get("rope_theta") is not None else fields
-    return source.number("rope_theta", 1.0, 1e12, default)
+    for key in ("attn_logit_softcapping", "final_logit_softcapping", "use_bidirectional_attention", "use_sliding_window"):
+        if fields.get(key):
+            raise UnsupportedError(f"{fields.path}: {key}: {_short(fields.get(key))} is not supported")
+    for key, value in (("weight_bits", 1), ("input_bits", 8)):  # of 1bitLLM's own code
+        if fields.get(key, value) != value:
+            raise UnsupportedError(f"{fields.path}: {key}: {_short(fields.get(key))} is not supported; {value} is")
 
 
 def _ids(fields: _Fields, key: str, vocab_size: int) -> tuple[int, ...]:

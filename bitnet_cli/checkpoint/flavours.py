@@ -3,7 +3,7 @@
     A  online         float master weights, linear_class autobitlinear, mode online       absmean
     B  packed         2-bit codes and weight_scale, linear_class autobitlinear            scale = weight_scale
     C  packed         2-bit codes and weight_scale, any other linear_class                scale = 1 / weight_scale
-    D  dequantised    floats of three values -s, 0, s, no quantization_config             scale = s
+    D  dequantised    floats of three values -s, 0, s, no quantization_config             scale = s; several: s of each block of 256
     E  master         float master weights, no quantization_config                        absmean
     F  unpacked       floats -1, 0, 1 and weight_scale                                    scale as in B or C
 
@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from bitnet_cli.checkpoint.stored import CHUNK, StoredTensor
 from bitnet_cli.errors import BadFileError, UnsupportedError
 from bitnet_cli.ternary import absmean, hf_packed
+from bitnet_cli.ternary.layouts import exact_signs
 
 
 class Flavour(Enum):
@@ -30,13 +31,14 @@ class Flavour(Enum):
     PACKED_MULTIPLY = "B (packed, autobitlinear)"
     PACKED_DIVIDE = "C (packed, bitlinear)"
     DEQUANTISED = "D (dequantised ternary)"
+    SEVERAL = "D (dequantised ternary, several scales a tensor)"
     MASTER = "E (float master)"
     UNPACKED_MULTIPLY = "F (unpacked, autobitlinear)"
     UNPACKED_DIVIDE = "F (unpacked, bitlinear)"
 
     @property
     def has_stored_scale(self) -> bool:
-        return self not in (Flavour.ONLINE, Flavour.MASTER, Flavour.DEQUANTISED)
+        return self not in (Flavour.ONLINE, Flavour.MASTER, Flavour.DEQUANTISED, Flavour.SEVERAL)
 
     @property
     def scale_rule(self) -> str:
@@ -44,6 +46,8 @@ class Flavour(Enum):
             return "multiply by weight_scale"
         if self in (Flavour.PACKED_DIVIDE, Flavour.UNPACKED_DIVIDE):
             return "divide by weight_scale"
+        if self is Flavour.SEVERAL:
+            return "max|W| of each block"
         return "max|W|" if self is Flavour.DEQUANTISED else "mean|W|"
 
 
@@ -98,6 +102,31 @@ def looks_ternary(weight: StoredTensor) -> bool:
     return True
 
 
+def read_blocks(weight: StoredTensor, block: int, rows: int) -> Iterator[tuple[NDArray[np.int8], NDArray[np.float16]]]:
+    """A tensor of -s, 0, s with one s in each block of weights, as int8 (chunk rows, cols) and s (chunk rows, cols / block); 0: no weights.
+
+    rows: chunks are a multiple of it. UnsupportedError for other values, and where s is no float16: packed types hold such scales only.
+    """
+    step = max(1, CHUNK // (weight.shape[1] * rows)) * rows
+    for start in range(0, weight.shape[0], step):
+        chunk = weight.float32(start, min(start + step, weight.shape[0]))
+        blocks = chunk.reshape(-1, block)
+        scales = np.abs(blocks).max(axis=1)
+        with np.errstate(over="ignore"):
+            stored = scales.astype(np.float16)
+        ternary = (blocks == 0) | (np.abs(blocks) == scales[:, None])
+        if not (ternary.all() and np.array_equal(stored.astype(np.float32), scales)):
+            hint = "; --outtype q2_0 has blocks of 64" if block > 64 else ""
+            raise UnsupportedError(f"{weight.path}: {weight.name}: not one float16 scale in each {block} neighbours of a row{hint}")
+        yield np.sign(chunk).astype(np.int8), stored.reshape(len(chunk), -1)
+
+
+def has_one_scale(weight: StoredTensor) -> bool:
+    """Whether all values of a float tensor that are not 0 have one size."""
+    largest = largest_value(weight)
+    return all(bool(((chunk == 0) | (np.abs(chunk) == largest)).all()) for chunk in weight.float32_chunks())
+
+
 def _dequantised(weight: StoredTensor, shape: tuple[int, int]) -> TernaryWeight:
     # A tensor of zeros is ternary with any scale.
     found = _usable(largest_value(weight) or np.float32(absmean.SMALLEST_SCALE), weight, "max|W|")
@@ -111,14 +140,6 @@ def _dequantised(weight: StoredTensor, shape: tuple[int, int]) -> TernaryWeight:
             yield values
 
     return TernaryWeight(*shape, found, chunks)
-
-
-def exact_signs(chunk: NDArray[np.floating] | NDArray[np.int8], scale: np.float32) -> NDArray[np.int8] | None:
-    """int8 values with values * scale == chunk exactly, or None where there are none."""
-    with np.errstate(invalid="ignore"):  # NaN: not equal to anything below
-        values = np.sign(chunk).astype(np.int8)
-    # dtype: NumPy 1 would multiply int8 by a float32 scalar in float16.
-    return values if np.array_equal(np.multiply(values, scale, dtype=np.float32), chunk) else None
 
 
 def _unpacked_float(weight: StoredTensor) -> Iterator[NDArray[np.int8]]:

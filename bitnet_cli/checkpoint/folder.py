@@ -7,8 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from bitnet_cli.checkpoint.config import ModelConfig, is_skipped, read_config
-from bitnet_cli.checkpoint.families import IGNORED, NORMS, PROJECTIONS
-from bitnet_cli.checkpoint.flavours import Flavour, is_packed, looks_ternary
+from bitnet_cli.checkpoint.families import IGNORED, NORMS, PROJECTIONS, with_input_norms
+from bitnet_cli.checkpoint.flavours import Flavour, has_one_scale, is_packed, looks_ternary
+from bitnet_cli.checkpoint.pooling import POOLING_FILE
 from bitnet_cli.checkpoint.shards import read_tensors, refuse_pickle
 from bitnet_cli.checkpoint.stored import StoredTensor
 from bitnet_cli.checkpoint.tokenizer import TOKENIZER_FILES
@@ -35,22 +36,28 @@ class Checkpoint:
     dense: dict[str, StoredTensor]  # token_embd, output: (vocab_size, hidden)
     norms: dict[str, StoredTensor]  # 1-dimensional
     projections: dict[str, Projection]
+    order: tuple[str, ...] = ()  # all names, as the written file has them
     dropped: tuple[str, ...] = ()  # tensors that the written file does without: buffers, a copy of a tied embedding
+    float_activations: bool = False  # nothing is rounded to int8 before a projection
 
     @property
     def assumed_master(self) -> bool:
         """Whether only the caller says that these floats are BitNet master weights; nothing in the folder does."""
-        return self.flavour is Flavour.MASTER and not self.config.family.float_is_master
+        return self.flavour is Flavour.MASTER and not _is_master(self.config, self.order)
 
     @property
     def files(self) -> list[Path]:
         """What the conversion reads, as far as it exists: none of it may be the output."""
         stored = [*self.dense.values(), *self.norms.values(), *(p.weight for p in self.projections.values())]
-        return [self.config.path, *(self.folder / name for name in TOKENIZER_FILES), *dict.fromkeys(t.path for t in stored)]
+        others = (POOLING_FILE, *TOKENIZER_FILES)
+        return [self.config.path, *(self.folder / name for name in others), *dict.fromkeys(t.path for t in stored)]
 
 
-def open_checkpoint(folder: Path, *, float_is_master: bool = False) -> Checkpoint:
-    """`float_is_master`: treat float weights without a quantization_config as BitNet master weights (`--ternarise`).
+def open_checkpoint(folder: Path, *, float_is_master: bool = False, activations: str = "auto") -> Checkpoint:
+    """`activations`: `int8`, as BitNet models are trained, `float`, for models that are ternary in their weights only, or `auto`: float
+    where a tensor has several scales, which so far only such models have.
+
+    `float_is_master`: treat float weights without a quantization_config as BitNet master weights (`--ternarise`).
 
     Raises UsageError where that has to be said and is not, BadFileError and UnsupportedError for what the folder holds.
     """
@@ -59,28 +66,41 @@ def open_checkpoint(folder: Path, *, float_is_master: bool = False) -> Checkpoin
         raise UsageError(f"{folder}: " + ("not a folder; give the folder with config.json" if folder.exists() else "no such folder"))
     config = read_config(folder)
     tensors = read_tensors(folder)
-    names = _source_names(config)
+    names = _source_names(config, tensors)
     _refuse_extra(tensors, names, config)
     if missing := [name for name in names if name not in tensors]:
         more = f" and {len(missing) - 5} more" if len(missing) > 5 else ""
         raise BadFileError(folder, "tensors", f"missing: {', '.join(missing[:5])}{more}")
-    flavour = _flavour(tensors, names, config, float_is_master)
+    flavour = _flavour(tensors, names, config, float_is_master or _is_master(config, tuple(names.values())))
+    several = flavour is Flavour.SEVERAL if activations == "auto" else activations == "float"
+    if several and config.activation == "relu2":
+        raise UnsupportedError(f"{config.path}: float activations with hidden_act relu2 are not supported")
     used = set(names) | {f"{name}_scale" for name in names}
-    checkpoint = Checkpoint(folder, config, flavour, {}, {}, {}, tuple(sorted(tensors.keys() - used)))
+    checkpoint = Checkpoint(folder, config, flavour, {}, {}, {}, tuple(names.values()), tuple(sorted(tensors.keys() - used)), several)
     for name, target in names.items():
         _place(checkpoint, name, target, tensors)
     return checkpoint
 
 
-def _source_names(config: ModelConfig) -> dict[str, str]:
+def _source_names(config: ModelConfig, tensors: dict[str, StoredTensor]) -> dict[str, str]:
     """Checkpoint name -> GGUF name without `.weight`, in file order."""
-    names = {"model.embed_tokens.weight": "token_embd"}
+    layer, prefix = config.family.layer, "model."
+    if config.family.base and "model.embed_tokens.weight" not in tensors:
+        prefix = ""
+    if config.family.input_norms and any(name.endswith("_proj.norm.weight") for name in tensors):
+        layer = with_input_norms(layer)
+    names = {f"{prefix}embed_tokens.weight": "token_embd"}
     for n in range(config.layers):
-        names |= {f"model.layers.{n}.{source}.weight": f"blk.{n}.{target}" for source, target in config.family.layer.items()}
-    names["model.norm.weight"] = "output_norm"
+        names |= {f"{prefix}layers.{n}.{source}.weight": f"blk.{n}.{target}" for source, target in layer.items()}
+    names[f"{prefix}norm.weight"] = "output_norm"
     if not config.tied:
         names["lm_head.weight"] = "output"
     return names
+
+
+def _is_master(config: ModelConfig, order: tuple[str, ...]) -> bool:
+    """Whether the family, or norms that only BitNet models have, say that float weights are master weights."""
+    return config.family.float_is_master or any(target.endswith("_norm_in") for target in order)
 
 
 def _kind(target: str) -> str:
@@ -119,8 +139,8 @@ def _flavour(tensors: dict[str, StoredTensor], names: dict[str, str], config: Mo
             return Flavour.ONLINE
         raise BadFileError(config.path, "quantization_config", f"says packed weights, but {name}_scale is missing")
     if looks_ternary(weight):
-        return Flavour.DEQUANTISED
-    if float_is_master or config.family.float_is_master:
+        return Flavour.DEQUANTISED if has_one_scale(weight) else Flavour.SEVERAL
+    if float_is_master:
         return Flavour.MASTER
     raise UsageError(
         f"{config.path}: quantization_config: missing, and the weights are plain floats: nothing says that they were trained for "
@@ -147,7 +167,7 @@ def _place(checkpoint: Checkpoint, name: str, target: str, tensors: dict[str, St
         checkpoint.projections[target] = _projection(name, target, tensors, checkpoint)
         return
     if kind in NORMS or kind == "output_norm":
-        sizes = {"h": config.hidden, "f": config.feed_forward, "q": config.heads * config.head_dim}
+        sizes = {"h": config.hidden, "f": config.feed_forward, "q": config.heads * config.head_dim, "d": config.head_dim}
         _require_float(weight, (sizes[NORMS.get(kind, "h")],))
         checkpoint.norms[target] = weight
         return

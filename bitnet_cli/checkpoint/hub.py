@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bitnet_cli.checkpoint.config import ModelConfig, read_config
+from bitnet_cli.checkpoint.pooling import POOLING_FILE
 from bitnet_cli.checkpoint.shards import PICKLED, shard_names
 from bitnet_cli.checkpoint.tokenizer import TOKENIZER_FILES
 from bitnet_cli.errors import BadFileError, BitnetError, UnsupportedError, UsageError, printable
@@ -113,7 +114,7 @@ class Repository:
         sizes = {item.rfilename: item.size for item in info.siblings or []}
         if info.sha is None:
             raise BitnetError(f"{self.name}: {self.endpoint} names no commit for {self.revision}")
-        names = [name for name in (CONFIG, *TOKENIZER_FILES) if name in sizes]
+        names = [name for name in (CONFIG, POOLING_FILE, *TOKENIZER_FILES) if name in sizes]
         weights = self._weights(sizes, info)
         if CONFIG not in sizes:
             raise BadFileError(self.name, CONFIG, "is missing in this repository, so its weights cannot be understood")

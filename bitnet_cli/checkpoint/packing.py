@@ -3,17 +3,22 @@
 I2_S holds both to the bit. So do TQ1_0, TQ2_0 and Q2_0, with block scales of 1 and a tensor `.scale` (ternary/layouts.py), which llama.cpp
 applies. F16 holds the product, -s, 0, s: it is 8 times as large and its s has 11 bits, but anything can read it.
 
-A row must be whole blocks. Where 256 weights do not divide it, Q2_0 with its 64 stands in for TQ1_0 and TQ2_0, tensor by tensor; for other
-rows, and in place of I2_S, no type is chosen that the user has not asked for.
+A row must be whole blocks. Where it is not, another type stands in that holds the tensor to the bit: Q2_0 with its blocks of 64 (the down
+projection of bitnet_b1_58-3B has rows of 8,640), and for rows that 64 does not divide (5,460 in bitnet_b1_58-xl) F16 with the values -1, 0
+and 1 and a tensor `.scale`. No packed type that llama.cpp or bitnet.cpp know has smaller blocks than 64 but Q4_0, Q8_0 and the like with
+32, which does not divide 5,460 either; F16 is the smallest type without blocks that llama.cpp multiplies by. `bitnet run` packs it.
 """
 
+import dataclasses
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from bitnet_cli.checkpoint.flavours import TernaryWeight
+from bitnet_cli.checkpoint.flavours import TernaryWeight, read_blocks
+from bitnet_cli.checkpoint.stored import StoredTensor
 from bitnet_cli.errors import UnsupportedError
 from bitnet_cli.gguf_file.types import TensorType, nbytes
 from bitnet_cli.gguf_file.writer import OutputTensor
@@ -26,15 +31,11 @@ FILE_TYPES = {TensorType.I2_S: 40, TensorType.TQ1_0: 36, TensorType.TQ2_0: 37, T
 QUANTIZATION_VERSION = 2  # of ggml
 
 
-def type_of_rows(wanted: TensorType, cols: int, path: Path, name: str) -> TensorType:
-    """The type that rows of `cols` weights get where `wanted` is asked for. UnsupportedError where there is none."""
+def type_of_rows(wanted: TensorType, cols: int) -> TensorType:
+    """The type that rows of `cols` weights get where `wanted` is asked for."""
     if wanted not in LAYOUTS or cols % block_of(wanted) == 0:
         return wanted
-    if wanted is not TensorType.I2_S and cols % block_of(TensorType.Q2_0) == 0:
-        return TensorType.Q2_0
-    fits = [kind.name.lower() for kind in LAYOUTS if cols % block_of(kind) == 0]
-    hint = f"{' and '.join(fits)} can hold them" if fits else "f16 can hold them"
-    raise UnsupportedError(f"{path}: {name}: rows of {cols} weights; {wanted.name} packs {block_of(wanted)} at a time; {hint}")
+    return TensorType.Q2_0 if cols % block_of(TensorType.Q2_0) == 0 else TensorType.F16
 
 
 def ternary_tensors(
@@ -44,19 +45,48 @@ def ternary_tensors(
 
     `read` is called once, when the writer asks for the weights.
     """
-    kind = type_of_rows(wanted, shape[1], path, stored_name)
+    kind = type_of_rows(wanted, shape[1])
+    own_scale = wanted in LAYOUTS and kind is not TensorType.I2_S
     found: list[np.float32] = []
 
     def weights() -> NDArray[np.uint8]:
         weight = read()
         found.append(weight.scale)
-        return encode(weight, kind, path, stored_name)
+        return encode(dataclasses.replace(weight, scale=np.float32(1)) if own_scale else weight, kind, path, stored_name)
 
     tensors = [OutputTensor(f"{name}.weight", kind, shape, weights)]
-    if kind in LAYOUTS and kind is not TensorType.I2_S:
+    if own_scale:
         # The writer asks in the order of the list, so the weights have been read by now.
         tensors.append(OutputTensor(f"{name}.scale", TensorType.F32, (1,), lambda: np.array(found[-1:], "<f4")))
     return tensors
+
+
+def block_tensor(name: str, shape: tuple[int, int], wanted: TensorType, weight: StoredTensor, heads_of: int | None) -> OutputTensor:
+    """A tensor of flavour SEVERAL, with its scales in the blocks of a type that has them; in place of I2_S, TQ2_0 or Q2_0.
+
+    heads_of: rows of q and k of this many change places, as `side_by_side` has it; None: they stay.
+    """
+    fits = [kind for kind in (wanted, TensorType.TQ2_0, TensorType.Q2_0) if kind is not TensorType.I2_S and kind in LAYOUTS]
+    kind = next((kind for kind in fits if shape[1] % block_of(kind) == 0), None)
+    if kind is None:
+        raise UnsupportedError(f"{weight.path}: {weight.name}: several scales in rows of {shape[1]} weights, which 64 does not divide")
+    layout = LAYOUTS[kind]
+
+    def packed() -> NDArray[np.uint8]:
+        parts = []
+        for values, scales in read_blocks(weight, layout.BLOCK, heads_of or 1):
+            ordered = (side_by_side(part, heads_of) if heads_of else part for part in (values, scales))
+            blocks = layout.pack_rows(next(ordered)).reshape(-1, layout.BLOCK_BYTES)
+            blocks[:, layout.SCALE_AT : layout.SCALE_AT + 2] = next(ordered).astype("<f2").reshape(-1, 1).view(np.uint8)
+            parts.append(blocks)
+        return np.concatenate(parts)
+
+    return OutputTensor(f"{name}.weight", kind, shape, packed)
+
+
+def side_by_side(rows: NDArray[Any], head_dim: int) -> NDArray[Any]:
+    """(rows, cols), rows whole heads: the rows i and i + head_dim / 2 of each head -> 2 i and 2 i + 1."""
+    return rows.reshape(-1, 2, head_dim // 2, rows.shape[-1]).swapaxes(1, 2).reshape(rows.shape)
 
 
 def encode(weight: TernaryWeight, kind: TensorType, path: Path, name: str) -> NDArray[np.uint8]:
@@ -87,11 +117,13 @@ def _halves(values: NDArray[np.int8], scale: np.float16) -> NDArray[np.uint16]:
 def type_notes(architecture: str, wanted: TensorType, tensors: list[OutputTensor]) -> list[str]:
     """What the user of a file with these tensors should know about its ternary weights, a sentence each."""
     told = []
-    stand_ins = sum(tensor.type is TensorType.Q2_0 for tensor in tensors)
-    if stand_ins and wanted is not TensorType.Q2_0:
-        told.append(
-            f"{stand_ins} projections have rows that {block_of(wanted)} does not divide and are Q2_0, which llama.cpp reads since July 2026"
-        )
+    ternary = {tensor.name.removesuffix("scale") + "weight" for tensor in tensors if tensor.name.endswith(".scale")}
+    for kind, reader in ((TensorType.Q2_0, "which llama.cpp reads since July 2026"), (TensorType.F16, "16 bits a weight")):
+        stand_ins = sum(tensor.type is kind and tensor.name in ternary for tensor in tensors)
+        if stand_ins and wanted in LAYOUTS and kind is not wanted:
+            told.append(f"{stand_ins} projections have rows that {block_of(wanted)} does not divide and are {kind.name}, {reader}")
+    if wanted is TensorType.I2_S and any(tensor.type is TensorType.TQ2_0 for tensor in tensors):
+        told.append("several scales a tensor: the projections are TQ2_0, which has one in every block; I2_S has one a tensor")
     if wanted in LAYOUTS and wanted is not TensorType.I2_S and architecture.startswith("bitnet-"):
         told.append(f"llama.cpp has no architecture {architecture} (ReLU²): `bitnet run` runs this file, llama.cpp does not")
     if wanted is TensorType.F16:

@@ -40,6 +40,7 @@ class Plan:
     family: str  # `architectures` of config.json
     architecture: str  # general.architecture
     activation: str
+    activation_type: str  # of what enters a projection: int8 or float
     flavour: str
     scale_rule: str
     parameters: int  # weights of all tensors
@@ -52,6 +53,7 @@ def make_plan(checkpoint: Checkpoint, architecture: str, metadata: Mapping[str, 
     """`metadata`, `tensors`: exactly what `write_gguf` would get."""
     stored = checkpoint.dense | checkpoint.norms | {name: p.weight for name, p in checkpoint.projections.items()}
     ternary = {name for name, p in checkpoint.projections.items() if p.flavour is not None}
+    own_scale = {tensor.name.removesuffix(".scale") for tensor in tensors if tensor.name.endswith(".scale")}
     found: dict[tuple[str, str | None, str], list[str]] = {}
     parameters = 0
     for tensor in tensors:
@@ -59,7 +61,10 @@ def make_plan(checkpoint: Checkpoint, architecture: str, metadata: Mapping[str, 
         if name not in stored:
             continue  # a scale in a tensor of its own
         parameters += _weights(tensor)
-        effect = _ternary_effect(checkpoint, tensor.type) if name in ternary else _float_effect(stored[name], tensor.type)
+        if name in ternary:
+            effect = _ternary_effect(checkpoint, tensor.type, name in own_scale)
+        else:
+            effect = _float_effect(stored[name], tensor.type)
         if effect is not None:
             found.setdefault((stored[name].dtype, tensor.type.name, effect), []).append(tensor.name)
     for name in checkpoint.dropped:
@@ -69,6 +74,7 @@ def make_plan(checkpoint: Checkpoint, architecture: str, metadata: Mapping[str, 
         family=checkpoint.config.family.architecture,
         architecture=architecture,
         activation=checkpoint.config.activation,
+        activation_type="float" if checkpoint.float_activations else "int8",
         flavour=checkpoint.flavour.value,
         scale_rule=checkpoint.flavour.scale_rule,
         parameters=parameters,
@@ -85,13 +91,13 @@ def _weights(tensor: OutputTensor) -> int:
     return count
 
 
-def _ternary_effect(checkpoint: Checkpoint, kind: TensorType) -> str | None:
-    """Packed types hold -1, 0, 1 and the scale exactly; float types hold the product of both."""
+def _ternary_effect(checkpoint: Checkpoint, kind: TensorType, own_scale: bool) -> str | None:
+    """Packed types hold -1, 0, 1 and the scale exactly; float types hold the product of both, unless the scale is a tensor of its own."""
     rounded = None
     if checkpoint.flavour in (Flavour.ONLINE, Flavour.MASTER):
         rounded = "rounded to -s, 0, s with s = mean|W|"
         rounded += "; nothing says that the model was trained for that" if checkpoint.assumed_master else ", as in training"
-    if BLOCKS[kind][0] == 1 and kind is not TensorType.F32 and kind not in TAILS:
+    if not own_scale and BLOCKS[kind][0] == 1 and kind is not TensorType.F32 and kind not in TAILS:
         return f"{rounded}; s {DIGITS[TensorType.F16]}" if rounded else f"the scale is {DIGITS[TensorType.F16]}"
     return rounded
 

@@ -1,26 +1,33 @@
 """Checkpoint -> what a GGUF file of it holds: architecture, metadata, and tensors that are made when the writer asks for them.
 
 Names and keys: llama.cpp's gguf-py/gguf/constants.py. Architecture `bitnet-b1.58` (ReLU²) is what microsoft/BitNet and ik_llama.cpp
-read, `bitnet` (SiLU) what llama.cpp reads; both rotate pairs (i, i + head_dim / 2), so q and k rows keep their order.
+read, `bitnet` (SiLU) what llama.cpp reads; both rotate pairs (i, i + head_dim / 2), so q and k rows keep their order. `llama` rotates
+neighbours, so there the rows i and i + head_dim / 2 of each head come to stand side by side (llama.cpp, conversion/llama.py, permute).
 """
 
+import dataclasses
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from bitnet_cli.checkpoint import dense
-from bitnet_cli.checkpoint.flavours import read_ternary
+from bitnet_cli.checkpoint.flavours import Flavour, TernaryWeight, read_ternary
 from bitnet_cli.checkpoint.folder import Checkpoint, Projection
-from bitnet_cli.checkpoint.packing import FILE_TYPES, QUANTIZATION_VERSION, ternary_tensors
-from bitnet_cli.checkpoint.stored import StoredTensor
+from bitnet_cli.checkpoint.packing import FILE_TYPES, QUANTIZATION_VERSION, block_tensor, side_by_side, ternary_tensors
+from bitnet_cli.checkpoint.pooling import read_pooling
+from bitnet_cli.checkpoint.stored import CHUNK, StoredTensor
 from bitnet_cli.gguf_file.types import TensorType
 from bitnet_cli.gguf_file.writer import OutputTensor
 
-ARCHITECTURES = {"relu2": "bitnet-b1.58", "silu": "bitnet"}  # by activation
+ROTATED = ("attn_q", "attn_k")
 
 
 def architecture(checkpoint: Checkpoint) -> str:
     """`general.architecture`, which is also the prefix of the model's keys."""
-    return ARCHITECTURES[checkpoint.config.activation]
+    return checkpoint.config.family.gguf[checkpoint.config.activation]
 
 
 def model_metadata(checkpoint: Checkpoint, weight_type: TensorType = TensorType.I2_S) -> dict[str, Any]:
@@ -41,6 +48,21 @@ def model_metadata(checkpoint: Checkpoint, weight_type: TensorType = TensorType.
         "rope.freq_base": config.rope_theta,
         "hidden_activation": config.activation,
     }
+    if config.windows is not None:
+        hyperparameters |= {
+            "attention.sliding_window": config.windows.size,
+            "attention.sliding_window_pattern": config.windows.period,
+            "rope.freq_base_swa": config.windows.theta,
+        }
+    if config.query_scalar != config.head_dim:
+        hyperparameters["attention.scale"] = config.query_scalar**-0.5
+    pooling = read_pooling(checkpoint.folder, config.family.base)
+    if pooling is not None:
+        hyperparameters["pooling_type"] = pooling
+    if checkpoint.float_activations:
+        hyperparameters["activation_type"] = "float"
+    if checkpoint.flavour is Flavour.SEVERAL and weight_type is TensorType.I2_S:
+        weight_type = TensorType.TQ2_0  # packing.py says why
     general = {
         "general.name": _name(checkpoint.folder),
         "general.file_type": FILE_TYPES[weight_type],
@@ -63,12 +85,23 @@ def model_tensors(checkpoint: Checkpoint, embedding_type: TensorType, weight_typ
     UnsupportedError where a matrix does not fit its type.
     """
     outputs = {name: [_dense(name, tensor, embedding_type)] for name, tensor in checkpoint.dense.items()}
-    outputs |= {name: [_dense(name, tensor, TensorType.F32)] for name, tensor in checkpoint.norms.items()}
-    outputs |= {name: _projection(name, projection, weight_type) for name, projection in checkpoint.projections.items()}
-    order = ["token_embd"]
-    order += [f"blk.{n}.{target}" for n in range(checkpoint.config.layers) for target in checkpoint.config.family.layer.values()]
-    order += ["output_norm"] + (["output"] if "output" in outputs else [])
+    unit = checkpoint.config.family.unit_norms
+    outputs |= {name: [_norm(name, tensor, unit)] for name, tensor in checkpoint.norms.items()}
+    outputs |= {name: _projection(name, projection, weight_type, checkpoint) for name, projection in checkpoint.projections.items()}
+    if checkpoint.config.rope_factors is not None:
+        factors = np.array(checkpoint.config.rope_factors, "<f4")
+        outputs["rope_freqs"] = [OutputTensor("rope_freqs.weight", TensorType.F32, factors.shape, lambda: factors)]
+    first, *others = checkpoint.order
+    order = [first, *(["rope_freqs"] if "rope_freqs" in outputs else []), *others]
     return [tensor for name in order for tensor in outputs[name]]
+
+
+def _norm(name: str, tensor: StoredTensor, unit: bool) -> OutputTensor:
+    """unit: stored is the distance from 1; llama.cpp multiplies by what is in the file, so the file has the sum."""
+    output = _dense(name, tensor, TensorType.F32)
+    if not unit or name.endswith("_norm_in"):
+        return output
+    return dataclasses.replace(output, produce=lambda: tensor.float32() + np.float32(1))
 
 
 def _dense(name: str, tensor: StoredTensor, kind: TensorType) -> OutputTensor:
@@ -76,11 +109,34 @@ def _dense(name: str, tensor: StoredTensor, kind: TensorType) -> OutputTensor:
     return OutputTensor(f"{name}.weight", kind, tensor.shape, lambda: dense.encode(tensor, kind))
 
 
-def _projection(name: str, projection: Projection, weight_type: TensorType) -> list[OutputTensor]:
-    weight, flavour = projection.weight, projection.flavour
-    if flavour is None:  # modules_to_not_convert
-        return [_dense(name, weight, TensorType.F16)]
-    shape = projection.shape
-    return ternary_tensors(
-        name, shape, weight_type, weight.path, weight.name, lambda: read_ternary(weight, projection.scale, shape, flavour)
-    )
+def _projection(name: str, projection: Projection, weight_type: TensorType, checkpoint: Checkpoint) -> list[OutputTensor]:
+    weight, flavour, shape = projection.weight, projection.flavour, projection.shape
+    rotated = checkpoint.config.family.pairs and name.endswith(ROTATED)
+    head_dim = checkpoint.config.head_dim
+    if flavour is None or (flavour is Flavour.SEVERAL and weight_type is TensorType.F16):  # None: modules_to_not_convert
+        tensor = _dense(name, weight, TensorType.F16)
+        if rotated:
+            made = tensor.produce
+            tensor = dataclasses.replace(tensor, produce=lambda: side_by_side(made().reshape(shape[0], -1), head_dim))
+        return [tensor]
+    if flavour is Flavour.SEVERAL:
+        return [block_tensor(name, shape, weight_type, weight, head_dim if rotated else None)]
+
+    def read() -> TernaryWeight:
+        ternary = read_ternary(weight, projection.scale, shape, flavour)
+        return _side_by_side(ternary, head_dim) if rotated else ternary
+
+    return ternary_tensors(name, shape, weight_type, weight.path, weight.name, read)
+
+
+def _side_by_side(weight: TernaryWeight, head_dim: int) -> TernaryWeight:
+    """Chunks of a weight need not be whole heads, so all of it is in memory at once: no more than it takes in bfloat16."""
+
+    def chunks() -> Iterator[NDArray[np.int8]]:
+        values = weight.values().reshape(-1, head_dim, weight.cols)
+        step = max(1, CHUNK // (head_dim * weight.cols))
+        for start in range(0, len(values), step):
+            part = values[start : start + step]
+            yield side_by_side(part.reshape(-1, weight.cols), head_dim)
+
+    return dataclasses.replace(weight, chunks=chunks)

@@ -1,6 +1,7 @@
 """Tokenizer files of a folder -> GGUF metadata `tokenizer.*`, from which alone the file's reader builds the tokenizer.
 
     tokenizer.json          byte-level BPE      byte_bpe.py         tokenizer.ggml.model = gpt2
+    tokenizer.json          SentencePiece BPE   spaced_bpe.py       tokenizer.ggml.model = llama
     tokenizer.model         SentencePiece       sentencepiece.py    tokenizer.ggml.model = llama
 
 This module chooses, pads the vocabulary to the rows of the embedding, and adds what does not depend on the kind: ids of special tokens,
@@ -11,7 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from bitnet_cli.checkpoint import byte_bpe, sentencepiece
+from bitnet_cli.checkpoint import byte_bpe, sentencepiece, spaced_bpe
 from bitnet_cli.checkpoint.config import ModelConfig
 from bitnet_cli.checkpoint.strict_json import MEGABYTE, read_bytes, read_object
 from bitnet_cli.checkpoint.vocabulary import Vocabulary
@@ -51,6 +52,8 @@ def tokenizer_metadata(folder: Path, config: ModelConfig) -> TokenizerMetadata:
     values |= {f"tokenizer.ggml.{name}_token_id": value for name, value in ids.items() if value is not None}
     for key, default in (("add_bos_token", vocabulary.adds_bos), ("add_eos_token", None)):
         value = settings.get(key, default)
+        if key == "add_eos_token" and vocabulary.adds_eos is not None:
+            value = True  # the template of tokenizer.json is what transformers' fast tokenizers go by
         if value is not None:
             if type(value) is not bool:
                 raise BadFileError(settings_path, key, "expected true or false")
@@ -67,7 +70,7 @@ def _read_vocabulary(folder: Path, settings: dict[str, Any]) -> Vocabulary:
         data = read_object(fast, 256 * MEGABYTE)
         # SentencePiece vocabularies are often saved in both forms; only tokenizer.model has the types and scores.
         if byte_bpe.is_byte_level(data) or not pieces.exists():
-            return byte_bpe.read(fast, data)
+            return spaced_bpe.read(fast, data) if spaced_bpe.is_spaced(data) else byte_bpe.read(fast, data)
     if pieces.exists():
         added = folder / "added_tokens.json"
         return sentencepiece.read(pieces, settings, read_object(added) if added.exists() else {})
@@ -80,7 +83,8 @@ def _special_ids(
     """bos, eos, eot, unknown and padding ids; None where there is none."""
     generation = folder / "generation_config.json"
     more = read_object(generation).get("eos_token_id") if generation.exists() else None
-    stops = [*config.eos, *(more if isinstance(more, list) else [more])]
+    # A token that every text ends with has to be the one that readers append, and they append eos.
+    stops = [vocabulary.adds_eos, *config.eos, *(more if isinstance(more, list) else [more])]
     stops.append(_named(settings, "eos_token", vocabulary))
     stops = list(dict.fromkeys(i for i in stops if type(i) is int and 0 <= i < len(vocabulary.tokens)))
     eos = stops[0] if stops else None

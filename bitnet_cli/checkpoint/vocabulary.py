@@ -29,6 +29,7 @@ class Vocabulary:
     tokens: list[str]
     types: list[int]
     adds_bos: bool | None = None
+    adds_eos: int | None = None  # token that every text is given at its end
     unknown: int | None = None
     extra: dict[str, Any] = field(default_factory=dict)  # further tokenizer.ggml.* keys; `scores` is padded with the tokens
     notes: list[str] = field(default_factory=list)

@@ -8,6 +8,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from bitnet_cli.checkpoint.flavours import Flavour
 from bitnet_cli.checkpoint.folder import open_checkpoint
 from bitnet_cli.checkpoint.hub import Listing, Repository, UnreachableError, is_hub_id
 from bitnet_cli.checkpoint.packing import OUTTYPES, type_notes
@@ -26,6 +27,10 @@ EMBEDDING_TYPES = {"f16": TensorType.F16, "q8_0": TensorType.Q8_0, "q6_k": Tenso
 ASSUMED_MASTER = (
     "nothing in the folder says that these weights were trained for ternary values; they are rounded by absmean because --ternarise "
     "says so, and a model that was not trained for it writes nonsense"
+)
+ASSUMED_INT8 = (
+    "int8 activations, as BitNet models are trained, though nothing says so; a model that is ternary in its weights only (TriLM) wants "
+    "--activations float"
 )
 MODELS = Path("models")  # where a conversion lands that is not told where to go
 
@@ -46,6 +51,7 @@ def convert(
     outtype: str = "i2_s",
     embedding_type: str = "f16",
     ternarise: bool = False,
+    activations: str = "auto",
     hub: HubOptions = HubOptions(),  # noqa: B008
     force: bool = False,
     dry_run: bool = False,
@@ -67,7 +73,7 @@ def convert(
         if found is None:
             return
         folder = found
-    checkpoint = open_checkpoint(folder, float_is_master=ternarise)
+    checkpoint = open_checkpoint(folder, float_is_master=ternarise, activations=activations)
     for path in checkpoint.files:
         refuse_same_file(path, target)
     tensors = model_tensors(checkpoint, EMBEDDING_TYPES[embedding_type], OUTTYPES[outtype])
@@ -75,6 +81,8 @@ def convert(
     metadata = model_metadata(checkpoint, OUTTYPES[outtype]) | tokenizer.values
     plan = make_plan(checkpoint, architecture(checkpoint), metadata, tensors)
     notes = tokenizer.notes + type_notes(plan.architecture, OUTTYPES[outtype], tensors)
+    if activations == "auto" and checkpoint.flavour is Flavour.DEQUANTISED and checkpoint.config.family.pairs:
+        notes.append(ASSUMED_INT8)
     warnings = [ASSUMED_MASTER] if checkpoint.assumed_master else []
     if dry_run:
         _show(plan, str(source), target, notes + warnings, as_json)
@@ -171,7 +179,8 @@ def _show(plan: Plan, source: str, target: Path, notes: list[str], as_json: bool
 
 def show_plan(plan: Plan) -> None:
     """What is known of a checkpoint and its conversion, row by row."""
-    row("family", f"{plan.family}, {plan.activation}; as GGUF: {plan.architecture}")
+    rounding = ", float activations" if plan.activation_type == "float" else ""
+    row("family", f"{plan.family}, {plan.activation}{rounding}; as GGUF: {plan.architecture}")
     row("flavour", plan.flavour)
     row("scale", plan.scale_rule)
     row("parameters", str(plan.parameters))

@@ -157,6 +157,7 @@ def _template(file: GGUFFile) -> dict[str, Any] | None:
 def _commands(file: GGUFFile, evidence: i2_s_order.Evidence) -> dict[str, dict[str, Any]]:
     """Which commands work on the file; `reason` says why not."""
     reasons: dict[str, str | None] = dict.fromkeys(("run", "perplexity"), why_not(file, evidence))
+    reasons["embed"] = why_not(file, evidence, embeds=True)
     try:
         GGUFSource(file.path).tensors(TensorType.I2_S, None)
         reasons["quantize"] = None

@@ -11,7 +11,16 @@ from bitnet_cli.model.perplexity import score
 
 
 def perplexity(
-    model: Path | None, *, file: Path | None, ctx_size: int, stride: int, special: bool, threads: int, as_json: bool, quiet: bool
+    model: Path | None,
+    *,
+    file: Path | None,
+    ctx_size: int,
+    stride: int,
+    special: bool,
+    threads: int,
+    cache_type: str,
+    as_json: bool,
+    quiet: bool,
 ) -> None:
     """Print the perplexity of a text (see cli.py for the options)."""
     if ctx_size < 0 or stride < 0 or threads < 0:
@@ -19,7 +28,7 @@ def perplexity(
     text = read_prompt(None, file)
     if not text:
         raise UsageError("no text: give a file by -f, or a pipe")
-    opened = open_model(model, context=ctx_size, threads=threads, quiet=quiet)
+    opened = open_model(model, context=ctx_size, threads=threads, cache_type=cache_type, quiet=quiet)
     start = time.perf_counter()
     show = not quiet and sys.stderr.isatty()
 

@@ -1,17 +1,18 @@
 """`bitnet run`: prompt -> text. The text goes to stdout as it comes, notes and timings to stderr."""
 
 import sys
-import threading
 import time
 from pathlib import Path
 from typing import NamedTuple
 
 from bitnet_kernels import isa
 
+from bitnet_cli.commands.compiling import compiling
 from bitnet_cli.embedded import DESCRIPTION, EMBEDDED_MODEL
 from bitnet_cli.errors import BitnetError, UnsupportedError, UsageError
 from bitnet_cli.gguf_file.reader import open_gguf
 from bitnet_cli.machine.threads import physical_cores
+from bitnet_cli.model.config import NO_TEXT, read_config
 from bitnet_cli.model.decoder import Decoder
 from bitnet_cli.model.generate import Timings, generate
 from bitnet_cli.model.sampler import Sampler, Sampling
@@ -80,7 +81,9 @@ class OpenModel(NamedTuple):
     decoder: Decoder
 
 
-def open_model(model: Path | None, *, context: int, threads: int, quiet: bool, cache_type: str = "f32") -> OpenModel:
+def open_model(
+    model: Path | None, *, context: int, threads: int, quiet: bool, cache_type: str = "f32", weight_bits: str = "auto"
+) -> OpenModel:
     """Open a GGUF file (None: the embedded model) and say on stderr what the user should know. Close the decoder after use."""
     if model is None:
         _note(quiet, f"bitnet: using {DESCRIPTION} (choose another with -m FILE.gguf)")
@@ -89,19 +92,14 @@ def open_model(model: Path | None, *, context: int, threads: int, quiet: bool, c
         with open_gguf(model or EMBEDDED_MODEL) as gguf:
             # The tokenizer first: what building it needs for a moment is free again before the weights are touched.
             tokenizer = tokenizer_from_metadata(gguf.metadata, str(gguf.path))
-            decoder = Decoder(gguf, context=context, threads=threads or physical_cores(), cache_type=cache_type)
+            if read_config(gguf).pooling is not None:
+                raise UnsupportedError(f"{gguf.path}: {NO_TEXT}")
+            threads = threads or physical_cores()
+            decoder = Decoder(gguf, context=context, threads=threads, cache_type=cache_type, weight_bits=weight_bits)
     except isa.InstructionSetError as error:
         raise UnsupportedError(str(error)) from None
-    # Loading compiled kernels takes a third of a second; whoever waits longer should know why.
-    patience = threading.Timer(
-        2.0, _note, (quiet, "bitnet: compiling the kernels for this CPU; this happens once and takes 10 to 30 seconds")
-    )
-    patience.daemon = True
-    patience.start()
-    try:
+    with compiling(quiet):
         decoder.start()
-    finally:
-        patience.cancel()
     return OpenModel(tokenizer, decoder)
 
 
@@ -114,6 +112,7 @@ def run(
     threads: int,
     ctx_size: int,
     cache_type: str,
+    weight_bits: str,
     sampling: Sampling,
     quiet: bool,
 ) -> None:
@@ -122,7 +121,7 @@ def run(
         raise UsageError("-n must be -1 or more, -t and -c 0 or more")
     text = read_prompt(prompt, file)
     start = time.perf_counter()
-    opened = open_model(model, context=ctx_size, threads=threads, cache_type=cache_type, quiet=quiet)
+    opened = open_model(model, context=ctx_size, threads=threads, cache_type=cache_type, weight_bits=weight_bits, quiet=quiet)
     tokenizer, decoder = opened.tokenizer, opened.decoder
     ids = tokenizer.encode(text)
     if not ids:

@@ -14,6 +14,7 @@ import mmap
 import os
 import stat
 import sys
+import weakref
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING
@@ -52,8 +53,10 @@ class GGUFFile(TypedMetadata):
     trailing         bytes after the last tensor and its padding; 0 in a file that holds a model and nothing else
     """
 
-    def __init__(self, path: Path, data: mmap.mmap, header: Header):
+    def __init__(self, path: Path, data: mmap.mmap, handle: int, header: Header):
         self.path = path
+        self._handle = handle
+        self._close_handle = weakref.finalize(self, os.close, handle)
         self.size = len(data)
         self.version = header.version
         self.alignment = header.alignment
@@ -70,6 +73,10 @@ class GGUFFile(TypedMetadata):
         if info is None:
             raise BadFileError(self.path, f"tensor {name}", "is missing")
         return self.file_bytes()[info.offset : info.offset + info.nbytes]  # the table was checked: nothing is cut off
+
+    def descriptor(self) -> int:
+        """A new descriptor of the open file, for reading single rows without mapping them. The caller closes it."""
+        return os.dup(self._handle)
 
     def file_bytes(self) -> NDArray[np.uint8]:
         """The whole file as one read-only (size,) uint8 array: kernels find tensors in it by `TensorInfo.offset`."""
@@ -95,6 +102,7 @@ class GGUFFile(TypedMetadata):
             with contextlib.suppress(BufferError):  # arrays still use it
                 self._map.close()
             self._map = None
+        self._close_handle()
 
     def __enter__(self) -> GGUFFile:
         return self
@@ -112,22 +120,30 @@ def open_gguf(path: str | os.PathLike[str], *, unread: bool = False) -> GGUFFile
     path = Path(path)
     if sys.byteorder == "big":  # numbers are taken from the map as they lie there
         raise UnsupportedError(f"{path}: this machine is big-endian; only little-endian ones can read GGUF files here")
-    data = _map_file(path)
+    handle = _open_file(path)
     try:
-        return GGUFFile(path, data, parse(data, path, unread=unread))
+        data = _map_file(path, handle)
+        try:
+            return GGUFFile(path, data, handle, parse(data, path, unread=unread))
+        except BaseException:
+            data.close()
+            raise
     except BaseException:
-        data.close()
+        os.close(handle)
         raise
 
 
-def _map_file(path: Path) -> mmap.mmap:
+def _open_file(path: Path) -> int:
     # O_NONBLOCK: opening a named pipe would otherwise wait for a writer, for ever.
     flags = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0) | getattr(os, "O_CLOEXEC", 0)
     try:
-        handle = os.open(path, flags)
+        return os.open(path, flags)
     except (OSError, ValueError) as error:  # ValueError: a NUL in the path
         reason = "is a folder, expected a GGUF file" if path.is_dir() else getattr(error, "strerror", None) or str(error)
         raise BadFileError(path, "file", reason) from None
+
+
+def _map_file(path: Path, handle: int) -> mmap.mmap:
     try:
         status = os.fstat(handle)
         if not stat.S_ISREG(status.st_mode):
@@ -138,5 +154,3 @@ def _map_file(path: Path) -> mmap.mmap:
         return mmap.mmap(handle, 0, access=mmap.ACCESS_READ)
     except OSError as error:
         raise BadFileError(path, "file", f"cannot be mapped: {error.strerror}") from None
-    finally:
-        os.close(handle)

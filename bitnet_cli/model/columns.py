@@ -4,30 +4,19 @@ In a ReLU² model most inputs of `down` are exact zeros in decode; their columns
 prefill, so the columns are a second copy, 4.4 MB a layer for BitNet 2B-4T, made once the model has shown that it is sparse.
 """
 
-import mmap
 import threading
 
 import numpy as np
 from bitnet_kernels import arrays, isa
 from numpy.typing import NDArray
 
-from bitnet_cli.machine.memory import available_bytes
+from bitnet_cli.machine.memory import available_bytes, zeros_on_huge_pages
 from bitnet_cli.model.config import ModelConfig
 
 SMALLEST = 64 << 20  # bytes of all ternary weights: smaller models live in the cache, where rows are read twice as fast as columns
 DECIDE_AFTER = 8  # tokens decoded
+SPARSE_BESIDE_BASE3 = 0.6  # the same where rows are read in base 3
 SPARSE = 0.4  # share of hidden units closed by their gate from which on columns pay, with some margin (docs/log.md)
-HUGE_PAGE = 2 << 20
-
-
-def _huge(size: int) -> NDArray[np.uint8]:
-    """`size` bytes of zeros that begin at a huge page where the system has them: columns are read from all over, 1.5 times as fast so."""
-    region = mmap.mmap(-1, size + HUGE_PAGE)
-    if hasattr(mmap, "MADV_HUGEPAGE"):
-        region.madvise(mmap.MADV_HUGEPAGE)
-    array = np.frombuffer(region, np.uint8)
-    start = -array.ctypes.data % HUGE_PAGE
-    return array[start : start + size]
 
 
 def _layer_bytes(hidden: int, feed_forward: int) -> int:
@@ -37,12 +26,22 @@ def _layer_bytes(hidden: int, feed_forward: int) -> int:
 
 
 def columns_for(c: ModelConfig) -> NDArray[np.uint8]:
-    """Room for the columns, or none where they would never pay. Not written to, so it takes no memory yet."""
+    """Room for the columns, or none where they would never pay. Not written to, so it takes no memory yet.
+
+    On huge pages: columns are read from all over.
+    """
     if c.activation != "relu2" or c.ternary_weights // 4 < SMALLEST or isa.chosen() == isa.NAIVE:
         return np.zeros(0, np.uint8)
     size = c.layers * _layer_bytes(c.hidden, c.feed_forward)
     free = available_bytes()
-    return np.zeros(0, np.uint8) if free is not None and free < 3 * size else _huge(size)
+    return np.zeros(0, np.uint8) if free is not None and free < 3 * size else zeros_on_huge_pages(size)
+
+
+def compile_builder(weights: arrays.Weights) -> None:
+    """Compile what `build_columns` calls, so that it does not happen in the middle of a text."""
+    from bitnet_kernels.columns import transpose
+
+    transpose(weights.packed, 0, 128, 0, weights.columns, 0, 0, 0)
 
 
 def build_columns(sizes: arrays.Sizes, weights: arrays.Weights, threads: int) -> None:
@@ -50,13 +49,13 @@ def build_columns(sizes: arrays.Sizes, weights: arrays.Weights, threads: int) ->
     from bitnet_kernels.columns import BLOCK, transpose
 
     size, blocks = _layer_bytes(sizes.hidden, sizes.feed_forward), -(-sizes.hidden // BLOCK)
+    width = arrays.packed_width(sizes.feed_forward)
 
     def turn(first: int, last: int) -> None:
         for layer in range(first, last):
             offset = int(weights.offsets[layer, arrays.DOWN])
-            transpose(weights.packed, offset, sizes.feed_forward, sizes.hidden, weights.columns, layer * size, 0, blocks)
+            transpose(weights.packed, offset, width, sizes.hidden, weights.columns, layer * size, 0, blocks)
 
-    transpose(weights.packed, 0, 0, 0, weights.columns, 0, 0, 0)  # compiles
     edges = [sizes.layers * i // threads for i in range(threads + 1)]
     helpers = [threading.Thread(target=turn, args=edges[i : i + 2]) for i in range(1, threads)]
     for helper in helpers:

@@ -3,6 +3,7 @@
 Keys are `<arch>.<name>` as llama.cpp registers them (facts: `block_count`, `embedding_length`, `attention.head_count` ...).
 """
 
+import math
 from dataclasses import dataclass
 
 from bitnet_cli.errors import BadFileError, UnsupportedError
@@ -15,6 +16,10 @@ class Architecture:
 
     activation: str  # where the key `hidden_activation` is absent
     sub_norms: bool  # norms before the output and down projections
+    head_norms: bool = False  # of every query and key head, before RoPE
+    out_norms: bool = False  # of what attention and feed-forward add to the residual stream
+    scaled_embedding: bool = False  # by sqrt(hidden)
+    pairs: bool = False  # q and k rows are ordered for rotations of neighbours (2 i, 2 i + 1); `rope_freqs.weight` may stretch them
 
 
 # `bitnet-25` is the name in Microsoft's first release of BitNet 2B-4T; `bitnet` is llama.cpp's, for the SiLU models of 1bitLLM.
@@ -22,8 +27,19 @@ ARCHITECTURES = {
     "bitnet-b1.58": Architecture("relu2", sub_norms=True),
     "bitnet-25": Architecture("relu2", sub_norms=True),
     "bitnet": Architecture("silu", sub_norms=True),
+    "qwen3": Architecture("silu", sub_norms=False, head_norms=True),
+    "gemma3": Architecture("gelu_pytorch_tanh", sub_norms=False, head_norms=True, out_norms=True, scaled_embedding=True),
+    "llama": Architecture("silu", sub_norms=False, pairs=True),
 }
-ACTIVATIONS = ("relu2", "silu")
+# Key of what enters a projection: rounded to int8, one scale a token, as BitNet models are trained, or not rounded, for models that are
+# ternary in their weights only (TriLM). Absent: float if tensors have several scales. Of this package; llama.cpp rounds to int8 in blocks.
+ACTIVATION_TYPE, ACTIVATION_TYPES = "activation_type", ("int8", "float")
+ACTIVATIONS = ("relu2", "silu", "gelu_pytorch_tanh")
+POOLING = {1: "mean", 3: "last"}  # `pooling_type`, llama.cpp's numbers (enum llama_pooling_type); 0 is none
+INPUT_NORM = "blk.0.attn_q_norm_in.weight"  # BitNet embedding models have a norm of every projection's input (microsoft/BitNet, docs)
+NO_TEXT = "an embedding model: `bitnet embed` makes vectors with it, and it writes no text"
+NO_POOLING = "says no pooling_type, so it is no embedding model; --pooling last or --pooling mean makes vectors with it all the same"
+WINDOW_PERIOD = 6  # where the file does not say (llama.cpp, src/models/gemma3.cpp)
 
 
 @dataclass(frozen=True)
@@ -42,12 +58,27 @@ class ModelConfig:
     rope_theta: float
     activation: str
     sub_norms: bool
+    rope_pairs: bool
+    float_activations: bool | None  # of ACTIVATION_TYPE; None: the file does not say
     tied: bool  # the embedding is also the head
+    input_norms: bool = False  # of the input of every projection; those of the output and down projections take the place of sub_norms
+    head_norms: bool = False
+    out_norms: bool = False
+    embedding_scale: float = 1.0
+    query_factor: float = 1.0  # what attention scores are multiplied by, beside head_dim^-0.5
+    window: int = 0  # positions that a token sees in sliding layers; 0: there are none
+    window_period: int = WINDOW_PERIOD  # every so many layers the last one is not sliding
+    window_theta: float = 10000.0  # rope_theta of the sliding layers
+    pooling: str | None = None  # how tokens' states become one embedding, a value of POOLING; None: a model that writes text
 
     @property
     def inner(self) -> int:
         """Width of all query heads together."""
         return self.heads * self.head_dim
+
+    def is_sliding(self, layer: int) -> bool:
+        """Whether tokens of a layer see `window` positions only."""
+        return self.window > 0 and (layer + 1) % self.window_period != 0
 
     @property
     def ternary_weights(self) -> int:
@@ -85,10 +116,40 @@ def read_config(file: GGUFFile) -> ModelConfig:
         rope_theta=file.optional_float(f"{arch}.rope.freq_base", 1.0, 1e12, 10000.0),
         activation=file.optional_str(f"{arch}.hidden_activation", known.activation, ACTIVATIONS),
         sub_norms=known.sub_norms,
+        input_norms=known.head_norms and INPUT_NORM in file.tensors,
+        head_norms=known.head_norms,
+        out_norms=known.out_norms,
+        embedding_scale=math.sqrt(hidden) if known.scaled_embedding else 1.0,
+        query_factor=_query_factor(file, arch, head_dim),
+        window=file.optional_int(f"{arch}.attention.sliding_window", 0, 1 << 30, 0) if known.out_norms else 0,
+        window_period=file.optional_int(f"{arch}.attention.sliding_window_pattern", 1, 4097, WINDOW_PERIOD),
+        window_theta=file.optional_float(f"{arch}.rope.freq_base_swa", 1.0, 1e12, 10000.0),
+        pooling=_pooling(file, arch),
+        rope_pairs=known.pairs,
+        float_activations=_float_activations(file, arch),
         tied="output.weight" not in file.tensors,
     )
     _check(file, config)
     return config
+
+
+def _query_factor(file: GGUFFile, arch: str, head_dim: int) -> float:
+    scale = file.optional_float(f"{arch}.attention.scale", 1e-6, 1e6, None)
+    factor = 1.0 if scale is None else scale * math.sqrt(head_dim)
+    return 1.0 if math.isclose(factor, 1.0, rel_tol=1e-6) else factor  # the file holds a float32
+
+
+def _float_activations(file: GGUFFile, arch: str) -> bool | None:
+    key = f"{arch}.{ACTIVATION_TYPE}"
+    return file.optional_str(key, "int8", ACTIVATION_TYPES) == "float" if key in file.metadata else None
+
+
+def _pooling(file: GGUFFile, arch: str) -> str | None:
+    kind = file.optional_int(f"{arch}.pooling_type", 0, 1 << 16, 0)
+    if kind and kind not in POOLING:
+        known = " and ".join(f"{number} ({name})" for number, name in POOLING.items())
+        raise UnsupportedError(f"{file.path}: {arch}.pooling_type: {kind} is not supported; {known} are")
+    return POOLING.get(kind)
 
 
 def _check(file: GGUFFile, c: ModelConfig) -> None:
@@ -106,9 +167,10 @@ def _check(file: GGUFFile, c: ModelConfig) -> None:
     rotary = file.optional_int(f"{arch}.rope.dimension_count", 1, 4096, c.head_dim)
     if rotary != c.head_dim:
         raise UnsupportedError(f"{file.path}: {arch}.rope.dimension_count: {rotary} differs from the head's {c.head_dim}")
+    if c.query_factor != 1.0 and not c.head_norms:
+        raise UnsupportedError(f"{file.path}: {arch}.attention.scale: is supported where queries have a norm, as in gemma3")
     tokens = file.optional_strings("tokenizer.ggml.tokens", None)
     if tokens is not None and len(tokens) != c.vocab:
         raise BadFileError(file.path, "tokenizer.ggml.tokens", f"has {len(tokens)} tokens, but the model has {c.vocab}")
-    for key, width in (("embedding_length", c.hidden), ("feed_forward_length", c.feed_forward), ("attention heads", c.inner)):
-        if width % 128:
-            raise UnsupportedError(f"{file.path}: {arch}.{key}: {width} is not a multiple of 128, which I2_S rows need")
+    if c.hidden % 32:
+        raise UnsupportedError(f"{file.path}: {arch}.embedding_length: {c.hidden} is not a multiple of 32, which the head needs")

@@ -5,24 +5,26 @@ few layers at a time, so that Ctrl-C is answered between two of them. The kernel
 allocates what they need, once.
 """
 
-import math
+import os
+import weakref
 from collections.abc import Sequence
 
 import numpy as np
-from bitnet_kernels import arrays
+from bitnet_kernels import arrays, kv_cache
 from bitnet_kernels.control import MAX_THREADS
-from bitnet_kernels.naive import dense, norm, rope
+from bitnet_kernels.naive import dense, norm
 from bitnet_kernels.team import Team
 from numpy.typing import NDArray
 
 from bitnet_cli.errors import BitnetError, UsageError
 from bitnet_cli.gguf_file.reader import GGUFFile
 from bitnet_cli.machine.memory import available_bytes
-from bitnet_cli.model import columns
+from bitnet_cli.model import base3_rows, columns
 from bitnet_cli.model.config import read_config
-from bitnet_cli.model.head import build_planes, bytes_read
-from bitnet_cli.model.weights import HEAD_KINDS, embedding_info, head_info, load_weights, sizes_of
+from bitnet_cli.model.head import build_planes, bytes_read, compile_builder
+from bitnet_cli.model.weights import HEAD_KINDS, embedding_info, head_info, load_weights, packed_shapes, rope_tables, sizes_of
 
+DEFAULT_CONTEXT = 2048  # tokens
 CHUNK = 128  # tokens: enough to use each unpacked weight many times, few enough that their activations stay in the L2 cache
 WORK_A_CALL = 4e9  # multiply-adds between two chances for Ctrl-C: under 100 ms where two cores do 50e9 a second
 
@@ -34,46 +36,69 @@ class Decoder:
     context    most tokens that fit
     """
 
-    def __init__(self, file: GGUFFile, *, context: int = 0, threads: int = 1, cache_type: str = "f32"):
-        """context: 0 takes 2048, or the model's if smaller; cache_type: of the KV cache, `f32` or `f16`.
+    def __init__(self, file: GGUFFile, *, context: int = 0, threads: int = 1, cache_type: str = "f32", weight_bits: str = "auto"):
+        """context: 0 takes 2048, or the model's if smaller; cache_type: of the KV cache, `f32`, `f16`, `q8`, `q4` or `q3`.
+
+        weight_bits: what decode reads, `2` or `1.6` bits a weight, `auto`: what is quicker here (base3_rows.py).
 
         Raises BitnetError where the cache cannot fit in memory.
         """
         self.config = c = read_config(file)
-        self.context = context or min(2048, c.context)
+        self.context = context or min(DEFAULT_CONTEXT, c.context)
         if not 1 <= self.context <= c.context:
             raise UsageError(f"context {self.context}: this model was trained for 1 to {c.context} tokens")
         if not 1 <= threads <= MAX_THREADS:
             raise UsageError(f"{threads} threads: expected 1 to {MAX_THREADS}")
+        if cache_type not in kv_cache.CACHE_TYPES:
+            *most, last = kv_cache.CACHE_TYPES
+            raise UsageError(f"cache type {cache_type}: expected {', '.join(most)} or {last}")
         self.cache_type = cache_type
         self._refuse_too_large()
         self.position = 0
         self._threads, self._planes_built, self._columns_decided = threads, False, False
-        cos, sin = rope.angles(self.context, c.head_dim, c.rope_theta)
+        cos, sin = rope_tables(file, c, self.context)
         self._sizes = sizes_of(file, c)
-        self._weights = load_weights(file, c, cos, sin)
+        weights = load_weights(file, c, cos, sin)
+        if len(weights.part_at) and c.float_activations is not False:
+            self._sizes = self._sizes._replace(digits=2)
+        self._weights, self._base3 = base3_rows.reserve(weights, c, packed_shapes(c), weight_bits)
+        self._decoded, self._path = 0, str(file.path)
         self._embedding = embedding_info(file)
         self._head_bytes = head_info(file).nbytes
-        self._cache = arrays.new_cache(c.layers, c.kv_heads, c.head_dim, self.context, cache_type)
+        self._cache = kv_cache.new_cache(c.layers, c.kv_heads, c.head_dim, self.context, cache_type)
         self._chunk = min(CHUNK, self.context)
         self._scratch = arrays.new_scratch(self._sizes, self._chunk, self.context, threads)
+        if len(self._weights.planes.scales) and os.name != "nt":
+            self._weights.head_file[0] = descriptor = file.descriptor()
+            weakref.finalize(self, os.close, descriptor)
         self._team = Team(self._sizes, self._weights, self._cache, self._scratch, threads)
 
     def start(self) -> None:
         """Compile the kernels (seconds, once on a machine) or load them (a third of a second), and start the threads."""
         self._team.start()
+        if len(self._weights.planes.scales):
+            compile_builder()
+        if len(self._weights.columns):
+            columns.compile_builder(self._weights)
+        base3_rows.compile_builder(self._weights, self._base3)
 
     def cache_bytes(self) -> int:
         """Bytes of the KV cache when full."""
         c = self.config
-        shapes = arrays.cache_shapes(c.layers, c.kv_heads, c.head_dim, self.context)
-        return sum(math.prod(shape) for shape in shapes) * arrays.CACHE_TYPES[self.cache_type].itemsize
+        return kv_cache.cache_bytes(self.cache_type, c.layers, c.kv_heads, c.head_dim, self.context)
 
-    def bytes_a_token(self) -> float:
-        """Bytes of weights that decoding one token has read on average: ternary rows and head, without what was skipped. No KV cache."""
+    def bytes_a_token(self, searched: bool = True) -> float:
+        """Bytes of weights that decoding one token has read on average: ternary rows and head, without what was skipped. No KV cache.
+
+        searched: for tokens whose top logits only were asked for, where the head has planes; else the head is read whole.
+        """
         c = self.config
-        skipped = (self.skipped_share() + self.skipped_columns_share()) * c.layers * c.hidden * c.feed_forward / 4
-        return c.ternary_weights / 4 - skipped + (bytes_read(self._sizes, self.head_rows()) or self._head_bytes)
+        a_weight = len(self._weights.base3) / c.ternary_weights if self._weights.base3_built[0] else 0.25
+        up = c.layers * c.hidden * c.feed_forward  # weights; `down` has as many, and its columns have 2 bits
+        seen, by_columns = self._scratch.counts[:, 0].sum(), self._scratch.column_counts[0, 0]
+        skipped = up * self.skipped_share() * a_weight
+        skipped += up * (by_columns / max(seen, 1)) * (a_weight - (1 - self.skipped_columns_share()) / 4)
+        return float(c.ternary_weights * a_weight - skipped + (bytes_read(self._sizes, self.head_rows()) * searched or self._head_bytes))
 
     def head_rows(self) -> NDArray[np.int64]:
         """Rows of the head read by all searches for top logits: upper four bits, next two, last two, exact. (4,)."""
@@ -94,14 +119,15 @@ class Decoder:
         """
         self._check(ids)
         if len(ids) == 1:
+            self._perhaps_build_base3()
             self._perhaps_build_columns()
         for start in range(0, len(ids), self._chunk):
             part = ids[start : start + self._chunk]
             self._layers(part, want_logits=start + len(part) == len(ids), top=self._top(top))
         return self._scratch.logits
 
-    def feed_all(self, ids: Sequence[int]) -> NDArray[np.float32]:
-        """As `feed`, but the logits of every token: (len(ids), vocab) float32, a new array."""
+    def states(self, ids: Sequence[int]) -> NDArray[np.float32]:
+        """As `feed`, but what the head would see of every token, after the output norm: (len(ids), hidden) float32, a new array."""
         self._check(ids)
         c, w = self.config, self._weights
         rows = []
@@ -110,7 +136,11 @@ class Decoder:
             part = ids[start : start + self._chunk]
             self._layers(part, want_logits=False)
             rows.append(norm.rms_norm(self._scratch.x[: len(part)], w.norms[at : at + c.hidden], c.norm_eps))
-        states = np.concatenate(rows)
+        return np.concatenate(rows)
+
+    def feed_all(self, ids: Sequence[int]) -> NDArray[np.float32]:
+        """As `feed`, but the logits of every token: (len(ids), vocab) float32, a new array."""
+        c, w, states = self.config, self._weights, self.states(ids)
         logits = np.empty((len(ids), c.vocab), np.float32)
         for first in range(0, c.vocab, 4096):
             last = min(first + 4096, c.vocab)
@@ -127,16 +157,24 @@ class Decoder:
             self._planes_built = True
         return min(top, self.config.vocab)
 
+    def _perhaps_build_base3(self) -> None:
+        """Once, before the decoded token that the plan says."""
+        self._decoded += 1
+        if self._base3.shapes and self._decoded > self._base3.after:
+            plan, self._base3 = self._base3, self._base3._replace(shapes=())
+            base3_rows.build(self._weights, plan, self._threads, self._path)
+
     def _perhaps_build_columns(self) -> None:
         """Once, after a few decoded tokens: store `down` by columns where enough of the tokens' hidden units were zero."""
         if self._columns_decided or self._scratch.counts[:, 0].sum() < columns.DECIDE_AFTER * self.config.layers * self.config.feed_forward:
             return
         self._columns_decided = True
-        if len(self._weights.columns) and self.skipped_share() >= columns.SPARSE:
+        enough = columns.SPARSE_BESIDE_BASE3 if self._weights.base3_built[0] else columns.SPARSE
+        if len(self._weights.columns) and self.skipped_share() >= enough:
             columns.build_columns(self._sizes, self._weights, self._threads)
 
     def skipped_columns_share(self) -> float:
-        """Share of the `down` projection's columns that decode did not read, since it could; 0 where it never could."""
+        """Share of the columns that decode did not read where it read `down` by columns; 0 where it never did."""
         seen, skipped = self._scratch.column_counts[0].tolist()
         return skipped / seen if seen else 0.0
 
@@ -168,7 +206,8 @@ class Decoder:
         c, count = self.config, len(ids)
         for row, token in enumerate(ids):
             kind = HEAD_KINDS[self._embedding.type]
-            self._scratch.x[row] = dense.rows(self._weights.head, self._embedding.offset, kind, token, token + 1, c.hidden)[0]
+            state = dense.rows(self._weights.head, self._embedding.offset, kind, token, token + 1, c.hidden)[0]
+            self._scratch.x[row] = state if c.embedding_scale == 1.0 else state * np.float32(c.embedding_scale)
         layers = max(1, int(WORK_A_CALL * c.layers / (c.ternary_weights * count)))
         for first in range(0, c.layers, layers):
             last = min(first + layers, c.layers)

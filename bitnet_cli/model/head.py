@@ -5,14 +5,13 @@ largest logits only. They take half the memory of a float16 head; its own pages 
 read that matter.
 """
 
-import mmap
-import os
 import threading
-from typing import Any
 
 import numpy as np
 from bitnet_kernels import arrays, isa
 from numpy.typing import NDArray
+
+from bitnet_cli.machine.memory import give_back
 
 # Kinds with more bits than the planes, and heads that do not stay in a cache between two tokens.
 KINDS = (arrays.HEAD_F32, arrays.HEAD_F16, arrays.HEAD_Q8_0)
@@ -26,14 +25,12 @@ def planes_for(kind: int, vocab: int, hidden: int) -> arrays.Planes:
     return arrays.new_planes(vocab if pays else 0, hidden)
 
 
-def _give_back(data: NDArray[np.uint8], begin: int, end: int) -> None:
-    """Tell the system that bytes begin .. end - 1 of a mapped file need not stay in this process's memory."""
-    source: Any = data.base
-    if not isinstance(source, mmap.mmap) or not hasattr(mmap, "MADV_DONTNEED") or os.name == "nt":
-        return
-    first, last = -(-begin // mmap.PAGESIZE) * mmap.PAGESIZE, end // mmap.PAGESIZE * mmap.PAGESIZE
-    if first < last:
-        source.madvise(mmap.MADV_DONTNEED, first, last - first)
+def compile_builder() -> None:
+    """Compile what `build_planes` calls, so that it does not happen in the middle of a text."""
+    from bitnet_kernels import head_planes
+
+    data, values, codes = np.zeros(256, np.uint8), np.zeros(128, np.float32), np.zeros(512, np.uint8)
+    head_planes.build(data, 0, np.int64(arrays.HEAD_F16), 128, arrays.new_planes(1, 128), values, codes, 0, 0)
 
 
 def build_planes(sizes: arrays.Sizes, weights: arrays.Weights, threads: int) -> None:
@@ -49,9 +46,8 @@ def build_planes(sizes: arrays.Sizes, weights: arrays.Weights, threads: int) -> 
         for begin in range(first, last, CHUNK_ROWS):
             end = min(begin + CHUNK_ROWS, last)
             head_planes.build(weights.head, offset, kind, hidden, weights.planes, values, codes, begin, end)
-            _give_back(weights.head, offset + begin * stride, offset + end * stride)
+            give_back(weights.head, offset + begin * stride, offset + end * stride)
 
-    cut(0, 0)  # compiles
     edges = [vocab * i // threads for i in range(threads + 1)]
     helpers = [threading.Thread(target=cut, args=edges[i : i + 2]) for i in range(1, threads)]
     for helper in helpers:

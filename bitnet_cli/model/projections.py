@@ -4,27 +4,35 @@ A file with I2_S projections is that array as it lies, memory-mapped: nothing is
 our own, one tensor at a time, and the tensor's pages of the file are given back: 2 bits a weight stay, whatever the file has. That takes
 1.5 s for a BitNet 2B-4T of TQ2_0 and 2.2 s of TQ1_0 on one quiet Zen 5 core (docs/log.md). A file that mixes I2_S with these is copied
 whole.
+
+Rows of other widths than multiples of 128 are repacked with zeros up to the next one. Where not even 64 weights divide a row, no packed
+type can hold it and files have ternary floats (checkpoint/packing.py): they become 2 bits here too.
 """
 
+from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 import numpy as np
+from bitnet_kernels.arrays import packed_width
 from numpy.typing import NDArray
 
 from bitnet_cli.errors import BadFileError, UnsupportedError
 from bitnet_cli.gguf_file.reader import GGUFFile, TensorInfo, TensorType
 from bitnet_cli.model.config import ModelConfig
+from bitnet_cli.model.parts import NO_PARTS, Parts, Scales, parts_of
 from bitnet_cli.ternary import i2_s, i2_s_order
-from bitnet_cli.ternary.layouts import LAYOUTS, PackedTensor
+from bitnet_cli.ternary.layouts import CHUNK, LAYOUTS, PackedTensor, block_of, exact_signs
 
 PROJECTIONS = ("attn_q", "attn_k", "attn_v", "attn_output", "ffn_gate", "ffn_up", "ffn_down")  # order of arrays.Q .. arrays.DOWN
+FLOATS = {TensorType.F32: "<f4", TensorType.F16: "<f2"}  # of ternary values, where rows fit no layout
 SMALLEST = np.finfo(np.float32).tiny  # a denormal scale is damage: no trained weights are that small
 
 
 class Projections(NamedTuple):
     packed: NDArray[np.uint8]  # (bytes,) read-only
     offsets: NDArray[np.int64]  # (layers, 7) first byte of each of PROJECTIONS
-    scales: NDArray[np.float32]  # (layers, 7)
+    scales: NDArray[np.float32]  # (layers, 7); of one that has several: 1
+    parts: Parts = NO_PARTS  # in place of `scales`, where a projection has several or activations are float
 
 
 def weight_name(layer: int, projection: str) -> str:
@@ -41,15 +49,23 @@ def load_projections(file: GGUFFile, c: ModelConfig) -> Projections:
     """Shapes have been checked. UnsupportedError: another type, several scales in a tensor, I2_S in the order of ARM builds."""
     infos = [[file.tensors[weight_name(layer, name)] for name in PROJECTIONS] for layer in range(c.layers)]
     for info in (info for layer in infos for info in layer):
-        _require_layout(file, info)
+        require_layout(file, info)
     evidence = i2_s_order.judge_file(file)
     if evidence.order == i2_s_order.ARM:
         raise UnsupportedError(f"{file.path}: I2_S in an order that is not run: {evidence}; `bitnet quantize IN OUT i2_s` rewrites it")
     if any(info.type != TensorType.I2_S for layer in infos for info in layer):
-        return _repacked(file, infos)
+        return _repacked(file, infos, c)
     offsets = np.array([[info.offset for info in layer] for layer in infos], np.int64)
     scales = np.array([[_i2_s_scale(file, info) for info in layer] for layer in infos], np.float32)
-    return Projections(file.file_bytes(), offsets, scales)
+    parts = NO_PARTS
+    if c.float_activations:
+        layers = zip(infos, scales, strict=True)
+        parts = parts_of(str(file.path), c, [[_one_scale(*pair) for pair in zip(*layer, strict=True)] for layer in layers])
+    return Projections(file.file_bytes(), offsets, scales, parts)
+
+
+def _one_scale(info: TensorInfo, scale: np.float32) -> Scales:
+    return Scales(np.full(info.shape[0], scale, np.float32))
 
 
 def extra_scale(file: GGUFFile, weight: str) -> np.float32:
@@ -65,11 +81,19 @@ def extra_scale(file: GGUFFile, weight: str) -> np.float32:
     return value
 
 
-def _require_layout(file: GGUFFile, info: TensorInfo) -> None:
-    if info.type not in LAYOUTS:
+def fits_a_layout(cols: int) -> bool:
+    """Whether rows of `cols` weights are whole blocks of any packed layout."""
+    return any(cols % block_of(kind) == 0 for kind in LAYOUTS)
+
+
+def require_layout(file: GGUFFile, info: TensorInfo) -> None:
+    """UnsupportedError for a type that is not run, BadFileError for I2_S rows that are not whole blocks: the reader does not know them."""
+    if info.type not in LAYOUTS and not (info.type in FLOATS and not fits_a_layout(info.shape[1])):
         hint = "; `bitnet quantize IN OUT i2_s` packs it" if info.type in (TensorType.F32, TensorType.F16, TensorType.BF16) else ""
         kinds = ", ".join(kind.name for kind in LAYOUTS)
         raise UnsupportedError(f"{file.path}: tensor {info.name}: {info.type.name} projections are not run, only {kinds}{hint}")
+    if info.type is TensorType.I2_S and info.shape[1] % i2_s.BLOCK:
+        raise BadFileError(file.path, f"tensor {info.name}", f"I2_S with rows of {info.shape[1]} weights, not a multiple of {i2_s.BLOCK}")
 
 
 def _i2_s_scale(file: GGUFFile, info: TensorInfo) -> np.float32:
@@ -83,23 +107,55 @@ def _i2_s_scale(file: GGUFFile, info: TensorInfo) -> np.float32:
     return scale
 
 
-def _repacked(file: GGUFFile, infos: list[list[TensorInfo]]) -> Projections:
-    sizes = [info.shape[0] * info.shape[1] // 4 for layer in infos for info in layer]
+def _repacked(file: GGUFFile, infos: list[list[TensorInfo]], c: ModelConfig) -> Projections:
+    sizes = [info.shape[0] * packed_width(info.shape[1]) // 4 for layer in infos for info in layer]
     ends = np.cumsum(sizes, dtype=np.int64)
     packed = np.empty(int(ends[-1]), np.uint8)
     offsets = (ends - sizes).reshape(len(infos), -1)
-    scales = np.zeros(offsets.shape, np.float32)
+    scales = np.ones(offsets.shape, np.float32)
+    every: list[list[Scales]] = [[] for _ in infos]
+    several = False
     for layer, row in enumerate(infos):
         for which, info in enumerate(row):
-            shape = (info.shape[0], info.shape[1])
-            source = PackedTensor(
-                info.type, shape, file.raw(info.name), file.path, f"tensor {info.name}", float(extra_scale(file, info.name))
-            )
-            scales[layer, which], chunks = source.read()
-            at = int(offsets[layer, which])
+            found, chunks = _values(file, info)
+            if isinstance(found, Scales):
+                several = True
+                every[layer].append(found)
+            else:
+                scales[layer, which] = found
+                every[layer].append(_one_scale(info, found))
+            at, past = int(offsets[layer, which]), packed_width(info.shape[1]) - info.shape[1]
             for chunk in chunks():
-                packed[at : at + chunk.size // 4] = i2_s.pack_rows(chunk)
-                at += chunk.size // 4
+                rows = i2_s.pack_rows(np.pad(chunk, ((0, 0), (0, past))) if past else chunk)
+                packed[at : at + rows.size] = rows
+                at += rows.size
             file.forget(info.name)
     packed.flags.writeable = False  # as the memory map: kernels are compiled for one kind of array
-    return Projections(packed, offsets, scales)
+    parts = parts_of(str(file.path), c, every) if several or c.float_activations else NO_PARTS
+    return Projections(packed, offsets, scales, parts)
+
+
+def _values(file: GGUFFile, info: TensorInfo) -> tuple[np.float32 | Scales, Callable[[], Iterator[NDArray[np.int8]]]]:
+    """The scale or scales of a projection, and its ternary values as chunks of whole rows."""
+    shape, extra, field = (info.shape[0], info.shape[1]), extra_scale(file, info.name), f"tensor {info.name}"
+    if info.type in LAYOUTS:
+        source = PackedTensor(info.type, shape, file.raw(info.name), file.path, field, float(extra))
+        several = source.several()
+        return source.read() if several is None else (Scales(*several[:2]), several[2])
+    floats = file.raw(info.name).view(FLOATS[info.type]).reshape(shape)
+    size = np.float32(np.abs(floats).max()) or np.float32(1)
+    step = max(1, CHUNK // shape[1])
+
+    def chunks() -> Iterator[NDArray[np.int8]]:
+        for start in range(0, shape[0], step):
+            values = exact_signs(floats[start : start + step], size)
+            if values is None:
+                kind = info.type.name
+                raise UnsupportedError(f"{file.path}: {field}: {kind} with values other than -s, 0, s; only ternary weights are run")
+            yield values
+
+    with np.errstate(over="ignore", invalid="ignore"):
+        scale = np.float32(size * extra)
+    if not np.isfinite(scale) or scale < SMALLEST:
+        raise BadFileError(file.path, field, f"has the scale {scale}, expected a positive number", info.offset)
+    return scale, chunks

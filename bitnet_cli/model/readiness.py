@@ -6,17 +6,19 @@ same thing that `bitnet run` would refuse. Files in TQ1_0, TQ2_0 and Q2_0 can st
 
 from bitnet_cli.errors import BadFileError, BitnetError, UnsupportedError
 from bitnet_cli.gguf_file.reader import GGUFFile, TensorType
-from bitnet_cli.model.config import ModelConfig, read_config
-from bitnet_cli.model.projections import PROJECTIONS, SMALLEST, extra_scale, weight_name
-from bitnet_cli.model.weights import check_tensors, embedding_info, head_info
+from bitnet_cli.model.config import NO_POOLING, NO_TEXT, ModelConfig, read_config
+from bitnet_cli.model.projections import PROJECTIONS, SMALLEST, extra_scale, require_layout, weight_name
+from bitnet_cli.model.weights import check_tensors, embedding_info, head_info, rope_factors
 from bitnet_cli.ternary import i2_s, i2_s_order
-from bitnet_cli.ternary.layouts import LAYOUTS, block_of
 from bitnet_cli.text.pre_tokenizers import pre_tokenizer
 from bitnet_cli.text.vocabulary import PREFIX, read_vocabulary
 
 
-def why_not(file: GGUFFile, evidence: i2_s_order.Evidence) -> str | None:
-    """Why `bitnet run` would refuse an open file; None where nothing speaks against it. `evidence`: of the order of I2_S weights."""
+def why_not(file: GGUFFile, evidence: i2_s_order.Evidence, *, embeds: bool = False) -> str | None:
+    """Why `bitnet run` would refuse an open file; None where nothing speaks against it. `evidence`: of the order of I2_S weights.
+
+    embeds: why `bitnet embed` would, without --pooling.
+    """
     try:
         _require_whole(file)
         config = read_config(file)
@@ -24,14 +26,17 @@ def why_not(file: GGUFFile, evidence: i2_s_order.Evidence) -> str | None:
             if name.endswith(".bias") or name.startswith("rope_f"):
                 raise UnsupportedError(f"tensor {name}: changes the result and is not supported by {config.architecture} here")
         for name, info in file.tensors.items():
-            if name.endswith("norm.weight") and info.type not in (TensorType.F32, TensorType.F16):
+            if name.endswith(("norm.weight", "_norm_in.weight")) and info.type not in (TensorType.F32, TensorType.F16):
                 raise UnsupportedError(f"tensor {name}: norms of type {info.type.name} are not read; F32 and F16 are")
+        rope_factors(file, config)
         embedding_info(file)
         head_info(file)
         _require_projections(file, config)
         _require_tokenizer(file)
         if evidence.order == i2_s_order.ARM:
             raise UnsupportedError(f"I2_S in an order that is not run: {evidence}; `bitnet quantize IN OUT i2_s` rewrites it")
+        if embeds != (config.pooling is not None):
+            raise UnsupportedError(NO_POOLING if embeds else NO_TEXT)
     except BitnetError as error:
         return str(error).removeprefix(f"{file.path}: ")
     return None
@@ -49,11 +54,7 @@ def _require_whole(file: GGUFFile) -> None:
 def _require_projections(file: GGUFFile, c: ModelConfig) -> None:
     for name in (weight_name(layer, projection) for layer in range(c.layers) for projection in PROJECTIONS):
         info = file.tensors[name]
-        if info.type not in LAYOUTS:
-            hint = "; `bitnet quantize IN OUT i2_s` packs it" if info.type in (TensorType.F32, TensorType.F16, TensorType.BF16) else ""
-            raise UnsupportedError(f"tensor {name}: {info.type.name} projections are not run{hint}")
-        if info.shape[1] % block_of(info.type):
-            raise BadFileError(file.path, f"tensor {name}", f"{info.type.name} with rows of {info.shape[1]} weights")
+        require_layout(file, info)
         scale = extra_scale(file, name)
         if info.type is TensorType.I2_S:
             scale *= file.raw(name)[-i2_s.TAIL : 4 - i2_s.TAIL].view("<f4")[0]

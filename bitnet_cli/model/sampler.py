@@ -68,13 +68,17 @@ class Sampler:
 
     def choose(self, logits: NDArray[np.float32], position: int = 0) -> int:
         """The token for `position`; counted as recent. BitnetError where the logits are not finite."""
-        lowest = 0.0 if self.top else float(logits.min())  # minus infinity stands for logits that do not matter
-        if not math.isfinite(float(logits.max()) - lowest):
+        # With a top, minus infinity stands for logits that do not matter: a few of 100,000 are left, NaN among them.
+        ids = np.flatnonzero(logits != -np.inf) if self.top else np.arange(len(logits))
+        if self.top:
+            logits = logits[ids]
+        if not len(logits) or not math.isfinite(float(logits.max()) - float(logits.min())):
             raise BitnetError(f"the model produced logits that are not finite, at position {position}")
         s = self.sampling
         if s.repeat_penalty != 1.0 and self._recent:
-            logits = _penalised(logits, np.unique(np.array(self._recent)), np.float32(s.repeat_penalty))
-        token = int(logits.argmax()) if s.temperature == 0 or s.top_k == 1 else self._draw(logits)
+            recent = np.flatnonzero(np.isin(ids, np.array(self._recent)))
+            logits = _penalised(logits, recent, np.float32(s.repeat_penalty))
+        token = int(ids[logits.argmax() if s.temperature == 0 or s.top_k == 1 else self._draw(logits)])
         self._recent.append(token)
         return token
 

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 
 import numpy as np
 from bitnet_kernels import arrays
+from bitnet_kernels.naive import rope
 from numpy.typing import NDArray
 
 from bitnet_cli.errors import BadFileError, UnsupportedError
@@ -18,7 +19,8 @@ from bitnet_cli.model.config import ModelConfig
 from bitnet_cli.model.head import planes_for
 from bitnet_cli.model.projections import PROJECTIONS, load_projections, scale_name
 
-NORMS = ("attn_norm", "attn_sub_norm", "ffn_norm", "ffn_sub_norm")  # order of arrays.ATTENTION_NORM ...
+ROPE_FACTORS = "rope_freqs.weight"
+MIN_ROPE_FACTOR = 1e-6  # real ones are 1 to 32
 HEAD_KINDS = {
     TensorType.F32: arrays.HEAD_F32,
     TensorType.F16: arrays.HEAD_F16,
@@ -42,9 +44,29 @@ def projection_shapes(c: ModelConfig) -> tuple[tuple[int, int], ...]:
     )
 
 
-def norm_sizes(c: ModelConfig) -> tuple[int, ...]:
-    """Length of each of NORMS; 0 where the architecture has none."""
-    return (c.hidden, c.inner if c.sub_norms else 0, c.hidden, c.feed_forward if c.sub_norms else 0)
+def packed_shapes(c: ModelConfig) -> tuple[tuple[int, int], ...]:
+    """(rows, cols) of each of PROJECTIONS as they lie in memory: cols in whole blocks of 128."""
+    return tuple((rows, arrays.packed_width(cols)) for rows, cols in projection_shapes(c))
+
+
+def norms_of(c: ModelConfig) -> dict[int, tuple[str, int]]:
+    """Place (arrays.ATTENTION_NORM ...) -> GGUF name in a layer and length of each norm that the model has.
+
+    Names of the input norms: microsoft/BitNet, docs/bitnet-embeddings-i2s-guide.md, section 3.2; all others are llama.cpp's.
+    """
+    norms = {arrays.ATTENTION_NORM: ("attn_norm", c.hidden), arrays.FFN_NORM: ("ffn_norm", c.hidden)}
+    if c.sub_norms:
+        norms |= {arrays.ATTENTION_SUB_NORM: ("attn_sub_norm", c.inner), arrays.FFN_SUB_NORM: ("ffn_sub_norm", c.feed_forward)}
+    if c.input_norms:
+        places = {"attn_q": arrays.Q_NORM, "attn_k": arrays.K_NORM, "attn_v": arrays.V_NORM, "attn_output": arrays.ATTENTION_SUB_NORM}
+        places |= {"ffn_gate": arrays.GATE_NORM, "ffn_up": arrays.UP_NORM, "ffn_down": arrays.FFN_SUB_NORM}
+        cols = {name: shape[1] for name, shape in zip(PROJECTIONS, projection_shapes(c), strict=True)}
+        norms |= {place: (f"{name}_norm_in", cols[name]) for name, place in places.items()}
+    if c.head_norms:
+        norms |= {arrays.Q_HEAD_NORM: ("attn_q_norm", c.head_dim), arrays.K_HEAD_NORM: ("attn_k_norm", c.head_dim)}
+    if c.out_norms:
+        norms |= {arrays.ATTENTION_OUT_NORM: ("post_attention_norm", c.hidden), arrays.FFN_OUT_NORM: ("post_ffw_norm", c.hidden)}
+    return norms
 
 
 def expected_shapes(c: ModelConfig) -> Iterator[tuple[str, tuple[int, ...]]]:
@@ -56,9 +78,8 @@ def expected_shapes(c: ModelConfig) -> Iterator[tuple[str, tuple[int, ...]]]:
     for layer in range(c.layers):
         for name, shape in zip(PROJECTIONS, projection_shapes(c), strict=True):
             yield f"blk.{layer}.{name}.weight", shape
-        for name, size in zip(NORMS, norm_sizes(c), strict=True):
-            if size:
-                yield f"blk.{layer}.{name}.weight", (size,)
+        for name, size in norms_of(c).values():
+            yield f"blk.{layer}.{name}.weight", (size,)
 
 
 def check_tensors(file: GGUFFile, c: ModelConfig) -> list[str]:
@@ -71,8 +92,31 @@ def check_tensors(file: GGUFFile, c: ModelConfig) -> list[str]:
     for name, shape in expected.items():
         if file.tensors[name].shape != shape:
             raise BadFileError(file.path, f"tensor {name}", f"has shape {file.tensors[name].shape}, expected {shape}")
-    scales = {scale_name(f"blk.{layer}.{name}.weight") for layer in range(c.layers) for name in PROJECTIONS}
-    return [name for name in file.tensors if name not in expected and name not in scales]
+    read = {scale_name(f"blk.{layer}.{name}.weight") for layer in range(c.layers) for name in PROJECTIONS}
+    if c.rope_pairs:
+        read.add(ROPE_FACTORS)
+    return [name for name in file.tensors if name not in expected and name not in read]
+
+
+def rope_factors(file: GGUFFile, c: ModelConfig) -> NDArray[np.float32] | None:
+    """What rotations are divided by, (head_dim / 2,) float32; None where the file has none (llama.cpp, src/models/llama.cpp)."""
+    info = file.tensors.get(ROPE_FACTORS)
+    if info is None or not c.rope_pairs:
+        return None
+    if info.type != TensorType.F32 or info.shape != (c.head_dim // 2,):
+        raise BadFileError(file.path, f"tensor {ROPE_FACTORS}", f"is {info.type.name} {info.shape}, expected F32 ({c.head_dim // 2},)")
+    factors = file.raw(ROPE_FACTORS).view("<f4").astype(np.float32)
+    if not ((factors >= MIN_ROPE_FACTOR) & (factors <= 1 / MIN_ROPE_FACTOR)).all():
+        raise BadFileError(file.path, f"tensor {ROPE_FACTORS}", "holds values that are not positive numbers of a sane size", info.offset)
+    return factors
+
+
+def rope_tables(file: GGUFFile, c: ModelConfig, context: int) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """cos and sin of every position: (context, head_dim / 2), and as many rows again for sliding layers where the model has them."""
+    bases = [c.rope_theta] + [c.window_theta] * (c.window > 0)
+    tables = [rope.angles(context, c.head_dim, base, rope_factors(file, c)) for base in bases]
+    cos, sin = (np.concatenate(parts) for parts in zip(*tables, strict=True))
+    return cos, sin
 
 
 def _norm(file: GGUFFile, name: str) -> NDArray[np.float32]:
@@ -86,20 +130,21 @@ def _norm(file: GGUFFile, name: str) -> NDArray[np.float32]:
 
 
 def load_weights(file: GGUFFile, c: ModelConfig, cos: NDArray[np.float32], sin: NDArray[np.float32]) -> arrays.Weights:
-    """Check the tensors of an open file and describe them to the kernels. cos, sin: (context, head_dim / 2)."""
+    """Check the tensors of an open file and describe them to the kernels. cos, sin: of `rope_tables`."""
     for name in check_tensors(file, c):
         if name.endswith((".bias", ".scale")) or name.startswith("rope_f"):
             raise UnsupportedError(f"{file.path}: tensor {name}: changes the result and is not supported by {c.architecture} here")
     projections = load_projections(file, c)
-    norm_offsets = np.full((c.layers + 1, 4), -1, np.int64)
+    norm_offsets = np.full((c.layers + 1, arrays.NORM_PLACES), -1, np.int64)
     norms: list[NDArray[np.float32]] = []
     size = 0
     for layer in range(c.layers):
-        for place, (name, length) in enumerate(zip(NORMS, norm_sizes(c), strict=True)):
-            if length:
-                norm_offsets[layer, place] = size
-                norms.append(_norm(file, f"blk.{layer}.{name}.weight"))
-                size += length
+        for place, (name, length) in norms_of(c).items():
+            norm_offsets[layer, place] = size
+            weights = _norm(file, f"blk.{layer}.{name}.weight")
+            # Attention divides scores by sqrt(head_dim); another scale is put where every query passes.
+            norms.append(weights * np.float32(c.query_factor) if place == arrays.Q_HEAD_NORM else weights)
+            size += length
     norm_offsets[c.layers, 0] = size
     norms.append(_norm(file, "output_norm.weight"))
     head = head_info(file)
@@ -107,12 +152,18 @@ def load_weights(file: GGUFFile, c: ModelConfig, cos: NDArray[np.float32], sin: 
         packed=projections.packed,
         offsets=projections.offsets,
         scales=projections.scales,
+        part_at=projections.parts.at,
+        part_ends=projections.parts.ends,
+        part_scales=projections.parts.scales,
         norms=np.concatenate(norms),
         norm_offsets=norm_offsets,
         head=file.file_bytes(),
         head_offset=np.array([head.offset], np.int64),
+        head_file=np.array([-1], np.int64),
         cos=cos,
         sin=sin,
+        rope_rows=np.array([len(cos) // 2 if c.is_sliding(layer) else 0 for layer in range(c.layers)], np.int64),
+        windows=np.array([c.window if c.is_sliding(layer) else arrays.EVERYTHING for layer in range(c.layers)], np.int64),
         planes=planes_for(HEAD_KINDS[head.type], c.vocab, c.hidden),
         columns=columns_for(c),
         columns_built=np.zeros(1, np.int64),
@@ -147,7 +198,8 @@ def sizes_of(file: GGUFFile, c: ModelConfig) -> arrays.Sizes:
         head_dim=c.head_dim,
         feed_forward=c.feed_forward,
         vocab=c.vocab,
-        activation=arrays.RELU2 if c.activation == "relu2" else arrays.SILU,
+        activation={"relu2": arrays.RELU2, "silu": arrays.SILU, "gelu_pytorch_tanh": arrays.GELU}[c.activation],
         norm_eps=float(c.norm_eps),
         head_kind=HEAD_KINDS[head_info(file).type],
+        rope=arrays.ROPE_PAIRS if c.rope_pairs else arrays.ROPE_HALVES,
     )

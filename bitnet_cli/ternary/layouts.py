@@ -35,6 +35,14 @@ def block_of(kind: TensorType) -> int:
     return block
 
 
+def exact_signs(chunk: NDArray[np.floating] | NDArray[np.int8], scale: np.float32) -> NDArray[np.int8] | None:
+    """int8 values with values * scale == chunk exactly, or None where there are none."""
+    with np.errstate(invalid="ignore"):  # NaN: not equal to anything below
+        values = np.sign(chunk).astype(np.int8)
+    # dtype: NumPy 1 would multiply int8 by a float32 scalar in float16.
+    return values if np.array_equal(np.multiply(values, scale, dtype=np.float32), chunk) else None
+
+
 @dataclass(frozen=True)
 class PackedTensor:
     """Bytes of a packed tensor in a file, and what an error about them should name.
@@ -70,6 +78,40 @@ class PackedTensor:
             raise self._bad(f"scale is {scale}, expected a positive number")
         return scale, lambda: self._values(empty)
 
+    def several(self) -> tuple[NDArray[np.float32], NDArray[np.float32] | None, Callable[[], Iterator[NDArray[np.int8]]]] | None:
+        """Scales of the rows, (rows,), and of the columns, (cols,) or None for 1, and the values as from `read`; None where `read` has it.
+
+        UnsupportedError: scales that differ neither by row alone nor by column alone.
+        """
+        if self.kind is TensorType.I2_S:
+            return None
+        layout, scales = LAYOUTS[self.kind], self._stored_scales()
+        if (scales == scales[0]).all():
+            return None
+        if not np.isfinite(scales).all():
+            raise self._bad("the scale of a block is not finite")
+        weighty = np.concatenate([chunk.reshape(-1, layout.BLOCK).any(axis=1) for chunk in self._chunks()]) & (scales != 0)
+        if len(np.unique(scales[weighty])) < 2:
+            return None
+        if (scales[weighty] < 0).any():
+            raise self._bad("the scale of a block is negative")
+        table = np.where(weighty, scales, 0).astype(np.float32).reshape(self.shape[0], -1)
+        rows, blocks = table.max(1), table.max(0)
+        values, extra = (lambda: self._values(scales == 0)), np.float32(self.extra)
+        if ((table == rows[:, None]) | (table == 0)).all():
+            return np.where(rows, rows, 1).astype(np.float32) * extra, None, values
+        if ((table == blocks) | (table == 0)).all():
+            columns = np.repeat(np.where(blocks, blocks, 1).astype(np.float32), layout.BLOCK)
+            return np.full(self.shape[0], extra), columns, values
+        where = f"{os.fspath(self.path)}: {self.field}"
+        raise UnsupportedError(f"{where}: scales that differ both along rows and along columns are not supported")
+
+    def _stored_scales(self) -> NDArray[np.float16]:
+        layout = LAYOUTS[self.kind]
+        raw = self.raw.reshape(-1, layout.BLOCK_BYTES)[:, layout.SCALE_AT : layout.SCALE_AT + 2]
+        found: NDArray[np.float16] = np.ascontiguousarray(raw).view("<f2")[:, 0]
+        return found
+
     def _bad(self, reason: str) -> BadFileError:
         return BadFileError(self.path, self.field, reason)
 
@@ -100,8 +142,7 @@ class PackedTensor:
 
     def _scale_of_blocks(self) -> tuple[np.float16, NDArray[np.bool_] | None]:
         """The one scale of all blocks, and which blocks have the scale 0 and so hold zeros whatever their codes say."""
-        layout = LAYOUTS[self.kind]
-        scales = np.ascontiguousarray(self.raw.reshape(-1, layout.BLOCK_BYTES)[:, layout.SCALE_AT : layout.SCALE_AT + 2]).view("<f2")[:, 0]
+        layout, scales = LAYOUTS[self.kind], self._stored_scales()
         if (scales == scales[0]).all() and scales[0] != 0:
             return scales[0], None
         if not np.isfinite(scales).all():

@@ -5,13 +5,18 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..arrays import Cache
+from ..arrays import EVERYTHING
+from ..kv_cache import AnyCache, QuantisedCache
+from . import kv_cache
 
 Floats = NDArray[np.float32]
 
 
-def store(cache: Cache, layer: int, position: int, keys: Floats, values: Floats) -> None:
+def store(cache: AnyCache, layer: int, position: int, keys: Floats, values: Floats) -> None:
     """Put keys and values, (tokens, kv_heads, head_dim), at position and the following places of the cache."""
+    if isinstance(cache, QuantisedCache):
+        kv_cache.store(cache, layer, position, keys, values)
+        return
     for t in range(len(keys)):
         p = position + t
         _floats(cache.keys)[layer, :, p // 16, :, p % 16] = keys[t]
@@ -23,26 +28,27 @@ def _floats(array: NDArray[Any]) -> NDArray[Any]:
     return array.view(np.float16) if array.dtype == np.uint16 else array
 
 
-def stored(cache: Cache, layer: int, length: int) -> tuple[Floats, Floats]:
-    """Keys and values of the first `length` positions, each (kv_heads, length, head_dim)."""
+def stored(cache: AnyCache, layer: int, length: int, dim: int) -> tuple[Floats, Floats]:
+    """Keys and values of the first `length` positions as attention reads them, each (kv_heads, length, dim)."""
+    if isinstance(cache, QuantisedCache):
+        return kv_cache.stored(cache, layer, length, dim)
     keys = _floats(cache.keys)[layer].swapaxes(2, 3)  # (kv_heads, blocks, 16, head_dim)
-    dim = keys.shape[3]
     values = _floats(cache.values)[layer, :, :length, :dim]
     return keys.reshape(len(keys), -1, dim)[:, :length].astype(np.float32), values.astype(np.float32)
 
 
-def attend(queries: Floats, keys: Floats, values: Floats, position: int) -> Floats:
+def attend(queries: Floats, keys: Floats, values: Floats, position: int, window: int = EVERYTHING) -> Floats:
     """Causal grouped-query attention.
 
     queries: (tokens, heads, head_dim), the first at `position`; keys, values: (kv_heads, >= position + tokens, head_dim).
-    Returns (tokens, heads * head_dim).
+    window: positions that a token sees, itself and those before it. Returns (tokens, heads * head_dim).
     """
     tokens, heads, dim = queries.shape
     group = heads // len(keys)
     out = np.empty((tokens, heads, dim), np.float32)
     for t in range(tokens):
         for head in range(heads):
-            seen = slice(0, position + t + 1)
+            seen = slice(max(0, position + t + 1 - window), position + t + 1)
             scores = keys[head // group, seen] @ queries[t, head] / np.sqrt(np.float32(dim))
             weights = np.exp(scores - scores.max())
             out[t, head] = (weights / weights.sum()) @ values[head // group, seen]

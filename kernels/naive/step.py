@@ -5,13 +5,22 @@ from numpy.typing import NDArray
 
 from ..arrays import (
     ATTENTION_NORM,
+    ATTENTION_OUT_NORM,
     ATTENTION_SUB_NORM,
     DOWN,
     FFN_NORM,
+    FFN_OUT_NORM,
     FFN_SUB_NORM,
     GATE,
+    GATE_NORM,
+    K_HEAD_NORM,
+    K_NORM,
+    Q_HEAD_NORM,
+    Q_NORM,
+    ROPE_PAIRS,
     UP,
-    Cache,
+    UP_NORM,
+    V_NORM,
     K,
     O,
     Q,
@@ -19,8 +28,10 @@ from ..arrays import (
     Sizes,
     V,
     Weights,
+    packed_width,
 )
 from ..control import FIRST_LAYER, LAST_LAYER, POSITION, TOKENS, WANT_LOGITS
+from ..kv_cache import AnyCache
 from . import attention, dense, glu, norm, rope, ternary
 from .quantise import quantise
 
@@ -32,34 +43,53 @@ def _norm(z: Sizes, w: Weights, layer: int, place: int, x: Floats) -> Floats:
     return x if at < 0 else norm.rms_norm(x, w.norms[at : at + x.shape[-1]], z.norm_eps)
 
 
-def _project(w: Weights, layer: int, which: int, x: Floats, rows: int) -> Floats:
-    """(tokens, cols) float32 -> int8 -> (tokens, rows) float32."""
+def _project(z: Sizes, w: Weights, layer: int, which: int, x: Floats, rows: int) -> Floats:
+    """(tokens, cols) float32 -> int8, in one digit or two -> (tokens, rows) float32."""
     codes, factors = quantise(x)
-    weights = ternary.unpack(w.packed, int(w.offsets[layer, which]), rows, x.shape[1])
-    y: Floats = ternary.matmul(weights, codes).astype(np.float32) * (w.scales[layer, which] / factors)[:, None]
+    weights = ternary.unpack(w.packed, int(w.offsets[layer, which]), rows, packed_width(x.shape[1]))[:, : x.shape[1]]
+    scales = _scales(w, layer, which, rows)
+    y: Floats = ternary.matmul(weights, codes).astype(np.float32) * (scales / factors[:, None])
+    if z.digits == 2:
+        scaled = x * factors[:, None]
+        fine, fine_factors = quantise(scaled - np.rint(scaled))
+        y += ternary.matmul(weights, fine).astype(np.float32) * (scales / (factors * fine_factors)[:, None])
     return y
 
 
-def run_layer(z: Sizes, w: Weights, cache: Cache, layer: int, x: Floats, position: int) -> Floats:
+def _scales(w: Weights, layer: int, which: int, rows: int) -> Floats:
+    """One for all rows, or each row's."""
+    if not len(w.part_at):
+        return w.scales[layer, which : which + 1]
+    first = last = int(w.part_at[layer, which])
+    while w.part_ends[last] < rows:
+        last += 1
+    return np.repeat(w.part_scales[first : last + 1], np.diff(w.part_ends[first : last + 1], prepend=0))
+
+
+def run_layer(z: Sizes, w: Weights, cache: AnyCache, layer: int, x: Floats, position: int) -> Floats:
     """x: (tokens, hidden) float32, the residual stream; returns it after the layer. The cache gets the tokens' keys and values."""
     tokens, inner, kv = len(x), z.heads * z.head_dim, z.kv_heads * z.head_dim
-    places = slice(position, position + tokens)
+    places = slice(w.rope_rows[layer] + position, w.rope_rows[layer] + position + tokens)
     n = _norm(z, w, layer, ATTENTION_NORM, x)
-    q = _project(w, layer, Q, n, inner).reshape(tokens, z.heads, z.head_dim)
-    k = _project(w, layer, K, n, kv).reshape(tokens, z.kv_heads, z.head_dim)
-    v = _project(w, layer, V, n, kv).reshape(tokens, z.kv_heads, z.head_dim)
-    q, k = (rope.rotate(a, w.cos[places], w.sin[places]) for a in (q, k))
+    q = _project(z, w, layer, Q, _norm(z, w, layer, Q_NORM, n), inner).reshape(tokens, z.heads, z.head_dim)
+    k = _project(z, w, layer, K, _norm(z, w, layer, K_NORM, n), kv).reshape(tokens, z.kv_heads, z.head_dim)
+    v = _project(z, w, layer, V, _norm(z, w, layer, V_NORM, n), kv).reshape(tokens, z.kv_heads, z.head_dim)
+    q, k = _norm(z, w, layer, Q_HEAD_NORM, q), _norm(z, w, layer, K_HEAD_NORM, k)
+    rotate = rope.rotate_pairs if z.rope == ROPE_PAIRS else rope.rotate
+    q, k = (rotate(a, w.cos[places], w.sin[places]) for a in (q, k))
     attention.store(cache, layer, position, k, v)
-    mixed = attention.attend(q, *attention.stored(cache, layer, position + tokens), position)
-    x = x + _project(w, layer, O, _norm(z, w, layer, ATTENTION_SUB_NORM, mixed), z.hidden)
+    mixed = attention.attend(q, *attention.stored(cache, layer, position + tokens, z.head_dim), position, int(w.windows[layer]))
+    out = _project(z, w, layer, O, _norm(z, w, layer, ATTENTION_SUB_NORM, mixed), z.hidden)
+    x = x + _norm(z, w, layer, ATTENTION_OUT_NORM, out)
     n = _norm(z, w, layer, FFN_NORM, x)
-    gate, up = _project(w, layer, GATE, n, z.feed_forward), _project(w, layer, UP, n, z.feed_forward)
+    gate = _project(z, w, layer, GATE, _norm(z, w, layer, GATE_NORM, n), z.feed_forward)
+    up = _project(z, w, layer, UP, _norm(z, w, layer, UP_NORM, n), z.feed_forward)
     h = _norm(z, w, layer, FFN_SUB_NORM, glu.gated(gate, up, z.activation))
-    return x + _project(w, layer, DOWN, h, z.hidden)
+    return x + _norm(z, w, layer, FFN_OUT_NORM, _project(z, w, layer, DOWN, h, z.hidden))
 
 
-def run_step(z: Sizes, w: Weights, cache: Cache, s: Scratch, control: NDArray[np.int64], thread: int = 0, threads: int = 1) -> None:
-    """As kernels/step.py `run_step`; thread and threads are there for the same signature."""
+def run_step(z: Sizes, w: Weights, cache: AnyCache, s: Scratch, control: NDArray[np.int64], *_: int) -> None:
+    """As kernels/step.py `serve` for thread 0; what follows `control` there is not needed."""
     tokens = int(control[TOKENS])
     x = s.x[:tokens]
     for layer in range(int(control[FIRST_LAYER]), int(control[LAST_LAYER])):

@@ -142,7 +142,8 @@ UNSUPPORTED = {
     "attention_bias": (True, "attention_bias: biases are not supported"),
     "rope_scaling": ({"type": "yarn", "factor": 4}, "rope_scaling: RoPE scaling 'yarn' is not supported"),
     "rope_parameters": ({"rope_type": "llama3", "rope_theta": 1e6}, "rope_parameters: RoPE scaling 'llama3' is not supported"),
-    "architectures": (["LlamaForCausalLM"], "supported: BitNetForCausalLM"),
+    "architectures": (["MistralForCausalLM"], "supported: BitNetForCausalLM, BitnetForCausalLM, LlamaForCausalLM"),
+    "input_bits": (4, "input_bits: 4 is not supported; 8 is"),
 }
 
 
@@ -220,11 +221,13 @@ def test_missing_tensors_are_listed_but_not_all(folder: Path, models: ModuleType
     assert str(caught.value).count("model.layers.") == 5
 
 
-@pytest.mark.parametrize("hidden", [64, 192])
-def test_rows_that_i2_s_cannot_pack(models: ModuleType, tmp_path: Path, hidden: int) -> None:
+@pytest.mark.parametrize(("hidden", "kind"), [(64, TensorType.Q2_0), (192, TensorType.Q2_0), (96, TensorType.F16), (384, TensorType.I2_S)])
+def test_rows_that_i2_s_cannot_pack(models: ModuleType, tmp_path: Path, hidden: int, kind: TensorType) -> None:
+    """Each tensor gets the type that holds it to the bit; the down projection's rows are 640 wide in all."""
     folder = models.write_folder(tmp_path, "C_packed", models.Shape(hidden=hidden, heads=4, kv_heads=4))
-    with pytest.raises(UnsupportedError, match=f"attn_q|q_proj.weight: rows of {hidden} weights; I2_S packs 128 at a time"):
-        model_tensors(open_checkpoint(folder), TensorType.F16)
+    kinds = {t.name.removeprefix("blk.0."): t.type for t in model_tensors(open_checkpoint(folder), TensorType.F16)}
+    assert kinds["attn_q.weight"] is kinds["ffn_up.weight"] is kind and kinds["ffn_down.weight"] is TensorType.I2_S
+    assert ("attn_q.scale" in kinds) == (kind is not TensorType.I2_S) and "ffn_down.scale" not in kinds
 
 
 @pytest.mark.parametrize("tied", [True, False])

@@ -126,6 +126,10 @@ def split(regex: str, behavior: str = "Isolated") -> dict[str, Any]:
     return {"type": "Split", "pattern": {"Regex": regex}, "behavior": behavior, "invert": False}
 
 
+def digits(individual: bool) -> dict[str, Any]:
+    return {"type": "Digits", "individual_digits": individual}
+
+
 def sequence(*steps: dict[str, Any]) -> dict[str, Any]:
     return {"type": "Sequence", "pretokenizers": list(steps)}
 
@@ -137,6 +141,7 @@ def test_names_of_pre_tokenizers(models: ModuleType) -> None:
     assert pre_tokenizer_name(path, sequence(split(qwen), byte_level(False))) == "qwen2"
     assert pre_tokenizer_name(path, byte_level(True)) == "gpt-2"
     assert pre_tokenizer_name(path, sequence(byte_level(True))) == "gpt-2"
+    assert pre_tokenizer_name(path, sequence(digits(True), byte_level(True))) == "smollm"
     other = llama.replace("1,3", "1,2")
     for unknown in (
         sequence(split(other), byte_level(False)),
@@ -146,6 +151,8 @@ def test_names_of_pre_tokenizers(models: ModuleType) -> None:
         sequence(split(llama) | {"invert": True}, byte_level(False)),
         sequence(split(llama), split(llama), byte_level(False)),
         sequence(split(llama) | {"pattern": {"String": llama}}, byte_level(False)),
+        sequence(digits(False), byte_level(True)),
+        sequence(digits(True), byte_level(False)),
         byte_level(False),
         sequence(),
         {"type": "Sequence", "pretokenizers": 7},
@@ -159,10 +166,10 @@ def test_names_of_pre_tokenizers(models: ModuleType) -> None:
 
 
 def test_every_name_is_one_that_our_reader_knows() -> None:
-    from bitnet_cli.checkpoint.byte_bpe import GPT2, NORMALIZERS, PRE_TOKENIZERS
+    from bitnet_cli.checkpoint.byte_bpe import GPT2, NORMALIZERS, PRE_TOKENIZERS, SMOLLM
     from bitnet_cli.text import pre_tokenizers
 
-    for regex, name in [*PRE_TOKENIZERS.items(), (None, GPT2)]:
+    for regex, name in [*PRE_TOKENIZERS.items(), (None, GPT2), (None, SMOLLM)]:
         known = pre_tokenizers.PRE_TOKENIZERS[name]
         assert regex is None or known.patterns == (regex,)
         assert known.nfc == (NORMALIZERS.get(name) == "NFC")

@@ -67,7 +67,8 @@ def test_numbers_of_a_model(inspected: Callable[..., Any], model: Path, models: 
     assert facts["tokenizer"]["special"]["bos"] == {"id": 0, "text": "<|begin_of_text|>"} and facts["tokenizer"]["stops_at"] == [1, 2]
     assert (facts["tokenizer"]["kind"], facts["tokenizer"]["pre"], facts["tokenizer"]["tokens"]) == ("gpt2", "llama-bpe", 320)
     assert facts["metadata"]["tokenizer.ggml.tokens"] == {"count": 320, "items": None}
-    assert list(facts["commands"]) == ["run", "perplexity", "quantize"]
+    assert list(facts["commands"]) == ["run", "perplexity", "embed", "quantize"]
+    assert "no embedding model" in facts["commands"].pop("embed")["reason"]
     assert all(verdict == {"works": True, "reason": None} for verdict in facts["commands"].values())
 
 

@@ -106,8 +106,8 @@ def test_scales_of_float_masters_are_read_once_and_kept(folders: dict[str, Path]
         (640, "tq1_0", "Q2_0"),
         (192, "tq2_0", "Q2_0"),
         (192, "q2_0", "Q2_0"),
-        (96, "f16", "F16"),
         (128, "i2_s", "I2_S"),
+        (192, "i2_s", "Q2_0"),
     ],
 )
 def test_rows_of_other_lengths(cols: int, kind: str, written: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -116,26 +116,30 @@ def test_rows_of_other_lengths(cols: int, kind: str, written: str, tmp_path: Pat
     quantize(source, tmp_path / "out.gguf", kind)
     with open_gguf(tmp_path / "out.gguf") as gguf:
         assert gguf.tensors[NAME].type is TensorType[written]
-        if written != "F16":
-            found, scale = ternary(gguf)
-            assert np.array_equal(found, values) and scale == np.float32(0.1)
-    told = "1 projections have rows that 256 does not divide and are Q2_0"
+        found, scale = ternary(gguf)
+        assert np.array_equal(found, values) and scale == np.float32(0.1)
+    told = f"1 projections have rows that {128 if kind == 'i2_s' else 256} does not divide and are Q2_0"
     assert (told in capsys.readouterr().err) == (written.lower() != kind)
 
 
-@pytest.mark.parametrize(
-    ("cols", "kind", "hint"),
-    [
-        (96, "tq2_0", "TQ2_0 packs 256 at a time; f16 can hold"),
-        (192, "i2_s", "I2_S packs 128 at a time; q2_0 can hold"),
-        (96, "q2_0", "f16 can hold"),
-    ],
-)
-def test_rows_that_fit_no_type(cols: int, kind: str, hint: str, tmp_path: Path) -> None:
-    source = write(tmp_path / "in.gguf", floats(random(4, cols)))
-    with pytest.raises(UnsupportedError, match=rf"ffn_up.weight: rows of {cols} weights; .*{hint}"):
-        quantize(source, tmp_path / "out.gguf", kind, quiet=True)
-    assert list(tmp_path.iterdir()) == [source]
+@pytest.mark.parametrize("kind", ["i2_s", "tq1_0", "tq2_0", "q2_0"])
+def test_rows_that_fit_no_packed_type(kind: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """They are kept to the bit, as -1, 0, 1 in F16 and the scale in float32; and packing that file again changes nothing."""
+    values = random(4, 84)
+    quantize(write(tmp_path / "in.gguf", floats(values)), tmp_path / "out.gguf", kind)
+    assert "does not divide and are F16, 16 bits a weight" in capsys.readouterr().err
+    quantize(tmp_path / "out.gguf", tmp_path / "again.gguf", kind, quiet=True)
+    for name in ("out.gguf", "again.gguf"):
+        with open_gguf(tmp_path / name) as gguf:
+            assert gguf.tensors[NAME].type is TensorType.F16
+            assert np.array_equal(gguf.raw(NAME).view("<f2").reshape(4, 84), values)
+            assert gguf.raw(NAME.replace("weight", "scale")).view("<f4").tolist() == [np.float32(0.1)]
+
+
+def test_f16_that_was_asked_for_has_no_scale_of_its_own(tmp_path: Path) -> None:
+    quantize(write(tmp_path / "in.gguf", floats(random(4, 84))), tmp_path / "out.gguf", "f16", quiet=True)
+    with open_gguf(tmp_path / "out.gguf") as gguf:
+        assert list(gguf.tensors) == [NAME]
 
 
 @pytest.mark.parametrize("scale", [0.1, 6.2e-5, 6e4])

@@ -81,12 +81,14 @@ def pretend(name: str) -> None:
 
 def compile_operations() -> None:
     """The operations that tests call directly, and with them the kernels that they are made of."""
-    from bitnet_kernels import dense, quantise, ternary
+    from bitnet_kernels import base3, dense, quantise, ternary
     from numba import types
 
     number, codes, values = types.int64, types.int8[::1], types.float32[::1]
     data, sums = types.Array(types.uint8, 1, "C", readonly=True), types.int32[::1]
     ternary.matvec.compile((data, number, number, codes, sums, number, number))
+    factors = types.int32, types.float32, values, types.boolean
+    base3.base3_matvec.compile((types.uint8[::1], number, number, codes, *factors, number, number))
     matrix = types.int8[:, ::1], number, types.int32[:, ::1], types.uint8[::1], sums
     ternary.matmul.compile((data, number, number, *matrix, number, number))
     quantise.quantise_row.compile((values, number, codes, number))
@@ -102,6 +104,22 @@ def compile_step() -> None:
     model = Model(SHAPES["relu2"])
     arrays = model.sizes, model.weights, model.cache, model.scratch, model.team._control
     step.serve.compile(tuple(typeof(value) for value in (*arrays, 0, 2, 0, False)))
+    compile_quantised_attention()
+
+
+def compile_quantised_attention() -> None:
+    """Of every type of KV cache that has codes."""
+    from bitnet_kernels import quantised_attention, quantised_cache
+    from bitnet_kernels.kv_cache import QUANTISED_BITS, QuantisedCache, new_cache
+    from numba import typeof, types
+
+    number, row, table = types.int64, types.float32[::1], types.float32[:, ::1]
+    for kind in QUANTISED_BITS:
+        head = typeof(QuantisedCache(*(part[0, 0] for part in new_cache(1, 1, 64, 16, kind))))
+        quantised_cache.store_key.compile((head, number, row, number))
+        quantised_cache.store_value.compile((head, number, row, number, number, row))
+        quantised_attention.attend.compile((row, types.int64[::1], head, number, table, row, number))
+        quantised_attention.attend_one.compile((row, number, number, head, number, table, row, number, number))
 
 
 def assembly() -> dict[str, str]:

@@ -1,6 +1,9 @@
 """A head with planes, to be searched for its top logits and compared with all of them."""
 
+import os
+import tempfile
 import threading
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -26,9 +29,14 @@ class Head:
         codes = np.full(arrays.padded(self.hidden), 99, np.uint8)
         head_planes.build(self.data, OFFSET, self.kind, self.hidden, self.planes, np.zeros(self.hidden, np.float32), codes, 0, self.vocab)
         offsets, scales = np.zeros((1, 7), np.int64), np.zeros((1, 7), np.float32)
-        columns = (np.zeros(0, np.uint8), np.zeros(1, np.int64))
+        layers, columns = (offsets[0], offsets[0]), (np.zeros(0, np.uint8), np.zeros(1, np.int64))
+        # With several threads single rows come from a file, else from memory.
+        descriptor, path = tempfile.mkstemp()
+        os.write(descriptor, self.data.tobytes())
+        Path(path).unlink()  # a plain descriptor, open until the process ends
+        opened = np.array([descriptor if threads > 1 else -1])
         self.weights = arrays.Weights(
-            self.data, offsets, scales, nothing, offsets, self.data, np.array([OFFSET]), one, one, self.planes, *columns
+            self.data, offsets, scales, nothing, offsets, self.data, np.array([OFFSET]), opened, one, one, *layers, self.planes, *columns
         )
         self.sizes = arrays.Sizes(1, self.hidden, 1, 1, self.hidden, self.hidden, self.vocab, 0, 1e-5, kind)
         self.scratch = arrays.new_scratch(self.sizes, 4, 16, threads)

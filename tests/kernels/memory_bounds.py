@@ -11,8 +11,9 @@ import sys
 from typing import Any
 
 import numpy as np
-from bitnet_kernels import arrays, columns, dense, quantise
+from bitnet_kernels import arrays, base3, columns, dense, quantise, quantised_attention, quantised_cache
 from bitnet_kernels import ternary as kernels
+from bitnet_kernels.kv_cache import QUANTISED_BITS, QuantisedCache, new_cache
 from cases import activations, kernel_order, packed, product, ternary
 from head_case import Head
 from numpy.typing import NDArray
@@ -52,6 +53,20 @@ def ternary_products(cols: int, rows: int, tokens: int) -> bool:
     table = at_the_end(np.zeros((tokens, rows), np.int32))
     kernels.matmul(whole, 0, cols, many, tokens, table, tile, sums, 0, rows)
     return bool(np.array_equal(out, exact[0]) and np.array_equal(some, exact[0]) and np.array_equal(table, exact))
+
+
+def base3_products(cols: int, rows: int) -> bool:
+    """build_base3 and both products, with every array at the guard."""
+    rng = np.random.default_rng(cols)
+    weights, codes = ternary(rng, rows, cols), activations(rng, 1, cols)
+    exact, size = product(weights, codes)[0] + codes.sum(dtype=np.int64), base3.row_bytes(cols)
+    built, tile = at_the_end(np.zeros(rows * size, np.uint8)), at_the_end(np.zeros(5 * size, np.uint8))
+    base3.build_base3(at_the_end(packed(weights, 0, tail=0)), 0, cols, built, 0, tile, 0, rows)
+    ordered = np.resize(kernel_order(codes, base3.WIDTH)[0], 5 * size)  # what is past the activations may be anything, here the first again
+    ordered, out, some = at_the_end(ordered), at_the_end(np.zeros(rows, np.float32)), at_the_end(np.zeros(rows, np.float32))
+    base3.base3_matvec(built, 0, cols, ordered, np.int32(0), np.float32(1), out, False, 0, rows)
+    base3.base3_matvec_chosen(built, 0, cols, ordered, np.int32(0), np.float32(1), some, at_the_end(np.arange(rows)), rows)
+    return bool(np.array_equal(out, exact) and np.array_equal(some, exact))
 
 
 def head(kind: int, rows: int, cols: int) -> bool:
@@ -102,6 +117,26 @@ def searched_head(vocab: int, hidden: int, guarded: bool) -> bool:
     return all(case.check(x, top)["lost"] == 0 for top in (1, 40))
 
 
+def quantised_positions(kind: str, dim: int, length: int, guarded: bool) -> bool:
+    """Keys and values of every position stored, and attention over all of them, with arrays that end at the guard."""
+    rng = np.random.default_rng(dim)
+    place = at_the_end if guarded else np.copy
+    wide = -(-dim // 64) * 64
+    head = QuantisedCache(*(place(part[0, 0]) for part in new_cache(1, 1, dim, length, kind)))
+    row, source = place(np.zeros(dim, np.float32)), place(rng.standard_normal(dim + 1).astype(np.float32))
+    for p in range(length):
+        row[:] = rng.standard_normal(dim)
+        quantised_cache.store_key(head, p, row, dim)
+        quantised_cache.store_value(head, p, source, 1, dim, row)
+    q, scores = place(rng.standard_normal(4 * dim).astype(np.float32)), place(np.zeros((4, -(-length // 16) * 16), np.float32))
+    lengths, out, one = place(np.full(4, length)), place(np.zeros(4 * wide, np.float32)), place(np.zeros(4 * wide, np.float32))
+    quantised_attention.attend(q, lengths, head, dim, scores, out)
+    for i in range(4):
+        quantised_attention.attend_one(q, i * dim, length, head, dim, scores, one, i * wide)
+    used = (a.reshape(4, wide)[:, :dim] for a in (out, one))
+    return bool(np.array_equal(*used) and np.isfinite(out).all())
+
+
 def guarded_model(name: str) -> Model:
     """Every array of a model ends at a guard of its own."""
     model = Model(SHAPES[name])
@@ -128,14 +163,18 @@ def whole_steps(guarded: bool) -> bool:
 def main() -> None:
     if sys.argv[1] == "check":
         result = whole_steps(guarded=False) and searched_head(37, 384, guarded=False)
+        result &= all(quantised_positions(kind, dim, 33, guarded=False) for kind in QUANTISED_BITS for dim in (20, 96))
     else:
         shapes = [(128, 1, 1), (128, 4, 5), (256, 5, 3), (384, 7, 4), (640, 9, 1), (2688, 3, 2), (6912, 13, 5)]
         result = all(ternary_products(*shape) for shape in shapes)
         kinds = (arrays.HEAD_F32, arrays.HEAD_F16, arrays.HEAD_Q8_0)
         result &= all(head(kind, rows, cols) for kind in kinds for rows, cols in ((1, 32), (3, 96), (5, 256)))
         result &= all(quantiser(cols) for cols in (1, 31, 128, 129, 1000))
+        result &= all(base3_products(cols, rows) for cols, rows, _ in shapes)
         result &= all(by_columns(*shape) for shape in ((128, 1), (384, 300), (2560, 129)))
         result &= all(searched_head(*shape, guarded=True) for shape in ((37, 384), (5, 128), (50, 640)))
+        sizes = [(2, 1), (20, 15), (64, 16), (80, 33), (96, 64), (100, 65), (128, 48)]
+        result &= all(quantised_positions(kind, *size, guarded=True) for kind in QUANTISED_BITS for size in sizes)
         result &= whole_steps(guarded=True)
     json.dump(bool(result), sys.stdout)
 

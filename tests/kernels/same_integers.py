@@ -18,6 +18,7 @@ if NAIVE:
     from bitnet_kernels.naive import quantise as naive_quantise
     from bitnet_kernels.naive import ternary as naive_ternary
 else:
+    from bitnet_kernels import base3 as simd_base3
     from bitnet_kernels import columns as simd_columns
     from bitnet_kernels import quantise as simd_quantise
     from bitnet_kernels import ternary as simd_ternary
@@ -58,6 +59,20 @@ def sparse_product(weights: NDArray[np.int8], codes: NDArray[np.int8], offset: i
     return out.astype(np.int64)
 
 
+def by_base3(weights: NDArray[np.int8], codes: NDArray[np.int8], offset: int) -> NDArray[np.int64]:
+    """(rows,) for token 0, from base-3 rows built from the same bytes."""
+    rows, cols = weights.shape
+    whole = packed(weights, offset)
+    if NAIVE:
+        return naive_ternary.matmul(naive_ternary.unpack(whole, offset, rows, cols), codes)[0].astype(np.int64)
+    size, width = simd_base3.row_bytes(cols), simd_base3.WIDTH
+    built, tile = np.zeros(rows * size, np.uint8), np.zeros(5 * size, np.uint8)
+    simd_base3.build_base3(whole, offset, cols, built, 0, tile, 0, rows)
+    out, ordered = np.zeros(rows, np.float32), kernel_order(codes[:1], width, more_cols=4 * width)[0]
+    simd_base3.base3_matvec(built, 0, cols, ordered, np.int32(0), np.float32(1), out, False, 0, rows)
+    return out.astype(np.int64) - codes[0].sum(dtype=np.int64)
+
+
 def quantised(x: NDArray[np.float32]) -> tuple[NDArray[np.int8], np.float32]:
     """(cols,) -> codes in natural order and the factor."""
     if NAIVE:
@@ -78,9 +93,11 @@ def main() -> None:
         rng = np.random.default_rng(cols)
         weights, codes = ternary(rng, ROWS, cols), activations(rng, TOKENS, cols)
         results[f"random {cols}"] = digest(*products(weights, codes, cols % 100))
+        results[f"base 3, random {cols}"] = digest(by_base3(weights, codes, cols % 100))
     for cols in (128, 5504, 16384):
         for name, weights, codes in extremes(cols):
             results[f"{name} {cols}"] = digest(*products(weights, codes, 0))
+            results[f"base 3, {name} {cols}"] = digest(by_base3(weights, codes, 0))
     for rows, cols, share in ((1, 128, 1.0), (300, 384, 0.5), (2560, 256, 0.2), (129, 8704, 0.05), (256, 5504, 1.0), (70, 128, 0.0)):
         rng = np.random.default_rng(rows)
         weights, codes = ternary(rng, rows, cols), activations(rng, 1, cols)[0]

@@ -6,7 +6,8 @@ from typing import Any
 import numpy as np
 import pytest
 from bitnet_kernels import attention, dense, glu, isa, norm, rope
-from bitnet_kernels.arrays import HEAD_BLOCKS, HEAD_F16, HEAD_F32, HEAD_Q4_0, HEAD_Q6_K, HEAD_Q8_0, RELU2, SILU, new_cache
+from bitnet_kernels.arrays import GELU, HEAD_BLOCKS, HEAD_F16, HEAD_F32, HEAD_Q4_0, HEAD_Q6_K, HEAD_Q8_0, RELU2, SILU
+from bitnet_kernels.kv_cache import new_cache
 from bitnet_kernels.naive import attention as naive_attention
 from bitnet_kernels.naive import dense as naive_dense
 from bitnet_kernels.naive import glu as naive_glu
@@ -84,6 +85,32 @@ def test_rope(half: int) -> None:
     assert np.array_equal(source[5:], out[2:-2])
 
 
+@pytest.mark.parametrize("half", [1, 3, 8, 32, 48, 80])
+def test_rope_of_neighbours(half: int) -> None:
+    """To the bit what `rotate` makes of the head in its order; kernel and twin."""
+    rng = np.random.default_rng(half)
+    cos, sin = naive_rope.angles(12, 2 * half, 500000.0)
+    source, out = floats(rng, 2 * half + 5), np.full(2 * half + 4, CANARY)
+    rope.rotate_pairs(source, 5, cos[11], sin[11], half, out, 2)
+    ordered, expected = np.concatenate([source[5::2], source[6::2]]), np.empty(2 * half, np.float32)
+    rope.rotate(ordered, 0, cos[11], sin[11], half, expected, 0)
+    assert np.array_equal(out[2:-2], expected)
+    assert np.all(out[[0, 1, -2, -1]] == CANARY)
+    heads = source[5:].reshape(1, 1, -1)
+    twin = naive_rope.rotate(ordered.reshape(1, 1, -1), cos[11:], sin[11:])
+    assert np.array_equal(naive_rope.rotate_pairs(heads, cos[11:], sin[11:]), twin)
+
+
+def test_rope_angles_with_factors() -> None:
+    """A factor of 4 at a rotation is the position divided by 4 there."""
+    factors = np.ones(32, np.float32)
+    factors[20:] = 4
+    plain, stretched = naive_rope.angles(64, 64, 10000.0), naive_rope.angles(64, 64, 10000.0, factors)
+    for a, b in zip(plain, stretched, strict=True):
+        assert np.array_equal(a[:, :20], b[:, :20])
+        assert np.array_equal(a[:16, 20:], b[::4, 20:])
+
+
 def test_rope_angles_at_far_positions() -> None:
     cos, sin = naive_rope.angles(4096, 128, 500000.0)
     assert cos.shape == sin.shape == (4096, 64)
@@ -98,7 +125,7 @@ def test_rope_angles_at_far_positions() -> None:
 # ---- gated unit ----
 
 
-@pytest.mark.parametrize("activation", [RELU2, SILU])
+@pytest.mark.parametrize("activation", [RELU2, SILU, GELU])
 @pytest.mark.parametrize("size", [1, 5, 16, 64, 333])
 def test_gated(activation: int, size: int) -> None:
     rng = np.random.default_rng(size)
@@ -106,8 +133,9 @@ def test_gated(activation: int, size: int) -> None:
     expected, before = naive_glu.gated(gate, up, activation), gate.copy()
     glu.gated(gate, up, activation, 2, 2 + size)
     middle = slice(2, 2 + size)
-    # exp may differ by an ulp or two between libraries; then come a sum, a division and a product.
-    assert np.all(np.abs(gate[middle] - expected[middle]) <= 8 * U * np.abs(expected[middle]))
+    # exp may differ by an ulp or two between libraries; then come a sum, a division and a product. GELU rounds exp's argument first.
+    argument = np.abs(1.6 * (before + 0.0447 * before**3))[middle] if activation == GELU else 0
+    assert np.all(np.abs(gate[middle] - expected[middle]) <= (8 + 4 * argument) * U * np.abs(expected[middle]) + 1e-35)
     assert np.array_equal(gate[[0, 1, -2, -1]], before[[0, 1, -2, -1]])
 
 

@@ -9,17 +9,20 @@ from typing import Any
 import pytest
 
 
-def assert_near(result: dict[str, Any]) -> None:
+def assert_near(result: dict[str, Any], step: float = 1 / 127) -> None:
     """What whole_steps.py found.
 
     A layer of the twin starts from the same numbers and ends within 2e-5, relative to the largest: float32 sums of hundreds of values in
-    another order. Where such a sum is next to a half, one int8 code differs by 1 of 127; that may happen, seldom.
+    another order. Where such a sum is next to a half, one int8 code differs by 1 of 127, or one key or value by `step`, a step of the KV
+    cache's codes relative to the largest; that may happen, seldom.
     """
+    most = max(0.05, 1.01 * step)
     assert result["compiled"]
     for name, errors in result["errors"].items():
-        assert sum(error < 2e-5 for error in errors) >= 0.9 * len(errors), name
-        assert max(errors) < 0.05, name
-    assert max(result["chained"].values()) < 0.1
+        # Second digits flip in every step, by 1 of 127 * 254.
+        assert sum(error < (1e-4 if name == "two digits" else 2e-5) for error in errors) >= 0.9 * len(errors), name
+        assert max(errors) < most, name
+    assert max(result["chained"].values()) < 2 * most
     assert set(result["one by one"].values()) == {True}
     assert set(result["split"].values()) == {True}
 
@@ -36,3 +39,10 @@ def test_steps_are_near_the_twin_and_the_same_however_cut(run_script: Callable[.
 def test_steps_with_keys_and_values_in_float16(run_script: Callable[..., Any]) -> None:
     """Both round to the same float16 but seldom, so the twin is as near as with float32."""
     assert_near(run_script("whole_steps.py", "f16"))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("kind", "step"), [("q8", 1 / 127), ("q4", 1 / 7.5), ("q3", 1 / 3.5)])
+def test_steps_with_quantised_keys_and_values(run_script: Callable[..., Any], kind: str, step: float) -> None:
+    """What attention reads is what is stored, also of the tokens of its own chunk: however cut, the same bits."""
+    assert_near(run_script("whole_steps.py", kind), step)

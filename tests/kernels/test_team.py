@@ -5,8 +5,9 @@ from typing import Any
 
 import numpy as np
 import pytest
-from bitnet_kernels.arrays import Cache, Scratch, Sizes, Weights
+from bitnet_kernels.arrays import Scratch, Sizes, Weights
 from bitnet_kernels.control import MAX_THREADS
+from bitnet_kernels.kv_cache import Cache
 from bitnet_kernels.team import Team
 
 SCENARIOS = [

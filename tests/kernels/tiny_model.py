@@ -4,7 +4,7 @@ from itertools import pairwise
 from typing import Any, NamedTuple
 
 import numpy as np
-from bitnet_kernels import arrays
+from bitnet_kernels import arrays, kv_cache
 from bitnet_kernels.naive import attention as naive_attention
 from bitnet_kernels.naive import rope
 from bitnet_kernels.naive import step as naive_step
@@ -16,7 +16,7 @@ Floats = NDArray[np.float32]
 
 
 class Shape(NamedTuple):
-    """hidden and heads * head_dim, and feed_forward, are multiples of 128; the number of rows of a KV projection need not be one of 4."""
+    """hidden is a multiple of 32; the number of rows of a KV projection need not be one of 4."""
 
     hidden: int = 256
     heads: int = 4
@@ -30,17 +30,25 @@ class Shape(NamedTuple):
     sub_norms: bool = True
     context: int = 48
     chunk: int = 13
+    every_norm: bool = False  # also of each projection's input, of heads, and of what is added to the residual stream
+    rope: int = arrays.ROPE_HALVES
+    digits: int = 0  # of activations, and rows in parts with a scale each; 0: no parts
+    window: int = 0  # tokens that the first layer sees, with rotations of another base; 0: all
     closed: float = 0.0  # share of hidden units whose gate has no weights, so that ReLU² never opens it
 
 
-# Both activations, sub-norms present and absent, each kind of head, 1 to 4 query heads a KV head, attention wider and narrower than hidden,
-# a head_dim that is no multiple of 16, few open gates.
+# All activations, sub-norms present and absent, each kind of head, 1 to 4 query heads a KV head, attention wider and narrower than hidden,
+# a head_dim that is no multiple of 16, few open gates, widths that are no multiple of 128, rotations of neighbours.
 SHAPES = {
     "relu2": Shape(),
     "silu": Shape(hidden=384, heads=6, feed_forward=512, activation=arrays.SILU, head_kind=arrays.HEAD_Q8_0, sub_norms=False),
     "wide": Shape(heads=3, kv_heads=3, head_dim=128, feed_forward=384, layers=3, vocab=67, head_kind=arrays.HEAD_F32),
     "one kv head": Shape(hidden=384, heads=4, kv_heads=1, head_dim=32, feed_forward=256, vocab=3, activation=arrays.SILU),
     "narrow heads": Shape(hidden=128, heads=32, kv_heads=8, head_dim=20, feed_forward=128, vocab=5),
+    "every norm": Shape(heads=3, kv_heads=1, head_dim=48, activation=arrays.GELU, every_norm=True, window=9),
+    "odd widths": Shape(hidden=352, heads=3, kv_heads=1, head_dim=20, feed_forward=676, rope=arrays.ROPE_PAIRS),
+    "parts": Shape(hidden=384, heads=6, feed_forward=512, activation=arrays.SILU, sub_norms=False, digits=1),
+    "two digits": Shape(hidden=352, heads=3, kv_heads=1, head_dim=20, feed_forward=676, activation=arrays.SILU, digits=2),
     "few gates": Shape(feed_forward=1024, layers=1, closed=0.85),
 }
 
@@ -55,20 +63,38 @@ def head_bytes(weights: Floats, kind: int) -> NDArray[np.uint8]:
     return np.concatenate([scales.view(np.uint8), values.view(np.uint8)], -1).reshape(-1)
 
 
+NO_PARTS = (np.zeros((0, 7), np.int64), np.zeros(0, np.int64), np.zeros(0, np.float32))
+
+
+def random_parts(rows: list[int], scales: Floats, rng: np.random.Generator) -> tuple[NDArray[np.int64], NDArray[np.int64], Floats]:
+    """One to five parts a projection, some of one row, with scales near those of whole projections."""
+    ends: list[NDArray[np.int64]] = []
+    at = np.zeros((len(scales), 7), np.int64)
+    for layer, which in np.ndindex(at.shape):
+        at[layer, which] = sum(map(len, ends))
+        inside = rng.integers(1, rows[which], which % 5) if rows[which] > 1 else []
+        ends.append(np.unique([*inside, *([1] if which == 3 else []), rows[which]]).astype(np.int64))
+    sizes = [len(e) for e in ends]
+    return at, np.concatenate(ends), (np.repeat(scales.reshape(-1), sizes) * rng.uniform(0.5, 1.5, sum(sizes))).astype(np.float32)
+
+
 def random_weights(shape: Shape, rng: np.random.Generator) -> arrays.Weights:
     """Ternary weights at odd byte offsets of one array; scales that keep activations near 1."""
     inner, kv = shape.heads * shape.head_dim, shape.kv_heads * shape.head_dim
     matrices = [(inner, shape.hidden), (kv, shape.hidden), (kv, shape.hidden), (shape.hidden, inner)]
     matrices += 2 * [(shape.feed_forward, shape.hidden)] + [(shape.hidden, shape.feed_forward)]
     sizes = [shape.hidden, inner if shape.sub_norms else 0, shape.hidden, shape.feed_forward if shape.sub_norms else 0]
+    if shape.every_norm:
+        sizes += [*[shape.hidden] * 5, shape.head_dim, shape.head_dim, shape.hidden, shape.hidden]
     parts, norms, at, norm_at = [], [], 0, 0
-    offsets, norm_offsets = np.zeros((shape.layers, 7), np.int64), np.full((shape.layers + 1, 4), -1, np.int64)
+    offsets, norm_offsets = np.zeros((shape.layers, 7), np.int64), np.full((shape.layers + 1, arrays.NORM_PLACES), -1, np.int64)
     for layer in range(shape.layers):
         for which, (rows, cols) in enumerate(matrices):
             matrix = ternary(rng, rows, cols)
             if which == arrays.GATE:
                 matrix[rng.random(rows) < shape.closed] = 0
-            parts.append(packed(matrix, 9, tail=0))
+            # Past the columns of a row, codes 3: nothing may come of them.
+            parts.append(packed(np.pad(matrix, ((0, 0), (0, -cols % 128)), constant_values=2), 9, tail=0))
             offsets[layer, which] = at + 9
             at += parts[-1].size
         for which, size in enumerate(sizes):
@@ -80,17 +106,26 @@ def random_weights(shape: Shape, rng: np.random.Generator) -> arrays.Weights:
     norms.append(rng.uniform(0.5, 1.5, shape.hidden))
     scales = np.array([[1.2 / np.sqrt(cols) for _, cols in matrices]] * shape.layers, np.float32)
     head = head_bytes(rng.standard_normal((shape.vocab, shape.hidden)).astype(np.float32), shape.head_kind)
-    cos, sin = rope.angles(shape.context, shape.head_dim, 10000.0)
+    tables = [rope.angles(shape.context, shape.head_dim, base) for base in (10000.0, 100.0)]
+    cos, sin = (np.concatenate(table) for table in zip(*tables, strict=True))
+    sliding = np.arange(shape.layers) < (shape.window > 0)
+    part_at, part_ends, part_scales = random_parts([rows for rows, _ in matrices], scales, rng) if shape.digits else NO_PARTS
     return arrays.Weights(
         packed=np.concatenate(parts),
         offsets=offsets,
         scales=scales,
+        part_at=part_at,
+        part_ends=part_ends,
+        part_scales=part_scales,
         norms=np.concatenate(norms).astype(np.float32),
         norm_offsets=norm_offsets,
         head=np.concatenate([np.full(6, 0xFF, np.uint8), head]),
         head_offset=np.array([6]),
+        head_file=np.array([-1]),
         cos=cos,
         sin=sin,
+        rope_rows=np.where(sliding, shape.context, 0),
+        windows=np.where(sliding, shape.window, arrays.EVERYTHING),
         planes=arrays.new_planes(0, shape.hidden),
         columns=np.zeros(0, np.uint8),
         columns_built=np.zeros(1, np.int64),
@@ -123,12 +158,14 @@ class Model:
             activation=shape.activation,
             norm_eps=1e-5,
             head_kind=shape.head_kind,
+            rope=shape.rope,
+            digits=max(1, shape.digits),
         )
         self.weights = random_weights(shape, rng)
         self.inputs = rng.standard_normal((shape.context, shape.hidden)).astype(np.float32)
-        self.cache = arrays.new_cache(shape.layers, shape.kv_heads, shape.head_dim, shape.context, cache)
+        self.cache = kv_cache.new_cache(shape.layers, shape.kv_heads, shape.head_dim, shape.context, cache)
         for part in self.cache:
-            part.fill(np.nan if part.dtype == np.float32 else 0x7E00)  # NaN of either type
+            part.fill({1: 0x55, 2: 0x7FC0, 4: np.nan}[part.itemsize])  # NaN as float16, bfloat16 and float32
         self.scratch = soiled_scratch(self.sizes, shape, threads)
         self.team = Team(self.sizes, self.weights, self.cache, self.scratch, threads)
 
@@ -142,7 +179,7 @@ class Model:
 
     def stored(self, layer: int, first: int, last: int) -> tuple[Floats, Floats]:
         """Copies of the keys and values at positions first .. last - 1, each (kv_heads, positions, head_dim)."""
-        keys, values = naive_attention.stored(self.cache, layer, last)
+        keys, values = naive_attention.stored(self.cache, layer, last, self.shape.head_dim)
         return keys[:, first:].copy(), values[:, first:].copy()
 
     def naive_layer(self, layer: int, x: Floats, position: int) -> Floats:

@@ -1,11 +1,15 @@
-"""Free memory, from files made to look like /proc/meminfo."""
+"""Free memory, from files made to look like /proc/meminfo; huge pages; and pages of a mapped file given back."""
 
+import mmap
 import os
+import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
+from numpy.typing import NDArray
 
-from bitnet_cli.machine.memory import available_bytes
+from bitnet_cli.machine.memory import available_bytes, give_back, is_mapped_file, zeros_on_huge_pages
 
 MEMINFO = "MemTotal:       16316412 kB\nMemFree:          123456 kB\nMemAvailable:    8000000 kB\nBuffers:           1 kB\n"
 
@@ -46,3 +50,46 @@ def test_nothing_says(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.skipif(not Path("/proc/meminfo").exists(), reason="Linux only")
 def test_this_machine() -> None:
     assert 1 << 20 < (available_bytes() or 0) < 1 << 60
+
+
+def test_zeros_on_huge_pages_begin_at_one() -> None:
+    array = zeros_on_huge_pages(5 << 20)
+    assert array.shape == (5 << 20,)
+    assert array.ctypes.data % (2 << 20) == 0
+    assert array.flags.writeable
+    assert not array.any()
+    array[:] = 7
+
+
+def resident(data: NDArray[np.uint8]) -> int:
+    """KiB of the mapped file that this process has in memory."""
+    start, found = f"{data.ctypes.data:x}-", False
+    for line in Path("/proc/self/smaps").read_text().splitlines():
+        found = found or line.startswith(start)
+        if found and line.startswith("Rss:"):
+            return int(line.split()[1])
+    raise AssertionError("no such mapping")
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="asks /proc what is in memory")
+def test_pages_of_a_mapped_file_are_given_back(tmp_path: Path) -> None:
+    """And come again from the file when they are read."""
+    path, size = tmp_path / "data", 4 << 20
+    path.write_bytes(bytes(range(256)) * (size // 256))
+    with path.open("rb") as source:
+        region = mmap.mmap(source.fileno(), 0, access=mmap.ACCESS_READ)
+    data = np.frombuffer(region, np.uint8)
+    assert is_mapped_file(data)
+    total = int(data.sum(dtype=np.int64))
+    assert resident(data) == size >> 10
+    give_back(data, 1, size // 2 + 1)  # whole pages only
+    assert size >> 11 <= resident(data) <= (size >> 11) + 8
+    assert int(data.sum(dtype=np.int64)) == total
+
+
+def test_other_arrays_are_left_alone() -> None:
+    array = np.ones(1 << 16, np.uint8)
+    assert not is_mapped_file(array)
+    assert not is_mapped_file(zeros_on_huge_pages(1 << 16))
+    give_back(array, 0, len(array))
+    assert array.all()

@@ -21,6 +21,7 @@ from bitnet_cli.ternary import i2_s
 
 BOS, EOS, EOT, PAD = 256, 257, 258, 259
 CONTROLS = ("<|begin_of_text|>", "<|end_of_text|>", "<|eot_id|>", "<|pad|>")
+NORMS = ("attn_norm", "attn_sub_norm", "ffn_norm", "ffn_sub_norm")
 PROJECTIONS = ("attn_q", "attn_k", "attn_v", "attn_output", "ffn_gate", "ffn_up", "ffn_down")
 GLOBAL = ("general.", "tokenizer.")  # keys that do not begin with the architecture's name
 
@@ -62,6 +63,11 @@ class Model:
     embedding: NDArray[np.float32] = field(default_factory=lambda: np.empty((0, 0), np.float32))
     head: NDArray[np.float32] | None = None
     embedding_type: TensorType = TensorType.F16
+    rope_factors: NDArray[np.float64] | None = None  # (head_dim / 2,) what rotations are divided by
+    embedding_scale: float = 1.0
+    query_scalar: float = 0.0  # scores are divided by its root; 0: head_dim
+    windows: dict[int, int] = field(default_factory=dict)  # layer -> positions that a token sees, itself and those before it
+    window_theta: float = 0.0  # of the layers in `windows`
 
 
 def random_model(

@@ -1,8 +1,13 @@
-"""Fixtures: small models, written once a session, and a way to open a file that is closed again after the test."""
+"""Fixtures: transformers, the script that makes checkpoints, small models, written once a session, and files that are closed again."""
 
+import importlib.util
+import os
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
+from types import ModuleType
+from typing import Any
 
 import pytest
 
@@ -10,6 +15,28 @@ from bitnet_cli.gguf_file.reader import GGUFFile, open_gguf
 from bitnet_cli.model.decoder import Decoder
 
 from .builder import Model, Sizes, random_model, write_model
+
+
+@pytest.fixture(scope="session")
+def transformers() -> ModuleType:
+    os.environ["TORCHDYNAMO_DISABLE"] = "1"  # else five functions are compiled with g++, which takes half a minute
+    reason = "PyTorch and transformers are not installed (extra `train`)"
+    pytest.importorskip("torch", reason=reason).set_num_threads(1)
+    pytest.importorskip("accelerate", reason=reason)
+    module: ModuleType = pytest.importorskip("transformers", reason=reason)
+    return module
+
+
+@pytest.fixture(scope="session")
+def maker(repo_root: Path) -> ModuleType:
+    """scripts/make_test_models.py."""
+    spec = importlib.util.spec_from_file_location("make_test_models", repo_root / "scripts" / "make_test_models.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules["make_test_models"] = module  # dataclasses look their module up
+    spec.loader.exec_module(module)
+    return module
 
 
 @pytest.fixture(scope="session")
@@ -45,7 +72,7 @@ def decoder_of(opened: Callable[[Path], GGUFFile]) -> Iterator[Callable[..., Dec
     """decoder_of(path, context=.., threads=..): its threads end with the test."""
     with ExitStack() as stack:
 
-        def make(path: Path, **options: int) -> Decoder:
+        def make(path: Path, **options: Any) -> Decoder:
             decoder = Decoder(opened(path), **options)
             stack.callback(decoder.close)
             return decoder

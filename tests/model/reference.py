@@ -8,6 +8,7 @@ one such code moves the logits by about 3e-3 of their size, and from that token 
 also says how near each token came to that, and `assert_agree` accepts a difference only where it did.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -23,10 +24,14 @@ NEAR = 1e-6  # distance to a half, as a share of the value: 8 units in float32's
 
 @dataclass
 class Result:
-    """logits (tokens, vocab); margin (tokens,): the smallest distance of a value to a rounding boundary, as a share of that value."""
+    """logits (tokens, vocab); margin (tokens,): the smallest distance of a value to a rounding boundary, as a share of that value.
+
+    states (tokens, hidden): what the logits are made of, after the output norm.
+    """
 
     logits: Doubles
     margin: Doubles
+    states: Doubles
 
 
 @dataclass(frozen=True)
@@ -61,50 +66,62 @@ class _Rounding:
 def forward(model: Model, ids: list[int], activations: Activations = Activations()) -> Result:
     """Logits of every token of one text."""
     z, rounding = model.sizes, _Rounding(np.full(len(ids), 0.5), activations)
-    x = model.embedding[ids].astype(np.float64)
-    cos, sin = _angles(len(ids), z.head_dim, z.theta)
+    x = model.embedding[ids].astype(np.float64) * model.embedding_scale
     for layer in range(z.layers):
-        x = _layer(model, f"blk.{layer}", x, cos, sin, rounding)
+        x = _layer(model, layer, x, rounding)
     head = model.embedding if model.head is None else model.head
-    return Result(_rms(x, model.norms["output_norm"], z.eps) @ head.T.astype(np.float64), rounding.margin)
+    states = _rms(x, model.norms["output_norm"], z.eps)
+    return Result(states @ head.T.astype(np.float64), rounding.margin, states)
 
 
-def _layer(model: Model, block: str, x: Doubles, cos: Doubles, sin: Doubles, rounding: _Rounding) -> Doubles:
-    z = model.sizes
+def _layer(model: Model, layer: int, x: Doubles, rounding: _Rounding) -> Doubles:
+    z, block, window = model.sizes, f"blk.{layer}", model.windows.get(layer, len(x))
     tokens, group = len(x), z.heads // z.kv_heads
+    cos, sin = _angles(tokens, z.head_dim, model.window_theta if layer in model.windows else z.theta, model.rope_factors)
 
     def linear(name: str, value: Doubles) -> Doubles:
+        value = norm(f"{name}_norm_in", value)
         product = rounding.quantise(value) @ model.ternary[f"{block}.{name}"].T.astype(np.float64)
         return product * float(model.scales[f"{block}.{name}"])
 
     def norm(name: str, value: Doubles) -> Doubles:
-        return _rms(value, model.norms[f"{block}.{name}"], z.eps)
+        weight = model.norms.get(f"{block}.{name}")
+        return value if weight is None else _rms(value, weight, z.eps)
 
     h = norm("attn_norm", x)
-    q = _rotate(linear("attn_q", h).reshape(tokens, z.heads, z.head_dim), cos, sin)
-    k = _rotate(linear("attn_k", h).reshape(tokens, z.kv_heads, z.head_dim), cos, sin)
+    q = _rotate(norm("attn_q_norm", linear("attn_q", h).reshape(tokens, z.heads, z.head_dim)), cos, sin)
+    k = _rotate(norm("attn_k_norm", linear("attn_k", h).reshape(tokens, z.kv_heads, z.head_dim)), cos, sin)
     v = linear("attn_v", h).reshape(tokens, z.kv_heads, z.head_dim)
     mixed = np.empty_like(q)
     for head in range(z.heads):
-        scores = q[:, head] @ k[:, head // group].T / np.sqrt(z.head_dim)
+        scores = q[:, head] @ k[:, head // group].T / np.sqrt(model.query_scalar or z.head_dim)
         scores[np.triu_indices(tokens, 1)] = -np.inf
+        scores[np.tril_indices(tokens, -window)] = -np.inf
         weights = np.exp(scores - scores.max(-1, keepdims=True))
         mixed[:, head] = weights / weights.sum(-1, keepdims=True) @ v[:, head // group]
-    x = x + linear("attn_output", norm("attn_sub_norm", mixed.reshape(tokens, -1)))
+    x = x + norm("post_attention_norm", linear("attn_output", norm("attn_sub_norm", mixed.reshape(tokens, -1))))
     h = norm("ffn_norm", x)
     gate, up = linear("ffn_gate", h), linear("ffn_up", h)
-    gate = np.maximum(gate, 0.0) ** 2 if model.activation == "relu2" else gate / (1.0 + np.exp(-gate))
-    return x + linear("ffn_down", norm("ffn_sub_norm", gate * up))
+    return x + norm("post_ffw_norm", linear("ffn_down", norm("ffn_sub_norm", ACTIVATIONS[model.activation](gate) * up)))
+
+
+ACTIVATIONS: dict[str, Callable[[Doubles], Doubles]] = {
+    "relu2": lambda x: np.maximum(x, 0.0) ** 2,
+    "silu": lambda x: x / (1.0 + np.exp(-x)),
+    "gelu_pytorch_tanh": lambda x: 0.5 * x * (1.0 + np.tanh(np.sqrt(2.0 / np.pi) * (x + 0.044715 * x**3))),
+}
 
 
 def _rms(x: Doubles, weight: NDArray[np.float32], eps: float) -> Doubles:
     return weight * x / np.sqrt((x * x).mean(-1, keepdims=True) + eps)
 
 
-def _angles(tokens: int, head_dim: int, theta: float) -> tuple[Doubles, Doubles]:
+def _angles(tokens: int, head_dim: int, theta: float, factors: Doubles | None) -> tuple[Doubles, Doubles]:
     """cos and sin, (tokens, head_dim / 2). Frequencies and angles are float32, as in the code that trains such models."""
     powers = np.arange(0, head_dim, 2) / head_dim
     frequencies = (1.0 / (theta**powers).astype(np.float32)).astype(np.float32)
+    if factors is not None:
+        frequencies = (frequencies / factors).astype(np.float32)
     angles = (np.arange(tokens, dtype=np.float32)[:, None] * frequencies).astype(np.float64)
     return np.cos(angles), np.sin(angles)
 

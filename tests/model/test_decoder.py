@@ -78,6 +78,22 @@ def test_feed_all_owns_its_result(small_file: Path, decoder_of: Make) -> None:
     assert np.array_equal(first, kept)
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("cache_type", ["f16", "q8", "q4", "q3"])
+def test_every_cache_type_is_the_same_however_fed(long_file: Path, decoder_of: Make, cache_type: str) -> None:
+    """Attention reads what is stored, also of tokens in the same chunk."""
+    expected = one_by_one(decoder_of(long_file, context=400, cache_type=cache_type), LONG)
+    for threads, cuts in ((1, (1, 5, CHUNK + 7)), (2, (CHUNK,)), (3, (2, 3, 9, 200))):
+        other = decoder_of(long_file, context=400, cache_type=cache_type, threads=threads)
+        for first, last in zip((0, *cuts), (*cuts, len(LONG)), strict=True):
+            assert np.array_equal(other.feed(LONG[first:last]), expected[last - 1])
+
+
+def test_an_unknown_cache_type(small_file: Path, decoder_of: Make) -> None:
+    with pytest.raises(UsageError, match="cache type q5: expected f32, f16, q8, q4 or q3"):
+        decoder_of(small_file, cache_type="q5")
+
+
 def test_a_context_smaller_than_a_chunk(small_file: Path, decoder_of: Make) -> None:
     for context in (1, 2, 3, 5, 63):
         small, whole = decoder_of(small_file, context=context), decoder_of(small_file)
@@ -153,7 +169,7 @@ def test_a_cache_larger_than_memory(tmp_path: Path, decoder_of: Make, monkeypatc
     monkeypatch.setattr(module, "available_bytes", lambda: 2**30 - 1)
     with monkeypatch.context() as guard:
         guard.setattr(module.np, "zeros", lambda *_: pytest.fail("allocated"))
-        guard.setattr(module.rope, "angles", lambda *_: pytest.fail("allocated"))
+        guard.setattr(module, "rope_tables", lambda *_: pytest.fail("allocated"))
         with pytest.raises(
             BitnetError, match=r"a context of 1048576 tokens needs 1\.0 GiB of memory, 1\.0 are free; use a smaller -c"
         ) as caught:

@@ -8,9 +8,6 @@ and only there `assert_agree` accepts a difference.
 
 import dataclasses
 import hashlib
-import importlib.util
-import os
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
@@ -26,10 +23,10 @@ from bitnet_cli.gguf_file.reader import GGUFFile, open_gguf
 from bitnet_cli.gguf_file.types import TensorType
 from bitnet_cli.model.config import read_config
 from bitnet_cli.model.decoder import Decoder
-from bitnet_cli.model.weights import NORMS, PROJECTIONS
+from bitnet_cli.model.weights import PROJECTIONS
 from bitnet_cli.ternary import i2_s
 
-from .builder import Model, Sizes
+from .builder import NORMS, Model, Sizes
 from .reference import assert_agree, forward
 
 HF_NAMES = dict(zip(PROJECTIONS, ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj", "self_attn.o_proj"), strict=False))
@@ -51,28 +48,6 @@ def prompts(vocab: int) -> list[list[int]]:
     """Of 1 to 64 tokens."""
     rng = np.random.default_rng(5)
     return [[0, *(int(i) for i in rng.integers(0, vocab, count - 1))] for count in (1, 2, 7, 16, 16, 33, 33, 64)]
-
-
-@pytest.fixture(scope="module")
-def transformers() -> ModuleType:
-    os.environ["TORCHDYNAMO_DISABLE"] = "1"  # else five functions are compiled with g++, which takes half a minute
-    reason = "PyTorch and transformers are not installed (extra `train`)"
-    pytest.importorskip("torch", reason=reason).set_num_threads(1)
-    pytest.importorskip("accelerate", reason=reason)
-    module: ModuleType = pytest.importorskip("transformers", reason=reason)
-    return module
-
-
-@pytest.fixture(scope="module")
-def maker(repo_root: Path) -> ModuleType:
-    """scripts/make_test_models.py."""
-    spec = importlib.util.spec_from_file_location("make_test_models", repo_root / "scripts" / "make_test_models.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules["make_test_models"] = module  # dataclasses look their module up
-    spec.loader.exec_module(module)
-    return module
 
 
 @pytest.fixture(scope="module")

@@ -16,10 +16,10 @@ from bitnet_cli.gguf_file.types import TensorType, nbytes
 from bitnet_cli.gguf_file.writer import OutputTensor
 from bitnet_cli.model.config import read_config
 from bitnet_cli.model.decoder import Decoder
-from bitnet_cli.model.weights import HEAD_KINDS, NORMS, PROJECTIONS, check_tensors, embedding_info, head_info, load_weights, sizes_of
+from bitnet_cli.model.weights import HEAD_KINDS, PROJECTIONS, check_tensors, embedding_info, head_info, load_weights, sizes_of
 from bitnet_cli.ternary import i2_s
 
-from .builder import Model, Sizes, dense, f32, packed, random_model, write_model
+from .builder import NORMS, Model, Sizes, dense, f32, packed, random_model, write_model
 from .reference import assert_agree, forward
 
 Open = Callable[[Path], GGUFFile]

@@ -1,0 +1,56 @@
+"""What the user sees while Numba compiles the kernels, which happens once on a machine and takes 10 to 30 seconds.
+
+On a terminal a line that counts, from the second second on, and goes away again; elsewhere one line on stderr. Loading compiled kernels
+takes a third of a second and shows nothing.
+"""
+
+import contextlib
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+from bitnet_kernels import compile_cache, isa
+
+if TYPE_CHECKING:
+    from bitnet_kernels.jit import Compilations
+
+PATIENCE = 1.0  # seconds before anything is said
+EVERY = 0.25  # seconds between two counts
+
+
+def _say(stop: threading.Event, counter: "Compilations", terminal: bool) -> None:
+    start = time.perf_counter()
+    if stop.wait(PATIENCE):
+        return
+    what = f"bitnet: compiling the kernels for this CPU ({isa.chosen()})"
+    if not terminal:
+        print(f"{what}; this happens once and takes 10 to 30 seconds", file=sys.stderr, flush=True)  # noqa: T201
+        return
+    while not stop.wait(EVERY):
+        seconds = time.perf_counter() - start
+        print(f"\r{what}: {counter.done} functions, {seconds:.0f} s\x1b[K", end="", file=sys.stderr, flush=True)  # noqa: T201
+    print("\r\x1b[K", end="", file=sys.stderr, flush=True)  # noqa: T201
+
+
+@contextlib.contextmanager
+def compiling(quiet: bool) -> Iterator[None]:
+    """Say what takes long while the body compiles, and afterwards if nothing could be kept for the next time."""
+    if quiet:
+        yield
+        return
+    from bitnet_kernels.jit import counting_compilations
+
+    stop, start = threading.Event(), time.perf_counter()
+    with counting_compilations() as counter:
+        teller = threading.Thread(target=_say, args=(stop, counter, sys.stderr.isatty()), daemon=True)
+        teller.start()
+        try:
+            yield
+        finally:
+            stop.set()
+            teller.join()
+    if compile_cache.prepare() is None and isa.chosen() != isa.NAIVE and time.perf_counter() - start > PATIENCE:
+        note = "bitnet: note: compiled kernels could not be kept, so every start compiles them; BITNET_CACHE_DIR names a private folder"
+        print(note, file=sys.stderr)  # noqa: T201

@@ -1,0 +1,99 @@
+"""The projections as base-3 rows for decode: when they pay, how they are made, and what they cost.
+
+Decode is held by memory: rows of 1.6 bits a weight (kernels/base3.py) are a fifth fewer bytes than the file's 2 bits, and a token comes
+sooner by as much, where taking five weights out of a byte is quick enough. Prefill reads the file's rows, as before; their pages are given
+back as base-3 rows are made from them. Every choice gives the same integers, so the same tokens.
+"""
+
+import threading
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+from bitnet_kernels import arrays, isa
+
+from bitnet_cli.errors import UnsupportedError
+from bitnet_cli.machine.memory import available_bytes, give_back, is_mapped_file, zeros_on_huge_pages
+from bitnet_cli.model.config import ModelConfig
+
+CHOICES = ("auto", "2", "1.6")  # bits a weight that decode reads
+SETS = ("avx512vnni",)  # where base-3 rows are read as quickly as memory delivers them (docs/log.md)
+SMALLEST = 64 << 20  # bytes of 2-bit weights: fewer stay in the cache, where 2-bit rows are read 1.4 times as fast
+DECIDE_AFTER = 8  # decoded tokens: building takes the time that the rows save in 100 tokens or more
+CHUNK_BYTES = 16 << 20  # of 2-bit rows between two times that pages are given back
+
+
+class Plan(NamedTuple):
+    """What to build, and after how many decoded tokens. No shapes: nothing."""
+
+    shapes: Sequence[tuple[int, int]]  # (rows, cols) of a layer's projections, in the order of arrays.Q .. arrays.DOWN
+    after: int
+    required: bool  # a code 3 is an error; otherwise decode stays with 2 bits
+
+
+def reserve(weights: arrays.Weights, c: ModelConfig, shapes: Sequence[tuple[int, int]], choice: str) -> tuple[arrays.Weights, Plan]:
+    """Room for base-3 rows in `weights`, if they are wanted. It is not written to, so it takes no memory yet. choice: of CHOICES."""
+    nothing = Plan((), 0, False)
+    if choice == "2" or isa.chosen() == isa.NAIVE:
+        return weights, nothing
+    if len(weights.part_at):
+        if choice == "auto":
+            return weights, nothing
+        raise UnsupportedError("1.6 bits a weight: not supported with several scales in a tensor, nor with float activations")
+    from bitnet_kernels.base3 import row_bytes
+
+    sizes = np.array([[rows * row_bytes(cols) for rows, cols in shapes]] * c.layers, np.int64)
+    ends = sizes.cumsum()
+    if choice == "auto" and not _pays(weights, c, int(ends[-1])):
+        return weights, nothing
+    rows, offsets = zeros_on_huge_pages(int(ends[-1])), ends.reshape(sizes.shape) - sizes
+    room = weights._replace(base3=rows, base3_offsets=offsets, base3_built=np.zeros(1, np.int64))
+    return room, Plan(shapes, 0 if choice == "1.6" else DECIDE_AFTER, choice == "1.6")
+
+
+def _pays(weights: arrays.Weights, c: ModelConfig, size: int) -> bool:
+    # Rows that are not a file's stay in memory beside base-3 ones: over the budget for what is saved.
+    if isa.chosen() not in SETS or c.ternary_weights // 4 < SMALLEST or not is_mapped_file(weights.packed):
+        return False
+    free = available_bytes()
+    return free is None or free > 3 * size
+
+
+def compile_builder(weights: arrays.Weights, plan: Plan) -> None:
+    """Compile what `build` calls, so that it does not happen in the middle of a text."""
+    if plan.shapes:
+        from bitnet_kernels import base3
+
+        base3.build_base3(weights.packed, np.int64(0), 128, weights.base3, np.int64(0), np.zeros(512, np.uint8), 0, 0)
+
+
+def build(weights: arrays.Weights, plan: Plan, threads: int, path: str) -> None:
+    """Fill weights.base3 from the 2-bit rows, each matrix split between threads; then decode reads it.
+
+    UnsupportedError where a weight has the code 3 and base-3 rows are required: 3 is no digit.
+    """
+    from bitnet_kernels import base3
+
+    largest = [0] * threads
+
+    def convert(number: int, share: int) -> None:
+        tile = np.zeros(5 * max(base3.row_bytes(cols) for _, cols in plan.shapes), np.uint8)
+        for offsets, places in zip(weights.offsets, weights.base3_offsets, strict=True):
+            for (rows, cols), offset, at in zip(plan.shapes, offsets, places, strict=True):
+                end, step = rows * (number + 1) // share, max(CHUNK_BYTES // (cols // 4), 1)
+                for first in range(rows * number // share, end, step):
+                    last = min(first + step, end)
+                    code = base3.build_base3(weights.packed, offset, cols, weights.base3, at, tile, first, last)
+                    largest[number] = max(largest[number], int(code))
+                    give_back(weights.packed, int(offset) + first * cols // 4, int(offset) + last * cols // 4)
+
+    helpers = [threading.Thread(target=convert, args=(i, threads)) for i in range(1, threads)]
+    for helper in helpers:
+        helper.start()
+    convert(0, threads)
+    for helper in helpers:
+        helper.join()
+    if max(largest) < 3:
+        weights.base3_built[0] = 1
+    elif plan.required:
+        raise UnsupportedError(f"{path}: a weight has the code 3, which 1.6 bits a weight cannot hold; run it with 2 bits")

@@ -1,0 +1,50 @@
+"""`--cache-type` of run and perplexity, as processes; the naive kernels quantise as the others do."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from ..model.builder import random_model, write_model
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_model(tmp_path_factory.mktemp("cache") / "model.gguf", random_model(seed=7, tied=False))
+
+
+def bitnet(*arguments: str, text: bytes = b"") -> subprocess.CompletedProcess[bytes]:
+    env = {key: value for key, value in os.environ.items() if key != "NUMBA_DISABLE_JIT"} | {"BITNET_ISA": "naive"}
+    command = [sys.executable, "-m", "bitnet_cli", *arguments]
+    return subprocess.run(command, input=text, capture_output=True, env=env, timeout=120, check=False)
+
+
+def test_perplexity_with_each(model: Path) -> None:
+    """f32 without the option; the others differ a little, the coarser the more."""
+    text = bytes(range(97, 123)) * 2
+    results = {}
+    for kind in ("", "f32", "q8", "q4", "q3"):
+        done = bitnet("perplexity", "-m", str(model), "-c", "64", "--json", "-q", *(["--cache-type", kind] if kind else []), text=text)
+        assert (done.returncode, done.stderr) == (0, b""), kind
+        results[kind] = json.loads(done.stdout)["nats"]
+    assert results[""] == results["f32"]
+    assert len(set(results.values())) == 4
+    assert abs(results["q8"] / results["f32"] - 1) < 0.01
+
+
+def test_run_with_each(model: Path) -> None:
+    for kind in ("q8", "q4", "q3"):
+        done = bitnet("run", "-m", str(model), "-p", "ab", "-n", "4", "--temp", "0", "-t", "1", "--cache-type", kind)
+        assert done.returncode == 0, done.stderr
+        assert b"4 new tokens" in done.stderr
+
+
+@pytest.mark.parametrize("command", ["run", "perplexity"])
+def test_an_unknown_type(model: Path, command: str) -> None:
+    done = bitnet(command, "-m", str(model), "--cache-type", "q5", text=b"ab")
+    assert done.returncode == 2
+    assert done.stdout == b""
+    assert b"q5" in done.stderr

@@ -1,0 +1,92 @@
+"""Decode from base-3 rows: the same logits to the bit, when `auto` builds them, and what cannot be built."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from bitnet_kernels import isa
+
+from bitnet_cli.embedded import EMBEDDED_MODEL
+from bitnet_cli.errors import UnsupportedError
+from bitnet_cli.gguf_file.reader import open_gguf
+from bitnet_cli.model import base3_rows
+from bitnet_cli.model.decoder import Decoder
+
+from .builder import Sizes, random_model, write_model
+
+Make = Callable[..., Decoder]
+IDS = [int(i) for i in np.random.default_rng(5).integers(3, 4000, 40)]
+pytestmark = pytest.mark.skipif(isa.chosen() == isa.NAIVE, reason="the naive kernels read 2-bit rows only")
+
+
+def is_built(decoder: Decoder) -> bool:
+    return bool(decoder._weights.base3_built[0])
+
+
+def assert_same(decoder: Decoder, other: Decoder, ids: list[int]) -> None:
+    """A chunk, then token by token, then a chunk again: prefill reads the file's rows before and after."""
+    for part in (ids[:9], *([token] for token in ids[9:30]), ids[30:]):
+        assert np.array_equal(decoder.feed(part), other.feed(part))
+
+
+@pytest.mark.parametrize("threads", [1, 2, 3])
+def test_logits_are_the_same(decoder_of: Make, threads: int) -> None:
+    two, less = (decoder_of(EMBEDDED_MODEL, threads=threads, weight_bits=bits) for bits in ("2", "1.6"))
+    less.start()
+    assert_same(less, two, IDS)
+    assert is_built(less)
+    assert not is_built(two)
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+@pytest.mark.parametrize("activation", ["silu", "relu2"])
+def test_logits_of_a_model_whose_rows_end_in_half_a_register(decoder_of: Make, tmp_path: Path, activation: str, threads: int) -> None:
+    path = write_model(tmp_path / "odd.gguf", random_model(Sizes(feed_forward=640), seed=8, activation=activation))
+    two, less = (decoder_of(path, threads=threads, weight_bits=bits) for bits in ("2", "1.6"))
+    assert_same(less, two, [token % 50 for token in IDS])
+    assert is_built(less)
+
+
+def test_auto_is_for_large_models_and_waits_for_some_tokens(decoder_of: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(base3_rows, "SETS", (isa.chosen(),))
+    small = decoder_of(EMBEDDED_MODEL)
+    assert not len(small._weights.base3)
+    monkeypatch.setattr(base3_rows, "SMALLEST", 0)
+    decoder, never = decoder_of(EMBEDDED_MODEL), decoder_of(EMBEDDED_MODEL, weight_bits="2")
+    decoder.feed(IDS)
+    never.feed(IDS)
+    for count, token in enumerate(IDS):
+        assert is_built(decoder) == (count > base3_rows.DECIDE_AFTER)
+        assert np.array_equal(decoder.feed([token]), never.feed([token]))
+    # 256 columns are 2 registers of 64 bytes, as many as without; 768 are 3: five weights a byte pay only in longer rows.
+    assert len(decoder._weights.base3) <= decoder.config.ternary_weights / 4
+    monkeypatch.setattr(base3_rows, "SETS", ())
+    assert not len(decoder_of(EMBEDDED_MODEL)._weights.base3)
+
+
+def test_a_code_that_is_no_weight(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Decode stays with 2 bits, in which it has a meaning; asked for 1.6, it is an error."""
+    path = tmp_path / "three.gguf"
+    content = bytearray(EMBEDDED_MODEL.read_bytes())
+    with open_gguf(EMBEDDED_MODEL) as file:
+        content[file.tensors["blk.2.ffn_up.weight"].offset + 1000] = 0xFF
+    path.write_bytes(content)
+    monkeypatch.setattr(base3_rows, "SETS", (isa.chosen(),))
+    monkeypatch.setattr(base3_rows, "SMALLEST", 0)
+    with open_gguf(path) as file:
+        decoders = [Decoder(file, weight_bits=bits) for bits in ("auto", "2", "1.6")]
+    for token in IDS:
+        assert np.array_equal(decoders[0].feed([token]), decoders[1].feed([token]))
+    assert not is_built(decoders[0])
+    with pytest.raises(UnsupportedError, match=r"three\.gguf: a weight has the code 3"):
+        decoders[2].feed([5])
+
+
+def test_rows_of_other_layouts_are_not_stored_twice(monkeypatch: pytest.MonkeyPatch, decoder_of: Make) -> None:
+    """`auto` asks for a mapped file: what was repacked cannot be given back."""
+    monkeypatch.setattr(base3_rows, "SETS", (isa.chosen(),))
+    monkeypatch.setattr(base3_rows, "SMALLEST", 0)
+    monkeypatch.setattr(base3_rows, "is_mapped_file", lambda data: False)
+    assert not len(decoder_of(EMBEDDED_MODEL)._weights.base3)
+    assert len(decoder_of(EMBEDDED_MODEL, weight_bits="1.6")._weights.base3)

@@ -1,0 +1,63 @@
+"""A context of 32,768 tokens: memory grows in proportion to it, and attention at its last position is right."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from bitnet_kernels import control, isa
+from bitnet_kernels.naive import attention as naive_attention
+from bitnet_kernels.naive import step as naive_step
+
+from bitnet_cli.model.decoder import Decoder
+
+from .builder import Sizes, random_model, write_model
+
+CONTEXT = 32768
+
+
+@pytest.fixture(scope="module")
+def path(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_model(tmp_path_factory.mktemp("long") / "m.gguf", random_model(Sizes(layers=1, context=CONTEXT), seed=11))
+
+
+def nbytes(value: Any) -> int:
+    """Of an array, or a tuple of arrays in any depth; numbers take none."""
+    return sum(map(nbytes, value)) if isinstance(value, tuple) else getattr(value, "nbytes", 0)
+
+
+def parts(decoder: Decoder) -> tuple[int, int, int]:
+    """Bytes of cache, scratch and tables."""
+    return nbytes(decoder._cache), nbytes(decoder._scratch), nbytes(decoder._weights.cos) + nbytes(decoder._weights.sin)
+
+
+@pytest.mark.parametrize("cache_type", ["f32", "f16", "q8", "q4", "q3"])
+@pytest.mark.parametrize("threads", [1, 4])
+def test_memory_is_linear(path: Path, decoder_of: Callable[..., Decoder], cache_type: str, threads: int) -> None:
+    """Twice the context adds twice as much. Scratch: scores of four queries for each thread, 16 bytes a position."""
+    small, middle, large = (decoder_of(path, context=CONTEXT // part, cache_type=cache_type, threads=threads) for part in (4, 2, 1))
+    for a, b, c in zip(parts(small), parts(middle), parts(large), strict=True):
+        assert c - b == 2 * (b - a)
+    assert parts(large)[0] == large.cache_bytes()
+    assert parts(large)[1] - parts(middle)[1] == 16 * threads * CONTEXT // 2
+
+
+@pytest.mark.parametrize("cache_type", ["f32", pytest.param("q4", marks=pytest.mark.slow)])
+def test_attention_at_the_last_position(path: Path, decoder_of: Callable[..., Decoder], cache_type: str) -> None:
+    """Over 32,767 positions of random keys and values: logits as the twin's from the same cache. One query, then a chunk of five."""
+    decoder = decoder_of(path, context=CONTEXT, cache_type=cache_type)
+    z, rng = decoder._sizes, np.random.default_rng(1)
+    keys, values = rng.standard_normal((2, CONTEXT, z.kv_heads, z.head_dim)).astype(np.float32)
+    naive_attention.store(decoder._cache, 0, 0, keys, values)
+    for tokens in (1, 5):
+        x = rng.standard_normal((tokens, z.hidden)).astype(np.float32)
+        decoder._scratch.x[:tokens] = x
+        decoder._team.run(tokens, CONTEXT - tokens, 0, 1, True)
+        logits = decoder._scratch.logits.copy()
+        step = control.new_control()
+        step[[control.TOKENS, control.POSITION, control.LAST_LAYER, control.WANT_LOGITS]] = tokens, CONTEXT - tokens, 1, 1
+        decoder._scratch.x[:tokens] = x
+        naive_step.run_step(z, decoder._weights, decoder._cache, decoder._scratch, step)
+        expected = decoder._scratch.logits
+        assert np.abs(logits - expected).max() <= (0 if isa.chosen() == isa.NAIVE else 1e-4) * np.abs(expected).max()
