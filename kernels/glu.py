@@ -13,7 +13,7 @@ from .simd import floats
 
 load, store, splat, select = floats.load_f32, floats.store_f32, floats.splat_f32, floats.where_negative_f32
 add, mul, divide, negative_size = floats.add_f32, floats.mul_f32, floats.div_f32, floats.negative_size_f32
-total = floats.total_f32
+larger, largest_lane = floats.max_f32, floats.largest_f32
 GELU_1, GELU_3 = np.float32(2 * np.sqrt(2 / np.pi)), np.float32(2 * np.sqrt(2 / np.pi) * 0.044715)
 
 
@@ -23,7 +23,8 @@ def _unit(g, up, activation):  # type: ignore[no-untyped-def]
     if activation == GELU:
         t = mul(g, add(splat(GELU_1), mul(splat(GELU_3), mul(g, g))))
     e = exp(negative_size(t))
-    return mul(divide(mul(g, select(g, e, one)), add(one, e)), up)
+    # exp ends at e^-87: a product of that and a smaller g than -100 would be something again.
+    return mul(divide(mul(larger(g, splat(np.float32(-100.0))), select(g, e, one)), add(one, e)), up)
 
 
 @kernel
@@ -42,5 +43,5 @@ def gated(gate, up, activation, first, last):  # type: ignore[no-untyped-def]
     for i in range(first, whole, 16):
         store(gate, i, _unit(load(gate, i), load(up, i), activation))
     for i in range(whole, last):
-        # In a whole register too, so that a value does not depend on where a thread's rows end. 16 equal values add up exactly.
-        gate[i] = total(_unit(splat(gate[i]), splat(up[i]), activation)) * np.float32(1 / 16)
+        # In a whole register too, so that a value does not depend on where a thread's rows end.
+        gate[i] = largest_lane(_unit(splat(gate[i]), splat(up[i]), activation))

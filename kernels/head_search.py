@@ -141,7 +141,7 @@ def largest_of(nearly, rows, begin, count, top, best):  # type: ignore[no-untype
     return found
 
 
-@kernel
+@inlined
 def _threshold(w, z, x, s, rows, begin, count, top, thread, threads, control):  # type: ignore[no-untyped-def]
     """The `top`-th largest exact logit of those rows, all threads' together and at least `top` if there are, that look largest so far.
 
@@ -149,11 +149,9 @@ def _threshold(w, z, x, s, rows, begin, count, top, thread, threads, control):  
     """
     best = s.best[thread]
     found = largest_of(s.nearly, rows, begin, count, min(top, top // threads + 8), best)
+    exact_logits(w.head, w.head_offset[0], w.head_file[0], z.head_kind, z.hidden, x, s.head_row[thread], s.logits, best, START, found)
     for i in range(top):
-        s.best_logits[thread, i] = -np.inf
-    for i in range(found):
-        exact_logit(w, z, x, s, thread, best[i])
-        s.best_logits[thread, i] = s.logits[best[i]]
+        s.best_logits[thread, i] = s.logits[best[i]] if i < found else np.float32(-np.inf)
     barrier(control, threads)
     threshold = np.float64(kth_largest(s.best_logits, threads, top))
     barrier(control, threads)  # all have read it before anyone writes the next ones
@@ -261,19 +259,20 @@ def top_logits(w, z, x, s, top, thread, threads, control):  # type: ignore[no-un
             refine(planes.low, planes.scales, length, fine, 1 / fine_factor, 1.5 * fine_total, nearly, rows, first + begin, some)
     count = _still_in(nearly, planes, 2, size, extra8, threshold, rows, first, count)
     counts[3] += count + computed + more
-    for i in range(first, first + count):
-        exact_logit(w, z, x, s, thread, rows[i])
+    exact_logits(w.head, w.head_offset[0], w.head_file[0], z.head_kind, z.hidden, x, s.head_row[thread], s.logits, rows, first, count)
 
 
 @kernel
-def exact_logit(w, z, x, s, thread, row):  # type: ignore[no-untyped-def]
-    """s.logits[row], as the whole head gives it.
+def exact_logits(head, offset, file, kind, cols, x, buffer, logits, rows, begin, count):  # type: ignore[no-untyped-def]
+    """logits[r] for r in rows[begin : begin + count], as the whole head gives them.
 
-    The row is read from the file, not from its memory map: rows from all over would leave the whole head mapped, 16 pages for each row.
+    Rows are read from the file into `buffer`, not from its memory map: rows from all over would leave the whole head mapped, 16 pages for
+    each. file: descriptor, or -1.
     """
-    stride, buffer = row_bytes(z.head_kind, z.hidden), s.head_row[thread]
-    at = w.head_offset[0] + row * stride
-    if w.head_file[0] >= 0 and read_at(w.head_file[0], buffer, 0, stride, at) == stride:
-        head_matvec(buffer, START, z.head_kind, z.hidden, x, s.logits[row : row + 1], START, ONE)
-    else:
-        head_matvec(w.head, w.head_offset[0], z.head_kind, z.hidden, x, s.logits, row, row + 1)
+    stride = row_bytes(kind, cols)
+    for i in range(begin, begin + count):
+        row = rows[i]
+        if file >= 0 and read_at(file, buffer, 0, stride, offset + row * stride) == stride:
+            head_matvec(buffer, START, kind, cols, x, logits[row : row + 1], START, ONE)
+        else:
+            head_matvec(head, offset, kind, cols, x, logits, row, row + 1)

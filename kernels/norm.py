@@ -28,3 +28,12 @@ def rms_norm(x, weights, offset, size, eps, out):  # type: ignore[no-untyped-def
     part = weights[offset : offset + size]
     for i in range(size):
         out[i] = part[i] * (x[i] * inverse)
+
+
+@kernel
+def add_rms_norm(x, weights, offset, size, eps, out):  # type: ignore[no-untyped-def]
+    """As `rms_norm`, but added to out."""
+    inverse = np.float32(1.0) / np.sqrt(np.float32(_sum_of_squares(x, size) / size) + np.float32(eps))
+    part = weights[offset : offset + size]
+    for i in range(size):
+        out[i] += part[i] * (x[i] * inverse)

@@ -25,14 +25,11 @@ from .arrays import (
     GATE,
     GATE_NORM,
     K_HEAD_NORM,
-    K_NORM,
     Q_HEAD_NORM,
     Q_NORM,
     RELU2,
     ROPE_PAIRS,
     UP,
-    UP_NORM,
-    V_NORM,
     K,
     O,
     Q,
@@ -47,8 +44,8 @@ from .dense import head_matvec
 from .glu import gated
 from .head_search import top_logits
 from .jit import inlined, kernel
-from .norm import rms_norm
-from .parts import project_parts, second_digit
+from .norm import add_rms_norm, rms_norm
+from .parts import AT_ONCE, end_and_scale, left_over
 from .quantise import quantise_row
 from .rope import rotate, rotate_pairs
 from .simd.atomics import atomic_add
@@ -88,30 +85,24 @@ def prepare(x, cols, w, norm_at, then_at, eps, s, tokens, thread, threads, contr
     first, last = (thread, thread + 1) if tokens == 1 else share(tokens, ONE, thread, threads)
     for row in range(first, last):
         source = x[0] if tokens == 1 else x[row]
-        if norm_at >= 0:
-            rms_norm(source, w.norms, norm_at, cols, eps, s.normed[row])
-            source = s.normed[row]
-        if then_at >= 0:
-            rms_norm(source, w.norms, then_at, cols, eps, s.normed[row])
-            source = s.normed[row]
-        s.factors[row], s.sums[row] = quantise_row(source, cols, s.codes[row], _kernel_length(cols))
-        if len(s.fine_codes):
-            fine = second_digit(source, cols, s.factors[row], s.residue[thread], s.fine_codes[row], _kernel_length(cols))
-            s.fine_factors[row], s.fine_sums[row] = fine
+        for at in (norm_at, then_at):
+            if at >= 0:
+                rms_norm(source, w.norms, at, cols, eps, s.normed[row])
+                source = s.normed[row]
+        for digit in range(2 if len(s.fine_codes) else 1):
+            if digit:
+                left_over(source, cols, s.factors[row], s.residue[thread])
+                source = s.residue[thread]
+            factor, total = quantise_row(source, cols, s.fine_codes[row] if digit else s.codes[row], _kernel_length(cols))
+            if digit:
+                s.fine_factors[row], s.fine_sums[row] = s.factors[row] * factor, total
+            else:
+                s.factors[row], s.sums[row] = factor, total
     if tokens > 1:
         barrier(control, threads)
 
 
-@kernel
-def prepare_again(w, norm_at, then_at, eps, cols, s, tokens, thread, threads, control):  # type: ignore[no-untyped-def]
-    """As `prepare` for s.x, once more and with another second norm; nothing where there is none: the codes are then the same."""
-    if then_at >= 0:
-        if tokens > 1:
-            barrier(control, threads)  # others may still read the codes
-        prepare(s.x, cols, w, norm_at, then_at, eps, s, tokens, thread, threads, control)
-
-
-@kernel
+@inlined
 def norm_heads(z, w, q_at, k_at, s, tokens, thread, threads, control):  # type: ignore[no-untyped-def]
     """RMSNorm of every query and key head in s.qkv, in place, then a barrier."""
     first, last = share(tokens * (z.heads + z.kv_heads), ONE, thread, threads)
@@ -122,49 +113,42 @@ def norm_heads(z, w, q_at, k_at, s, tokens, thread, threads, control):  # type: 
     barrier(control, threads)
 
 
-@kernel
+@inlined
 def add_branch(z, w, norm_at, s, tokens, thread, threads, control):  # type: ignore[no-untyped-def]
     """s.x += RMSNorm(s.branch), then a barrier. Tokens are split between threads."""
     first, last = share(tokens, ONE, thread, threads)
     for t in range(first, last):
-        rms_norm(s.branch[t], w.norms, norm_at, z.hidden, z.norm_eps, s.branch[t])
-        for i in range(z.hidden):
-            s.x[t, i] += s.branch[t, i]
+        add_rms_norm(s.branch[t], w.norms, norm_at, z.hidden, z.norm_eps, s.x[t])
     barrier(control, threads)
+
+
+@inlined
+def _multiply(w, s, layer, which, cols, scale, out, place, accumulate, digit, tokens, thread, first, last):  # type: ignore[no-untyped-def]
+    """out[t, place + r] (+)= row r times one digit of activation row t, for first <= r < last, which have one scale."""
+    codes, sums, factors = (s.fine_codes, s.fine_sums, s.fine_factors) if digit else (s.codes, s.sums, s.factors)
+    if tokens > 1:
+        tile, room, offset = s.tile[thread], s.block_sums[thread], w.offsets[layer, which]
+        matmul_scaled(w.packed, offset, cols, codes, sums, factors, scale, tokens, out, place, accumulate, tile, room, first, last)
+        return
+    factor, row = scale / factors[thread], out[0, place:]
+    if w.base3_built[0]:
+        base3_matvec(w.base3, w.base3_offsets[layer, which], cols, codes[thread], sums[thread], factor, row, accumulate, first, last)
+    else:
+        matvec_scaled(w.packed, w.offsets[layer, which], cols, codes[thread], sums[thread], factor, row, accumulate, first, last)
 
 
 @kernel
 def project(w, s, layer, which, cols, rows, out, place, accumulate, tokens, thread, threads):  # type: ignore[no-untyped-def]
     """out[t, place + r] (+)= row r of projection `which` times activation row t, for this thread's rows."""
     first, last = share(rows, FOUR, thread, threads)
-    offset, scale, cols = w.offsets[layer, which], w.scales[layer, which], _packed_width(cols)
-    if len(w.part_at):
-        project_parts(w, s, layer, which, cols, out, place, accumulate, tokens, thread, first, last)
-    elif tokens == 1:
-        factor = scale / s.factors[thread]
-        if w.base3_built[0]:
-            offset = w.base3_offsets[layer, which]
-            base3_matvec(w.base3, offset, cols, s.codes[thread], s.sums[thread], factor, out[0, place:], accumulate, first, last)
-        else:
-            matvec_scaled(w.packed, offset, cols, s.codes[thread], s.sums[thread], factor, out[0, place:], accumulate, first, last)
-    else:
-        matmul_scaled(
-            w.packed,
-            offset,
-            cols,
-            s.codes,
-            s.sums,
-            s.factors,
-            scale,
-            tokens,
-            out,
-            place,
-            accumulate,
-            s.tile[thread],
-            s.block_sums[thread],
-            first,
-            last,
-        )
+    cols, begin, part, digits = _packed_width(cols), START, START, 2 if len(s.fine_codes) else 1
+    while begin < last:
+        end, scale = end_and_scale(w, layer, which, rows, part)
+        for start in range(max(first, begin), min(last, end), AT_ONCE if digits == 2 else rows):
+            stop = min(start + AT_ONCE, last, end) if digits == 2 else min(last, end)
+            for digit in range(digits):
+                _multiply(w, s, layer, which, cols, scale, out, place, accumulate or digit > 0, digit, tokens, thread, start, stop)
+        begin, part = end, part + 1
 
 
 @kernel
@@ -276,15 +260,18 @@ def run_layer(z, w, cache, s, layer, tokens, position, thread, threads, control)
     """This thread's part of one layer: s.x, the residual stream, before -> after. Five barriers, and three more with many tokens.
 
     What only some models have (norms of one projection's input, of heads, of what is added to s.x) costs the others a look at its offset.
+    Projections of one input stand in loops: a call that is written once is compiled once.
     """
     at, inner, eps = w.norm_offsets[layer], z.heads * z.head_dim, z.norm_eps
     kv = z.kv_heads * z.head_dim
-    prepare(s.x, z.hidden, w, at[ATTENTION_NORM], at[Q_NORM], eps, s, tokens, thread, threads, control)
-    project(w, s, layer, Q, z.hidden, inner, s.qkv, START, WRITE, tokens, thread, threads)
-    prepare_again(w, at[ATTENTION_NORM], at[K_NORM], eps, z.hidden, s, tokens, thread, threads, control)
-    project(w, s, layer, K, z.hidden, kv, s.qkv, inner, WRITE, tokens, thread, threads)
-    prepare_again(w, at[ATTENTION_NORM], at[V_NORM], eps, z.hidden, s, tokens, thread, threads, control)
-    project(w, s, layer, V, z.hidden, kv, s.qkv, inner + kv, WRITE, tokens, thread, threads)
+    for which in range(Q, V + 1):
+        norm_at = at[Q_NORM + which - Q]
+        if which == Q or norm_at >= 0:
+            if which > Q and tokens > 1:
+                barrier(control, threads)  # others may still read the codes
+            prepare(s.x, z.hidden, w, at[ATTENTION_NORM], norm_at, eps, s, tokens, thread, threads, control)
+        place = START if which == Q else inner + (which - K) * kv
+        project(w, s, layer, which, z.hidden, inner if which == Q else kv, s.qkv, place, WRITE, tokens, thread, threads)
     barrier(control, threads)
     if at[Q_HEAD_NORM] >= 0:
         norm_heads(z, w, at[Q_HEAD_NORM], at[K_HEAD_NORM], s, tokens, thread, threads, control)
@@ -296,13 +283,17 @@ def run_layer(z, w, cache, s, layer, tokens, position, thread, threads, control)
     barrier(control, threads)
     if not straight:
         add_branch(z, w, at[ATTENTION_OUT_NORM], s, tokens, thread, threads, control)
-    prepare(s.x, z.hidden, w, at[FFN_NORM], at[GATE_NORM], eps, s, tokens, thread, threads, control)
-    project(w, s, layer, GATE, z.hidden, z.feed_forward, s.gate, START, WRITE, tokens, thread, threads)
-    prepare_again(w, at[FFN_NORM], at[UP_NORM], eps, z.hidden, s, tokens, thread, threads, control)
-    if tokens == 1 and z.activation == RELU2:
-        up_where_gate_is_open(z, w, s, layer, thread, threads)
-    else:
-        project(w, s, layer, UP, z.hidden, z.feed_forward, s.up, START, WRITE, tokens, thread, threads)
+    for which in range(GATE, UP + 1):
+        norm_at = at[GATE_NORM + which - GATE]
+        if which == GATE or norm_at >= 0:
+            if which > GATE and tokens > 1:
+                barrier(control, threads)
+            prepare(s.x, z.hidden, w, at[FFN_NORM], norm_at, eps, s, tokens, thread, threads, control)
+        if which == UP and tokens == 1 and z.activation == RELU2:
+            up_where_gate_is_open(z, w, s, layer, thread, threads)
+        else:
+            out = s.gate if which == GATE else s.up
+            project(w, s, layer, which, z.hidden, z.feed_forward, out, START, WRITE, tokens, thread, threads)
     first, last = share(z.feed_forward, FOUR, thread, threads)  # the rows that this thread has just written
     for t in range(tokens):
         gated(s.gate[t], s.up[t], z.activation, first, last)

@@ -81,7 +81,8 @@ def tensors(file: GGUFFile) -> dict[str, NDArray[np.float32]]:
 
 
 def _number(file: GGUFFile, key: str) -> float:
-    return float(file.metadata[key])  # type: ignore[arg-type]
+    value: Any = file.metadata[key]
+    return float(value)
 
 
 def config(file: GGUFFile) -> dict[str, Any]:
@@ -118,13 +119,13 @@ def _ids() -> dict[str, str]:
 
 def tokenizer(file: GGUFFile) -> Tokenizer:
     """Byte-level BPE with digits one by one: what `tokenizer.ggml.pre` = `smollm` stands for."""
-    tokens, types = list(file.metadata["tokenizer.ggml.tokens"]), file.metadata["tokenizer.ggml.token_type"]  # type: ignore[arg-type]
-    merges = [tuple(merge.split(" ")) for merge in file.metadata["tokenizer.ggml.merges"]]  # type: ignore[union-attr]
+    tokens, types = file.require_strings("tokenizer.ggml.tokens"), file.require_ints("tokenizer.ggml.token_type", 0, 6)
+    merges = [(left, right) for left, right in (merge.split(" ") for merge in file.require_strings("tokenizer.ggml.merges"))]
     result = Tokenizer(models.BPE({token: i for i, token in enumerate(tokens)}, merges))
     words = [pre_tokenizers.Digits(individual_digits=True), pre_tokenizers.ByteLevel(add_prefix_space=False)]
     result.pre_tokenizer = pre_tokenizers.Sequence(words)
     result.decoder = decoders.ByteLevel()
-    result.add_special_tokens([AddedToken(t, special=True) for t, kind in zip(tokens, types, strict=True) if kind == CONTROL])  # type: ignore[arg-type]
+    result.add_special_tokens([AddedToken(t, special=True) for t, kind in zip(tokens, types, strict=True) if kind == CONTROL])
     return result
 
 
@@ -136,7 +137,7 @@ def write(gguf: Path, out: Path) -> None:
         written = config(file)
         (out / "config.json").write_text(json.dumps(written, indent=2) + "\n")
         tokenizer(file).save(str(out / "tokenizer.json"))
-        tokens: Any = file.metadata["tokenizer.ggml.tokens"]
+        tokens = file.require_strings("tokenizer.ggml.tokens")
         special = {key.removesuffix("_id"): tokens[written[key]] for key in _ids()}
         settings = {"tokenizer_class": "PreTrainedTokenizerFast", "add_bos_token": False, "add_eos_token": False, **special}
         settings |= {"model_max_length": written["max_position_embeddings"], "chat_template": file.metadata["tokenizer.chat_template"]}

@@ -42,13 +42,16 @@ def read(path: Path, data: dict[str, Any]) -> Vocabulary:
     pre = pre_tokenizer_name(path, data.get("pre_tokenizer"))
     normalizer = data.get("normalizer")
     kind = normalizer.get("type") if isinstance(normalizer, dict) else normalizer
-    if kind != NORMALIZERS.get(pre):
+    left_out = pre == GPT2 and kind == "NFC"  # GPT-NeoX
+    if kind != NORMALIZERS.get(pre) and not left_out:
         raise UnsupportedError(f"{path}: normalizer: {str(kind)[:40]} is not supported; {pre} implies {NORMALIZERS.get(pre, 'none')}")
     tokens, types = read_tokens(path, model.get("vocab"), data.get("added_tokens") or [])
     check_text(path, tokens)
     vocabulary = Vocabulary(path, "gpt2", tokens, types)
     merges = read_merges(path, model.get("merges"), vocabulary)
     vocabulary.extra = {"pre": pre, "merges": merges}
+    if left_out:
+        vocabulary.notes.append("normalizer NFC is left out, since gpt-2 implies none: text with uncomposed accents gets other tokens")
     vocabulary.adds_bos, vocabulary.adds_eos = added_ends(data.get("post_processor"), vocabulary)
     # Readers of `llama-bpe` look a whole word up before they merge. Without ignore_merges that changes words that no merge makes.
     if pre == "llama-bpe" and not model.get("ignore_merges"):

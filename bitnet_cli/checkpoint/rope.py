@@ -23,9 +23,17 @@ class Fields(Protocol):
     path: Any
     prefix: str
 
-    def get(self, key: str, default: Any = None) -> Any: ...
-    def number(self, key: str, low: float, high: float, default: float | None = None) -> float: ...
-    def section(self, key: str) -> "Fields | None": ...
+    def get(self, key: str, default: Any = None) -> Any:
+        """The value of a key; `default` where it is absent or null."""
+        ...
+
+    def number(self, key: str, low: float, high: float, default: float | None = None) -> float:
+        """A number in a range, or BadFileError."""
+        ...
+
+    def section(self, key: str) -> "Fields | None":
+        """An object inside; None where there is none."""
+        ...
 
 
 def rope_theta(fields: Fields, default: float) -> float:

@@ -16,7 +16,9 @@ SLIDING, FULL = "sliding_attention", "full_attention"
 class Fields(rope.Fields, Protocol):
     """Typed access to a JSON object (config.py)."""
 
-    def integer(self, key: str, low: int, high: int, default: int | None = None) -> int: ...
+    def integer(self, key: str, low: int, high: int, default: int | None = None) -> int:
+        """The whole number under `key`, checked."""
+        ...
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from bitnet_cli.checkpoint.flavours import Flavour
-from bitnet_cli.checkpoint.folder import open_checkpoint
+from bitnet_cli.checkpoint.folder import Checkpoint, open_checkpoint
 from bitnet_cli.checkpoint.hub import Listing, Repository, UnreachableError, is_hub_id
 from bitnet_cli.checkpoint.packing import OUTTYPES, type_notes
 from bitnet_cli.checkpoint.plan import Plan, make_plan
@@ -80,9 +80,7 @@ def convert(
     tokenizer = tokenizer_metadata(folder, checkpoint.config)
     metadata = model_metadata(checkpoint, OUTTYPES[outtype]) | tokenizer.values
     plan = make_plan(checkpoint, architecture(checkpoint), metadata, tensors)
-    notes = tokenizer.notes + type_notes(plan.architecture, OUTTYPES[outtype], tensors)
-    if activations == "auto" and checkpoint.flavour is Flavour.DEQUANTISED and checkpoint.config.family.pairs:
-        notes.append(ASSUMED_INT8)
+    notes = tokenizer.notes + type_notes(plan.architecture, OUTTYPES[outtype], tensors) + _activation_notes(checkpoint, activations)
     warnings = [ASSUMED_MASTER] if checkpoint.assumed_master else []
     if dry_run:
         _show(plan, str(source), target, notes + warnings, as_json)
@@ -105,6 +103,12 @@ def convert(
     report.summary(target, details, size, time.perf_counter() - start)
     if as_json:
         print_json(_as_json(plan, str(source), target, notes + warnings))
+
+
+def _activation_notes(checkpoint: Checkpoint, activations: str) -> list[str]:
+    """Where nothing but ternary floats speaks for int8: models with norms of their own for it (BitNet's) say enough."""
+    assumed = activations == "auto" and checkpoint.flavour is Flavour.DEQUANTISED and checkpoint.config.family.pairs
+    return [ASSUMED_INT8] if assumed else []
 
 
 def _stem(source: str) -> str:

@@ -182,6 +182,15 @@ def test_ignore_merges_off_is_noted_where_it_matters(folder: Path) -> None:
     assert "1 tokens that no merge makes" in tokenizer_metadata(folder, read_config(folder)).notes[0]
 
 
+def test_the_normalizer_of_gpt_neox_is_noted(folder: Path) -> None:
+    """TriLM's: GPT-2's words over composed characters. GGUF has no name for that."""
+    byte_level = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": True}
+    edit(folder / "tokenizer.json", lambda d: d.update(normalizer={"type": "NFC"}, pre_tokenizer=byte_level))
+    found = tokenizer_metadata(folder, read_config(folder))
+    assert found.values["tokenizer.ggml.pre"] == "gpt-2"
+    assert "normalizer NFC is left out" in found.notes[0]
+
+
 def test_begin_of_text(folder: Path) -> None:
     edit(folder / "tokenizer_config.json", lambda d: d.update(add_bos_token=False))
     assert metadata(folder)["tokenizer.ggml.add_bos_token"] is False  # the setting wins over the template

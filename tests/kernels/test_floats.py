@@ -154,7 +154,7 @@ def test_silu_at_the_ends() -> None:
     out = gate.copy()
     with np.errstate(all="raise"):
         glu.gated(out, np.ones(11, np.float32), SILU, 0, 11)
-    assert np.all(np.abs(out - exact) <= 8 * U * np.abs(exact) + 1e-36)
+    assert np.all(np.abs(out - exact) <= 8 * U * np.abs(exact) + 2e-36)  # 100 e^-87
     assert np.all(np.isfinite(out))
 
 

@@ -56,6 +56,8 @@ def test_a_valid_file(tmp_path: Path) -> None:
         rope_theta=10000.0,
         activation="relu2",
         sub_norms=True,
+        rope_pairs=False,
+        float_activations=None,
         tied=True,
     )
     assert c.inner == 128
@@ -83,7 +85,7 @@ def test_every_architecture_is_tested() -> None:
 
 def test_an_unknown_activation(tmp_path: Path) -> None:
     message = refused(tmp_path, BadFileError, "hidden_activation", "gelu")
-    assert message == f"{ARCH}.hidden_activation: is 'gelu', expected one of relu2, silu, gelu_pytorch_tanh"
+    assert message == f"{ARCH}.hidden_activation: is 'gelu', expected one of gelu_pytorch_tanh, relu2, silu"
 
 
 @pytest.mark.parametrize("arch", ["mistral", "bitnet-b1.59", "BITNET"])

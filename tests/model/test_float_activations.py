@@ -3,8 +3,8 @@ projections, and activations that are not rounded to int8.
 
 The two int8 digits of an activation stand for steps of at most max|x| / (127 * 254). Like the bound of test_llama_cpp.py: that adds an
 error of relative size e = (max / rms) / (127 * 254 * sqrt(12)), with max / rms at most 8: 7.2e-5. Every one of the 7 L matrices adds it, so
-logits are off by at most sqrt(7 L) e = 2.7e-4 of their rms for 2 layers if no error cancels. Seen: SEEN. Where float32 is rounded does not
-matter beside that: nothing is discontinuous.
+logits are off by at most sqrt(7 L) e = 2.7e-4 of their rms for 2 layers if no error cancels. Seen: 4.3e-5 to 4.9e-5 (transformers in
+float16: 5.3e-4). Where float32 is rounded does not matter beside that: nothing is discontinuous.
 """
 
 from collections.abc import Callable
