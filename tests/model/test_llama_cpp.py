@@ -19,6 +19,7 @@ import json
 import subprocess
 import sys
 from collections.abc import Callable
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +37,8 @@ from bitnet_cli.ternary import tq2_0
 from .builder import Model, Sizes, f32, random_model, write_model
 from .reference import Q8_0, Q8_K, Activations, assert_agree, forward
 
-pytest.importorskip("llama_cpp", reason="llama-cpp-python is not installed")
+needs_llama_cpp = pytest.mark.skipif(find_spec("llama_cpp") is None, reason="llama-cpp-python is not installed")
+pytestmark = needs_llama_cpp
 
 SIZES = Sizes(hidden=256, feed_forward=768, heads=4, kv_heads=2, head_dim=64)
 IDS = [256, *b"The quick brown fox jumps"]

@@ -19,7 +19,9 @@ from bitnet_cli.model.decoder import Decoder
 from .builder import Model, Sizes, f32, packed, random_model, write_model
 from .families import LLAMA3, llama3_factors, write
 from .reference import Q8_K, assert_agree, forward
-from .test_llama_cpp import BOUND, by_llama_cpp, relative_rms
+from .test_llama_cpp import BOUND, by_llama_cpp, needs_llama_cpp, relative_rms
+
+pytestmark = needs_llama_cpp
 
 SIZES = Sizes(hidden=256, feed_forward=768, heads=4, kv_heads=2, head_dim=128, theta=500000.0, context=128)
 IDS = [256, *b"The quick brown fox jumps over"]
