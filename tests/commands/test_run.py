@@ -168,7 +168,7 @@ def test_a_named_pipe_is_no_model(tmp_path: Path) -> None:
 
 
 def test_a_model_of_another_kind(tmp_path: Path) -> None:
-    refused(run(write_model(tmp_path / "m.gguf", arch="llama"), "-p", "a"), 4, "general.architecture", "'llama'")
+    refused(run(write_model(tmp_path / "m.gguf", arch="mamba"), "-p", "a"), 4, "general.architecture", "'mamba'")
 
 
 def test_an_instruction_set_that_does_not_exist(model: Path) -> None:
