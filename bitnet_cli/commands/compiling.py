@@ -1,6 +1,6 @@
 """What the user sees while Numba compiles the kernels, which happens once on a machine and takes 10 to 30 seconds.
 
-On a terminal a line that counts, from the second second on, and goes away again; elsewhere one line on stderr. Loading compiled kernels
+After a second of it: on a terminal a line that counts and goes away again, elsewhere one line on stderr. Loading compiled kernels
 takes a third of a second and shows nothing.
 """
 

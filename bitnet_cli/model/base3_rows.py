@@ -5,7 +5,6 @@ sooner by as much, where taking five weights out of a byte is quick enough. Pref
 back as base-3 rows are made from them. Every choice gives the same integers, so the same tokens.
 """
 
-import threading
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -14,6 +13,7 @@ from bitnet_kernels import arrays, isa
 
 from bitnet_cli.errors import UnsupportedError
 from bitnet_cli.machine.memory import available_bytes, give_back, is_mapped_file, zeros_on_huge_pages
+from bitnet_cli.machine.threads import split
 from bitnet_cli.model.config import ModelConfig
 
 CHOICES = ("auto", "2", "1.6")  # bits a weight that decode reads
@@ -87,12 +87,7 @@ def build(weights: arrays.Weights, plan: Plan, threads: int, path: str) -> None:
                     largest[number] = max(largest[number], int(code))
                     give_back(weights.packed, int(offset) + first * cols // 4, int(offset) + last * cols // 4)
 
-    helpers = [threading.Thread(target=convert, args=(i, threads)) for i in range(1, threads)]
-    for helper in helpers:
-        helper.start()
-    convert(0, threads)
-    for helper in helpers:
-        helper.join()
+    split(lambda number, _: convert(number, threads), threads, threads)
     if max(largest) < 3:
         weights.base3_built[0] = 1
     elif plan.required:

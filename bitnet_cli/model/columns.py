@@ -4,19 +4,18 @@ In a ReLU² model most inputs of `down` are exact zeros in decode; their columns
 prefill, so the columns are a second copy, 4.4 MB a layer for BitNet 2B-4T, made once the model has shown that it is sparse.
 """
 
-import threading
-
 import numpy as np
 from bitnet_kernels import arrays, isa
 from numpy.typing import NDArray
 
 from bitnet_cli.machine.memory import available_bytes, zeros_on_huge_pages
+from bitnet_cli.machine.threads import split
 from bitnet_cli.model.config import ModelConfig
 
 SMALLEST = 64 << 20  # bytes of all ternary weights: smaller models live in the cache, where rows are read twice as fast as columns
 DECIDE_AFTER = 8  # tokens decoded
-SPARSE_BESIDE_BASE3 = 0.6  # the same where rows are read in base 3
 SPARSE = 0.4  # share of hidden units closed by their gate from which on columns pay, with some margin (docs/log.md)
+SPARSE_BESIDE_BASE3 = 0.6  # the same where rows are read in base 3
 
 
 def _layer_bytes(hidden: int, feed_forward: int) -> int:
@@ -56,11 +55,5 @@ def build_columns(sizes: arrays.Sizes, weights: arrays.Weights, threads: int) ->
             offset = int(weights.offsets[layer, arrays.DOWN])
             transpose(weights.packed, offset, width, sizes.hidden, weights.columns, layer * size, 0, blocks)
 
-    edges = [sizes.layers * i // threads for i in range(threads + 1)]
-    helpers = [threading.Thread(target=turn, args=edges[i : i + 2]) for i in range(1, threads)]
-    for helper in helpers:
-        helper.start()
-    turn(edges[0], edges[1])
-    for helper in helpers:
-        helper.join()
+    split(turn, sizes.layers, threads)
     weights.columns_built[0] = 1

@@ -5,13 +5,12 @@ largest logits only. They take half the memory of a float16 head; its own pages 
 read that matter.
 """
 
-import threading
-
 import numpy as np
 from bitnet_kernels import arrays, isa
 from numpy.typing import NDArray
 
 from bitnet_cli.machine.memory import give_back
+from bitnet_cli.machine.threads import split
 
 # Kinds with more bits than the planes, and heads that do not stay in a cache between two tokens.
 KINDS = (arrays.HEAD_F32, arrays.HEAD_F16, arrays.HEAD_Q8_0)
@@ -48,13 +47,7 @@ def build_planes(sizes: arrays.Sizes, weights: arrays.Weights, threads: int) -> 
             head_planes.build(weights.head, offset, kind, hidden, weights.planes, values, codes, begin, end)
             give_back(weights.head, offset + begin * stride, offset + end * stride)
 
-    edges = [vocab * i // threads for i in range(threads + 1)]
-    helpers = [threading.Thread(target=cut, args=edges[i : i + 2]) for i in range(1, threads)]
-    for helper in helpers:
-        helper.start()
-    cut(edges[0], edges[1])
-    for helper in helpers:
-        helper.join()
+    split(cut, vocab, threads)
 
 
 def bytes_read(sizes: arrays.Sizes, counts: NDArray[np.int64]) -> float:

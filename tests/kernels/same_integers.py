@@ -94,6 +94,16 @@ def main() -> None:
         weights, codes = ternary(rng, ROWS, cols), activations(rng, TOKENS, cols)
         results[f"random {cols}"] = digest(*products(weights, codes, cols % 100))
         results[f"base 3, random {cols}"] = digest(by_base3(weights, codes, cols % 100))
+    for cols in (5460, 8640):  # rows are packed to whole 128s: what is past the end may be any weight, and meets zeros
+        rng = np.random.default_rng(cols)
+        whole = arrays.packed_width(cols)
+        weights, codes = ternary(rng, ROWS, whole), activations(rng, TOKENS, whole)
+        codes[:, cols:] = 0
+        exact = codes[:, :cols].astype(np.int64) @ weights[:, :cols].T.astype(np.int64)
+        one, many = products(weights, codes, cols % 100)
+        by_columns = sparse_product(weights, codes[0], cols % 100)
+        assert all(np.array_equal(a, b) for a, b in ((one, exact[0]), (many, exact), (by_columns, exact[0])))
+        results[f"padded {cols}"] = digest(one, many, by_columns)
     for cols in (128, 5504, 16384):
         for name, weights, codes in extremes(cols):
             results[f"{name} {cols}"] = digest(*products(weights, codes, 0))

@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from bitnet_kernels import quantised_attention, quantised_cache
+from bitnet_kernels import cached_attention, quantised_attention, quantised_cache
 from bitnet_kernels.arrays import EVERYTHING
 from bitnet_kernels.kv_cache import QUANTISED_BITS, QuantisedCache, new_cache
 from bitnet_kernels.naive import attention as naive_attention
@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 U = 2.0**-24
 CANARY = np.float32(-1234.5)
 DIMS = [2, 8, 20, 64, 80, 96, 100, 128, 256]
+CACHE_KINDS = ("f32", "f16", *QUANTISED_BITS)
 Floats = NDArray[np.float32]
 
 
@@ -153,3 +154,23 @@ def test_scores_far_apart(kind: str) -> None:
     naive_attention.store(cache, 0, 0, keys[:, None], floats(np.random.default_rng(2), 4, 1, 16))
     values = naive_attention.stored(cache, 0, 4, 16)[1][0]
     assert np.allclose(run_attend(queries, cache, [2, 3, 4, 4]), values[1], rtol=1e-6, atol=1e-30)
+
+
+@pytest.mark.parametrize("kind", CACHE_KINDS)
+def test_python_reaches_the_kernels_of_the_same_type(kind: str) -> None:
+    """cached_attention.py chooses by the cache's type when Numba compiles, and when Python calls."""
+    rng = np.random.default_rng(5)
+    dim, longest = 64, 20
+    keys, values, q = floats(rng, longest, dim), floats(rng, longest, dim), floats(rng, 4 * dim)
+    by_python, by_twin = new_cache(1, 1, dim, 32, kind), new_cache(1, 1, dim, 32, kind)
+    for p in range(longest):
+        cached_attention.append(by_python, 0, 0, p, dim, keys[p].copy(), values[p], 0)
+    naive_attention.store(by_twin, 0, 0, keys[:, None], values[:, None])
+    assert all(np.array_equal(a, b) for a, b in zip(by_python, by_twin, strict=True))
+    scores, four, one = np.zeros((4, 32), np.float32), np.zeros(4 * dim, np.float32), np.zeros(4 * dim, np.float32)
+    lengths = np.full(4, longest)
+    cached_attention.attend(by_python, 0, 0, q.copy(), lengths, dim, scores, four, EVERYTHING)
+    for i in range(4):
+        cached_attention.attend_one(by_python, 0, 0, q.copy(), i * dim, longest, dim, scores, one, i * dim, EVERYTHING)
+    assert np.array_equal(one, four)
+    assert four.any()

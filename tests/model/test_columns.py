@@ -24,7 +24,7 @@ def test_logits_are_the_same_with_columns_and_without(decoder_of: Make, monkeypa
     for position, token in enumerate(IDS):
         assert np.array_equal(decoder.feed([token]), rows.feed([token])), position
         assert bool(decoder._weights.columns_built[0]) == (position >= columns.DECIDE_AFTER)
-    assert decoder.skipped_columns_share() > 0.0 or threads > 1  # one block: two threads are as quick by rows
+    assert decoder.skipped_columns_share() > 0.5
     assert decoder.bytes_a_token() <= rows.bytes_a_token()
 
 
