@@ -86,7 +86,7 @@ def embed(
     output: Output,
     quiet: bool,
 ) -> None:
-    """Write the embedding of each text; see cli.py for the options."""
+    """Write the embedding of each text; see options/ for the options."""
     if ctx_size < 0 or threads < 0:
         raise UsageError("-c and -t must be 0 or more")
     prefix = prefix_of(prompt, instruction)

@@ -22,7 +22,7 @@ def perplexity(
     as_json: bool,
     quiet: bool,
 ) -> None:
-    """Print the perplexity of a text (see cli.py for the options)."""
+    """Print the perplexity of a text (see options/ for the options)."""
     if ctx_size < 0 or stride < 0 or threads < 0:
         raise UsageError("-c, --stride and -t must be 0 or more")
     text = read_prompt(None, file)

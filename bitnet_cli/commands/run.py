@@ -116,7 +116,7 @@ def run(
     sampling: Sampling,
     quiet: bool,
 ) -> None:
-    """Generate text. Raises BitnetError for what the user must know; see cli.py for the options."""
+    """Generate text. Raises BitnetError for what the user must know; see options/ for the options."""
     if n_predict < -1 or threads < 0 or ctx_size < 0:
         raise UsageError("-n must be -1 or more, -t and -c 0 or more")
     text = read_prompt(prompt, file)

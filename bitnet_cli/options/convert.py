@@ -1,0 +1,58 @@
+"""Options of `bitnet convert`."""
+
+from enum import Enum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from bitnet_cli.options.shared import EmbeddingType, QuantizedType
+
+
+class Activations(str, Enum):
+    auto = "auto"
+    int8 = "int8"
+    float = "float"
+
+
+def convert(
+    source: Annotated[str, typer.Argument(help="Hugging Face folder (config.json, *.safetensors, tokenizer files), or hub id owner/name.")],
+    output: Annotated[
+        Path | None, typer.Option("-o", "--output", "--outfile", help="GGUF file to write. Default: models/NAME.gguf.", show_default=False)
+    ] = None,
+    outtype: Annotated[
+        QuantizedType, typer.Option("--outtype", help="Ternary weights. llama.cpp reads tq1_0, tq2_0, q2_0; f16: weight * scale.")
+    ] = QuantizedType.i2_s,
+    embedding_type: Annotated[EmbeddingType, typer.Option("--embedding-type", help="Type of the embedding and head.")] = EmbeddingType.f16,
+    ternarise: Annotated[
+        bool, typer.Option("--ternarise", "--ternarize", help="Round float weights that nothing marks as trained for ternary values.")
+    ] = False,
+    activations: Annotated[
+        Activations,
+        typer.Option("--activations", help="What the model multiplies by: int8 (BitNet) or float (TriLM). auto: by the weights."),
+    ] = Activations.auto,
+    revision: Annotated[str | None, typer.Option("--revision", help="Hub: branch, tag or commit. Default: main.")] = None,
+    token: Annotated[str | None, typer.Option("--token", help="Hub: access token; HF_TOKEN keeps it out of process lists.")] = None,
+    cache_dir: Annotated[Path | None, typer.Option("--cache-dir", help="Hub: folder of the cache. Default: HF_HUB_CACHE.")] = None,
+    offline: Annotated[bool, typer.Option("--offline", "--local-files-only", help="Hub: use the cache only.")] = False,
+    force: Annotated[bool, typer.Option("--force", help="Replace the output if it exists.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be written and what would be lost; write nothing.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON object on stdout.")] = False,
+    quiet: Annotated[bool, typer.Option("-q", "--quiet", help="No progress on stderr.")] = False,
+) -> None:
+    """Convert a Hugging Face folder or repository to one packed GGUF file."""
+    from bitnet_cli.commands import convert as command
+
+    command.convert(
+        source,
+        output,
+        outtype=outtype.value,
+        embedding_type=embedding_type.value,
+        ternarise=ternarise,
+        activations=activations.value,
+        hub=command.HubOptions(revision, token, cache_dir, offline),
+        force=force,
+        dry_run=dry_run,
+        as_json=as_json,
+        quiet=quiet,
+    )

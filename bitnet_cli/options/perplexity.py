@@ -1,0 +1,35 @@
+"""Options of `bitnet perplexity`."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from bitnet_cli.options.shared import CACHE_HELP, CacheType
+
+
+def perplexity(
+    model: Annotated[Path | None, typer.Option("-m", "--model", help="GGUF file. Without it, the small model inside the package.")] = None,
+    file: Annotated[Path | None, typer.Option("-f", "--file", help="The text to score; without it, stdin.")] = None,
+    ctx_size: Annotated[int, typer.Option("-c", "--ctx-size", help="Tokens a window; 0: 2048, or the model's if smaller.")] = 0,
+    stride: Annotated[int, typer.Option("--stride", help="Tokens a window advances by; 0: the whole window.")] = 0,
+    special: Annotated[bool, typer.Option("--special", help="Read control tokens in the text, such as <|endoftext|>.")] = False,
+    threads: Annotated[int, typer.Option("-t", "--threads", help="Threads; 0: physical cores this process may use.")] = 0,
+    cache_type: Annotated[CacheType, typer.Option("--cache-type", help=CACHE_HELP)] = CacheType.f32,
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON object on stdout.")] = False,
+    quiet: Annotated[bool, typer.Option("-q", "--quiet", help="No notes and progress on stderr.")] = False,
+) -> None:
+    """Measure how well a model predicts a text."""
+    from bitnet_cli.commands import perplexity as command
+
+    command.perplexity(
+        model,
+        file=file,
+        ctx_size=ctx_size,
+        stride=stride,
+        special=special,
+        threads=threads,
+        cache_type=cache_type.value,
+        as_json=as_json,
+        quiet=quiet,
+    )
