@@ -12,7 +12,8 @@ written in units of the quantisation step. Gradients pass both roundings unchang
 from typing import Any
 
 import torch
-from bitnet_torch import int8_per_token, ternary
+from activation_schemes import int8_per_token
+from bitnet_torch import ternary
 from torch import Tensor, nn
 
 

@@ -8,7 +8,8 @@ inference engine is compared with; arithmetic follows arXiv 2402.17764 and its "
     activations  a = 127 / max|x| (at least 1e-5)     q = clip(round(x * a), -128, 127)      one scale a token
     product      y = (q @ w.T) * s / a                integers until the end
 
-Gradients pass both roundings unchanged (straight-through estimator).
+Other activations (BitNet a4.8, BitNet v2) are activation_schemes.py's. Gradients pass both roundings, clipping and top-k unchanged
+(straight-through estimator).
 """
 
 from dataclasses import dataclass
@@ -16,6 +17,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
+from activation_schemes import SCHEMES, Input
 from torch import Tensor, nn
 
 
@@ -44,21 +46,14 @@ def ternary(weight: Tensor) -> tuple[Tensor, Tensor]:
     return (weight / scale).round().clamp(-1, 1), scale
 
 
-def int8_per_token(x: Tensor) -> tuple[Tensor, Tensor]:
-    """(..., cols) float -> integers in [-128, 127] as floats, and 127 / max|x| of each token, shape (..., 1)."""
-    factor = 127 / x.abs().amax(-1, keepdim=True).clamp(min=1e-5)
-    return (x * factor).round().clamp(-128, 127), factor
-
-
 class _BitProduct(torch.autograd.Function):
-    """y = int8(x) @ ternary(W).T for several weights that share one input, quantised once.
+    """y = codes / factor @ ternary(W).T for several weights that share one input x, quantised to codes and factor.
 
-    `dtype` is the matmul's: bfloat16 holds every int8 code and ternary value exactly, only sums are rounded.
+    `dtype` is the matmul's: bfloat16 holds every code and ternary value exactly, only sums are rounded.
     """
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, dtype: torch.dtype, *weights: Tensor) -> tuple[Tensor, ...]:
-        codes, factor = int8_per_token(x)
+    def forward(ctx: Any, x: Tensor, codes: Tensor, factor: Tensor, dtype: torch.dtype, *weights: Tensor) -> tuple[Tensor, ...]:
         codes = codes.to(dtype)
         pairs = [ternary(w) for w in weights]
         stacked = torch.cat([w for w, _ in pairs]).to(dtype)
@@ -75,24 +70,23 @@ class _BitProduct(torch.autograd.Function):
         grad_x = ((grad * scales).to(codes.dtype) @ stacked).float()
         scaled = (grad / factor).to(codes.dtype).flatten(0, -2)
         grad_w = (scaled.T @ codes.flatten(0, -2)).float()
-        return grad_x, None, *grad_w.split(ctx.rows)
+        return grad_x, None, None, None, *grad_w.split(ctx.rows)
 
 
-class Projections(nn.Module):
-    """Bias-free projections of one input; `names` become attributes `<name>.weight`, as transformers names them."""
+def project(module: nn.Module, x: Tensor, names: list[str], treatment: Input | None, dtype: torch.dtype) -> tuple[Tensor, ...]:
+    """x through the bias-free projections `names` of `module`, which share it; treatment None: in float."""
+    weights = [getattr(module, name).weight for name in names]
+    if treatment is not None:
+        x = treatment.transform(x)
+        return _BitProduct.apply(x, *treatment.codes(x.detach()), dtype, *weights)
+    y = (x.to(dtype) @ torch.cat(weights).to(dtype).T).float()
+    return tuple(y.split([len(w) for w in weights], -1))
 
-    def __init__(self, inputs: int, outputs: dict[str, int], quantised: bool):
-        super().__init__()
-        self.names, self.quantised = list(outputs), quantised
-        for name, rows in outputs.items():
-            self.add_module(name, nn.Linear(inputs, rows, bias=False))
 
-    def project(self, x: Tensor, names: list[str], dtype: torch.dtype) -> tuple[Tensor, ...]:
-        weights = [getattr(self, name).weight for name in names]
-        if self.quantised:
-            return _BitProduct.apply(x, dtype, *weights)
-        y = (x.to(dtype) @ torch.cat(weights).to(dtype).T).float()
-        return tuple(y.split([len(w) for w in weights], -1))
+def add_linears(module: nn.Module, sizes: dict[str, tuple[int, int]]) -> None:
+    """Attributes `<name>.weight` of (rows, inputs), as transformers names them; `sizes` gives (inputs, rows)."""
+    for name, (inputs, rows) in sizes.items():
+        module.add_module(name, nn.Linear(inputs, rows, bias=False))
 
 
 class Norm(nn.Module):
@@ -110,47 +104,45 @@ def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     return x * cos + torch.cat((-high, low), -1) * sin
 
 
-class Attention(Projections):
-    def __init__(self, s: Shape, quantised: bool):
+class Attention(nn.Module):
+    def __init__(self, s: Shape, scheme: str | None):
+        super().__init__()
         kv = s.kv_heads * s.head_dim
-        super().__init__(s.hidden, {"q_proj": s.hidden, "k_proj": kv, "v_proj": kv, "o_proj": s.hidden}, quantised)
+        outputs = {"q_proj": s.hidden, "k_proj": kv, "v_proj": kv, "o_proj": s.hidden}
+        add_linears(self, {name: (s.hidden, rows) for name, rows in outputs.items()})
         self.attn_sub_norm, self.shape = Norm(s.hidden, s.norm_eps), s
+        self.inputs = (SCHEMES[scheme].attention, SCHEMES[scheme].o) if scheme else (None, None)
 
     def forward(self, x: Tensor, rope: tuple[Tensor, Tensor], dtype: torch.dtype) -> Tensor:
         batch, length, _ = x.shape
-        parts = self.project(x, ["q_proj", "k_proj", "v_proj"], dtype)
+        parts = project(self, x, ["q_proj", "k_proj", "v_proj"], self.inputs[0], dtype)
         q, k, v = (p.view(batch, length, -1, self.shape.head_dim).transpose(1, 2) for p in parts)
         q, k = rotate(q, *rope), rotate(k, *rope)
         mixed = F.scaled_dot_product_attention(q.to(dtype), k.to(dtype), v.to(dtype), is_causal=True, enable_gqa=True)
         mixed = mixed.transpose(1, 2).reshape(batch, length, -1).float()
-        return self.project(self.attn_sub_norm(mixed), ["o_proj"], dtype)[0]
+        return project(self, self.attn_sub_norm(mixed), ["o_proj"], self.inputs[1], dtype)[0]
 
 
 class FeedForward(nn.Module):
     """ReLU² GLU: down(norm(relu(gate x)² * up x))."""
 
-    def __init__(self, s: Shape, quantised: bool):
+    def __init__(self, s: Shape, scheme: str | None):
         super().__init__()
-        for name, (cols, rows) in {
-            "gate_proj": (s.hidden, s.feed_forward),
-            "up_proj": (s.hidden, s.feed_forward),
-            "down_proj": (s.feed_forward, s.hidden),
-        }.items():
-            self.add_module(name, nn.Linear(cols, rows, bias=False))
-        self.ffn_sub_norm, self.quantised = Norm(s.feed_forward, s.norm_eps), quantised
-
-    project = Projections.project
+        wide, narrow = (s.hidden, s.feed_forward), (s.feed_forward, s.hidden)
+        add_linears(self, {"gate_proj": wide, "up_proj": wide, "down_proj": narrow})
+        self.ffn_sub_norm = Norm(s.feed_forward, s.norm_eps)
+        self.inputs = (SCHEMES[scheme].feed_forward, SCHEMES[scheme].down) if scheme else (None, None)
 
     def forward(self, x: Tensor, dtype: torch.dtype) -> Tensor:
-        gate, up = self.project(x, ["gate_proj", "up_proj"], dtype)
-        return self.project(self.ffn_sub_norm(F.relu(gate).square() * up), ["down_proj"], dtype)[0]
+        gate, up = project(self, x, ["gate_proj", "up_proj"], self.inputs[0], dtype)
+        return project(self, self.ffn_sub_norm(F.relu(gate).square() * up), ["down_proj"], self.inputs[1], dtype)[0]
 
 
 class Block(nn.Module):
-    def __init__(self, s: Shape, quantised: bool):
+    def __init__(self, s: Shape, scheme: str | None):
         super().__init__()
-        self.input_layernorm, self.self_attn = Norm(s.hidden, s.norm_eps), Attention(s, quantised)
-        self.post_attention_layernorm, self.mlp = Norm(s.hidden, s.norm_eps), FeedForward(s, quantised)
+        self.input_layernorm, self.self_attn = Norm(s.hidden, s.norm_eps), Attention(s, scheme)
+        self.post_attention_layernorm, self.mlp = Norm(s.hidden, s.norm_eps), FeedForward(s, scheme)
 
     def forward(self, x: Tensor, rope: tuple[Tensor, Tensor], dtype: torch.dtype) -> Tensor:
         x = x + self.self_attn(self.input_layernorm(x), rope, dtype)
@@ -158,13 +150,13 @@ class Block(nn.Module):
 
 
 class BitNet(nn.Module):
-    """Decoder with a tied head. `quantised=False` gives the float model of the same shape."""
+    """Decoder with a tied head. `scheme` is a key of SCHEMES; None gives the float model of the same shape."""
 
-    def __init__(self, shape: Shape, quantised: bool = True):
+    def __init__(self, shape: Shape, scheme: str | None = "int8"):
         super().__init__()
-        self.shape, self.quantised = shape, quantised
+        self.shape, self.scheme = shape, scheme
         self.embed_tokens = nn.Embedding(shape.vocab_size, shape.hidden)
-        self.layers = nn.ModuleList(Block(shape, quantised) for _ in range(shape.layers))
+        self.layers = nn.ModuleList(Block(shape, scheme) for _ in range(shape.layers))
         self.norm = Norm(shape.hidden, shape.norm_eps)
         for name, parameter in self.named_parameters():
             if parameter.ndim == 2:

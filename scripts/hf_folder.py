@@ -1,13 +1,16 @@
 """Tokenizer training, and saving a model of `bitnet_torch` as a Hugging Face folder.
 
 The folder loads with transformers' `BitNetForCausalLM`, linear class `BitLinear`: packed uint8 weights and `weight_scale` = 1 / mean|W|,
-which divides. The float twin is saved with float weights and no quantization_config.
+which divides. `quantization_config` also names the activations where they are not int8 (`activation_type`, a key of
+activation_schemes.SCHEMES) and the share that top-k keeps (`top_k`); transformers knows neither and computes with int8.
+The float twin is saved with float weights and no quantization_config.
 """
 
 import json
 from pathlib import Path
 
 import torch
+from activation_schemes import SCHEMES
 from bitnet_torch import BitNet, ternary
 from safetensors.torch import save_file
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
@@ -65,8 +68,13 @@ def config_of(model: BitNet, end_id: int) -> dict[str, object]:
         "attention_bias": False,
         "torch_dtype": "float32",
     }
-    if model.quantised:
-        config["quantization_config"] = {"quant_method": "bitnet", "linear_class": "bitlinear", "modules_to_not_convert": None}
+    if model.scheme:
+        quantization = {"quant_method": "bitnet", "linear_class": "bitlinear", "modules_to_not_convert": None}
+        if model.scheme != "int8":
+            quantization["activation_type"] = model.scheme
+        if (share := SCHEMES[model.scheme].top_k) < 1:
+            quantization["top_k"] = share
+        config["quantization_config"] = quantization
     return config
 
 
@@ -76,7 +84,7 @@ def save_folder(model: BitNet, tokenizer: Tokenizer, folder: Path) -> None:
     tensors = {}
     for parameter, weight in model.state_dict().items():
         value, name = weight.detach().cpu(), f"model.{parameter}"
-        if name.endswith("_proj.weight") and model.quantised:
+        if name.endswith("_proj.weight") and model.scheme:
             values, scale = ternary(value)
             tensors[name] = pack(values)
             tensors[name.replace(".weight", ".weight_scale")] = (1 / scale).reshape(1).float()

@@ -1,7 +1,8 @@
-"""Train a small BitNet b1.58 language model from scratch and save it as a Hugging Face folder.
+"""Train a small BitNet language model and save it as a Hugging Face folder: from scratch, or a second stage with other activations.
 
-    python scripts/train.py --out build/tiny                 # ternary weights, int8 activations
+    python scripts/train.py --out build/tiny                 # ternary weights, int8 activations: BitNet b1.58
     python scripts/train.py --out build/tiny-float --float   # the same shape and data in float
+    python scripts/train.py --out build/tiny-a4.8 --from build/tiny/checkpoint.safetensors --activations a4.8 --steps 400 --lr 1e-3
 
 Reads text from `scripts/corpus.py`, trains a byte-level BPE tokenizer on it, and writes under --out:
 `hf/` (packed `bitnet` flavour: config.json, model.safetensors, tokenizer files), `checkpoint.safetensors` (float masters and optimizer
@@ -9,6 +10,11 @@ state, --resume continues from it) and `log.jsonl` (one line an evaluation: step
 
 Recipe: arXiv 2402.17764, Training Tips: Adam (0.9, 0.95), learning rate falling linearly with an abrupt drop half-way, weight decay 0.1
 and then 0. A GPU is used where there is one; on CPU, matmuls run in bfloat16 where that is the faster type.
+
+--from starts a second stage, as BitNet a4.8 (arXiv 2411.04965) and BitNet v2 (2504.18415) train: weights and optimizer state are the
+first stage's, batches are those that would have come next, weight decay stays 0 as in the second half of the recipe. The papers cut the
+last 5 % of one learning-rate schedule off for it; here the first stage's rate has already fallen to 0, so it rises again to --lr, over a
+short warm-up, and falls linearly to 0.
 """
 
 import argparse
@@ -21,6 +27,7 @@ import corpus
 import numpy as np
 import torch
 import torch.nn.functional as F
+from activation_schemes import SCHEMES
 from bitnet_torch import BitNet, Shape
 from hf_folder import save_folder, train_tokenizer
 from safetensors import safe_open
@@ -28,16 +35,20 @@ from safetensors.torch import save_file
 from tokenizers import Tokenizer
 
 
-def arguments() -> argparse.Namespace:
+def arguments(given: list[str] | None = None) -> argparse.Namespace:
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     p.add_argument("--out", type=Path, required=True)
     p.add_argument("--corpus", type=Path, default=Path("build/corpus"), help="folder of train.txt and heldout.txt; made when absent")
     p.add_argument("--float", action="store_true", help="train the float twin instead")
-    p.add_argument("--steps", type=int, default=2400)
+    p.add_argument("--activations", choices=SCHEMES, default="int8", help="quantisation of the projections' inputs")
+    p.add_argument("--from", dest="stage_1", type=Path, metavar="CHECKPOINT", help="second stage: go on from this checkpoint.safetensors")
+    p.add_argument("--steps", type=int, default=2400, help="of this stage")
     p.add_argument("--batch", type=int, default=16, help="sequences a step")
     p.add_argument("--micro-batch", type=int, default=4, help="sequences a forward pass")
-    p.add_argument("--lr", type=float, nargs=2, default=(3e-3, 2e-3), help="peak of the first and second half")
+    p.add_argument("--lr", type=float, nargs="+", default=(3e-3, 2e-3), help="of the first and second half (the last: of a second stage)")
+    p.add_argument("--warm-up", type=int, default=100, metavar="STEPS")
     p.add_argument("--minutes", type=float, default=math.inf, help="finish the schedule by then even if slower than planned")
+    p.add_argument("--evaluate-every", type=int, default=200, metavar="STEPS")
     p.add_argument("--threads", type=int, default=0)
     p.add_argument("--seed", type=int, default=0)
     p.add_argument("--resume", action="store_true", help="go on from checkpoint.safetensors")
@@ -45,7 +56,7 @@ def arguments() -> argparse.Namespace:
     for name, default in vars(Shape()).items():
         if isinstance(default, int):
             p.add_argument(f"--{name.replace('_', '-')}", type=int, default=default)
-    return p.parse_args()
+    return p.parse_args(given)
 
 
 def tokens_of(folder: Path, tokenizer: Tokenizer, part: str) -> torch.Tensor:
@@ -86,12 +97,13 @@ def held_out_loss(model: BitNet, ids: torch.Tensor, batch: int = 4) -> float:
 
 
 class Training:
-    """Model, optimizer and position of one run."""
+    """Model, optimizer and position of one run. `step` counts on through a second stage, which begins at step `first`."""
 
     def __init__(self, args: argparse.Namespace, device: str):
         shape = Shape(**{k: getattr(args, k) for k, v in vars(Shape()).items() if isinstance(v, int)})
         torch.manual_seed(args.seed)
-        self.args, self.model, self.step = args, BitNet(shape, not args.float).to(device), 0
+        self.args, self.step, self.first = args, 0, 0
+        self.model = BitNet(shape, None if args.float else args.activations).to(device)
         matrices = [p for n, p in self.model.named_parameters() if n.endswith("proj.weight")]
         others = [p for n, p in self.model.named_parameters() if not n.endswith("proj.weight")]
         groups = [{"params": matrices, "decay": True}, {"params": others, "weight_decay": 0.0}]
@@ -101,10 +113,10 @@ class Training:
 
     def schedule(self, progress: float) -> None:
         """Learning rate and weight decay at `progress` in [0, 1] of the run."""
-        second = progress >= 0.5
-        warm = min(1.0, (self.step + 1) / 100)
+        second = progress >= 0.5 or self.first > 0
+        warm = min(1.0, (self.step - self.first + 1) / self.args.warm_up)
         for group in self.optimizer.param_groups:
-            group["lr"] = self.args.lr[second] * (1 - progress) * warm
+            group["lr"] = self.args.lr[-1 if second else 0] * (1 - progress) * warm
             if "decay" in group:
                 group["weight_decay"] = 0.0 if second else 0.1
 
@@ -128,20 +140,61 @@ class Training:
             for key, value in self.optimizer.state.get(p, {}).items():
                 tensors[f"optimizer.{key}.{name}"] = value
         part = path.with_suffix(".part")
-        save_file({k: v.detach().contiguous() for k, v in tensors.items()}, part, {"step": str(self.step)})
+        metadata = {"step": str(self.step), "first": str(self.first), "scheme": self.model.scheme or "float"}
+        save_file({k: v.detach().contiguous() for k, v in tensors.items()}, part, metadata)
         part.replace(path)
 
     def load(self, path: Path) -> None:
+        """Weights, optimizer state and position. SystemExit: the model of --resume has other activations."""
         with safe_open(path, "pt") as file:
-            self.step = int(file.metadata()["step"])
+            saved = file.metadata()
+            self.step, self.first = int(saved["step"]), int(saved.get("first", 0))
+            scheme = self.model.scheme or "float"
+            if self.args.resume and saved.get("scheme", scheme) != scheme:
+                raise SystemExit(f"{path} is a run with {saved['scheme']} activations, not {scheme}: start a second stage with --from")
             self.model.load_state_dict({k: file.get_tensor(k) for k in self.model.state_dict()})
             for name, p in self.model.named_parameters():
                 keys = ("step", "exp_avg", "exp_avg_sq")
                 self.optimizer.state[p] = {k: file.get_tensor(f"optimizer.{k}.{name}") for k in keys}
 
 
-def main() -> None:
-    args = arguments()
+def begin(args: argparse.Namespace, device: str) -> Training:
+    """A run at its first step: from scratch, after another stage, or where it was interrupted."""
+    run = Training(args, device)
+    if args.resume:
+        run.load(args.out / "checkpoint.safetensors")
+    elif args.stage_1:
+        run.load(args.stage_1)
+        run.first = run.step
+    return run
+
+
+def train(run: Training, ids: torch.Tensor, heldout: torch.Tensor) -> None:
+    """The schedule to its end, with evaluations and checkpoints on the way."""
+    args, length, start = run.args, run.model.shape.context, time.monotonic()
+    while True:
+        progress = max((run.step - run.first) / args.steps, (time.monotonic() - start) / 60 / args.minutes)
+        if (run.step - run.first) % args.evaluate_every == 0 or progress >= 1:
+            nats = held_out_loss(run.model, heldout if progress >= 1 else heldout[: 64 * length + 1])
+            tokens = run.step * args.batch * length
+            row = {"step": run.step, "tokens": tokens, "heldout_nats": nats, "perplexity": math.exp(nats)}
+            row |= {"whole_heldout": progress >= 1, "seconds": time.monotonic() - start}
+            print(json.dumps(row), flush=True)
+            with (args.out / "log.jsonl").open("a") as log:
+                log.write(json.dumps(row) + "\n")
+            run.save(args.out / "checkpoint.safetensors")
+        if progress >= 1:
+            break
+        run.schedule(progress)
+        # Positions depend on seed and step only: a resumed run, the float twin, or other activations see the same batches.
+        places = np.random.default_rng([args.seed, run.step]).integers(0, len(ids) - length - 1, args.batch)
+        loss = run.update(torch.stack([ids[i : i + length + 1] for i in places.tolist()]))
+        if run.step % 20 == 0:
+            print(f"step {run.step} loss {loss:.4f} {time.monotonic() - start:.0f} s", flush=True)
+
+
+def main(given: list[str] | None = None) -> None:
+    args = arguments(given)
     if args.threads:
         torch.set_num_threads(args.threads)
     device = "cuda" if torch.cuda.is_available() else "cpu"
@@ -149,31 +202,10 @@ def main() -> None:
         corpus.write(args.corpus / "packages", args.corpus)
     args.out.mkdir(parents=True, exist_ok=True)
     tokenizer = train_tokenizer(args.corpus / "train.txt", args.vocab_size)
-    train, heldout = (tokens_of(args.corpus, tokenizer, part).to(device) for part in ("train", "heldout"))
-    run = Training(args, device)
-    if args.resume:
-        run.load(args.out / "checkpoint.safetensors")
-    print(f"{sum(p.numel() for p in run.model.parameters()):,} parameters, {len(train):,} training tokens, {run.dtype}", flush=True)
-    length, start, log = run.model.shape.context, time.monotonic(), (args.out / "log.jsonl").open("a")
-    while True:
-        progress = max(run.step / args.steps, (time.monotonic() - start) / 60 / args.minutes)
-        if run.step % 200 == 0 or progress >= 1:
-            nats = held_out_loss(run.model, heldout if progress >= 1 else heldout[: 64 * length + 1])
-            tokens = run.step * args.batch * length
-            row = {"step": run.step, "tokens": tokens, "heldout_nats": nats, "perplexity": math.exp(nats)}
-            row |= {"whole_heldout": progress >= 1, "seconds": time.monotonic() - start}
-            print(json.dumps(row), flush=True)
-            log.write(json.dumps(row) + "\n")
-            log.flush()
-            run.save(args.out / "checkpoint.safetensors")
-        if progress >= 1:
-            break
-        run.schedule(progress)
-        # Positions depend on seed and step only: a resumed run, or the float twin, sees the same batches.
-        places = np.random.default_rng([args.seed, run.step]).integers(0, len(train) - length - 1, args.batch)
-        loss = run.update(torch.stack([train[i : i + length + 1] for i in places.tolist()]))
-        if run.step % 20 == 0:
-            print(f"step {run.step} loss {loss:.4f} {time.monotonic() - start:.0f} s", flush=True)
+    ids, heldout = (tokens_of(args.corpus, tokenizer, part).to(device) for part in ("train", "heldout"))
+    run = begin(args, device)
+    print(f"{sum(p.numel() for p in run.model.parameters()):,} parameters, {len(ids):,} training tokens, {run.dtype}", flush=True)
+    train(run, ids, heldout)
     save_folder(run.model, tokenizer, args.out / "hf")
 
 

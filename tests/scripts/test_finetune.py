@@ -92,8 +92,9 @@ def test_layer_at_both_ends(scripts: ModuleType) -> None:
 def test_gradients_pass_the_rounding(scripts: ModuleType) -> None:
     """Straight-through: at lambda 0 those of a float layer, at lambda 1 those of a float layer with the quantised operands."""
     import torch
+    from activation_schemes import int8_per_token
     from bit_linear import BitLinear
-    from bitnet_torch import int8_per_token, ternary
+    from bitnet_torch import ternary
 
     torch.manual_seed(2)
     for amount in (0.0, 1.0):
