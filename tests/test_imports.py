@@ -19,6 +19,7 @@ LAYERS = [
     {"errors", "__version__"},
     {"machine", "embedded", "ternary", "gguf_file", "checkpoint", "text"},
     {"model"},
+    {"api"},
     {"serving"},
     {"commands"},
     {"options"},

@@ -12,7 +12,6 @@ from __future__ import annotations
 import contextlib
 import errno
 import logging
-import re
 import shlex
 import shutil
 import warnings
@@ -22,6 +21,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bitnet_cli.checkpoint.config import ModelConfig, read_config
+from bitnet_cli.checkpoint.hub_id import READY
 from bitnet_cli.checkpoint.pooling import POOLING_FILE
 from bitnet_cli.checkpoint.shards import PICKLED, shard_names
 from bitnet_cli.checkpoint.tokenizer import TOKENIZER_FILES
@@ -30,9 +30,7 @@ from bitnet_cli.errors import BadFileError, BitnetError, UnsupportedError, Usage
 if TYPE_CHECKING:
     from huggingface_hub.hf_api import ModelInfo
 
-HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]{0,95}/[A-Za-z0-9][\w.-]{0,95}", re.ASCII)
 CONFIG, SINGLE, INDEX = "config.json", "model.safetensors", "model.safetensors.index.json"
-READY = "i2_s"  # in the name of a GGUF file: `ggml-model-i2_s.gguf` is what Microsoft publishes
 _FULL = {errno.ENOSPC, errno.EFBIG} | ({errno.EDQUOT} if hasattr(errno, "EDQUOT") else set())
 
 
@@ -61,11 +59,6 @@ class Listing:
     @property
     def missing_bytes(self) -> int:
         return sum(file.size or 0 for file in self.missing)
-
-
-def is_hub_id(source: str) -> bool:
-    """Whether `source` is meant as `owner/name`: it has that form, and nothing of that name is on the disk."""
-    return HUB_ID.fullmatch(source) is not None and not Path(source).exists()
 
 
 class Repository:
@@ -138,6 +131,23 @@ class Repository:
         if folder.name == listing.commit:
             return folder
         return self._download(CONFIG, listing.commit).parent  # the branch moved between the two questions
+
+    def ready_file(self) -> HubFile | None:
+        """The GGUF file to run where a repository has no other weights: the one with I2_S weights, or the only one. Asks the hub."""
+        with self._explained():
+            info = self._hub.HfApi().model_info(self.name, revision=self.revision, files_metadata=True, token=self._token)
+        sizes = {item.rfilename: item.size for item in info.siblings or [] if "/" not in item.rfilename}
+        files = sorted(name for name in sizes if name.lower().endswith(".gguf"))
+        packed = [name for name in files if READY in name.lower()]
+        name = packed[0] if packed else files[0] if len(files) == 1 else None
+        if name is None or any(other.endswith(".safetensors") for other in sizes):
+            return None
+        return HubFile(name, sizes[name], self._cached(name, self.revision) is not None)
+
+    def fetch_ready(self, file: HubFile) -> Path:
+        """Download such a file into the cache."""
+        self._check_space(Listing(self.revision, (file,)))
+        return self._download(file.name, self.revision)
 
     def cached(self) -> Path | None:
         """The folder in the cache, if all files of a conversion are there; no network is used."""

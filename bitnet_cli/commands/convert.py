@@ -10,7 +10,8 @@ from typing import Any, NamedTuple
 
 from bitnet_cli.checkpoint.flavours import Flavour
 from bitnet_cli.checkpoint.folder import Checkpoint, open_checkpoint
-from bitnet_cli.checkpoint.hub import Listing, Repository, UnreachableError, is_hub_id
+from bitnet_cli.checkpoint.hub import Listing, Repository, UnreachableError
+from bitnet_cli.checkpoint.hub_id import is_hub_id
 from bitnet_cli.checkpoint.packing import OUTTYPES, type_notes
 from bitnet_cli.checkpoint.plan import Plan, make_plan
 from bitnet_cli.checkpoint.to_gguf import architecture, model_metadata, model_tensors
@@ -20,6 +21,7 @@ from bitnet_cli.errors import UsageError
 from bitnet_cli.gguf_file.part_file import check_target
 from bitnet_cli.gguf_file.types import TensorType
 from bitnet_cli.gguf_file.writer import refuse_same_file, write_gguf
+from bitnet_cli.model.names import MODELS
 
 EMBEDDING_TYPES = {"f16": TensorType.F16, "q8_0": TensorType.Q8_0, "q6_k": TensorType.Q6_K, "q4_0": TensorType.Q4_0}
 
@@ -32,7 +34,6 @@ ASSUMED_INT8 = (
     "int8 activations, as BitNet models are trained, though nothing says so; a model that is ternary in its weights only (TriLM) wants "
     "--activations float"
 )
-MODELS = Path("models")  # where a conversion lands that is not told where to go
 
 
 class HubOptions(NamedTuple):

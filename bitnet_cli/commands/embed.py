@@ -15,9 +15,9 @@ from bitnet_kernels import isa
 from numpy.typing import NDArray
 
 from bitnet_cli.commands.compiling import compiling
+from bitnet_cli.commands.opening import find_model
 from bitnet_cli.commands.reporting import Reporter, print_json
 from bitnet_cli.commands.run import read_prompt
-from bitnet_cli.embedded import EMBEDDED_MODEL
 from bitnet_cli.errors import UnsupportedError, UsageError
 from bitnet_cli.gguf_file.part_file import check_target, part_file
 from bitnet_cli.gguf_file.reader import open_gguf
@@ -74,7 +74,7 @@ def prefix_of(prompt: str | None, instruction: str | None) -> str:
 
 def embed(
     texts: Sequence[str],
-    model: Path | None,
+    model: str | None,
     *,
     file: Path | None,
     pooling: str | None,
@@ -98,7 +98,7 @@ def embed(
     report, start = Reporter(quiet), time.perf_counter()
     try:
         isa.chosen()
-        with open_gguf(model or EMBEDDED_MODEL) as gguf:
+        with open_gguf(find_model(model)) as gguf:
             config = read_config(gguf)
             limit = context_of(config, ctx_size)
             job = prepare(gguf.metadata, str(gguf.path), [prefix + text for text in given], config, pooling, normalize, limit)

@@ -16,8 +16,8 @@ from bitnet_cli.checkpoint.plan import make_plan
 from bitnet_cli.checkpoint.to_gguf import architecture, model_metadata, model_tensors
 from bitnet_cli.checkpoint.tokenizer import tokenizer_metadata
 from bitnet_cli.commands.convert import show_plan
+from bitnet_cli.commands.opening import find_model
 from bitnet_cli.commands.reporting import WIDTH, Reporter, print_json, put, row
-from bitnet_cli.embedded import EMBEDDED_MODEL
 from bitnet_cli.errors import BadFileError, BitnetError, printable
 from bitnet_cli.gguf_file.contents import PARTS, Checked, TensorRow, check, sample_zeros, tensor_rows
 from bitnet_cli.gguf_file.reader import GGUFFile, open_gguf
@@ -41,12 +41,12 @@ SPECIALS = ("bos", "eos", "eot", "eom", "unknown", "padding")
 KEY = 47  # columns of a metadata key; the longest of the known ones has 46
 
 
-def inspect(model: Path | None, *, full: bool, tensors: bool, as_json: bool, quiet: bool) -> None:
+def inspect(model: str | None, *, full: bool, tensors: bool, as_json: bool, quiet: bool) -> None:
     """Report on a file; None: the embedded model. `full`: read all of it, and end with BadFileError where a number is not usable."""
-    if model is not None and model.is_dir():
-        _inspect_folder(model, tensors, as_json)
+    if model is not None and (Path(model) / "config.json").is_file():
+        _inspect_folder(Path(model), tensors, as_json)
         return
-    with open_gguf(model or EMBEDDED_MODEL, unread=True) as file:
+    with open_gguf(find_model(model), unread=True) as file:
         checked = None
         if full:
             with Reporter(quiet).progress("checking") as progress:

@@ -5,13 +5,14 @@ import sys
 import time
 from pathlib import Path
 
-from bitnet_cli.commands.run import open_model, read_prompt
+from bitnet_cli.commands.opening import open_model
+from bitnet_cli.commands.run import read_prompt
 from bitnet_cli.errors import UsageError
 from bitnet_cli.model.perplexity import score
 
 
 def perplexity(
-    model: Path | None,
+    model: str | None,
     *,
     file: Path | None,
     ctx_size: int,
@@ -40,9 +41,9 @@ def perplexity(
     try:
         ids = opened.tokenizer.encode(text, special=special)
         context = opened.decoder.context
-        result = score(opened.decoder, ids, context, stride or context, progress)
+        result = score(opened.session.emptied(), ids, context, stride or context, progress)
     finally:
-        opened.decoder.close()
+        opened.session.close()
         if show:
             print(file=sys.stderr)  # noqa: T201
     seconds = time.perf_counter() - start

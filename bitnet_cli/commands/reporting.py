@@ -33,6 +33,16 @@ def put(line: str) -> None:
     sys.stdout.write(line.encode(encoding, "replace").decode(encoding) + "\n")
 
 
+def byte_size(size: int | None) -> str:
+    """Bytes for a reader, in units of 1,000: `5.9 MB`."""
+    if size is None:
+        return "of unknown size"
+    value, units = float(size), ["B", "kB", "MB", "GB", "TB"]
+    while value >= 999.5 and len(units) > 1:
+        value, units = value / 1000, units[1:]
+    return f"{value:.0f} B" if units[0] == "B" else f"{value:.{2 if value < 10 else 1}f} {units[0]}"
+
+
 def print_json(value: Any) -> None:
     """One JSON object on stdout, in ASCII. NaN and infinities, which JSON has not, become null."""
     put(json.dumps(_finite(value), allow_nan=False))

@@ -3,21 +3,13 @@
 import sys
 import time
 from pathlib import Path
-from typing import NamedTuple
 
-from bitnet_kernels import isa
-
-from bitnet_cli.commands.compiling import compiling
-from bitnet_cli.embedded import DESCRIPTION, EMBEDDED_MODEL
-from bitnet_cli.errors import BitnetError, UnsupportedError, UsageError
-from bitnet_cli.gguf_file.reader import open_gguf
-from bitnet_cli.machine.threads import physical_cores
-from bitnet_cli.model.config import NO_TEXT, read_config
-from bitnet_cli.model.decoder import Decoder
+from bitnet_cli.commands.opening import open_model
+from bitnet_cli.errors import BitnetError, UsageError
 from bitnet_cli.model.generate import Timings, generate
+from bitnet_cli.model.opening import prompt_ids
 from bitnet_cli.model.sampler import Sampler, Sampling
 from bitnet_cli.text.stream import IncrementalDecoder, terminal_safe
-from bitnet_cli.text.tokenizer import Tokenizer, tokenizer_from_metadata
 
 __all__ = ["Sampling", "run"]
 
@@ -76,35 +68,8 @@ class Output:
             self.write(prompt)
 
 
-class OpenModel(NamedTuple):
-    tokenizer: Tokenizer
-    decoder: Decoder
-
-
-def open_model(
-    model: Path | None, *, context: int, threads: int, quiet: bool, cache_type: str = "f32", weight_bits: str = "auto"
-) -> OpenModel:
-    """Open a GGUF file (None: the embedded model) and say on stderr what the user should know. Close the decoder after use."""
-    if model is None:
-        _note(quiet, f"bitnet: using {DESCRIPTION} (choose another with -m FILE.gguf)")
-    try:
-        isa.chosen()
-        with open_gguf(model or EMBEDDED_MODEL) as gguf:
-            # The tokenizer first: what building it needs for a moment is free again before the weights are touched.
-            tokenizer = tokenizer_from_metadata(gguf.metadata, str(gguf.path))
-            if read_config(gguf).pooling is not None:
-                raise UnsupportedError(f"{gguf.path}: {NO_TEXT}")
-            threads = threads or physical_cores()
-            decoder = Decoder(gguf, context=context, threads=threads, cache_type=cache_type, weight_bits=weight_bits)
-    except isa.InstructionSetError as error:
-        raise UnsupportedError(str(error)) from None
-    with compiling(quiet):
-        decoder.start()
-    return OpenModel(tokenizer, decoder)
-
-
 def run(
-    model: Path | None,
+    model: str | None,
     *,
     prompt: str | None,
     file: Path | None,
@@ -122,18 +87,14 @@ def run(
     text = read_prompt(prompt, file)
     start = time.perf_counter()
     opened = open_model(model, context=ctx_size, threads=threads, cache_type=cache_type, weight_bits=weight_bits, quiet=quiet)
-    tokenizer, decoder = opened.tokenizer, opened.decoder
-    ids = tokenizer.encode(text)
-    if not ids:
-        if tokenizer.bos_id is None:
-            raise UsageError("the prompt is empty, and this model has no token to begin a text with")
-        ids = [tokenizer.bos_id]
+    tokenizer = opened.tokenizer
+    ids = prompt_ids(tokenizer, text)
     sampler, timings = Sampler(sampling), Timings()
     load_seconds = time.perf_counter() - start
     output, decoded = Output(), IncrementalDecoder(tokenizer, at_start=False)
     output.echo(text)
     try:
-        for token in generate(decoder, ids, n_predict, sampler, tokenizer.eos_ids, timings):
+        for token in generate(opened.session, ids, n_predict, sampler, tokenizer.eos_ids, timings):
             output.write(decoded.push(token))
         output.write(decoded.finish() + "\n")
     except KeyboardInterrupt:
@@ -144,7 +105,7 @@ def run(
         output.cut_off()
         raise
     finally:
-        decoder.close()
+        opened.session.close()
     _report(quiet, load_seconds, timings, sampler, timings.finish)
 
 

@@ -1,6 +1,18 @@
-"""The model that ships inside the package: a BitNet b1.58 language model trained by scripts/train.py (docs/log.md says how)."""
+"""The models that ship inside the package, trained by scripts/train.py (docs/log.md says how)."""
 
 from pathlib import Path
+from typing import NamedTuple
 
-EMBEDDED_MODEL = Path(__file__).parent / "tiny.gguf"
-DESCRIPTION = "the embedded 5.8M-parameter model: 18th- to 20th-century English, for trying things out"
+
+class Embedded(NamedTuple):
+    path: Path
+    description: str  # one line
+
+
+_HERE = Path(__file__).parent
+# The first one is what a command without a model takes.
+EMBEDDED = {
+    "tiny": Embedded(_HERE / "tiny.gguf", "BitNet b1.58, 5.8M parameters: 18th- to 20th-century English, for trying things out"),
+}
+DEFAULT_MODEL = next(iter(EMBEDDED))
+EMBEDDED_MODEL = EMBEDDED[DEFAULT_MODEL].path

@@ -7,7 +7,7 @@ allocates what they need, once.
 
 import os
 import weakref
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 from bitnet_kernels import arrays, kv_cache
@@ -111,10 +111,11 @@ class Decoder:
             need, have = self.cache_bytes() / 2**30, free / 2**30
             raise BitnetError(f"a context of {self.context} tokens needs {need:.1f} GiB of memory, {have:.1f} are free; use a smaller -c")
 
-    def feed(self, ids: Sequence[int], top: int = 0) -> NDArray[np.float32]:
+    def feed(self, ids: Sequence[int], top: int = 0, progress: Callable[[int, int], None] | None = None) -> NDArray[np.float32]:
         """Append tokens; returns the logits of the last one, (vocab,) float32, valid until the next call.
 
         top: how many of the largest logits are needed; others may be minus infinity, which spares reading most of the head. 0: all.
+        progress(done, all) is called after every chunk of tokens.
         UsageError: no token, a token outside the vocabulary, or more than the context holds.
         """
         self._check(ids)
@@ -124,6 +125,8 @@ class Decoder:
         for start in range(0, len(ids), self._chunk):
             part = ids[start : start + self._chunk]
             self._layers(part, want_logits=start + len(part) == len(ids), top=self._top(top))
+            if progress:
+                progress(start + len(part), len(ids))
         return self._scratch.logits
 
     def states(self, ids: Sequence[int]) -> NDArray[np.float32]:

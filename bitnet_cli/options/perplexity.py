@@ -5,11 +5,12 @@ from typing import Annotated
 
 import typer
 
-from bitnet_cli.options.shared import CACHE_HELP, CacheType
+from bitnet_cli.options.shared import CACHE_HELP, CacheType, ModelArgument, ModelOption
 
 
 def perplexity(
-    model: Annotated[Path | None, typer.Option("-m", "--model", help="GGUF file. Without it, the small model inside the package.")] = None,
+    model_argument: ModelArgument = None,
+    model: ModelOption = None,
     file: Annotated[Path | None, typer.Option("-f", "--file", help="The text to score; without it, stdin.")] = None,
     ctx_size: Annotated[int, typer.Option("-c", "--ctx-size", help="Tokens a window; 0: 2048, or the model's if smaller.")] = 0,
     stride: Annotated[int, typer.Option("--stride", help="Tokens a window advances by; 0: the whole window.")] = 0,
@@ -21,9 +22,10 @@ def perplexity(
 ) -> None:
     """Measure how well a model predicts a text."""
     from bitnet_cli.commands import perplexity as command
+    from bitnet_cli.commands.opening import chosen
 
     command.perplexity(
-        model,
+        chosen(model_argument, model),
         file=file,
         ctx_size=ctx_size,
         stride=stride,

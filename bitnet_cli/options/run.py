@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from bitnet_cli.options.shared import CACHE_HELP, CacheType
+from bitnet_cli.options.shared import CACHE_HELP, CacheType, ModelArgument, ModelOption
 
 
 class WeightBits(str, Enum):
@@ -16,7 +16,8 @@ class WeightBits(str, Enum):
 
 
 def run(
-    model: Annotated[Path | None, typer.Option("-m", "--model", help="GGUF file. Without it, the small model inside the package.")] = None,
+    model_argument: ModelArgument = None,
+    model: ModelOption = None,
     prompt: Annotated[str | None, typer.Option("-p", "--prompt", help="Text to continue. '-' or a pipe: read it from stdin.")] = None,
     file: Annotated[Path | None, typer.Option("-f", "--file", help="Read the prompt from this file.")] = None,
     n_predict: Annotated[int, typer.Option("-n", "--n-predict", "--max-tokens", help="Tokens to write, at most.")] = 128,
@@ -32,13 +33,20 @@ def run(
     min_p: Annotated[float, typer.Option("--min-p", help="Keep tokens at least this likely, relative to the likeliest.")] = 0.05,
     repeat_penalty: Annotated[float, typer.Option("--repeat-penalty", help="Above 1: recent tokens become less likely.")] = 1.0,
     seed: Annotated[int, typer.Option("-s", "--seed", help="Same seed, same text; -1: random, and printed.")] = -1,
+    list_models: Annotated[bool, typer.Option("--list", help="List the models on this computer, with their sizes.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="With --list: one JSON object on stdout.")] = False,
     quiet: Annotated[bool, typer.Option("-q", "--quiet", help="No notes and timings on stderr.")] = False,
 ) -> None:
     """Generate text. The text goes to stdout, everything else to stderr."""
+    from bitnet_cli.commands import opening
+
+    if list_models:
+        opening.list_models(as_json)
+        return
     from bitnet_cli.commands import run as command
 
     command.run(
-        model,
+        opening.chosen(model_argument, model),
         prompt=prompt,
         file=file,
         n_predict=n_predict,

@@ -11,6 +11,7 @@ from bitnet_cli.model.decoder import Decoder
 from bitnet_cli.model.generate import generate
 from bitnet_cli.model.perplexity import score
 from bitnet_cli.model.sampler import Sampler, Sampling
+from bitnet_cli.model.session import Session
 from bitnet_cli.text.tokenizer import Tokenizer, tokenizer_from_metadata
 
 GOLDEN = Path(__file__).parent.parent / "golden"
@@ -33,7 +34,7 @@ def test_greedy_text(opened: tuple[Decoder, Tokenizer], prompt: str) -> None:
     expected = EXPECTED["greedy"][prompt]
     decoder.rewind(0)
     sampler = Sampler(Sampling(temperature=0))
-    assert list(generate(decoder, tokenizer.encode(prompt), len(expected), sampler, stop=())) == expected
+    assert list(generate(Session(decoder), tokenizer.encode(prompt), len(expected), sampler, stop=())) == expected
 
 
 def test_golden_texts_are_long_enough_to_mean_something() -> None:

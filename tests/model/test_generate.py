@@ -11,6 +11,7 @@ from bitnet_cli.errors import UsageError
 from bitnet_cli.model import generate as module
 from bitnet_cli.model.generate import Timings, generate
 from bitnet_cli.model.sampler import Sampler, Sampling
+from bitnet_cli.model.session import Session
 
 GREEDY = Sampling(temperature=0.0)
 
@@ -23,7 +24,10 @@ class FakeDecoder:
         self.fed: list[list[int]] = []
         self._tick = tick
 
-    def feed(self, ids: Sequence[int], top: int = 0) -> NDArray[np.float32]:
+    def rewind(self, position: int) -> None:
+        self.position = position
+
+    def feed(self, ids: Sequence[int], top: int = 0, progress: Any = None) -> NDArray[np.float32]:
         if not ids or self.position + len(ids) > self.context:
             raise UsageError("does not fit")
         if self._tick:
@@ -37,7 +41,7 @@ class FakeDecoder:
 
 def run(prompt: list[int], limit: int, stop: tuple[int, ...] = (), **options: Any) -> tuple[list[int], FakeDecoder, Timings]:
     decoder, timings = FakeDecoder(**options), Timings()
-    new = list(generate(decoder, prompt, limit, Sampler(GREEDY), stop, timings))  # type: ignore[arg-type]
+    new = list(generate(Session(decoder), prompt, limit, Sampler(GREEDY), stop, timings))
     return new, decoder, timings
 
 
@@ -99,7 +103,7 @@ def test_a_prompt_that_cannot_be_fed(prompt: list[int]) -> None:
 def test_tokens_come_one_at_a_time() -> None:
     """A reader who stops has paid for no more tokens than it saw."""
     decoder = FakeDecoder()
-    tokens = generate(decoder, [1], -1, Sampler(GREEDY), ())  # type: ignore[arg-type]
+    tokens = generate(Session(decoder), [1], -1, Sampler(GREEDY), ())
     assert [next(tokens), next(tokens)] == [2, 3]
     assert decoder.fed == [[1], [2]]
     tokens.close()
@@ -108,7 +112,7 @@ def test_tokens_come_one_at_a_time() -> None:
 
 def test_the_prompt_counts_for_the_repeat_penalty() -> None:
     sampler = Sampler(Sampling(temperature=0.0, repeat_penalty=50.0))
-    new = list(generate(FakeDecoder(), [7, 6], 1, sampler, ()))  # type: ignore[arg-type]
+    new = list(generate(Session(FakeDecoder()), [7, 6], 1, sampler, ()))
     assert new == [8]  # 7 is likelier after 6, but it stands in the prompt
 
 
@@ -122,7 +126,7 @@ def test_timings(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr(module.time, "perf_counter", lambda: now)
     decoder, t = FakeDecoder(tick=tick), Timings()
-    for _ in generate(decoder, [5, 6], 4, Sampler(GREEDY), (), t):  # type: ignore[arg-type]
+    for _ in generate(Session(decoder), [5, 6], 4, Sampler(GREEDY), (), t):
         tick(100)
     assert (t.prefill_seconds, t.decode_seconds) == (2.0, 3.0)
     assert (t.prefill_rate, t.decode_rate) == (1.0, 1.0)

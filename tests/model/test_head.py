@@ -12,6 +12,7 @@ from bitnet_cli.model import head
 from bitnet_cli.model.decoder import Decoder
 from bitnet_cli.model.generate import generate
 from bitnet_cli.model.sampler import PENALTY_WINDOW, Sampler, Sampling
+from bitnet_cli.model.session import Session
 
 Make = Callable[..., Decoder]
 PROMPT = [3, 100, 200, 300]
@@ -29,7 +30,7 @@ SAMPLINGS = {
 
 def tokens(decoder: Decoder, sampling: Sampling) -> list[int]:
     decoder.rewind(0)
-    return list(generate(decoder, PROMPT, 100, Sampler(sampling), ()))
+    return list(generate(Session(decoder), PROMPT, 100, Sampler(sampling), ()))
 
 
 @pytest.mark.parametrize("threads", [1, 2, 3])

@@ -1,0 +1,88 @@
+"""A model as the user names it -> an open model. On a terminal, what is not here yet is downloaded and converted after asking."""
+
+import shlex
+import sys
+from pathlib import Path
+
+from bitnet_cli.commands.compiling import compiling
+from bitnet_cli.commands.reporting import byte_size, print_json, put
+from bitnet_cli.embedded import DEFAULT_MODEL, EMBEDDED
+from bitnet_cli.errors import UsageError, printable
+from bitnet_cli.model import opening
+from bitnet_cli.model.names import NotHereError, available, find
+from bitnet_cli.model.opening import OpenModel
+
+__all__ = ["OpenModel", "chosen", "find_model", "list_models", "open_model"]
+
+
+def chosen(argument: str | None, option: str | None) -> str | None:
+    """The model of the command line: MODEL or -m MODEL, not both; None: neither."""
+    if argument is not None and option is not None:
+        raise UsageError(f"give the model once: {argument} or -m {option}")
+    return argument if argument is not None else option
+
+
+def find_model(reference: str | None) -> Path:
+    """The file of a model (see model/names.py); asks on a terminal before it downloads or converts one."""
+    try:
+        return find(reference)
+    except NotHereError as missing:
+        if not (sys.stdin.isatty() and sys.stderr.isatty()):
+            raise
+        return _get(missing)
+
+
+def _get(missing: NotHereError) -> Path:
+    """Download or convert, whatever a repository needs to run. NotHereError again if the user does not want it."""
+    from bitnet_cli.checkpoint.hub import Repository
+
+    name = printable(missing.name)
+    if missing.downloaded:
+        question = f"{name} is downloaded but not converted. Convert it into models/?"
+    else:
+        repository = Repository(missing.name, bars=True)
+        ready = repository.ready_file()
+        if ready:
+            _ask(f"{name} is not on this computer. Download {printable(ready.name)}, {byte_size(ready.size)}?", missing)
+            return repository.fetch_ready(ready)
+        size = byte_size(repository.listing().missing_bytes)
+        question = f"{name} is not on this computer. Download {size} and convert it into models/?"
+    _ask(question, missing)
+    from bitnet_cli.commands.convert import convert
+
+    convert(missing.name)
+    return find(missing.name)
+
+
+def _ask(question: str, missing: NotHereError) -> None:
+    """Return if the user says yes, which is what Enter says."""
+    print(f"{question} [Y/n] ", end="", file=sys.stderr, flush=True)  # noqa: T201
+    answer = sys.stdin.readline()
+    if not answer or answer.strip().lower() not in ("", "y", "yes"):
+        raise missing
+
+
+def open_model(
+    model: str | None, *, context: int, threads: int, quiet: bool, cache_type: str = "f32", weight_bits: str = "auto"
+) -> OpenModel:
+    """Open a model (None: the embedded one) ready to run, and say on stderr what the user should know. Close its session after use."""
+    if model is None and not quiet:
+        about = f"the embedded model {DEFAULT_MODEL} ({EMBEDDED[DEFAULT_MODEL].description})"
+        print(f"bitnet: using {about}; choose another with -m MODEL", file=sys.stderr, flush=True)  # noqa: T201
+    opened = opening.open_model(find_model(model), context=context, threads=threads, cache_type=cache_type, weight_bits=weight_bits)
+    with compiling(quiet):
+        opened.decoder.start()
+    return opened
+
+
+def list_models(as_json: bool) -> None:
+    """`bitnet run --list`: every model that has a name here, on stdout."""
+    models = available()
+    if as_json:
+        listed = [{"name": m.name, "source": m.source, "path": str(m.path), "bytes": m.size, "about": m.about or None} for m in models]
+        print_json({"models": listed})
+        return
+    width = max(len(printable(m.name)) for m in models)
+    for m in models:
+        about = m.about or shlex.quote(str(m.path))
+        put(f"{printable(m.name):<{width}}  {byte_size(m.size):>9}  {m.source:<8}  {printable(about)}")

@@ -1,0 +1,55 @@
+"""A GGUF file -> what a text needs: its tokenizer and a session. Nothing is compiled yet; `session.decoder.start()` does it."""
+
+from pathlib import Path
+from typing import NamedTuple
+
+from bitnet_kernels import isa
+
+from bitnet_cli.errors import UnsupportedError, UsageError
+from bitnet_cli.gguf_file.reader import open_gguf
+from bitnet_cli.machine.threads import physical_cores
+from bitnet_cli.model.config import NO_TEXT, read_config
+from bitnet_cli.model.decoder import Decoder
+from bitnet_cli.model.session import Session
+from bitnet_cli.text.tokenizer import Tokenizer, tokenizer_from_metadata
+
+
+class OpenModel(NamedTuple):
+    path: Path
+    tokenizer: Tokenizer
+    session: Session
+
+    @property
+    def decoder(self) -> Decoder:
+        return self.session.decoder
+
+
+def open_model(
+    path: Path, *, context: int = 0, threads: int = 0, cache_type: str = "f16", weight_bits: str = "auto", embeds: bool = False
+) -> OpenModel:
+    """Open a model; close its session after use. threads: 0 takes the physical cores; the rest as Decoder.
+
+    BadFileError, UnsupportedError: the file is damaged, or not a model that runs here. embeds: an embedding model is one as well.
+    """
+    try:
+        isa.chosen()
+        with open_gguf(path) as gguf:
+            # The tokenizer first: what building it needs for a moment is free again before the weights are touched.
+            tokenizer = tokenizer_from_metadata(gguf.metadata, str(gguf.path))
+            if read_config(gguf).pooling is not None and not embeds:
+                raise UnsupportedError(f"{gguf.path}: {NO_TEXT}")
+            threads = threads or physical_cores()
+            decoder = Decoder(gguf, context=context, threads=threads, cache_type=cache_type, weight_bits=weight_bits)
+    except isa.InstructionSetError as error:
+        raise UnsupportedError(str(error)) from None
+    return OpenModel(path, tokenizer, Session(decoder))
+
+
+def prompt_ids(tokenizer: Tokenizer, text: str) -> list[int]:
+    """Ids of a text to continue. An empty one begins a text; UsageError where the model has no token for that."""
+    ids = tokenizer.encode(text)
+    if ids:
+        return ids
+    if tokenizer.bos_id is None:
+        raise UsageError("the prompt is empty, and this model has no token to begin a text with")
+    return [tokenizer.bos_id]

@@ -1,0 +1,109 @@
+"""What a user calls a model -> its file, without a network."""
+
+from pathlib import Path
+
+import pytest
+
+from bitnet_cli.embedded import DEFAULT_MODEL, EMBEDDED, EMBEDDED_MODEL
+from bitnet_cli.errors import BadFileError, UsageError
+from bitnet_cli.model.names import NotHereError, available, find
+
+NAME = "microsoft/bitnet-b1.58-2B-4T-gguf"
+
+
+@pytest.fixture(autouse=True)
+def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty working folder, and an empty cache of the hub in it."""
+    from huggingface_hub import constants
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
+    return tmp_path
+
+
+def file(path: str, size: int = 3) -> Path:
+    Path(path).parent.mkdir(parents=True, exist_ok=True)
+    Path(path).write_bytes(b"x" * size)
+    return Path(path)
+
+
+def downloaded(name: str, *files: str, commit: str = "abc") -> Path:
+    repository = Path("hub") / f"models--{name.replace('/', '--')}"
+    for one in files:
+        file(str(repository / "snapshots" / commit / one))
+    file(str(repository / "refs" / "main")).write_text(commit)
+    return repository / "snapshots" / commit
+
+
+def test_the_embedded_models() -> None:
+    assert find(None) == EMBEDDED_MODEL == find(DEFAULT_MODEL)
+    assert all(find(name).is_file() for name in EMBEDDED)
+
+
+def test_files_and_folders() -> None:
+    model = file("some/folder/model.gguf")
+    assert find(model) == find(str(model)) == model == find("some/folder")
+    assert find("missing.gguf") == Path("missing.gguf")  # refused when it is opened
+    assert find(file("without-a-suffix")) == Path("without-a-suffix")
+    file("some/folder/other.gguf")
+    with pytest.raises(UsageError, match=r"2 GGUF files; name one of them, such as .*model\.gguf"):
+        find("some/folder")
+    Path("empty").mkdir()
+    with pytest.raises(BadFileError, match=r"is a folder without a GGUF file$"):
+        find("empty")
+    file("checkpoint/config.json")
+    with pytest.raises(BadFileError, match="`bitnet convert checkpoint`"):
+        find("checkpoint")
+
+
+def test_a_file_wins_over_an_embedded_model_and_a_folder_does_not() -> None:
+    Path(DEFAULT_MODEL).mkdir()
+    assert find(DEFAULT_MODEL) == EMBEDDED_MODEL
+    Path(DEFAULT_MODEL).rmdir()
+    assert find(file(DEFAULT_MODEL)) == Path(DEFAULT_MODEL)
+
+
+def test_names_in_models() -> None:
+    file("models/mine.gguf")
+    assert find("mine") == Path("models/mine.gguf")
+    assert find("mine.gguf") == Path("mine.gguf")
+    with pytest.raises(UsageError, match=r"no models.other\.gguf; see `bitnet run --list`"):
+        find("other")
+
+
+def test_repositories_of_the_hub() -> None:
+    with pytest.raises(NotHereError, match=f"{NAME}: is not on this computer; `bitnet convert {NAME}` downloads") as caught:
+        find(NAME)
+    assert not caught.value.downloaded
+    folder = downloaded(NAME, "ggml-model-i2_s.gguf", "other.gguf", "config.json")
+    assert find(NAME) == Path.cwd() / folder / "ggml-model-i2_s.gguf"
+    downloaded("owner/floats", "model.safetensors")
+    with pytest.raises(NotHereError, match="downloaded but not converted; `bitnet convert owner/floats` does that") as caught:
+        find("owner/floats")
+    assert caught.value.downloaded
+    file("models/floats.gguf")
+    assert find("owner/floats") == Path("models/floats.gguf")
+
+
+def test_a_broken_cache_is_an_empty_one() -> None:
+    downloaded("owner/gone", "model.gguf")
+    file("hub/models--owner--gone/refs/main").write_text("another")
+    file("hub/models--owner--odd/refs/main").write_bytes(b"\xff\xfe")
+    for name in ("owner/gone", "owner/odd"):
+        with pytest.raises(NotHereError):
+            find(name)
+    assert {model.source for model in available()} == {"embedded"}
+
+
+def test_the_list() -> None:
+    file("models/b.gguf", 5)
+    file("models/a.gguf", 7)
+    file("models/notes.txt")
+    Path("models/folder.gguf").mkdir()
+    folder = downloaded(NAME, "ggml-model-i2_s.gguf")
+    downloaded("owner/floats", "model.safetensors")
+    models = available()
+    assert [m.name for m in models] == [*EMBEDDED, "a", "b", NAME]
+    assert [(m.source, m.size) for m in models[len(EMBEDDED) :]] == [("models", 7), ("models", 5), ("hub", 3)]
+    assert models[-1].path == Path.cwd() / folder / "ggml-model-i2_s.gguf"
+    assert all(find(m.name) == m.path for m in models)
