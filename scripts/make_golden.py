@@ -15,23 +15,12 @@ from pathlib import Path
 
 import torch
 import torch.nn.functional as F
-from bitnet_torch import BitNet, Shape
-from safetensors import safe_open
-from tokenizers import Tokenizer
+from bitnet_torch import BitNet
+from trained import load
 
 PROMPTS = ("The people of the United States", "In the beginning", "Call me Ishmael.", "ROMEO:\n", "My fellow citizens,")
 EXCERPT = 12_000  # characters
 LEAD = 0.1
-
-
-def load(folder: Path) -> tuple[BitNet, Tokenizer]:
-    """The trained model with the embedding rounded to float16, as it ships."""
-    tokenizer = Tokenizer.from_file(str(folder / "hf" / "tokenizer.json"))
-    model = BitNet(Shape(vocab_size=tokenizer.get_vocab_size()))
-    with safe_open(folder / "checkpoint.safetensors", "pt") as file:
-        model.load_state_dict({key: file.get_tensor(key) for key in model.state_dict()})
-    model.embed_tokens.weight.data = model.embed_tokens.weight.data.half().float()
-    return model, tokenizer
 
 
 @torch.no_grad()
