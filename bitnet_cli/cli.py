@@ -11,7 +11,7 @@ import typer
 
 from bitnet_cli import __version__
 from bitnet_cli.errors import BitnetError
-from bitnet_cli.options import convert, embed, inspect, perplexity, quantize, run
+from bitnet_cli.options import bench, convert, embed, inspect, perplexity, quantize, run
 
 app = typer.Typer(
     name="bitnet",
@@ -38,6 +38,7 @@ def common(
 
 for _command in (run.run, perplexity.perplexity, embed.embed, convert.convert, quantize.quantize, inspect.inspect):
     app.command()(_command)
+app.add_typer(bench.app, name=bench.NAME)
 
 
 def _fail(error: BaseException, code: int) -> NoReturn:

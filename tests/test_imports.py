@@ -11,7 +11,19 @@ import pytest
 from bitnet_cli.cli import app
 
 # Each costs 30 ms to 2.4 s to import; showing help needs none of them.
-HEAVY = {"numba", "llvmlite", "numpy", "gguf", "tokenizers", "sentencepiece", "huggingface_hub", "torch", "starlette", "uvicorn"}
+HEAVY = {
+    "matplotlib",
+    "numba",
+    "llvmlite",
+    "numpy",
+    "gguf",
+    "tokenizers",
+    "sentencepiece",
+    "huggingface_hub",
+    "torch",
+    "starlette",
+    "uvicorn",
+}
 
 # A module may import its own layer and those below. The package itself (`from bitnet_cli import load`) stands for the whole engine, so only
 # its version may be asked for from below; it is the top layer.
@@ -38,7 +50,12 @@ def modules_after(code: str) -> set[str]:
     return {name.split(".")[0] for name in json.loads(done.stdout.splitlines()[-1])}
 
 
-@pytest.mark.parametrize("command", [[], *([command.name or command.callback.__name__] for command in app.registered_commands)])
+COMMANDS = [command.name or command.callback.__name__ for command in app.registered_commands] + [
+    group.name for group in app.registered_groups
+]
+
+
+@pytest.mark.parametrize("command", [[], *([name] for name in COMMANDS)])
 def test_help_imports_nothing_heavy(command: list[str]) -> None:
     arguments = ["bitnet", *command, "--help"]
     loaded = modules_after(f"sys.argv = {arguments}; from bitnet_cli.cli import main; main()")

@@ -73,15 +73,16 @@ def test_package_data_is_listed(repo_root: Path, project_files: tuple[Path, ...]
 
 
 def test_imports_are_declared(python_files: dict[Path, ast.Module], pyproject: dict[str, Any]) -> None:
-    """Whatever the packages import is in the standard library or a declared dependency, those of `serve` only under serving/."""
+    """Whatever the packages import is in the standard library or a declared dependency, those of `serve` and `plot` only in one folder."""
     declared = {normalised(item) for item in pyproject["project"]["dependencies"]}
-    serving = declared | {normalised(item) for item in pyproject["project"]["optional-dependencies"]["serve"]}
+    optional = pyproject["project"]["optional-dependencies"]
+    more = {folder: {normalised(item) for item in optional[extra]} for folder, extra in (("serving", "serve"), ("bench", "plot"))}
     known = set(sys.stdlib_module_names) | set(IMPORT_NAMES.values())
     missing = []
     for path, tree in python_files.items():
         if path.parts[0] not in IMPORT_NAMES:
             continue
-        allowed = serving if "serving" in path.parts else declared
+        allowed = declared.union(*(extra for folder, extra in more.items() if folder in path.parts))
         for name in imported(tree) - known:
             if normalised(DISTRIBUTIONS.get(name, name)) not in allowed:
                 missing.append(f"{path}: {name}")

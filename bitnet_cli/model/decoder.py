@@ -6,6 +6,7 @@ allocates what they need, once.
 """
 
 import os
+import time
 import weakref
 from collections.abc import Callable, Sequence
 
@@ -92,13 +93,50 @@ class Decoder:
 
         searched: for tokens whose top logits only were asked for, where the head has planes; else the head is read whole.
         """
+        return self.ternary_bytes_a_token() + self.head_bytes_a_token(searched)
+
+    def ternary_bytes_a_token(self) -> float:
+        """The ternary part of `bytes_a_token`."""
         c = self.config
         a_weight = len(self._weights.base3) / c.ternary_weights if self._weights.base3_built[0] else 0.25
         up = c.layers * c.hidden * c.feed_forward  # weights; `down` has as many, and its columns have 2 bits
         seen, by_columns = self._scratch.counts[:, 0].sum(), self._scratch.column_counts[0, 0]
         skipped = up * self.skipped_share() * a_weight
         skipped += up * (by_columns / max(seen, 1)) * (a_weight - (1 - self.skipped_columns_share()) / 4)
-        return float(c.ternary_weights * a_weight - skipped + (bytes_read(self._sizes, self.head_rows()) * searched or self._head_bytes))
+        return float(c.ternary_weights * a_weight - skipped)
+
+    def head_bytes_a_token(self, searched: bool = True) -> float:
+        """The head's part of `bytes_a_token`."""
+        return float(bytes_read(self._sizes, self.head_rows()) * searched or self._head_bytes)
+
+    def cache_bytes_at(self, position: int) -> float:
+        """Bytes of the KV cache that decoding a token at a position reads: keys and values up to its own, or of the window."""
+        c = self.config
+        whole = 1 << 20
+        each = kv_cache.cache_bytes(self.cache_type, 1, c.kv_heads, c.head_dim, whole) / whole
+        return sum(each * min(position + 1, int(window)) for window in self._weights.windows)
+
+    def reset_counts(self) -> None:
+        """Forget what was read and skipped so far: averages begin anew."""
+        s = self._scratch
+        for counts in (s.counts, s.column_counts, s.head_counts):
+            counts[:] = 0
+
+    def time_part(self, tokens: int, position: int, layers: int, head: bool, top: int = 0) -> float:
+        """Seconds of the first `layers` layers, and of the head if wanted, over the states that the last step left. For measuring only.
+
+        tokens: how many, at most a chunk, from `position` on, which is not past the cache's end; they overwrite what the cache holds there
+        and are not counted as fed. Weights are read as `feed` reads them.
+        """
+        if not 1 <= tokens <= self._chunk or not 0 <= position <= min(self.position, self.context - tokens):
+            raise ValueError(f"{tokens} tokens at {position}: expected 1 to {self._chunk}, at 0 to {self.position}, inside {self.context}")
+        states = self._scratch.x[:tokens]
+        before, top = states.copy(), self._top(top) if head else 0
+        start = time.perf_counter()
+        self._team.run(tokens, position, 0, layers, head, top)
+        seconds = time.perf_counter() - start
+        states[:] = before
+        return seconds
 
     def head_rows(self) -> NDArray[np.int64]:
         """Rows of the head read by all searches for top logits: upper four bits, next two, last two, exact. (4,)."""

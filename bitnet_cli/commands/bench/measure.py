@@ -1,0 +1,156 @@
+"""One decoder -> samples: how long a prompt, or tokens one by one, took; how long the parts of a token take.
+
+Tests of a setup take turns, so that a change in the machine's mood meets all of them. What is not timed: opening, compiling, warm-up,
+tokenising, sampling, and filling the context up to a test's depth.
+"""
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+import numpy as np
+
+from bitnet_cli.commands.bench.plan import Plan, Test
+from bitnet_cli.errors import BitnetError
+from bitnet_cli.gguf_file.reader import GGUFFile
+from bitnet_cli.machine.energy import Meter
+from bitnet_cli.model.decoder import CHUNK, Decoder
+from bitnet_cli.model.traffic import Operations, Traffic, decode_traffic, operations, prefill_traffic
+from bitnet_cli.text.tokenizer import tokenizer_from_metadata
+
+# English, because how many hidden units are zero, and how much of the head must be read, depends on the text. Repeated as needed.
+TEXT = """A river begins as rain on the hills. The water finds the lowest way between stones, joins other water, and after some
+miles it has a name. People build mills on it, then bridges, and at last a town; they quarrel about who may fish, and agree in spring
+when the ice breaks and the flood comes. In the year 1862 the level rose by 14 feet, and the old bridge went down with two carts and a
+dog, which swam ashore. What does a river know of this? It carries sand to the sea, grain by grain, and builds new land there. """
+WARM_UP = 16  # decoded tokens: after 8 the decoder decides which layouts pay, and builds them
+LEAST_SECONDS = 0.2  # of a sample: shorter ones catch single interruptions
+PART_TOKENS = 24  # tokens whose parts are timed
+
+
+class Sample(NamedTuple):
+    """Of one repeat of a test: the mean of its runs."""
+
+    ns: int
+    cpu_ns: int  # of all threads of this process
+
+
+@dataclass
+class Result:
+    """All repeats of one test."""
+
+    test: Test
+    samples: list[Sample] = field(default_factory=list)
+    joules: list[float] = field(default_factory=list)  # gross, by a power counter, one a sample; empty where there is none
+    runs: int = 0  # of the test in one sample: a short one is repeated
+    seconds: float = 0.0  # of all samples, and of all their runs
+    traffic: Traffic | None = None  # of a token
+    operations: Operations | None = None
+    parts: dict[str, float] = field(default_factory=dict)  # seconds of a decoded token: layers, attention, head, rest
+    skipped_up: float = 0.0  # share of `up` rows and `down` columns that were not read
+    skipped_down: float = 0.0
+
+
+def token_ids(file: GGUFFile, vocab: int, count: int) -> tuple[list[int], str]:
+    """`count` token ids to feed, and what they are: "text" where the file has a tokenizer, else "random"."""
+    try:
+        ids = tokenizer_from_metadata(file.metadata, str(file.path)).encode(TEXT)
+        return (ids * (count // len(ids) + 1))[:count], "text"
+    except BitnetError:
+        return np.random.default_rng(1).integers(0, vocab, count).tolist(), "random"
+
+
+class Runner:
+    """Runs tests on one decoder. ids: at least the plan's context of token ids."""
+
+    def __init__(self, decoder: Decoder, ids: list[int], meter: Meter):
+        self.decoder, self._ids, self._meter = decoder, ids, meter
+
+    def warm_up(self, plan: Plan) -> None:
+        """Run a little of every kind of work, so that the first sample is like the others."""
+        d = self.decoder
+        length = min(CHUNK, d.context)
+        tops = {test.top for test in plan.tests}
+        for top in sorted(tops, reverse=True):
+            d.rewind(0)
+            d.feed(self._ids[: max(length - WARM_UP, 1)], top)
+            for i in range(min(WARM_UP, d.context - d.position)):
+                d.feed([self._ids[i]], top)
+
+    def run(self, plan: Plan, results: list[Result], done: Callable[[Test], None]) -> None:
+        """Fill `results`, one a test, which on Ctrl-C hold the repeats there are. done: called after each sample."""
+        results += [Result(test) for test in plan.tests]
+        for _ in range(plan.repeats):
+            for result in results:
+                self._sample(result)
+                done(result.test)
+        for result in results:
+            self._account(result)
+
+    def _seek(self, position: int) -> None:
+        d = self.decoder
+        if d.position < position:
+            d.feed(self._ids[d.position : position])
+        d.rewind(position)
+
+    def _once(self, test: Test, tokens: int) -> None:
+        ids = self._ids[test.depth : test.depth + tokens]
+        if test.n_prompt:
+            self.decoder.feed(ids, test.top)
+        else:
+            for token in ids:
+                self.decoder.feed([token], test.top)
+
+    def _sample(self, result: Result) -> None:
+        """One sample: the test as often as it takes to fill LEAST_SECONDS, each time from its depth on."""
+        test, d = result.test, self.decoder
+        self._seek(test.depth)
+        if not result.runs:
+            tokens = min(test.tokens, 64)
+            start = time.perf_counter()
+            self._once(test, tokens)
+            seconds = (time.perf_counter() - start) * test.tokens / tokens
+            result.runs = max(1, round(LEAST_SECONDS / seconds))
+        self._meter.start()
+        cpu, start_ns = time.process_time_ns(), time.perf_counter_ns()
+        for _ in range(result.runs):
+            d.rewind(test.depth)
+            self._once(test, test.tokens)
+        ns, cpu_ns = time.perf_counter_ns() - start_ns, time.process_time_ns() - cpu
+        joules = self._meter.stop()
+        result.samples.append(Sample(ns // result.runs, cpu_ns // result.runs))
+        result.seconds += ns / 1e9
+        if joules is not None:
+            result.joules.append(joules)
+
+    def _account(self, result: Result) -> None:
+        """What the tokens read and computed, from a run of its own in decode; and the seconds of a decoded token's parts."""
+        test, d = result.test, self.decoder
+        self._seek(test.depth)
+        d.reset_counts()
+        if test.n_prompt:
+            result.traffic = prefill_traffic(d, test.depth, test.n_prompt)
+        else:
+            for token in self._ids[test.depth : test.depth + min(test.n_gen, PART_TOKENS)]:
+                d.feed([token], test.top)
+            result.traffic = decode_traffic(d, test.depth, test.n_gen, test.top > 0)
+            result.skipped_up, result.skipped_down = d.skipped_share(), d.skipped_columns_share()
+            result.parts = self._parts(test)
+        result.operations = operations(d.config, test.depth, test.tokens, 1 if test.n_prompt else test.n_gen)
+
+    def _parts(self, test: Test) -> dict[str, float]:
+        """Medians of the parts of a token in the middle of the test, taken in turns; attention: what more layers take there than at 0."""
+        d, layers, middle = self.decoder, self.decoder.config.layers, test.depth + (test.n_gen - 1) // 2
+        self._seek(middle)
+        times = []
+        for i in range(PART_TOKENS):
+            d.rewind(middle)
+            start = time.perf_counter()
+            d.feed([self._ids[middle + i % 8]], test.top)
+            token = time.perf_counter() - start
+            there, first = d.time_part(1, middle, layers, False), d.time_part(1, 0, layers, False)
+            times.append((token, there, first, d.time_part(1, middle, 0, True, test.top)))
+        token, there, first, head = np.median(np.array(times), 0).tolist()
+        first = min(first, there)
+        return {"layers": first, "attention": there - first, "head": head, "rest": max(token - there - head, 0.0)}

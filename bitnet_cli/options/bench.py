@@ -1,0 +1,58 @@
+"""Options of `bitnet bench`, and of `bitnet bench compare` and `bitnet bench report`."""
+
+from enum import Enum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+NAME = "bench"
+app = typer.Typer(name=NAME, context_settings={"help_option_names": ["-h", "--help"]})
+
+
+class Format(str, Enum):
+    table = "table"
+    md = "md"
+    csv = "csv"
+    json = "json"
+    jsonl = "jsonl"
+
+
+@app.callback(invoke_without_command=True)
+def bench(
+    context: typer.Context,
+    model: Annotated[Path | None, typer.Option("-m", "--model", help="GGUF file. Without it, the small model inside the package.")] = None,
+    prompt: Annotated[str, typer.Option("-p", "--n-prompt", metavar="N[,N]", help="Prefill: tokens of the prompt; 0: none.")] = "512",
+    gen: Annotated[str, typer.Option("-n", "--n-gen", metavar="N[,N]", help="Decode: tokens one by one; 0: none.")] = "128",
+    depth: Annotated[str, typer.Option("-d", "--n-depth", metavar="N[,N]", help="Tokens in the KV cache before.")] = "0",
+    threads: Annotated[str, typer.Option("-t", "--threads", metavar="N[,N]", help="0: physical cores this process may use.")] = "0",
+    cache_type: Annotated[str, typer.Option("--cache-type", metavar="TYPE[,TYPE]", help="KV cache: f32, f16, q8, q4, q3.")] = "f16",
+    weights: Annotated[
+        str, typer.Option("--weights", metavar="BITS[,BITS]", help="Bits a weight that decode reads: auto, 2, 1.6.")
+    ] = "auto",
+    top: Annotated[
+        str, typer.Option("--top-k", metavar="K[,K]", help="Decode: largest logits that are computed, as a sampler needs; 0: all.")
+    ] = "40",
+    repeats: Annotated[int, typer.Option("-r", "--repetitions", help="Samples of each test.")] = 5,
+    warm_up: Annotated[bool, typer.Option("--warmup/--no-warmup", help="Run a little of everything before the first sample.")] = True,
+    output: Annotated[
+        Format, typer.Option("-o", "--output", help="What goes to stdout; md, csv and json have llama-bench's names.")
+    ] = Format.table,
+    save: Annotated[Path | None, typer.Option("--save", help="Also write everything to this JSON file, for compare and report.")] = None,
+    watts: Annotated[float, typer.Option("--watts", help="Energy: watts that a meter shows under this load.")] = 0.0,
+    tdp: Annotated[float, typer.Option("--tdp", help="Energy: the CPU's thermal design power in watts, for an estimate.")] = 0.0,
+    tdp_cpus: Annotated[
+        int,
+        typer.Option("--tdp-cpus", help="Energy: CPUs (hardware threads) of the package that --tdp is of. Default: those of this system."),
+    ] = 0,
+    quiet: Annotated[bool, typer.Option("-q", "--quiet", help="No notes and progress on stderr.")] = False,
+) -> None:
+    """Measure tokens/s, what limits them, and energy. N[,N]: a list; every combination is measured."""
+    if context.invoked_subcommand is not None:
+        return
+    from bitnet_cli.commands.bench import command
+    from bitnet_cli.commands.bench.rows import power_of
+
+    lists = command.Lists(prompt, gen, depth, threads, cache_type, weights, top)
+    choices = command.Choices(repeats, warm_up, output.value, save, power_of(watts, tdp, tdp_cpus), quiet)
+    command.bench(model, lists, choices)
