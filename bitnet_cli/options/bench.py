@@ -2,12 +2,26 @@
 
 from enum import Enum
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
+from typer.core import TyperGroup
+
+from bitnet_cli.options.shared import ModelOption
+
+
+class ModelOrCommand(TyperGroup):
+    """`bitnet bench MODEL` besides `bitnet bench -m MODEL`: a first word that names no command is a model."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """As Typer's."""
+        if args and not args[0].startswith("-") and args[0] not in self.commands:
+            args = ["-m", *args]
+        return super().parse_args(ctx, args)
+
 
 NAME = "bench"
-app = typer.Typer(name=NAME, context_settings={"help_option_names": ["-h", "--help"]})
+app = typer.Typer(name=NAME, cls=ModelOrCommand, context_settings={"help_option_names": ["-h", "--help"]})
 
 
 class Format(str, Enum):
@@ -21,7 +35,7 @@ class Format(str, Enum):
 @app.callback(invoke_without_command=True)
 def bench(
     context: typer.Context,
-    model: Annotated[Path | None, typer.Option("-m", "--model", help="GGUF file. Without it, the small model inside the package.")] = None,
+    model: ModelOption = None,
     prompt: Annotated[str, typer.Option("-p", "--n-prompt", metavar="N[,N]", help="Prefill: tokens of the prompt; 0: none.")] = "512",
     gen: Annotated[str, typer.Option("-n", "--n-gen", metavar="N[,N]", help="Decode: tokens one by one; 0: none.")] = "128",
     depth: Annotated[str, typer.Option("-d", "--n-depth", metavar="N[,N]", help="Tokens in the KV cache before.")] = "0",

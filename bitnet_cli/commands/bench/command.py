@@ -13,8 +13,8 @@ from bitnet_cli.commands.bench.limits import compile_loops, matmul_rate, read_ra
 from bitnet_cli.commands.bench.measure import Result, Runner, token_ids
 from bitnet_cli.commands.bench.plan import Plan, Setup, Test, make_plan
 from bitnet_cli.commands.compiling import compiling
+from bitnet_cli.commands.opening import find_model
 from bitnet_cli.commands.reporting import Reporter
-from bitnet_cli.embedded import EMBEDDED_MODEL
 from bitnet_cli.errors import UnsupportedError, UsageError
 from bitnet_cli.gguf_file.reader import GGUFFile, open_gguf
 from bitnet_cli.machine.energy import Meter
@@ -48,15 +48,15 @@ class Choices:
     quiet: bool
 
 
-def bench(model: Path | None, lists: Lists, choices: Choices) -> None:
-    """Measure and print (see options/ for the options)."""
+def bench(model: str | None, lists: Lists, choices: Choices) -> None:
+    """Measure and print (see options/ for the options). model: as users name it; None: the embedded one."""
     plan = make_plan(**vars(lists), repeats=choices.repeats, warm_up=choices.warm_up, cores=physical_cores())
     output.require_writable(choices.save)
     try:
         isa.chosen()
     except isa.InstructionSetError as error:
         raise UnsupportedError(str(error)) from None
-    with open_gguf(model or EMBEDDED_MODEL) as file:
+    with open_gguf(find_model(model)) as file:
         run = Run(file, plan, choices)
         try:
             run.measure()
