@@ -42,6 +42,7 @@ def load(
     context: int = 0,
     cache_type: str = "f16",
     weight_bits: str = "auto",
+    activations: str = "auto",
 ) -> Model:
     """Open a model; the kernels are compiled if they never were on this computer, which takes 10 to 30 seconds.
 
@@ -51,12 +52,14 @@ def load(
     context      most tokens of a text; 0: 2048, or the model's if smaller
     cache_type   of the KV cache: f32, f16, q8, q4, q3
     weight_bits  what decode reads: `2`, `1.6`, or `auto`
+    activations  `a8` or `a4`: of 8 or 4 bits, whatever the model was trained with; `auto`: as it was trained
 
     UsageError: no such model, or a value out of range. BadFileError, UnsupportedError: the file is damaged, or of a kind that is not run.
     """
     if threads < 0 or context < 0:
         raise UsageError("threads and context must be 0 or more")
-    opened = open_model(find(path), context=context, threads=threads, cache_type=cache_type, weight_bits=weight_bits, embeds=True)
+    options = {"cache_type": cache_type, "weight_bits": weight_bits, "activations": activations}
+    opened = open_model(find(path), context=context, threads=threads, embeds=True, **options)
     try:
         opened.decoder.start()
     except BaseException:

@@ -23,6 +23,7 @@ Q_HEAD_NORM, K_HEAD_NORM = _numbers[9:11]  # of every query and key head, before
 ATTENTION_OUT_NORM, FFN_OUT_NORM = _numbers[11:13]  # of what the O and DOWN projections add to the residual stream (Gemma3)
 NORM_PLACES = 13
 RELU2, SILU, GELU = range(3)
+INT8, INT4, FP4 = _numbers[:3]  # codes of an input (quantise.py)
 ROPE_HALVES, ROPE_PAIRS = range(2)  # which values rotate together: (i, i + head_dim / 2), or (2 i, 2 i + 1)
 HEAD_F32, HEAD_F16, HEAD_Q8_0, HEAD_Q4_0, HEAD_Q6_K = range(5)
 HEAD_BLOCKS = {HEAD_F32: (1, 4), HEAD_F16: (1, 2), HEAD_Q8_0: (32, 34), HEAD_Q4_0: (32, 18), HEAD_Q6_K: (256, 210)}  # weights, bytes
@@ -47,6 +48,12 @@ class Sizes(NamedTuple):
     head_kind: int  # HEAD_F32, HEAD_F16 ...
     rope: int = ROPE_HALVES  # or ROPE_PAIRS
     digits: int = 1  # int8 codes of an activation; 2: for models with float activations (parts.py), which need parts too
+    # What is done to inputs of projections. With 2 digits, codes are INT8.
+    codes: int = INT8  # of the inputs of Q, K, V, GATE and UP: INT8, INT4 or FP4
+    codes_o: int = INT8  # of those of O
+    codes_down: int = INT8  # of those of DOWN
+    kept: int = 0  # so many of a token's inputs of O, the largest, are kept (inputs.py); 0: all
+    hadamard: int = 0  # 1: inputs of O and DOWN are transformed (inputs.py)
 
 
 class Weights(NamedTuple):

@@ -43,6 +43,7 @@ from .control import ASLEEP, DONE, FIRST_LAYER, LAST_LAYER, POSITION, STEP, STOP
 from .dense import head_matvec
 from .glu import gated
 from .head_search import top_logits
+from .inputs import hadamard, keep_largest
 from .jit import inlined, kernel
 from .norm import add_rms_norm, rms_norm
 from .parts import AT_ONCE, end_and_scale, left_over
@@ -77,8 +78,10 @@ def _packed_width(cols):  # type: ignore[no-untyped-def]
 
 
 @kernel
-def prepare(x, cols, w, norm_at, then_at, eps, s, tokens, thread, threads, control):  # type: ignore[no-untyped-def]
-    """x: (tokens, >= cols) -> RMSNorm where norm_at >= 0, another where then_at >= 0 -> int8 rows in s.codes.
+def prepare(x, cols, w, norm_at, then_at, eps, kind, kept, turned, s, tokens, thread, threads, control):  # type: ignore[no-untyped-def]
+    """x: (tokens, >= cols) -> RMSNorm where norm_at >= 0, another where then_at >= 0 -> rows of codes of a kind (arrays.py) in s.codes.
+
+    Between norm and codes, a Hadamard transform where turned is not zero, and all but the `kept` largest become zero where that is not.
 
     One token: every thread makes its own copy, in row `thread`, which costs less than a barrier. More: tokens are split, then a barrier.
     """
@@ -89,11 +92,17 @@ def prepare(x, cols, w, norm_at, then_at, eps, s, tokens, thread, threads, contr
             if at >= 0:
                 rms_norm(source, w.norms, at, cols, eps, s.normed[row])
                 source = s.normed[row]
+        if turned > 0:
+            hadamard(source, cols, s.normed[row])
+            source = s.normed[row]
+        if kept > 0:
+            keep_largest(source, cols, kept, s.normed[row])
+            source = s.normed[row]
         for digit in range(2 if len(s.fine_codes) else 1):
             if digit:
                 left_over(source, cols, s.factors[row], s.residue[thread])
                 source = s.residue[thread]
-            factor, total = quantise_row(source, cols, s.fine_codes[row] if digit else s.codes[row], _kernel_length(cols))
+            factor, total = quantise_row(source, cols, kind, s.fine_codes[row] if digit else s.codes[row], _kernel_length(cols))
             if digit:
                 s.fine_factors[row], s.fine_sums[row] = s.factors[row] * factor, total
             else:
@@ -269,7 +278,7 @@ def run_layer(z, w, cache, s, layer, tokens, position, thread, threads, control)
         if which == Q or norm_at >= 0:
             if which > Q and tokens > 1:
                 barrier(control, threads)  # others may still read the codes
-            prepare(s.x, z.hidden, w, at[ATTENTION_NORM], norm_at, eps, s, tokens, thread, threads, control)
+            prepare(s.x, z.hidden, w, at[ATTENTION_NORM], norm_at, eps, z.codes, START, START, s, tokens, thread, threads, control)
         place = START if which == Q else inner + (which - K) * kv
         project(w, s, layer, which, z.hidden, inner if which == Q else kv, s.qkv, place, WRITE, tokens, thread, threads)
     barrier(control, threads)
@@ -277,7 +286,7 @@ def run_layer(z, w, cache, s, layer, tokens, position, thread, threads, control)
         norm_heads(z, w, at[Q_HEAD_NORM], at[K_HEAD_NORM], s, tokens, thread, threads, control)
     attention(z, w, cache, s, layer, tokens, position, thread, threads)
     barrier(control, threads)
-    prepare(s.mixed, inner, w, at[ATTENTION_SUB_NORM], NONE, eps, s, tokens, thread, threads, control)
+    prepare(s.mixed, inner, w, at[ATTENTION_SUB_NORM], NONE, eps, z.codes_o, z.kept, z.hadamard, s, tokens, thread, threads, control)
     straight = at[ATTENTION_OUT_NORM] < 0
     project(w, s, layer, O, inner, z.hidden, s.x if straight else s.branch, START, straight, tokens, thread, threads)
     barrier(control, threads)
@@ -288,7 +297,7 @@ def run_layer(z, w, cache, s, layer, tokens, position, thread, threads, control)
         if which == GATE or norm_at >= 0:
             if which > GATE and tokens > 1:
                 barrier(control, threads)
-            prepare(s.x, z.hidden, w, at[FFN_NORM], norm_at, eps, s, tokens, thread, threads, control)
+            prepare(s.x, z.hidden, w, at[FFN_NORM], norm_at, eps, z.codes, START, START, s, tokens, thread, threads, control)
         if which == UP and tokens == 1 and z.activation == RELU2:
             up_where_gate_is_open(z, w, s, layer, thread, threads)
         else:
@@ -298,7 +307,7 @@ def run_layer(z, w, cache, s, layer, tokens, position, thread, threads, control)
     for t in range(tokens):
         gated(s.gate[t], s.up[t], z.activation, first, last)
     barrier(control, threads)
-    prepare(s.gate, z.feed_forward, w, at[FFN_SUB_NORM], NONE, eps, s, tokens, thread, threads, control)
+    prepare(s.gate, z.feed_forward, w, at[FFN_SUB_NORM], NONE, eps, z.codes_down, START, z.hadamard, s, tokens, thread, threads, control)
     straight = at[FFN_OUT_NORM] < 0
     if not (straight and tokens == 1 and w.columns_built[0] and down_by_columns(z, w, s, layer, thread, threads)):
         project(w, s, layer, DOWN, z.feed_forward, z.hidden, s.x if straight else s.branch, START, straight, tokens, thread, threads)

@@ -28,7 +28,7 @@ HEAVY = {
 # A module may import its own layer and those below. The package itself (`from bitnet_cli import load`) stands for the whole engine, so only
 # its version may be asked for from below; it is the top layer.
 LAYERS = [
-    {"errors", "__version__"},
+    {"errors", "activations", "__version__"},
     {"machine", "embedded", "ternary", "gguf_file", "checkpoint", "text"},
     {"model"},
     {"api"},
@@ -40,7 +40,7 @@ LAYERS = [
 ]
 RANK = {name: rank for rank, layer in enumerate(LAYERS) for name in layer}
 # These know files, layouts and text, not how the numbers are computed.
-WITHOUT_KERNELS = {"errors", "ternary", "gguf_file", "checkpoint", "text", "embedded", "options", "cli"}
+WITHOUT_KERNELS = {"errors", "activations", "ternary", "gguf_file", "checkpoint", "text", "embedded", "options", "cli"}
 
 
 def modules_after(code: str) -> set[str]:

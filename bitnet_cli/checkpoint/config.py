@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from bitnet_cli.activations import TOP_K, known_scheme
 from bitnet_cli.checkpoint.families import FAMILIES, Family
 from bitnet_cli.checkpoint.rope import rope_factors, rope_theta
 from bitnet_cli.checkpoint.strict_json import MEGABYTE, read_object
@@ -18,6 +19,8 @@ class Quantization:
     linear_class: str  # bitlinear or autobitlinear
     mode: str  # offline: scales are stored; online: they are computed from float weights
     skipped: tuple[str, ...] | None  # `modules_to_not_convert`: these stay in float; None: the head does
+    activation_type: str | None = None  # a name of activations.SCHEMES; of this project, transformers knows int8 only
+    top_k: float = TOP_K
 
 
 @dataclass(frozen=True)
@@ -196,16 +199,24 @@ def _quantization(fields: _Fields) -> Quantization | None:
             raise UnsupportedError(f"{path}: quantization_config.{key}: {_short(value)} is not supported; {' and '.join(known)} are")
     if section.boolean("use_rms_norm", False):
         raise UnsupportedError(f"{path}: quantization_config.use_rms_norm: norms inside projections are not supported")
+    scheme, top_k = _activations(section)
     skipped = section.get("modules_to_not_convert")
     if skipped is None:
-        return Quantization(linear_class, mode, None)
+        return Quantization(linear_class, mode, None, scheme, top_k)
     if not isinstance(skipped, list) or not all(isinstance(s, str) and 0 < len(s) < 256 for s in skipped):
         raise BadFileError(path, "quantization_config.modules_to_not_convert", "expected a list of module names")
     for name in skipped:
         # transformers takes each as a regular expression. One from a stranger's file can run for ever, so only plain names pass.
         if not all(c.isalnum() or c in "._-" for c in name):
             raise UnsupportedError(f"{path}: quantization_config.modules_to_not_convert: {_short(name)} is not a plain module name")
-    return Quantization(linear_class, mode, tuple(skipped))
+    return Quantization(linear_class, mode, tuple(skipped), scheme, top_k)
+
+
+def _activations(section: _Fields) -> tuple[str | None, float]:
+    """Activation scheme, None where the section says none, and the share of inputs that a sparse one keeps."""
+    name = section.get("activation_type")
+    scheme = None if name is None else known_scheme(name, f"{section.path}: {section.prefix}activation_type")
+    return scheme, section.number("top_k", 1e-6, 1.0, TOP_K)
 
 
 def is_skipped(module: str, config: ModelConfig) -> bool:

@@ -6,6 +6,7 @@ Everything that can be refused without reading weights is refused here, before a
 from dataclasses import dataclass
 from pathlib import Path
 
+from bitnet_cli.activations import FLOAT, INT8
 from bitnet_cli.checkpoint.config import ModelConfig, is_skipped, read_config
 from bitnet_cli.checkpoint.families import IGNORED, NORMS, PROJECTIONS, with_input_norms
 from bitnet_cli.checkpoint.flavours import Flavour, has_one_scale, is_packed, looks_ternary
@@ -38,7 +39,7 @@ class Checkpoint:
     projections: dict[str, Projection]
     order: tuple[str, ...] = ()  # all names, as the written file has them
     dropped: tuple[str, ...] = ()  # tensors that the written file does without: buffers, a copy of a tied embedding
-    float_activations: bool = False  # nothing is rounded to int8 before a projection
+    activation_type: str = INT8  # a name of activations.SCHEMES
 
     @property
     def assumed_master(self) -> bool:
@@ -54,8 +55,8 @@ class Checkpoint:
 
 
 def open_checkpoint(folder: Path, *, float_is_master: bool = False, activations: str = "auto") -> Checkpoint:
-    """`activations`: `int8`, as BitNet models are trained, `float`, for models that are ternary in their weights only, or `auto`: float
-    where a tensor has several scales, which so far only such models have.
+    """`activations`: a name of activations.SCHEMES, or `auto`: as config.json says; where it says nothing, float where a tensor has several
+    scales, which so far only models have that are ternary in their weights only, else int8.
 
     `float_is_master`: treat float weights without a quantization_config as BitNet master weights (`--ternarise`).
 
@@ -72,14 +73,19 @@ def open_checkpoint(folder: Path, *, float_is_master: bool = False, activations:
         more = f" and {len(missing) - 5} more" if len(missing) > 5 else ""
         raise BadFileError(folder, "tensors", f"missing: {', '.join(missing[:5])}{more}")
     flavour = _flavour(tensors, names, config, float_is_master or _is_master(config, tuple(names.values())))
-    several = flavour is Flavour.SEVERAL if activations == "auto" else activations == "float"
-    if several and config.activation == "relu2":
+    scheme = _scheme(config, flavour) if activations == "auto" else activations
+    if scheme == FLOAT and config.activation == "relu2":
         raise UnsupportedError(f"{config.path}: float activations with hidden_act relu2 are not supported")
     used = set(names) | {f"{name}_scale" for name in names}
-    checkpoint = Checkpoint(folder, config, flavour, {}, {}, {}, tuple(names.values()), tuple(sorted(tensors.keys() - used)), several)
+    checkpoint = Checkpoint(folder, config, flavour, {}, {}, {}, tuple(names.values()), tuple(sorted(tensors.keys() - used)), scheme)
     for name, target in names.items():
         _place(checkpoint, name, target, tensors)
     return checkpoint
+
+
+def _scheme(config: ModelConfig, flavour: Flavour) -> str:
+    said = config.quantization.activation_type if config.quantization else None
+    return said or (FLOAT if flavour is Flavour.SEVERAL else INT8)
 
 
 def _source_names(config: ModelConfig, tensors: dict[str, StoredTensor]) -> dict[str, str]:

@@ -40,7 +40,7 @@ class Plan:
     family: str  # `architectures` of config.json
     architecture: str  # general.architecture
     activation: str
-    activation_type: str  # of what enters a projection: int8 or float
+    activation_type: str  # of what enters a projection: a name of activations.SCHEMES
     flavour: str
     scale_rule: str
     parameters: int  # weights of all tensors
@@ -74,7 +74,7 @@ def make_plan(checkpoint: Checkpoint, architecture: str, metadata: Mapping[str, 
         family=checkpoint.config.family.architecture,
         architecture=architecture,
         activation=checkpoint.config.activation,
-        activation_type="float" if checkpoint.float_activations else "int8",
+        activation_type=checkpoint.activation_type,
         flavour=checkpoint.flavour.value,
         scale_rule=checkpoint.flavour.scale_rule,
         parameters=parameters,

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from bitnet_cli.activations import INT8, SPARSE, TOP_K
 from bitnet_cli.checkpoint import dense
 from bitnet_cli.checkpoint.flavours import Flavour, TernaryWeight, read_ternary
 from bitnet_cli.checkpoint.folder import Checkpoint, Projection
@@ -59,8 +60,10 @@ def model_metadata(checkpoint: Checkpoint, weight_type: TensorType = TensorType.
     pooling = read_pooling(checkpoint.folder, config.family.base)
     if pooling is not None:
         hyperparameters["pooling_type"] = pooling
-    if checkpoint.float_activations:
-        hyperparameters["activation_type"] = "float"
+    if checkpoint.activation_type != INT8 or checkpoint.flavour is Flavour.SEVERAL:  # a file with several scales that says nothing is float
+        hyperparameters["activation_type"] = checkpoint.activation_type
+    if checkpoint.activation_type in SPARSE:
+        hyperparameters["activation_top_k"] = config.quantization.top_k if config.quantization else TOP_K
     if checkpoint.flavour is Flavour.SEVERAL and weight_type is TensorType.I2_S:
         weight_type = TensorType.TQ2_0  # packing.py says why
     general = {

@@ -8,6 +8,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from bitnet_cli.activations import INT8
 from bitnet_cli.checkpoint.flavours import Flavour
 from bitnet_cli.checkpoint.folder import Checkpoint, open_checkpoint
 from bitnet_cli.checkpoint.hub import Listing, Repository, UnreachableError
@@ -184,7 +185,7 @@ def _show(plan: Plan, source: str, target: Path, notes: list[str], as_json: bool
 
 def show_plan(plan: Plan) -> None:
     """What is known of a checkpoint and its conversion, row by row."""
-    rounding = ", float activations" if plan.activation_type == "float" else ""
+    rounding = f", {plan.activation_type} activations" if plan.activation_type != INT8 else ""
     row("family", f"{plan.family}, {plan.activation}{rounding}; as GGUF: {plan.architecture}")
     row("flavour", plan.flavour)
     row("scale", plan.scale_rule)

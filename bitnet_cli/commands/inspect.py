@@ -10,6 +10,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from bitnet_cli.activations import SCHEMES
 from bitnet_cli.checkpoint.folder import open_checkpoint
 from bitnet_cli.checkpoint.gguf_source import GGUFSource
 from bitnet_cli.checkpoint.plan import make_plan
@@ -22,6 +23,7 @@ from bitnet_cli.errors import BadFileError, BitnetError, printable
 from bitnet_cli.gguf_file.contents import PARTS, Checked, TensorRow, check, sample_zeros, tensor_rows
 from bitnet_cli.gguf_file.reader import GGUFFile, open_gguf
 from bitnet_cli.gguf_file.types import TensorType
+from bitnet_cli.model.config import ACTIVATION_TOP_K, ACTIVATION_TYPE
 from bitnet_cli.model.readiness import why_not
 from bitnet_cli.ternary import i2_s_order
 from bitnet_cli.text.vocabulary import PREFIX, read_vocabulary
@@ -79,6 +81,7 @@ def describe(file: GGUFFile, checked: Checked | None = None) -> dict[str, Any]:
         "trailing_bytes": file.trailing,
         "architecture": _text(file, "general.architecture"),
         "name": _text(file, "general.name"),
+        "activations": _activations(file),
         "weights": everything["weights"],
         "parts": parts,
         "types": {kind: _sum(r for r in rows if r.type == kind) for kind in kinds},
@@ -119,6 +122,13 @@ def _plain(value: Any) -> Any:
 def _text(file: GGUFFile, key: str) -> str | None:
     value = file.metadata.get(key)
     return value if isinstance(value, str) else None
+
+
+def _activations(file: GGUFFile) -> dict[str, Any] | None:
+    """What the file says of the inputs of projections; None where it says nothing (int8, or float where tensors have several scales)."""
+    arch = _text(file, "general.architecture")
+    name = _text(file, f"{arch}.{ACTIVATION_TYPE}")
+    return None if name is None else {"scheme": name, "known": name in SCHEMES, "top_k": file.metadata.get(f"{arch}.{ACTIVATION_TOP_K}")}
 
 
 def _tokenizer(file: GGUFFile) -> dict[str, Any] | None:
@@ -200,7 +210,11 @@ def _show_bytes(facts: dict[str, Any]) -> None:
 
 
 def _show_numbers(facts: dict[str, Any]) -> None:
-    zeros = facts["zeros"]
+    zeros, activations = facts["zeros"], facts["activations"]
+    if activations is not None:
+        name, share = activations["scheme"], activations["top_k"]
+        kept = f"; {100 * share:g} % kept before o" if isinstance(share, float) else ""
+        row("activations", f"{name}: {SCHEMES.get(name, 'not supported')}{kept}")
     if zeros["share"] is not None:
         how = "all of them counted" if zeros["exact"] else f"a sample of {100 * zeros['seen'] / zeros['weights']:.1f} %; --check counts all"
         row("zeros", f"{100 * zeros['share']:.1f} % of the ternary weights ({how})")

@@ -63,13 +63,25 @@ def _ask(question: str, missing: NotHereError) -> None:
 
 
 def open_model(
-    model: str | None, *, context: int, threads: int, quiet: bool, cache_type: str = "f32", weight_bits: str = "auto"
+    model: str | None,
+    *,
+    context: int,
+    threads: int,
+    quiet: bool,
+    cache_type: str = "f32",
+    weight_bits: str = "auto",
+    activations: str = "auto",
 ) -> OpenModel:
     """Open a model (None: the embedded one) ready to run, and say on stderr what the user should know. Close its session after use."""
     if model is None and not quiet:
         about = f"the embedded model {DEFAULT_MODEL} ({EMBEDDED[DEFAULT_MODEL].description})"
         print(f"bitnet: using {about}; choose another with -m MODEL", file=sys.stderr, flush=True)  # noqa: T201
-    opened = opening.open_model(find_model(model), context=context, threads=threads, cache_type=cache_type, weight_bits=weight_bits)
+    path = find_model(model)
+    opened = opening.open_model(
+        path, context=context, threads=threads, cache_type=cache_type, weight_bits=weight_bits, activations=activations
+    )
+    if opened.decoder.note and not quiet:
+        print(f"bitnet: warning: {opened.decoder.note}", file=sys.stderr, flush=True)  # noqa: T201
     with compiling(quiet):
         opened.decoder.start()
     return opened

@@ -20,6 +20,7 @@ def perplexity(
     special: bool,
     threads: int,
     cache_type: str,
+    activations: str,
     as_json: bool,
     quiet: bool,
 ) -> None:
@@ -29,7 +30,7 @@ def perplexity(
     text = read_prompt(None, file)
     if not text:
         raise UsageError("no text: give a file by -f, or a pipe")
-    opened = open_model(model, context=ctx_size, threads=threads, cache_type=cache_type, quiet=quiet)
+    opened = open_model(model, context=ctx_size, threads=threads, cache_type=cache_type, activations=activations, quiet=quiet)
     start = time.perf_counter()
     show = not quiet and sys.stderr.isatty()
 
@@ -49,6 +50,7 @@ def perplexity(
     seconds = time.perf_counter() - start
     if as_json:
         numbers = {"perplexity": result.perplexity, "perplexity_error": result.error, "nats": result.nats, "tokens": result.tokens}
-        print(json.dumps(numbers | {"context": context, "stride": stride or context, "seconds": round(seconds, 3)}))  # noqa: T201
+        used = {"activations": opened.decoder.scheme, "context": context, "stride": stride or context, "seconds": round(seconds, 3)}
+        print(json.dumps(numbers | used))  # noqa: T201
     else:
         print(f"perplexity {result.perplexity:.4f} ± {result.error:.4f} ({result.nats:.4f} nats a token, {result.tokens} tokens)")  # noqa: T201

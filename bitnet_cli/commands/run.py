@@ -78,6 +78,7 @@ def run(
     ctx_size: int,
     cache_type: str,
     weight_bits: str,
+    activations: str,
     sampling: Sampling,
     quiet: bool,
 ) -> None:
@@ -86,7 +87,15 @@ def run(
         raise UsageError("-n must be -1 or more, -t and -c 0 or more")
     text = read_prompt(prompt, file)
     start = time.perf_counter()
-    opened = open_model(model, context=ctx_size, threads=threads, cache_type=cache_type, weight_bits=weight_bits, quiet=quiet)
+    opened = open_model(
+        model,
+        context=ctx_size,
+        threads=threads,
+        cache_type=cache_type,
+        weight_bits=weight_bits,
+        activations=activations,
+        quiet=quiet,
+    )
     tokenizer = opened.tokenizer
     ids = prompt_ids(tokenizer, text)
     sampler, timings = Sampler(sampling), Timings()

@@ -6,6 +6,7 @@ Keys are `<arch>.<name>` as llama.cpp registers them (facts: `block_count`, `emb
 import math
 from dataclasses import dataclass
 
+from bitnet_cli.activations import FLOAT, INT8, TOP_K, known_scheme
 from bitnet_cli.errors import BadFileError, UnsupportedError
 from bitnet_cli.gguf_file.reader import GGUFFile
 
@@ -31,9 +32,9 @@ ARCHITECTURES = {
     "gemma3": Architecture("gelu_pytorch_tanh", sub_norms=False, head_norms=True, out_norms=True, scaled_embedding=True),
     "llama": Architecture("silu", sub_norms=False, pairs=True),
 }
-# Key of what enters a projection: rounded to int8, one scale a token, as BitNet models are trained, or not rounded, for models that are
-# ternary in their weights only (TriLM). Absent: float if tensors have several scales. Of this package; llama.cpp rounds to int8 in blocks.
-ACTIVATION_TYPE, ACTIVATION_TYPES = "activation_type", ("int8", "float")
+# Keys of what enters a projection (activations.py). Absent: float if tensors have several scales, else int8. Of this package; llama.cpp
+# rounds to int8 in blocks.
+ACTIVATION_TYPE, ACTIVATION_TOP_K = "activation_type", "activation_top_k"
 ACTIVATIONS = ("relu2", "silu", "gelu_pytorch_tanh")
 POOLING = {1: "mean", 3: "last"}  # `pooling_type`, llama.cpp's numbers (enum llama_pooling_type); 0 is none
 INPUT_NORM = "blk.0.attn_q_norm_in.weight"  # BitNet embedding models have a norm of every projection's input (microsoft/BitNet, docs)
@@ -59,7 +60,7 @@ class ModelConfig:
     activation: str
     sub_norms: bool
     rope_pairs: bool
-    float_activations: bool | None  # of ACTIVATION_TYPE; None: the file does not say
+    activation_type: str | None  # of ACTIVATION_TYPE; None: the file does not say
     tied: bool  # the embedding is also the head
     input_norms: bool = False  # of the input of every projection; those of the output and down projections take the place of sub_norms
     head_norms: bool = False
@@ -69,7 +70,18 @@ class ModelConfig:
     window: int = 0  # positions that a token sees in sliding layers; 0: there are none
     window_period: int = WINDOW_PERIOD  # every so many layers the last one is not sliding
     window_theta: float = 10000.0  # rope_theta of the sliding layers
+    top_k: float = TOP_K  # share of the inputs of `o` that a sparse scheme keeps
     pooling: str | None = None  # how tokens' states become one embedding, a value of POOLING; None: a model that writes text
+
+    @property
+    def float_activations(self) -> bool | None:
+        """None: the file does not say."""
+        return None if self.activation_type is None else self.activation_type == FLOAT
+
+    @property
+    def trained_scheme(self) -> str:
+        """Activation scheme of a model whose tensors have one scale each."""
+        return self.activation_type or INT8
 
     @property
     def inner(self) -> int:
@@ -126,7 +138,8 @@ def read_config(file: GGUFFile) -> ModelConfig:
         window_theta=file.optional_float(f"{arch}.rope.freq_base_swa", 1.0, 1e12, 10000.0),
         pooling=_pooling(file, arch),
         rope_pairs=known.pairs,
-        float_activations=_float_activations(file, arch),
+        activation_type=_activation_type(file, arch),
+        top_k=_top_k(file, arch),
         tied="output.weight" not in file.tensors,
     )
     _check(file, config)
@@ -139,9 +152,17 @@ def _query_factor(file: GGUFFile, arch: str, head_dim: int) -> float:
     return 1.0 if math.isclose(factor, 1.0, rel_tol=1e-6) else factor  # the file holds a float32
 
 
-def _float_activations(file: GGUFFile, arch: str) -> bool | None:
+def _activation_type(file: GGUFFile, arch: str) -> str | None:
     key = f"{arch}.{ACTIVATION_TYPE}"
-    return file.optional_str(key, "int8", ACTIVATION_TYPES) == "float" if key in file.metadata else None
+    return known_scheme(file.require_str(key), f"{file.path}: {key}") if key in file.metadata else None
+
+
+def _top_k(file: GGUFFile, arch: str) -> float:
+    key = f"{arch}.{ACTIVATION_TOP_K}"
+    share = file.optional_float(key, 0.0, 1.0, TOP_K)
+    if share == 0.0:
+        raise BadFileError(file.path, key, "is 0.0, expected more: nothing would be kept")
+    return share
 
 
 def _pooling(file: GGUFFile, arch: str) -> str | None:

@@ -17,6 +17,7 @@ from bitnet_kernels.naive import dense, norm
 from bitnet_kernels.team import Team
 from numpy.typing import NDArray
 
+from bitnet_cli.activations import post_hoc_note, scheme_for
 from bitnet_cli.errors import BitnetError, UsageError
 from bitnet_cli.gguf_file.reader import GGUFFile
 from bitnet_cli.machine.memory import available_bytes
@@ -35,12 +36,25 @@ class Decoder:
 
     position   tokens in the cache; the next token fed stands there
     context    most tokens that fit
+    scheme     what is done to the inputs of projections, a name of activations.SCHEMES
+    note       what a user should know of that, or None
     """
 
-    def __init__(self, file: GGUFFile, *, context: int = 0, threads: int = 1, cache_type: str = "f32", weight_bits: str = "auto"):
+    def __init__(
+        self,
+        file: GGUFFile,
+        *,
+        context: int = 0,
+        threads: int = 1,
+        cache_type: str = "f32",
+        weight_bits: str = "auto",
+        activations: str = "auto",
+    ):
         """context: 0 takes 2048, or the model's if smaller; cache_type: of the KV cache, `f32`, `f16`, `q8`, `q4` or `q3`.
 
         weight_bits: what decode reads, `2` or `1.6` bits a weight, `auto`: what is quicker here (base3_rows.py).
+
+        activations: `auto`, as the model was trained, or `a8`, `a4`, `fp4` (activations.py; `note` says what that means for the text).
 
         Raises BitnetError where the cache cannot fit in memory.
         """
@@ -54,11 +68,13 @@ class Decoder:
             *most, last = kv_cache.CACHE_TYPES
             raise UsageError(f"cache type {cache_type}: expected {', '.join(most)} or {last}")
         self.cache_type = cache_type
+        self.scheme = scheme_for(c.trained_scheme, activations, c.activation == "relu2", str(file.path))
+        self.note = post_hoc_note(c.trained_scheme, self.scheme)
         self._refuse_too_large()
         self.position = 0
         self._threads, self._planes_built, self._columns_decided = threads, False, False
         cos, sin = rope_tables(file, c, self.context)
-        self._sizes = sizes_of(file, c)
+        self._sizes = sizes_of(file, c, self.scheme)
         weights = load_weights(file, c, cos, sin)
         if len(weights.part_at) and c.float_activations is not False:
             self._sizes = self._sizes._replace(digits=2)

@@ -25,7 +25,14 @@ class OpenModel(NamedTuple):
 
 
 def open_model(
-    path: Path, *, context: int = 0, threads: int = 0, cache_type: str = "f16", weight_bits: str = "auto", embeds: bool = False
+    path: Path,
+    *,
+    context: int = 0,
+    threads: int = 0,
+    cache_type: str = "f16",
+    weight_bits: str = "auto",
+    activations: str = "auto",
+    embeds: bool = False,
 ) -> OpenModel:
     """Open a model; close its session after use. threads: 0 takes the physical cores; the rest as Decoder.
 
@@ -39,7 +46,9 @@ def open_model(
             if read_config(gguf).pooling is not None and not embeds:
                 raise UnsupportedError(f"{gguf.path}: {NO_TEXT}")
             threads = threads or physical_cores()
-            decoder = Decoder(gguf, context=context, threads=threads, cache_type=cache_type, weight_bits=weight_bits)
+            decoder = Decoder(
+                gguf, context=context, threads=threads, cache_type=cache_type, weight_bits=weight_bits, activations=activations
+            )
     except isa.InstructionSetError as error:
         raise UnsupportedError(str(error)) from None
     return OpenModel(path, tokenizer, Session(decoder))

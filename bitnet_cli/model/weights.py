@@ -12,6 +12,7 @@ from bitnet_kernels import arrays
 from bitnet_kernels.naive import rope
 from numpy.typing import NDArray
 
+from bitnet_cli.activations import A4_8, A4_8_FP4, INT8, V2_A4, V2_A8
 from bitnet_cli.errors import BadFileError, UnsupportedError
 from bitnet_cli.gguf_file.reader import GGUFFile, TensorInfo, TensorType
 from bitnet_cli.model.columns import columns_for
@@ -188,8 +189,8 @@ def embedding_info(file: GGUFFile) -> TensorInfo:
     return _dense(file, "token_embd.weight")
 
 
-def sizes_of(file: GGUFFile, c: ModelConfig) -> arrays.Sizes:
-    """The numbers that kernels need."""
+def sizes_of(file: GGUFFile, c: ModelConfig, scheme: str = INT8) -> arrays.Sizes:
+    """The numbers that kernels need. scheme: a name of activations.SCHEMES, with which the model is run."""
     return arrays.Sizes(
         layers=c.layers,
         hidden=c.hidden,
@@ -202,4 +203,16 @@ def sizes_of(file: GGUFFile, c: ModelConfig) -> arrays.Sizes:
         norm_eps=float(c.norm_eps),
         head_kind=HEAD_KINDS[head_info(file).type],
         rope=arrays.ROPE_PAIRS if c.rope_pairs else arrays.ROPE_HALVES,
+        **_inputs(c, scheme),
     )
+
+
+def _inputs(c: ModelConfig, scheme: str) -> dict[str, int]:
+    """What a scheme does to the inputs of projections, as fields of arrays.Sizes. Papers: activations.SCHEMES."""
+    if scheme == A4_8:
+        return {"codes": arrays.INT4, "kept": max(1, round(c.top_k * c.inner))}
+    if scheme == A4_8_FP4:
+        return {"codes": arrays.FP4, "codes_o": arrays.FP4}
+    if scheme == V2_A4:
+        return {"codes": arrays.INT4, "codes_o": arrays.INT4, "codes_down": arrays.INT4, "hadamard": 1}
+    return {"hadamard": 1} if scheme == V2_A8 else {}

@@ -1,18 +1,11 @@
 """Options of `bitnet convert`."""
 
-from enum import Enum
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from bitnet_cli.options.shared import EmbeddingType, QuantizedType
-
-
-class Activations(str, Enum):
-    auto = "auto"
-    int8 = "int8"
-    float = "float"
+from bitnet_cli.options.shared import EmbeddingType, QuantizedType, SchemeType
 
 
 def convert(
@@ -28,9 +21,13 @@ def convert(
         bool, typer.Option("--ternarise", "--ternarize", help="Round float weights that nothing marks as trained for ternary values.")
     ] = False,
     activations: Annotated[
-        Activations,
-        typer.Option("--activations", help="What the model multiplies by: int8 (BitNet) or float (TriLM). auto: by the weights."),
-    ] = Activations.auto,
+        SchemeType,
+        typer.Option(
+            "--activations",
+            help="What the model was trained to multiply by: int8 (BitNet b1.58), float (TriLM), a4.8 ... auto: as config.json says, or "
+            "by the weights.",
+        ),
+    ] = SchemeType.auto,
     revision: Annotated[str | None, typer.Option("--revision", help="Hub: branch, tag or commit. Default: main.")] = None,
     token: Annotated[str | None, typer.Option("--token", help="Hub: access token; HF_TOKEN keeps it out of process lists.")] = None,
     cache_dir: Annotated[Path | None, typer.Option("--cache-dir", help="Hub: folder of the cache. Default: HF_HUB_CACHE.")] = None,

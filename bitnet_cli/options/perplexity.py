@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from bitnet_cli.options.shared import CACHE_HELP, CacheType, ModelArgument, ModelOption
+from bitnet_cli.options.shared import ACTIVATIONS_HELP, CACHE_HELP, Activations, CacheType, ModelArgument, ModelOption
 
 
 def perplexity(
@@ -17,6 +17,7 @@ def perplexity(
     special: Annotated[bool, typer.Option("--special", help="Read control tokens in the text, such as <|endoftext|>.")] = False,
     threads: Annotated[int, typer.Option("-t", "--threads", help="Threads; 0: physical cores this process may use.")] = 0,
     cache_type: Annotated[CacheType, typer.Option("--cache-type", help=CACHE_HELP)] = CacheType.f32,
+    activations: Annotated[Activations, typer.Option("--activations", help=ACTIVATIONS_HELP)] = Activations.auto,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object on stdout.")] = False,
     quiet: Annotated[bool, typer.Option("-q", "--quiet", help="No notes and progress on stderr.")] = False,
 ) -> None:
@@ -32,6 +33,7 @@ def perplexity(
         special=special,
         threads=threads,
         cache_type=cache_type.value,
+        activations=activations.value,
         as_json=as_json,
         quiet=quiet,
     )

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from bitnet_cli.options.shared import CACHE_HELP, CacheType, ModelArgument, ModelOption
+from bitnet_cli.options.shared import ACTIVATIONS_HELP, CACHE_HELP, Activations, CacheType, ModelArgument, ModelOption
 
 
 class WeightBits(str, Enum):
@@ -24,6 +24,7 @@ def run(
     threads: Annotated[int, typer.Option("-t", "--threads", help="Threads; 0: physical cores this process may use.")] = 0,
     ctx_size: Annotated[int, typer.Option("-c", "--ctx-size", help="Context in tokens; 0: 2048, or the model's if smaller.")] = 0,
     cache_type: Annotated[CacheType, typer.Option("--cache-type", help=CACHE_HELP)] = CacheType.f16,
+    activations: Annotated[Activations, typer.Option("--activations", help=ACTIVATIONS_HELP)] = Activations.auto,
     weights: Annotated[
         WeightBits, typer.Option("--weights", help="Bits a weight that each token reads: 2, or 1.6 with more memory. Same text.")
     ] = WeightBits.auto,
@@ -53,6 +54,7 @@ def run(
         threads=threads,
         ctx_size=ctx_size,
         cache_type=cache_type.value,
+        activations=activations.value,
         weight_bits=weights.value,
         sampling=command.Sampling(temperature, top_k, top_p, min_p, repeat_penalty, seed),
         quiet=quiet,

@@ -8,6 +8,33 @@ import typer
 CACHE_HELP = "KV cache. q8, q4, q3: about 8, 4, 3 bits a number, less memory and quicker at long contexts, less exact; f32: every bit."
 
 
+ACTIVATIONS_HELP = (
+    "Activations of a ReLU² model: a8 (8 bits), a4 (4 bits, half of them zero before o: BitNet a4.8) or fp4 (4-bit floats). auto: as "
+    "trained; anything else costs quality."
+)
+
+
+class Activations(str, Enum):
+    """activations.WANTED."""
+
+    auto = "auto"
+    a8 = "a8"
+    a4 = "a4"
+    fp4 = "fp4"
+
+
+class SchemeType(str, Enum):
+    """activations.SCHEMES, and auto."""
+
+    auto = "auto"
+    int8 = "int8"
+    float = "float"
+    a4_8 = "a4.8"
+    a4_8_fp4 = "a4.8-fp4"
+    v2_a8 = "v2-a8"
+    v2_a4 = "v2-a4"
+
+
 class EmbeddingType(str, Enum):
     f16 = "f16"
     q8_0 = "q8_0"

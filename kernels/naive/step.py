@@ -33,6 +33,7 @@ from ..arrays import (
 from ..control import FIRST_LAYER, LAST_LAYER, POSITION, TOKENS, WANT_LOGITS
 from ..kv_cache import AnyCache
 from . import attention, dense, glu, norm, rope, ternary
+from .inputs import hadamard, keep_largest
 from .quantise import quantise
 
 Floats = NDArray[np.float32]
@@ -44,8 +45,12 @@ def _norm(z: Sizes, w: Weights, layer: int, place: int, x: Floats) -> Floats:
 
 
 def _project(z: Sizes, w: Weights, layer: int, which: int, x: Floats, rows: int) -> Floats:
-    """(tokens, cols) float32 -> int8, in one digit or two -> (tokens, rows) float32."""
-    codes, factors = quantise(x)
+    """(tokens, cols) float32 -> codes, in one digit or two -> (tokens, rows) float32."""
+    if which in (O, DOWN) and z.hadamard:
+        x = hadamard(x)
+    if which == O and z.kept:
+        x = keep_largest(x, z.kept)
+    codes, factors = quantise(x, {O: z.codes_o, DOWN: z.codes_down}.get(which, z.codes))
     weights = ternary.unpack(w.packed, int(w.offsets[layer, which]), rows, packed_width(x.shape[1]))[:, : x.shape[1]]
     scales = _scales(w, layer, which, rows)
     y: Floats = ternary.matmul(weights, codes).astype(np.float32) * (scales / factors[:, None])

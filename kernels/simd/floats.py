@@ -7,7 +7,23 @@ from typing import Any
 from llvmlite import ir
 from numba import types
 
-from .vectors import F32, I8, I16, I32, Vector, binary, call, constant, element_pointer, integer_total, intrinsic, lanewise, loader, storer
+from .vectors import (
+    F32,
+    F64,
+    I8,
+    I16,
+    I32,
+    Vector,
+    binary,
+    call,
+    constant,
+    element_pointer,
+    integer_total,
+    intrinsic,
+    lanewise,
+    loader,
+    storer,
+)
 
 F32x16 = Vector(F32, 16)
 
@@ -60,6 +76,17 @@ def _negative_size(b: Any, value: Any) -> Any:
 negative_size_f32 = lanewise(F32x16, F32x16, _negative_size)
 
 
+def clamped_f32(low: float, high: float) -> Any:
+    """`clamp(v)`: v, or the nearer of both ends where it is outside, lane by lane."""
+
+    def emit(b: Any, value: Any) -> Any:
+        for sign, end in (("<", low), (">", high)):
+            value = b.select(b.fcmp_ordered(sign, value, F32x16.splat(end)), F32x16.splat(end), value)
+        return value
+
+    return lanewise(F32x16, F32x16, emit)
+
+
 @intrinsic
 def where_negative_f32(typingctx: Any, v: Any, x: Any, y: Any) -> Any:
     """x where v < 0, y elsewhere, lane by lane."""
@@ -109,18 +136,48 @@ def splat_f32(typingctx: Any, value: Any) -> Any:
     return F32x16(types.float32), codegen
 
 
+def _float_total(vector: Vector, result: Any) -> Any:
+    """`total(v)`: sum over 16 lanes by halving: lanes i and i + 8, then i + 4, i + 2, i + 1."""
+
+    @intrinsic
+    def total(typingctx: Any, v: Any) -> Any:
+        def codegen(ctx: Any, b: Any, sig: Any, args: Any) -> Any:
+            value = args[0]
+            for half in (8, 4, 2, 1):
+                indexes = [ir.Constant(ir.VectorType(I32, half), list(range(s, s + half))) for s in (0, half)]
+                value = b.fadd(*(b.shuffle_vector(value, value, i) for i in indexes))
+            return b.extract_element(value, I32(0))
+
+        return result(vector), codegen
+
+    return total
+
+
+F64x16 = Vector(F64, 16)
+zero_f64 = constant(F64x16, 0.0)
+total_f32, total_f64 = _float_total(F32x16, types.float32), _float_total(F64x16, types.float64)
+
+
 @intrinsic
-def total_f32(typingctx: Any, v: Any) -> Any:
-    """Sum over 16 lanes by halving: lanes i and i + 8, then i + 4, i + 2, i + 1."""
+def add_sizes_f64(typingctx: Any, sums: Any, v: Any) -> Any:
+    """sums + |v|, lane by lane: 16 sums in float64 of float32 values."""
 
     def codegen(ctx: Any, b: Any, sig: Any, args: Any) -> Any:
-        value = args[0]
-        for half in (8, 4, 2, 1):
-            indexes = [ir.Constant(ir.VectorType(I32, half), list(range(s, s + half))) for s in (0, half)]
-            value = b.fadd(*(b.shuffle_vector(value, value, i) for i in indexes))
-        return b.extract_element(value, I32(0))
+        sizes = b.bitcast(b.and_(b.bitcast(args[1], I32x16.llvm), I32x16.splat(0x7FFFFFFF)), F32x16.llvm)
+        return b.fadd(args[0], b.fpext(sizes, F64x16.llvm))
 
-    return types.float32(F32x16), codegen
+    return F64x16(F64x16, F32x16), codegen
+
+
+def _butterflies(b: Any, value: Any) -> Any:
+    """v times the 16 x 16 Hadamard matrix of ones, by sums and differences of lanes 1, 2, 4 and 8 apart."""
+    for step in (1, 2, 4, 8):
+        other = b.shuffle_vector(value, value, ir.Constant(I32x16.llvm, [i ^ step for i in range(16)]))
+        value = b.fadd(other, b.fmul(value, ir.Constant(F32x16.llvm, [-1.0 if i & step else 1.0 for i in range(16)])))
+    return value
+
+
+butterflies_f32 = lanewise(F32x16, F32x16, _butterflies)
 
 
 def _widen_half(b: Any, bits: Any) -> Any:

@@ -16,7 +16,7 @@ from numba.extending import models, register_model
 # Seen by type checkers as Any: Numba itself checks the types inside kernels, when it compiles them.
 intrinsic: Any = numba_intrinsic
 
-I8, I16, I32, I64, F32 = ir.IntType(8), ir.IntType(16), ir.IntType(32), ir.IntType(64), ir.FloatType()
+I8, I16, I32, I64, F32, F64 = ir.IntType(8), ir.IntType(16), ir.IntType(32), ir.IntType(64), ir.FloatType(), ir.DoubleType()
 
 
 class Vector(types.Type):

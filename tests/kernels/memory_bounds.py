@@ -11,7 +11,7 @@ import sys
 from typing import Any
 
 import numpy as np
-from bitnet_kernels import arrays, base3, columns, dense, quantise, quantised_attention, quantised_cache
+from bitnet_kernels import arrays, base3, columns, dense, inputs, quantise, quantised_attention, quantised_cache
 from bitnet_kernels import ternary as kernels
 from bitnet_kernels.kv_cache import QUANTISED_BITS, QuantisedCache, new_cache
 from cases import activations, kernel_order, packed, product, ternary
@@ -81,8 +81,14 @@ def quantiser(cols: int) -> bool:
     x = at_the_end(np.linspace(1, -1, cols).astype(np.float32))
     length = len(kernel_order(np.zeros((1, cols), np.int8), kernels.WIDTH)[0])
     out = at_the_end(np.zeros(length, np.int8))
-    quantise.quantise_row(x, cols, out, length)
-    return bool(out.max() == 127)
+    largest = []
+    for kind in (arrays.INT4, arrays.FP4, arrays.INT8):
+        quantise.quantise_row(x, cols, kind, out, length)
+        largest.append(int(out.max()))
+    turned = at_the_end(np.zeros(cols, np.float32))
+    inputs.hadamard(x, cols, turned)
+    inputs.keep_largest(x, cols, 1, turned)
+    return 3 <= largest[0] <= 7 and largest[1:] == [12, 127] and np.count_nonzero(turned) in (1, 2)
 
 
 def by_columns(cols: int, rows: int) -> bool:

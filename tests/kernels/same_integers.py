@@ -15,11 +15,13 @@ ROWS, TOKENS = 7, 5
 NAIVE = isa.chosen() == isa.NAIVE
 
 if NAIVE:
+    from bitnet_kernels.naive import inputs as naive_inputs
     from bitnet_kernels.naive import quantise as naive_quantise
     from bitnet_kernels.naive import ternary as naive_ternary
 else:
     from bitnet_kernels import base3 as simd_base3
     from bitnet_kernels import columns as simd_columns
+    from bitnet_kernels import inputs as simd_inputs
     from bitnet_kernels import quantise as simd_quantise
     from bitnet_kernels import ternary as simd_ternary
 
@@ -73,18 +75,29 @@ def by_base3(weights: NDArray[np.int8], codes: NDArray[np.int8], offset: int) ->
     return out.astype(np.int64) - codes[0].sum(dtype=np.int64)
 
 
-def quantised(x: NDArray[np.float32]) -> tuple[NDArray[np.int8], np.float32]:
+def quantised(x: NDArray[np.float32], kind: int) -> tuple[NDArray[np.int8], np.float32]:
     """(cols,) -> codes in natural order and the factor."""
     if NAIVE:
-        codes, factors = naive_quantise.quantise(x[None])
+        codes, factors = naive_quantise.quantise(x[None], kind)
         return codes[0], factors[0]
     width = simd_ternary.WIDTH
     out = np.full(padded_length(len(x), width), 99, np.int8)
-    factor, total = simd_quantise.quantise_row(x, len(x), out, len(out))
+    factor, total = simd_quantise.quantise_row(x, len(x), kind, out, len(out))
     natural = natural_order(out[None], width)[0]
     assert total == natural.sum(dtype=np.int64)
     assert not natural[len(x) :].any()
     return natural[: len(x)], np.float32(factor)
+
+
+def transformed(x: NDArray[np.float32]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """(cols,) -> after a Hadamard transform, and its largest half with zeros for the others."""
+    count = max(1, len(x) // 2)
+    if NAIVE:
+        return naive_inputs.hadamard(x[None])[0], naive_inputs.keep_largest(x[None], count)[0]
+    turned, kept = np.full_like(x, 99), np.full_like(x, 99)
+    simd_inputs.hadamard(x, len(x), turned)
+    simd_inputs.keep_largest(x, len(x), count, kept)
+    return turned, kept
 
 
 def main() -> None:
@@ -119,7 +132,9 @@ def main() -> None:
         results[f"columns {name}"] = digest(sparse_product(weights, codes[0], 0))
     for cols in (1, 127, 128, 1000, 6912):
         x = np.random.default_rng(cols).standard_normal(cols).astype(np.float32)
-        results[f"quantise {cols}"] = digest(*quantised(x))
+        for kind, name in enumerate(("int8", "int4", "fp4")):
+            results[f"quantise {name} {cols}"] = digest(*quantised(x, kind))
+        results[f"hadamard, largest half {cols}"] = digest(*transformed(x))
     json.dump({"isa": isa.chosen(), "digests": results}, sys.stdout)
 
 

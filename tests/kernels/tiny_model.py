@@ -34,6 +34,9 @@ class Shape(NamedTuple):
     rope: int = arrays.ROPE_HALVES
     digits: int = 0  # of activations, and rows in parts with a scale each; 0: no parts
     window: int = 0  # tokens that the first layer sees, with rotations of another base; 0: all
+    codes: tuple[int, int, int] = (arrays.INT8, arrays.INT8, arrays.INT8)  # of inputs: q, k, v, gate, up; o; down
+    kept: int = 0  # largest inputs of o; 0: all
+    hadamard: int = 0
     closed: float = 0.0  # share of hidden units whose gate has no weights, so that ReLU² never opens it
 
 
@@ -49,6 +52,9 @@ SHAPES = {
     "odd widths": Shape(hidden=352, heads=3, kv_heads=1, head_dim=20, feed_forward=676, rope=arrays.ROPE_PAIRS),
     "parts": Shape(hidden=384, heads=6, feed_forward=512, activation=arrays.SILU, sub_norms=False, digits=1),
     "two digits": Shape(hidden=352, heads=3, kv_heads=1, head_dim=20, feed_forward=676, activation=arrays.SILU, digits=2),
+    "a4.8": Shape(codes=(arrays.INT4, arrays.INT8, arrays.INT8), kept=128),
+    "fp4": Shape(hidden=352, heads=3, kv_heads=1, head_dim=20, feed_forward=676, codes=(arrays.FP4, arrays.FP4, arrays.INT8)),
+    "v2": Shape(heads=3, head_dim=52, kv_heads=1, feed_forward=676, codes=(arrays.INT4, arrays.INT4, arrays.INT4), hadamard=1),
     "few gates": Shape(feed_forward=1024, layers=1, closed=0.85),
 }
 
@@ -160,6 +166,11 @@ class Model:
             head_kind=shape.head_kind,
             rope=shape.rope,
             digits=max(1, shape.digits),
+            codes=shape.codes[0],
+            codes_o=shape.codes[1],
+            codes_down=shape.codes[2],
+            kept=shape.kept,
+            hadamard=shape.hadamard,
         )
         self.weights = random_weights(shape, rng)
         self.inputs = rng.standard_normal((shape.context, shape.hidden)).astype(np.float32)

@@ -57,7 +57,7 @@ def test_a_valid_file(tmp_path: Path) -> None:
         activation="relu2",
         sub_norms=True,
         rope_pairs=False,
-        float_activations=None,
+        activation_type=None,
         tied=True,
     )
     assert c.inner == 128

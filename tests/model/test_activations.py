@@ -1,0 +1,165 @@
+"""Activation schemes from the file to the logits: keys, refusals, `activations` of the decoder, and the formulas."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from bitnet_kernels import arrays
+from bitnet_kernels.naive import step as naive_step
+from numpy.typing import NDArray
+
+from bitnet_cli.activations import SCHEMES, WANTED
+from bitnet_cli.errors import BadFileError, UnsupportedError
+from bitnet_cli.gguf_file.reader import open_gguf
+from bitnet_cli.model.config import read_config
+from bitnet_cli.model.decoder import Decoder
+from bitnet_cli.model.weights import sizes_of
+from bitnet_cli.options.shared import Activations, SchemeType
+
+from .builder import Model, random_model, write_model
+
+IDS = [3, 1, 4, 1, 5, 9, 2, 6, 5]
+ROUNDED = [name for name in SCHEMES if name != "float"]
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """The same weights with each scheme."""
+    folder, model = tmp_path_factory.mktemp("schemes"), random_model(seed=5)
+    paths = {name: write_model(folder / f"{name}.gguf", model, metadata={"activation_type": name}) for name in ROUNDED}
+    return paths | {"silent": write_model(folder / "silent.gguf", model)}
+
+
+def test_names_of_options_are_those_of_the_library() -> None:
+    assert [kind.value for kind in Activations] == list(WANTED)
+    assert [kind.value for kind in SchemeType] == ["auto", *SCHEMES]
+
+
+@pytest.mark.parametrize("scheme", ROUNDED)
+def test_the_scheme_of_the_file_is_run(scheme: str, files: dict[str, Path], decoder_of: Callable[..., Decoder]) -> None:
+    """And no other one. Token by token gives the same bits as all at once."""
+    decoder = decoder_of(files[scheme])
+    assert (decoder.scheme, decoder.note) == (scheme, None)
+    states = decoder.states(IDS)
+    decoder.rewind(0)
+    assert np.array_equal(np.concatenate([decoder.states([token]) for token in IDS]), states)
+    for other in ROUNDED:
+        difference = np.abs(decoder_of(files[other]).states(IDS) - states).max() / np.abs(states).max()
+        assert difference == 0 if other == scheme else difference > 1e-3, other
+
+
+def test_a_file_that_says_nothing_is_int8(files: dict[str, Path], decoder_of: Callable[..., Decoder]) -> None:
+    assert np.array_equal(decoder_of(files["silent"]).states(IDS), decoder_of(files["int8"]).states(IDS))
+
+
+@pytest.mark.parametrize(
+    ("trained", "wanted", "scheme"),
+    [
+        ("silent", "auto", "int8"),
+        ("silent", "a8", "int8"),
+        ("silent", "a4", "a4.8"),
+        ("silent", "fp4", "a4.8-fp4"),
+        ("a4.8", "a8", "int8"),
+        ("a4.8-fp4", "a4", "a4.8"),
+        ("v2-a4", "a8", "v2-a8"),
+        ("v2-a8", "a4", "v2-a4"),
+    ],
+)
+def test_another_scheme_on_demand(
+    trained: str, wanted: str, scheme: str, files: dict[str, Path], decoder_of: Callable[..., Decoder]
+) -> None:
+    """The logits of a file with that scheme, and a word about it unless the model was trained so."""
+    decoder = decoder_of(files[trained], activations=wanted)
+    assert decoder.scheme == scheme
+    assert np.array_equal(decoder.states(IDS), decoder_of(files[scheme]).states(IDS))
+    if scheme == ("int8" if trained == "silent" else trained):
+        assert decoder.note is None
+    else:
+        assert decoder.note is not None
+        assert f"{scheme} are post-hoc" in decoder.note
+
+
+@pytest.mark.parametrize(("arch", "trained", "wanted"), [("bitnet", None, "a4"), ("bitnet", None, "fp4"), ("bitnet-b1.58", "v2-a8", "fp4")])
+def test_refused_on_demand(arch: str, trained: str | None, wanted: str, tmp_path: Path, decoder_of: Callable[..., Decoder]) -> None:
+    activation = "silu" if arch == "bitnet" else "relu2"
+    model = random_model(seed=1, activation=activation)
+    path = write_model(tmp_path / "m.gguf", model, arch=arch, metadata={"activation_type": trained})
+    with pytest.raises(UnsupportedError, match=f"activations {wanted}: .*not"):
+        decoder_of(path, activations=wanted)
+    assert decoder_of(path, activations="a8").scheme in ("int8", "v2-a8")
+
+
+def sizes(path: Path, **change: Any) -> arrays.Sizes:
+    write_model(path, metadata=change)
+    with open_gguf(path) as file:
+        c = read_config(file)
+        return sizes_of(file, c, c.trained_scheme)
+
+
+def test_share_that_is_kept(tmp_path: Path) -> None:
+    """Of 128 inputs of o."""
+    assert sizes(tmp_path / "m.gguf", activation_type="a4.8").kept == 64
+    assert sizes(tmp_path / "m.gguf", activation_type="a4.8", activation_top_k=0.25).kept == 32
+    assert sizes(tmp_path / "m.gguf", activation_type="a4.8", activation_top_k=1e-6).kept == 1
+    assert sizes(tmp_path / "m.gguf", activation_type="a4.8-fp4", activation_top_k=0.25).kept == 0
+
+
+@pytest.mark.parametrize(
+    ("change", "error", "message"),
+    [
+        (
+            {"activation_type": "int2"},
+            UnsupportedError,
+            "activation_type: 'int2' is not supported; supported are int8, float, a4.8, a4.8-fp4,",
+        ),
+        ({"activation_type": 4}, BadFileError, "activation_type"),
+        ({"activation_top_k": 0.0}, BadFileError, "activation_top_k: is 0.0, expected more"),
+        ({"activation_top_k": 1.5}, BadFileError, "activation_top_k"),
+        ({"activation_top_k": "half"}, BadFileError, "activation_top_k"),
+    ],
+)
+def test_refused_keys(change: dict[str, Any], error: type[Exception], message: str, tmp_path: Path) -> None:
+    with pytest.raises(error) as caught:
+        sizes(tmp_path / "m.gguf", **change)
+    assert f"m.gguf: bitnet-b1.58.{message}" in str(caught.value)
+
+
+def test_projections_see_what_the_scheme_says(tmp_path: Path) -> None:
+    """The twin's projections against the formulas in float64, from the definitions of the papers."""
+    model: Model = random_model(seed=3)
+    path = write_model(tmp_path / "m.gguf", model)
+    x = np.random.default_rng(0).standard_normal((4, 128)).astype(np.float32)
+    with open_gguf(path) as file:
+        c = read_config(file)
+        z = {scheme: sizes_of(file, c, scheme) for scheme in ROUNDED}
+        from bitnet_cli.model.weights import load_weights, rope_tables
+
+        weights = load_weights(file, c, *rope_tables(file, c, 16))
+        for which, name in ((arrays.Q, "attn_q"), (arrays.O, "attn_output")):
+            matrix = model.ternary[f"blk.0.{name}"].astype(np.float64) * float(model.scales[f"blk.0.{name}"])
+            for scheme in ROUNDED:
+                got = naive_step._project(z[scheme], weights, 0, int(which), x, 128)
+                want = rounded(x.astype(np.float64), scheme, name) @ matrix.T
+                assert np.abs(got - want).max() < 1e-5 * np.abs(want).max(), (name, scheme)
+
+
+def rounded(x: NDArray[np.float64], scheme: str, name: str) -> NDArray[np.float64]:
+    """What a projection multiplies by, as numbers."""
+    size, mean = np.abs(x).max(-1, keepdims=True), np.abs(x).mean(-1, keepdims=True)
+    if name == "attn_output" and scheme.startswith("v2"):
+        n = x.shape[-1]
+        signs = np.array([[(i & j).bit_count() % 2 for j in range(n)] for i in range(n)])
+        x = x @ (1 - 2 * signs) / np.sqrt(n)
+        size, mean = np.abs(x).max(-1, keepdims=True), np.abs(x).mean(-1, keepdims=True)
+    if scheme == "a4.8-fp4":
+        levels = np.array([0, 0.5, 1, 1.5, 2, 3, 4, 6])
+        nearest = np.abs(np.abs(x / size * 6)[..., None] - levels).argmin(-1)
+        return np.sign(x) * levels[nearest] * size / 6
+    if scheme == "v2-a4" or (scheme == "a4.8" and name == "attn_q"):
+        step = mean / np.sqrt(7)
+        return np.clip(np.rint(x / step), -8, 7) * step
+    if scheme == "a4.8":
+        x = np.where(np.abs(x) >= np.sort(np.abs(x))[:, [x.shape[-1] // 2]], x, 0)
+    return np.rint(x * 127 / size) * size / 127
