@@ -21,8 +21,8 @@ from bitnet_cli.gguf_file.reader import open_gguf
 
 from ..hostile import forge
 
-KEYS = ["path", "format", "version", "bytes", "alignment", "trailing_bytes", "architecture", "name", "weights", "parts", "types"]
-KEYS += ["bits_per_weight", "zeros", "i2_s_order", "tokenizer", "chat_template", "commands", "check", "metadata", "tensors"]
+KEYS = ["path", "format", "version", "bytes", "alignment", "trailing_bytes", "architecture", "name", "activations", "weights", "parts"]
+KEYS += ["types", "bits_per_weight", "zeros", "i2_s_order", "tokenizer", "chat_template", "commands", "check", "metadata", "tensors"]
 
 
 @pytest.fixture(scope="module")
