@@ -32,10 +32,26 @@ class Format(str, Enum):
     jsonl = "jsonl"
 
 
+class HiddenAct(str, Enum):
+    relu2 = "relu2"
+    silu = "silu"
+
+
 @app.callback(invoke_without_command=True)
 def bench(
     context: typer.Context,
     model: ModelOption = None,
+    shape: Annotated[
+        str | None,
+        typer.Option(
+            "--shape",
+            metavar="SHAPE[,SHAPE]",
+            help="Instead of a model, random weights in a published shape: 125M, 350M, 700M, 1B, 1.5B, 2.5B, 2B-4T, 3.8B, 7B, 13B, 30B, "
+            "70B, 100B. What memory does not hold is projected from some of its layers.",
+        ),
+    ] = None,
+    projected: Annotated[bool, typer.Option("--projected", help="With --shape: project even what memory holds.")] = False,
+    hidden_act: Annotated[HiddenAct, typer.Option("--hidden-act", help="With --shape: relu2 has exact zeros to skip.")] = HiddenAct.relu2,
     prompt: Annotated[str, typer.Option("-p", "--n-prompt", metavar="N[,N]", help="Prefill: tokens of the prompt; 0: none.")] = "512",
     gen: Annotated[str, typer.Option("-n", "--n-gen", metavar="N[,N]", help="Decode: tokens one by one; 0: none.")] = "128",
     depth: Annotated[str, typer.Option("-d", "--n-depth", metavar="N[,N]", help="Tokens in the KV cache before.")] = "0",
@@ -69,4 +85,4 @@ def bench(
 
     lists = command.Lists(prompt, gen, depth, threads, cache_type, weights, top)
     choices = command.Choices(repeats, warm_up, output.value, save, power_of(watts, tdp, tdp_cpus), quiet)
-    command.bench(model, lists, choices)
+    command.bench(model, command.Shapes(shape, projected, hidden_act.value), lists, choices)

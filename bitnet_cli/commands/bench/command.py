@@ -1,6 +1,7 @@
 """`bitnet bench`: open a model, measure every setup, print rows. Results go to stdout, progress and warnings to stderr."""
 
 import contextlib
+import functools
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -11,7 +12,9 @@ from bitnet_kernels import isa
 from bitnet_cli.commands.bench import output, rows
 from bitnet_cli.commands.bench.limits import compile_loops, matmul_rate, read_rates
 from bitnet_cli.commands.bench.measure import Result, Runner, token_ids
-from bitnet_cli.commands.bench.plan import Plan, Setup, Test, make_plan
+from bitnet_cli.commands.bench.plan import Plan, Setup, make_plan, words
+from bitnet_cli.commands.bench.project import Layers, layers_to_measure, memory_bytes, method
+from bitnet_cli.commands.bench.shapes import SHAPES, temporary_model
 from bitnet_cli.commands.compiling import compiling
 from bitnet_cli.commands.opening import find_model
 from bitnet_cli.commands.reporting import Reporter
@@ -20,7 +23,7 @@ from bitnet_cli.gguf_file.reader import GGUFFile, open_gguf
 from bitnet_cli.machine.energy import Meter
 from bitnet_cli.machine.threads import physical_cores
 from bitnet_cli.model.config import NO_TEXT, read_config
-from bitnet_cli.model.decoder import Decoder
+from bitnet_cli.model.decoder import CHUNK, Decoder
 
 
 @dataclass(frozen=True)
@@ -37,6 +40,15 @@ class Lists:
 
 
 @dataclass(frozen=True)
+class Shapes:
+    """Options about models that do not exist. names: as written, None where a model file is measured."""
+
+    names: str | None
+    projected: bool
+    activation: str  # of hidden units, relu2 or silu
+
+
+@dataclass(frozen=True)
 class Choices:
     """The other options."""
 
@@ -48,96 +60,128 @@ class Choices:
     quiet: bool
 
 
-def bench(model: str | None, lists: Lists, choices: Choices) -> None:
+def bench(model: str | None, shapes: Shapes, lists: Lists, choices: Choices) -> None:
     """Measure and print (see options/ for the options). model: as users name it; None: the embedded one."""
     plan = make_plan(**vars(lists), repeats=choices.repeats, warm_up=choices.warm_up, cores=physical_cores())
+    names = words(shapes.names, "--shape", list(SHAPES)) if shapes.names is not None else []
+    if names and model is not None:
+        raise UsageError("give -m or --shape, not both")
+    if shapes.projected and not names:
+        raise UsageError("--projected is for --shape; a model file is always run whole")
     output.require_writable(choices.save)
     try:
         isa.chosen()
     except isa.InstructionSetError as error:
         raise UnsupportedError(str(error)) from None
-    with open_gguf(find_model(model)) as file:
-        run = Run(file, plan, choices)
-        try:
-            run.measure()
-        finally:  # after Ctrl-C too: what is done
-            run.write()
+    run = Run(plan, choices, max(len(names), 1))
+    try:
+        with run.progress():
+            for name in names:
+                _measure_shape(run, name, shapes)
+            if not names:
+                with open_gguf(find_model(model)) as file:
+                    run.measure(file)
+    finally:  # after Ctrl-C too: what is done
+        run.write()
+
+
+def _measure_shape(run: "Run", name: str, shapes: Shapes) -> None:
+    shape = SHAPES[name]
+    need = max(memory_bytes(shape, setup.cache_type, run.plan.context + CHUNK) for setup in run.plan.setups)
+    layers = layers_to_measure(shape, need, shapes.projected)
+    run.say(f"making {name}")
+    with temporary_model(shape._replace(layers=layers.measured), name, shapes.activation) as file:
+        keys: rows.Row = {"model_filename": name, "projected": layers.projected}
+        if layers.projected:
+            more = (layers.whole - layers.measured) * shape.layer_weights()
+            keys |= {"layers": layers.whole, "layers_measured": layers.measured, "ternary_weights": shape.ternary_weights()}
+            keys |= {"more_weights": more, "method": method(layers, shape)}
+        run.measure(file, layers, keys)
 
 
 @dataclass
+class Limits:
+    """What the machine could do at most, in one setup."""
+
+    read: list[float] = field(default_factory=list)  # bytes/s
+    compute: list[float] = field(default_factory=list)  # operations/s
+
+
 class Run:
-    """All setups of a plan on one file."""
+    """Rows of all setups of a plan, on one model after the other."""
 
-    file: GGUFFile
-    plan: Plan
-    choices: Choices
-    table: list[rows.Row] = field(default_factory=list)
-
-    def __post_init__(self) -> None:
-        self.reporter = Reporter(self.choices.quiet)
-        config = read_config(self.file)
-        if config.pooling is not None:
-            raise UnsupportedError(f"{self.file.path}: {NO_TEXT}")
-        if self.plan.context > config.context:
-            raise UsageError(f"-d, -p and -n need a context of {self.plan.context} tokens; the model was trained for {config.context}")
-        self.ids, tokens = token_ids(self.file, config.vocab, self.plan.context + 128)
+    def __init__(self, plan: Plan, choices: Choices, models: int):
+        self.plan, self.choices = plan, choices
+        self.reporter = Reporter(choices.quiet)
+        self.table: list[rows.Row] = []
         self.meter = Meter()
         self.meter.measure_idle()
-        self.machine, self.model = rows.Machine.here(), rows.model_keys(self.file) | {"tokens": tokens}
+        self.machine = rows.Machine.here()
+        self._total = models * len(plan.setups) * len(plan.tests) * plan.repeats
+        self._update: Callable[..., None] = lambda **_: None
 
-    def measure(self) -> None:
-        """Fill the table; what is done is in it after Ctrl-C too."""
-        with self._progress() as done:
-            for setup in self.plan.setups:
-                results: list[Result] = []
-                read: list[float] = []
-                peak: list[float] = []
-                try:
-                    self._one_setup(setup, results, read, peak, done)
-                finally:
-                    for result in results:
-                        if result.samples:
-                            self.table.append(self._row(setup, result, read, peak))
+    def measure(self, file: GGUFFile, layers: Layers | None = None, keys: rows.Row | None = None) -> None:
+        """Add a model's rows; what is done is there after Ctrl-C too. keys: take the place of those that the file gives."""
+        config = read_config(file)
+        if config.pooling is not None:
+            raise UnsupportedError(f"{file.path}: {NO_TEXT}")
+        if self.plan.context > config.context:
+            raise UsageError(f"-d, -p and -n need a context of {self.plan.context} tokens; the model was trained for {config.context}")
+        self.say("reading")
+        ids, tokens = token_ids(file, config.vocab, self.plan.context + CHUNK)
+        model = rows.model_keys(file, keys or {}) | {"tokens": tokens}
+        for setup in self.plan.setups:
+            results: list[Result] = []
+            limits = Limits()
+            try:
+                self._one_setup(file, ids, layers or Layers(config.layers, config.layers), setup, results, limits)
+            finally:
+                self.table += [self._row(model, setup, result, limits) for result in results if result.samples]
 
-    def _one_setup(self, setup: Setup, results: list[Result], read: list[float], peak: list[float], done: Callable[[Test], None]) -> None:
+    def _one_setup(self, file: GGUFFile, ids: list[int], layers: Layers, setup: Setup, results: list[Result], limits: Limits) -> None:
         # A little more than the tests: the parts of a token are timed in the middle of them, in whole chunks.
-        context = min(self.plan.context + 128, read_config(self.file).context)
-        decoder = Decoder(self.file, context=context, threads=setup.threads, cache_type=setup.cache_type, weight_bits=setup.weights)
+        context = min(self.plan.context + CHUNK, read_config(file).context)
+        decoder = Decoder(file, context=context, threads=setup.threads, cache_type=setup.cache_type, weight_bits=setup.weights)
         try:
             with compiling(self.choices.quiet):
                 decoder.start()
                 compile_loops()
+            self.say("warm-up")
             if any(test.n_prompt for test in self.plan.tests):
-                peak.append(matmul_rate(setup.threads))
-            read += read_rates(self.file.file_bytes(), setup.threads)
-            runner = Runner(decoder, self.ids, self.meter)
+                limits.compute.append(matmul_rate(setup.threads))
+            limits.read += read_rates(file.file_bytes(), setup.threads)
+            runner = Runner(decoder, ids, self.meter, layers)
             if self.plan.warm_up:
                 runner.warm_up(self.plan)
-            runner.run(self.plan, results, done)
-            read += read_rates(self.file.file_bytes(), setup.threads)
+            runner.run(self.plan, results, lambda test: self._update(advance=1, description=test.name))
+            limits.read += read_rates(file.file_bytes(), setup.threads)
         finally:
             decoder.close()
 
-    def _row(self, setup: Setup, result: Result, read: list[float], peak: list[float]) -> rows.Row:
-        row = rows.base_row(self.machine, self.model, setup, result)
+    def _row(self, model: rows.Row, setup: Setup, result: Result, limits: Limits) -> rows.Row:
+        row = rows.base_row(self.machine, model, setup, result)
         row |= rows.timing_keys([sample.ns for sample in result.samples], result.test.tokens)
-        row |= rows.limit_keys(result, read, max(peak, default=0.0))
-        return row | rows.energy_keys(result, self.model, self.choices.power, self.meter.idle_watts, self.meter.reason)
+        row |= rows.limit_keys(result, limits.read, max(limits.compute, default=0.0))
+        return row | rows.energy_keys(result, model, self.choices.power, self.meter.idle_watts, self.meter.reason)
+
+    def say(self, what: str) -> None:
+        """Show what is being done beside the progress bar."""
+        self._update(description=what)
 
     @contextlib.contextmanager
-    def _progress(self) -> Iterator[Callable[[Test], None]]:
-        """A function to call after each sample; it moves a bar on a terminal."""
+    def progress(self) -> Iterator[None]:
+        """On a terminal, a bar that moves with every sample."""
         if not self.reporter.on_terminal:
-            yield lambda _test: None
+            yield
             return
         from rich.console import Console
         from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
         columns = (TextColumn("bench {task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-        total = len(self.plan.setups) * len(self.plan.tests) * self.plan.repeats
         with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
-            task = bar.add_task("warm-up", total=total)
-            yield lambda test: bar.update(task, advance=1, description=test.name)
+            self._update = functools.partial(bar.update, bar.add_task("warm-up", total=self._total))
+            yield
+            self._update = lambda **_: None
 
     def write(self) -> None:
         """Print the rows, keep them as JSON if so wished, and warn where the machine was noisy."""

@@ -11,7 +11,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from bitnet_cli.commands.bench.plan import Plan, Test
+from bitnet_cli.commands.bench.plan import Plan, Trial
+from bitnet_cli.commands.bench.project import Layers, layer_seconds
 from bitnet_cli.errors import BitnetError
 from bitnet_cli.gguf_file.reader import GGUFFile
 from bitnet_cli.machine.energy import Meter
@@ -40,7 +41,7 @@ class Sample(NamedTuple):
 class Result:
     """All repeats of one test."""
 
-    test: Test
+    test: Trial
     samples: list[Sample] = field(default_factory=list)
     joules: list[float] = field(default_factory=list)  # gross, by a power counter, one a sample; empty where there is none
     runs: int = 0  # of the test in one sample: a short one is repeated
@@ -62,10 +63,10 @@ def token_ids(file: GGUFFile, vocab: int, count: int) -> tuple[list[int], str]:
 
 
 class Runner:
-    """Runs tests on one decoder. ids: at least the plan's context of token ids."""
+    """Runs tests on one decoder. ids: at least the plan's context of token ids; layers: more than the decoder has where we project."""
 
-    def __init__(self, decoder: Decoder, ids: list[int], meter: Meter):
-        self.decoder, self._ids, self._meter = decoder, ids, meter
+    def __init__(self, decoder: Decoder, ids: list[int], meter: Meter, layers: Layers):
+        self.decoder, self._ids, self._meter, self._layers = decoder, ids, meter, layers
 
     def warm_up(self, plan: Plan) -> None:
         """Run a little of every kind of work, so that the first sample is like the others."""
@@ -78,7 +79,7 @@ class Runner:
             for i in range(min(WARM_UP, d.context - d.position)):
                 d.feed([self._ids[i]], top)
 
-    def run(self, plan: Plan, results: list[Result], done: Callable[[Test], None]) -> None:
+    def run(self, plan: Plan, results: list[Result], done: Callable[[Trial], None]) -> None:
         """Fill `results`, one a test, which on Ctrl-C hold the repeats there are. done: called after each sample."""
         results += [Result(test) for test in plan.tests]
         for _ in range(plan.repeats):
@@ -94,7 +95,7 @@ class Runner:
             d.feed(self._ids[d.position : position])
         d.rewind(position)
 
-    def _once(self, test: Test, tokens: int) -> None:
+    def _once(self, test: Trial, tokens: int) -> None:
         ids = self._ids[test.depth : test.depth + tokens]
         if test.n_prompt:
             self.decoder.feed(ids, test.top)
@@ -119,10 +120,19 @@ class Runner:
             self._once(test, test.tokens)
         ns, cpu_ns = time.perf_counter_ns() - start_ns, time.process_time_ns() - cpu
         joules = self._meter.stop()
-        result.samples.append(Sample(ns // result.runs, cpu_ns // result.runs))
-        result.seconds += ns / 1e9
+        ratio = self._longer(test, ns / result.runs)
+        result.samples.append(Sample(round(ns / result.runs * ratio), round(cpu_ns / result.runs * ratio)))
+        result.seconds += ns / 1e9 * ratio
         if joules is not None:
-            result.joules.append(joules)
+            result.joules.append(joules * ratio)
+
+    def _longer(self, test: Trial, ns: float) -> float:
+        """How much longer all layers take than those that were run in `ns`; 1.0 where these are all."""
+        missing = self._layers.whole - self._layers.measured
+        if not missing:
+            return 1.0
+        each = layer_seconds(self.decoder, test.n_prompt > 0, test.tokens, test.depth) * (test.n_gen or 1)
+        return 1 + missing * each * 1e9 / ns
 
     def _account(self, result: Result) -> None:
         """What the tokens read and computed, from a run of its own in decode; and the seconds of a decoded token's parts."""
@@ -138,8 +148,20 @@ class Runner:
             result.skipped_up, result.skipped_down = d.skipped_share(), d.skipped_columns_share()
             result.parts = self._parts(test)
         result.operations = operations(d.config, test.depth, test.tokens, 1 if test.n_prompt else test.n_gen)
+        self._scale(result)
 
-    def _parts(self, test: Test) -> dict[str, float]:
+    def _scale(self, result: Result) -> None:
+        """From the measured layers to all of them."""
+        ratio = self._layers.ratio
+        if result.traffic is not None and result.operations is not None:
+            result.traffic = result.traffic._replace(ternary=result.traffic.ternary * ratio, kv=result.traffic.kv * ratio)
+            o = result.operations
+            result.operations = o._replace(ternary=o.ternary * ratio, attention=o.attention * ratio)
+        for part in ("layers", "attention"):
+            if part in result.parts:
+                result.parts[part] *= ratio
+
+    def _parts(self, test: Trial) -> dict[str, float]:
         """Medians of the parts of a token in the middle of the test, taken in turns; attention: what more layers take there than at 0."""
         d, layers, middle = self.decoder, self.decoder.config.layers, test.depth + (test.n_gen - 1) // 2
         self._seek(middle)

@@ -13,7 +13,13 @@ from bitnet_cli.commands.bench.rows import Row
 from bitnet_cli.errors import UsageError
 
 FORMATS = ("table", "md", "csv", "json", "jsonl")
-NAMES = {"n_threads": "threads", "type_k": "cache", "weights": "weights", "n_top": "top-k"}  # key -> title of its column
+NAMES = {
+    "model_filename": "model",
+    "n_threads": "threads",
+    "type_k": "cache",
+    "weights": "weights",
+    "n_top": "top-k",
+}  # key -> title of its column
 
 
 def require_writable(path: Path | None) -> None:
@@ -82,15 +88,10 @@ def digits(value: float) -> str:
 
 
 def _table(rows: Sequence[Row]) -> str:
-    if not rows:
-        return ""
     first = rows[0]
-    lines = [
-        f"model    {first['model_type']}, {scaled(first['model_n_params'], '')} parameters, {scaled(first['model_size'], 'B')}, "
-        f"head {first['head_type']}",
-        f"machine  {first['cpu_info']}, {first['isa']}; bitnet {first['versions']['bitnet']}, numba {first['versions']['numba']}",
-        "",
-    ]
+    models = {row["model_type"]: row for row in rows}
+    lines = [_model(row) for row in models.values()]
+    lines += [f"machine  {first['cpu_info']}, {first['isa']}; bitnet {first['versions']['bitnet']}, numba {first['versions']['numba']}", ""]
     # What differs between rows is a column; what does not is said once.
     varied = [key for key in NAMES if key == "n_threads" or len({row[key] for row in rows}) > 1]
     cells = [[*(NAMES[key] for key in varied), "test", "tok/s", "ms/token", "bytes/token", "read GB/s", "of limit"]]
@@ -99,6 +100,12 @@ def _table(rows: Sequence[Row]) -> str:
     lines += _columns(cells, len(varied) + 1)
     lines += ["", *_parts(rows, varied), *_energy(rows, varied), *_notes(rows)]
     return "\n".join(lines).rstrip() + "\n"
+
+
+def _model(row: Row) -> str:
+    size = f"{scaled(row['model_n_params'], '')} parameters, {scaled(row['model_size'], 'B')}, head {row['head_type']}"
+    digest = f", sha256 {row['model_sha256'][:16]}" if row["model_sha256"] else ""
+    return f"model    {row['model_type']}, {row['hidden_act']}, {size}{digest}"
 
 
 def _test(row: Row) -> str:
@@ -175,10 +182,14 @@ def _notes(rows: Sequence[Row]) -> list[str]:
     if skipped:
         row = skipped[-1]
         lines.append(f"not read: {100 * row['skipped_up']:.0f} % of `up` rows, {100 * row['skipped_down']:.0f} % of `down` columns (exact)")
-    if first.get("method"):
-        lines.append(f"projected: {first['method']}")
-    lines.append(f"sha256  {first['model_sha256']} ({first['model_sha256_of']})")
+    lines += _wrapped([f"projected, {row['model_filename']}: {row['method']}" for row in _first_of_each(rows) if row.get("method")])
+    lines += _wrapped([f"tokens fed: {first['tokens']}"] if first["tokens"] != "text" else [])
     return lines
+
+
+def _first_of_each(rows: Sequence[Row]) -> list[Row]:
+    """One row a model."""
+    return list({row["model_filename"]: row for row in reversed(rows)}.values())[::-1]
 
 
 def _markdown(rows: Sequence[Row]) -> str:

@@ -18,7 +18,7 @@ class Setup(NamedTuple):
     weights: str  # bits a weight that decode reads, one of base3_rows.CHOICES
 
 
-class Test(NamedTuple):
+class Trial(NamedTuple):
     """n_prompt tokens at once or n_gen tokens one by one, after `depth` tokens; logits of the last, or of each decoded one."""
 
     n_prompt: int
@@ -39,7 +39,7 @@ class Test(NamedTuple):
 
 class Plan(NamedTuple):
     setups: Sequence[Setup]
-    tests: Sequence[Test]
+    tests: Sequence[Trial]
     repeats: int
     warm_up: bool
 
@@ -73,8 +73,8 @@ def make_plan(
 ) -> Plan:
     """Options of `bitnet bench` -> what to measure. threads: 0 stands for `cores`. UsageError: a bad list, or nothing to measure."""
     depths, tops = numbers(depth, "-d"), numbers(top, "--top-k")
-    tests = [Test(n, 0, d, tops[0]) for d in depths for n in numbers(prompt, "-p") if n]
-    tests += [Test(0, n, d, k) for d in depths for n in numbers(gen, "-n") if n for k in tops]
+    tests = [Trial(n, 0, d, tops[0]) for d in depths for n in numbers(prompt, "-p") if n]
+    tests += [Trial(0, n, d, k) for d in depths for n in numbers(gen, "-n") if n for k in tops]
     if not tests:
         raise UsageError("nothing to measure: -p and -n are 0")
     if not 1 <= repeats <= 1000:

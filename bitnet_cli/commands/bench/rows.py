@@ -88,17 +88,18 @@ class Machine:
         return cls(fixed)
 
 
-def model_keys(file: GGUFFile) -> Row:
-    """The keys that describe a model file."""
+def model_keys(file: GGUFFile, instead: Row) -> Row:
+    """The keys that describe a model file. instead: of a shape, whose file has no name and perhaps not all layers."""
     config = read_config(file)
     kinds = {info.type.name for name, info in file.tensors.items() if name.startswith("blk.0.attn_q.")}
     head = file.tensors.get("output.weight", file.tensors["token_embd.weight"])
-    digest, of = file_hash(file)
-    return {
+    more = instead.get("more_weights", 0)
+    digest, of = file_hash(file) if not instead else ("", "nothing: random weights")
+    keys = {
         "model_filename": str(file.path),
         "model_type": f"{config.name} {'/'.join(sorted(kinds))}",
-        "model_size": sum(info.nbytes for info in file.tensors.values()),
-        "model_n_params": sum(math.prod(info.shape) for info in file.tensors.values()),
+        "model_size": sum(info.nbytes for info in file.tensors.values()) + more // 4,
+        "model_n_params": sum(math.prod(info.shape) for info in file.tensors.values()) + more,
         "model_sha256": digest,
         "model_sha256_of": of,
         "architecture": config.architecture,
@@ -108,7 +109,9 @@ def model_keys(file: GGUFFile) -> Row:
         "layers": config.layers,
         "hidden": config.hidden,
         "inner": config.inner,
+        "projected": False,
     }
+    return keys | {key: value for key, value in instead.items() if key != "more_weights"}
 
 
 def base_row(machine: Machine, model: Row, setup: Setup, result: Result) -> Row:

@@ -1,0 +1,168 @@
+"""Models that do not exist: published shapes with random ternary weights, as a GGUF file that is deleted when it is no longer used.
+
+Shapes: the dummy models of arXiv 2410.16144 (bitnet.cpp), section on speed, and microsoft/bitnet-b1.58-2B-4T. Their embedding has the
+32,002 tokens of 1bitLLM's models, BitNet 2B-4T its own 128,256. Speed does not depend on which weights are random: a pool of valid bytes
+is laid out again and again from different places, and every layer has its own memory.
+"""
+
+import contextlib
+import functools
+import os
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bitnet_cli.errors import BitnetError
+from bitnet_cli.gguf_file.reader import GGUFFile, open_gguf
+from bitnet_cli.gguf_file.types import TensorType
+from bitnet_cli.gguf_file.writer import OutputTensor, write_gguf
+
+POOL = 1 << 24  # bytes
+SCALE = 1 / 32
+
+
+class Shape(NamedTuple):
+    hidden: int
+    feed_forward: int
+    layers: int
+    heads: int
+    kv_heads: int
+    vocab: int
+    context: int = 32768  # so that any depth can be measured
+
+    @property
+    def head_dim(self) -> int:
+        return self.hidden // self.heads
+
+    def projections(self) -> dict[str, tuple[int, int]]:
+        """Name -> (rows, cols) of the ternary matrices of one layer."""
+        h, kv, f = self.hidden, self.kv_heads * self.head_dim, self.feed_forward
+        names = ("attn_q", "attn_k", "attn_v", "attn_output", "ffn_gate", "ffn_up", "ffn_down")
+        return dict(zip(names, ((h, h), (kv, h), (kv, h), (h, h), (f, h), (f, h), (h, f)), strict=True))
+
+    def layer_weights(self) -> int:
+        """Ternary weights of one layer."""
+        return sum(rows * cols for rows, cols in self.projections().values())
+
+    def ternary_weights(self) -> int:
+        """Of all layers."""
+        return self.layers * self.layer_weights()
+
+    def file_bytes(self) -> int:
+        """Bytes of the GGUF file, nearly: two bits a weight and a float16 head."""
+        return self.ternary_weights() // 4 + 2 * self.vocab * self.hidden
+
+
+def _dummy(hidden: int, feed_forward: int, layers: int, heads: int) -> Shape:
+    return Shape(hidden, feed_forward, layers, heads, heads, 32002)
+
+
+SHAPES = {
+    "125M": _dummy(768, 3072, 11, 12),
+    "350M": _dummy(1024, 3072, 24, 16),
+    "700M": _dummy(1536, 4096, 24, 16),
+    "1B": _dummy(2048, 3584, 24, 32),
+    "1.5B": _dummy(1536, 9216, 28, 32),
+    "2.5B": _dummy(2560, 6912, 30, 20),
+    "2B-4T": Shape(2560, 6912, 30, 20, 5, 128256),
+    "3.8B": _dummy(3840, 8192, 24, 32),
+    "7B": _dummy(4096, 12032, 32, 32),
+    "13B": _dummy(5120, 13824, 40, 40),
+    "30B": _dummy(6656, 16384, 60, 52),
+    "70B": _dummy(8192, 24576, 80, 64),
+    "100B": _dummy(8192, 45568, 72, 64),
+}
+
+
+def _pool() -> NDArray[np.uint8]:
+    """Bytes of four 2-bit codes each, 0 to 2, all 81 equally likely."""
+    codes = np.array([a << 6 | b << 4 | c << 2 | d for a in range(3) for b in range(3) for c in range(3) for d in range(3)], np.uint8)
+    pool: NDArray[np.uint8] = codes[np.random.default_rng(1).integers(0, len(codes), POOL, np.uint8)]
+    return pool
+
+
+def _projection(pool: NDArray[np.uint8], seed: int, rows: int, cols: int) -> Callable[[], NDArray[np.uint8]]:
+    def produce() -> NDArray[np.uint8]:
+        from bitnet_cli.ternary import i2_s
+
+        size, start = rows * cols // 4, seed * 7919 * 64 % POOL
+        data = np.zeros(size + i2_s.TAIL, np.uint8)
+        done = 0
+        while done < size:
+            count = min(size - done, POOL - start)
+            data[done : done + count] = pool[start : start + count]
+            done, start = done + count, 0
+        data[size : size + 4] = np.frombuffer(np.float32(SCALE).tobytes(), np.uint8)
+        return data
+
+    return produce
+
+
+def _head(shape: Shape) -> Callable[[], NDArray[np.generic]]:
+    def produce() -> NDArray[np.generic]:
+        rows = np.random.default_rng(1).standard_normal((min(shape.vocab, 4096), shape.hidden), np.float32) / 50
+        whole = np.empty((shape.vocab, shape.hidden), np.float16)
+        for start in range(0, shape.vocab, len(rows)):
+            count = min(len(rows), shape.vocab - start)
+            # Rows that differ a little: equal ones would tie among the largest logits.
+            whole[start : start + count] = rows[:count] * np.float32(1 + start / 1e6)
+        return whole
+
+    return produce
+
+
+def write_shape(path: Path, shape: Shape, name: str, activation: str = "relu2") -> int:
+    """Write a model with random weights; returns its bytes. activation: of the hidden units, `relu2` or `silu`."""
+    arch = "bitnet-b1.58"
+    pool = _pool()
+    tensors = [
+        OutputTensor("token_embd.weight", TensorType.F16, (shape.vocab, shape.hidden), _head(shape)),
+        OutputTensor("output_norm.weight", TensorType.F32, (shape.hidden,), functools.partial(np.ones, shape.hidden, np.float32)),
+    ]
+    norms = {"attn_norm": shape.hidden, "attn_sub_norm": shape.hidden, "ffn_norm": shape.hidden, "ffn_sub_norm": shape.feed_forward}
+    for layer in range(shape.layers):
+        for i, (part, (rows, cols)) in enumerate(shape.projections().items()):
+            produce = _projection(pool, 7 * layer + i, rows, cols)
+            tensors.append(OutputTensor(f"blk.{layer}.{part}.weight", TensorType.I2_S, (rows, cols), produce))
+        for norm, size in norms.items():
+            ones = functools.partial(np.ones, size, np.float32)
+            tensors.append(OutputTensor(f"blk.{layer}.{norm}.weight", TensorType.F32, (size,), ones))
+    metadata: dict[str, str | int | float] = {
+        "general.name": f"random {name}",
+        f"{arch}.hidden_activation": activation,
+        f"{arch}.vocab_size": shape.vocab,
+        f"{arch}.block_count": shape.layers,
+        f"{arch}.context_length": shape.context,
+        f"{arch}.embedding_length": shape.hidden,
+        f"{arch}.feed_forward_length": shape.feed_forward,
+        f"{arch}.attention.head_count": shape.heads,
+        f"{arch}.attention.head_count_kv": shape.kv_heads,
+        f"{arch}.attention.layer_norm_rms_epsilon": 1e-5,
+        f"{arch}.rope.dimension_count": shape.head_dim,
+        f"{arch}.rope.freq_base": 500000.0,
+        "tokenizer.ggml.model": "no_vocab",
+    }
+    return write_gguf(path, arch, metadata, tensors)
+
+
+@contextlib.contextmanager
+def temporary_model(shape: Shape, name: str, activation: str) -> Iterator[GGUFFile]:
+    """An open file of a shape. On POSIX systems it has no name any more when this yields: whatever ends the process frees the disk."""
+    folder = Path(tempfile.mkdtemp(prefix="bitnet-bench-"))
+    try:
+        need, free = shape.file_bytes(), shutil.disk_usage(folder).free
+        if need > free - (256 << 20):
+            raise BitnetError(f"{folder}: random weights need {need / 1e9:.1f} GB of disk, {free / 1e9:.1f} are free; TMPDIR names another")
+        path = folder / f"{name}.gguf"
+        write_shape(path, shape, name, activation)
+        with open_gguf(path) as file:
+            if os.name != "nt":
+                shutil.rmtree(folder)
+            yield file
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
