@@ -1,0 +1,198 @@
+"""A conversation over one session: messages in, an answer out as it comes.
+
+The session's cache holds the chat as tokens, and answers stay in it as the model gave them, so a turn computes only what is new: the end of the
+last answer, the message, and the words that ask for the next. When the context is full, the oldest turns are left out (the
+system message stays), or the turn is refused.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Iterable, Sequence
+
+from bitnet_cli.errors import UsageError
+from bitnet_cli.model.generate import Timings, generate
+from bitnet_cli.model.sampler import Sampler
+from bitnet_cli.model.session import Progress, Session
+from bitnet_cli.text.chat_templates import Message, Template, encode_chat, end_ids
+from bitnet_cli.text.stream import IncrementalDecoder
+from bitnet_cli.text.tokenizer import Tokenizer
+
+ROOM = 256  # tokens that a turn leaves for the answer; a quarter of a context under 1,024
+
+
+class ContextFullError(UsageError):
+    """The chat does not fit, and may not be shortened, or is one message only."""
+
+
+class Chat:
+    """Not for two threads at once.
+
+    messages  the whole conversation, a system message first if there is one
+    first     index of the oldest turn that the model still sees
+    shift     whether the oldest turns may be left out
+    """
+
+    def __init__(self, session: Session, tokenizer: Tokenizer, template: Template, *, shift: bool = True, messages: Iterable[Message] = ()):
+        self.session, self.tokenizer, self.template, self.shift = session, tokenizer, template, shift
+        self.messages = list(messages)
+        self.first = 0
+        self.finish = ""  # of the last answer: stop, length, interrupted
+        self._ends = end_ids(tokenizer)
+
+    @property
+    def system(self) -> str | None:
+        """The system message."""
+        return self.messages[0].content if self.messages and self.messages[0].role == "system" else None
+
+    @system.setter
+    def system(self, text: str | None) -> None:
+        if self.system is not None:
+            del self.messages[0]
+        if text:
+            self.messages.insert(0, Message("system", text))
+
+    def seen(self) -> list[Message]:
+        """The messages that the model sees."""
+        head = 1 if self.system is not None else 0
+        return [*self.messages[:head], *self.messages[max(self.first, head) :]]
+
+    def tokens(self) -> int:
+        """Tokens of what the model sees."""
+        return len(encode_chat(self.tokenizer, self.template, self.seen(), ask=False)) if self.messages else 0
+
+    def clear(self) -> None:
+        """Forget everything but the system message."""
+        del self.messages[1 if self.system is not None else 0 :]
+        self.first = 0
+
+    def undo(self) -> Message | None:
+        """Take back the last message of the user and what followed it; returns it."""
+        at = next((i for i in reversed(range(len(self.messages))) if self.messages[i].role == "user"), None)
+        if at is None:
+            return None
+        message = self.messages[at]
+        del self.messages[at:]
+        self.first = min(self.first, len(self.messages))
+        return message
+
+    def answer(
+        self, sampler: Sampler, limit: int = -1, *, timings: Timings | None = None, progress: Progress | None = None
+    ) -> Generator[str, None, None]:
+        """Yield the text of the next message as it comes, without spaces around it, and add it to `messages`.
+
+        Also a part is added, where the generator is closed, or Ctrl-C or an error ends it. limit: most tokens; -1: until the context is full.
+        ContextFullError: nothing was done.
+        """
+        t = timings if timings is not None else Timings()
+        prompt = self._fitted(limit)
+        ids: list[int] = []
+        words = _Words(self.template.stops)
+        self.finish = "interrupted"
+        try:
+            yield from self._written(prompt, ids, limit, sampler, words, t, progress)
+            self.finish = "stop" if words.stopped else t.finish
+        finally:
+            if ids or self.finish == "stop":
+                self.messages.append(Message("assistant", words.text, self._kept(ids, words)))
+
+    def _written(
+        self, prompt: list[int], ids: list[int], limit: int, sampler: Sampler, words: _Words, t: Timings, progress: Progress | None
+    ) -> Generator[str, None, None]:
+        """Generates into `ids` and `words`. Where the context gets full in the middle, goes on with fewer old turns."""
+        decoded = IncrementalDecoder(self.tokenizer, at_start=False)
+        while True:
+            for token in generate(self.session, prompt, limit if limit < 0 else limit - len(ids), sampler, self._ends, t, progress):
+                ids.append(token)
+                yield words.push(decoded.push(token))
+                if words.stopped:
+                    return
+            full = t.finish == "length" and (limit < 0 or len(ids) < limit)
+            if not full or not self.shift or not self._leave_out_one():
+                break
+            prompt = self._fitted(limit) + ids
+            if len(prompt) >= self.session.context:
+                break
+            t.finish, t.new_tokens = "length", 0
+        yield words.push(decoded.finish(), last=True)
+
+    def _fitted(self, limit: int) -> list[int]:
+        """Ids of what the model sees, and the beginning of an answer, with room for it."""
+        context = self.session.context
+        room = min(ROOM, context // 4, limit if limit > 0 else context)
+        ids = encode_chat(self.tokenizer, self.template, self.seen())
+        if len(ids) + room <= context:
+            return ids
+        if self.shift:
+            # Down to a half: one turn fewer each time would compute nearly the whole chat again in each turn.
+            while len(ids) > context // 2 and self._leave_out_one():
+                ids = encode_chat(self.tokenizer, self.template, self.seen())
+        if len(ids) >= context or (not self.shift and len(ids) + room > context):
+            raise ContextFullError(f"the chat has {len(ids)} tokens, and the context holds {context}, of which {room} are for the answer")
+        return ids
+
+    def _leave_out_one(self) -> bool:
+        """Leave out the oldest turn: a message of the user and what follows it. False where it is the only one."""
+        head = 1 if self.system is not None else 0
+        users = [i for i in range(max(self.first, head) + 1, len(self.messages)) if self.messages[i].role == "user"]
+        if users:
+            self.first = users[0]
+        return bool(users)
+
+    def _kept(self, ids: Sequence[int], words: _Words) -> tuple[int, ...]:
+        """The ids of the answer without what a stop text cut off."""
+        if not words.stopped:
+            return tuple(ids)
+        decoded, length, wanted = IncrementalDecoder(self.tokenizer, at_start=False), 0, len(words.raw)
+        for count, token in enumerate(ids):
+            length += len(decoded.push(token))
+            if length > wanted:
+                return tuple(ids[:count])  # at most one token's beginning is lost
+        return tuple(ids)
+
+
+class _Words:
+    """Text of an answer: without the spaces around it, up to a stop text. What may be the beginning of either is held back.
+
+    text     what has been given out
+    raw      the same with the spaces around it
+    stopped  whether a stop text has come
+    """
+
+    def __init__(self, stops: Sequence[str]):
+        self._stops, self._held = stops, ""
+        self.text = self.raw = ""
+        self.stopped = False
+
+    def push(self, new: str, *, last: bool = False) -> str:
+        """What may be shown now."""
+        if self.stopped:
+            return ""
+        held = self._held + new
+        found = [at for at in (held.find(stop) for stop in self._stops) if at >= 0]
+        if found:
+            self.stopped = True
+            held = held[: min(found)]
+        keep = 0
+        if not found and not last:
+            keep = max((n for stop in self._stops for n in range(1, len(stop)) if held.endswith(stop[:n])), default=0)
+        ready = held[: len(held) - keep]
+        if not (found or last):
+            keep += len(ready) - len(ready.rstrip())
+            ready = ready.rstrip()
+        self._held = held[len(held) - keep :] if keep else ""
+        self.raw += ready
+        if found or last:
+            ready = ready.rstrip()
+        shown = ready if self.text else ready.lstrip()
+        self.text += shown
+        return shown
+
+
+def resumed(old: Sequence[Message], new: Sequence[Message]) -> list[Message]:
+    """`new`, with the ids that `old` has of the same messages, from the first one on."""
+    result = list(new)
+    for i, (before, now) in enumerate(zip(old, new, strict=False)):
+        if (before.role, before.content) != (now.role, now.content):
+            break
+        result[i] = before
+    return result

@@ -1,0 +1,165 @@
+"""Which chat format a GGUF file gets, and why.
+
+In: facts from the file's metadata. Out: a `Choice`. The file's own Jinja template is looked at, not executed: by what only templates of one format
+contain. Where it says nothing that is known, the model's name and architecture decide. Whatever is chosen must fit the vocabulary.
+"""
+
+from __future__ import annotations
+
+import re
+from array import array
+from collections.abc import Mapping
+from pathlib import Path
+from typing import NamedTuple
+
+from bitnet_cli.errors import BadFileError, UsageError
+from bitnet_cli.text.chat_jinja import JinjaTemplate
+from bitnet_cli.text.chat_templates import BITNET_2B_4T, BUILT_IN, CHATML, FALCON_3, FALCON_E, LLAMA_3, PLAIN, BuiltIn, Template
+from bitnet_cli.text.vocabulary import CONTROL, PREFIX, TOKENS, TYPES, USER_DEFINED
+
+KEY = "tokenizer.chat_template"
+OWN = "model"  # --chat-template model: the file's own, rendered
+MAX_TEMPLATE = 1 << 20  # bytes of a template file
+
+# A literal system message: `<|im_start|>system\nYou are ...<|im_end|>`, with a real or an escaped line end, and no code in it.
+_DEFAULT_SYSTEM = re.compile(r"<\|im_start\|>system(?:\\n|\n)([^'\"{}<>|]+)<\|im_end\|>")
+_TRIMS = re.compile(r"content['\"]?\]?\s*\|\s*trim|content['\"]?\]?\.strip\(\)")
+
+
+class Choice(NamedTuple):
+    """`trained`: whether the model is believed to know the format; False for the plain transcript of a base model."""
+
+    template: Template
+    reason: str
+    trained: bool
+
+
+class ChatFacts(NamedTuple):
+    """What of a file decides; small, so that it can outlive the metadata."""
+
+    path: Path
+    template: str | None
+    architecture: str
+    name: str  # the model's name and the file's, in lower case
+    tokens: int
+    marked: frozenset[str]  # control and user-defined tokens
+    eos: str  # text of the end token; empty where there is none
+    bos: str
+
+
+def choose(file: ChatFacts, wish: str | None = None) -> Choice:
+    """The format for a file. wish: a name from BUILT_IN, `model`, or the path of a Jinja template.
+
+    UsageError: no such format or file. BadFileError: the template is not text.
+    """
+    if wish is None:
+        return _detect(file)
+    if wish in BUILT_IN:
+        template = BUILT_IN[wish].with_end(file.eos)
+        missing = [token for token in template.needs if token not in file.marked]
+        but = f"; this vocabulary has no {', '.join(missing)}" if missing else ""
+        return Choice(template, f"asked for{but}", wish != PLAIN.name)
+    if wish == OWN:
+        if file.template is None:
+            raise UsageError(f"{file.path}: has no chat template of its own; built in are {', '.join(BUILT_IN)}")
+        return Choice(JinjaTemplate(OWN, file.template, str(file.path), file.bos, file.eos), "the file's own, asked for", True)
+    return Choice(JinjaTemplate(Path(wish).name, _template_file(wish), wish, file.bos, file.eos), f"from {wish}", True)
+
+
+def _template_file(wish: str) -> str:
+    path = Path(wish)
+    try:
+        with path.open("rb") as source:
+            data = source.read(MAX_TEMPLATE + 1)
+    except OSError as error:
+        raise UsageError(f"--chat-template {wish}: {error.strerror}; built in are {', '.join(BUILT_IN)}, {OWN}") from None
+    if len(data) > MAX_TEMPLATE:
+        raise BadFileError(path, "chat template", f"is larger than {MAX_TEMPLATE >> 20} MiB")
+    try:
+        return data.decode()
+    except UnicodeDecodeError as error:
+        raise BadFileError(path, "chat template", "is not UTF-8", error.start) from None
+
+
+def chat_facts(metadata: Mapping[str, object], path: Path) -> ChatFacts:
+    """What `choose` needs of a file's metadata."""
+
+    def text(key: str) -> str | None:
+        value = metadata.get(key)
+        return value if isinstance(value, str) else None
+
+    tokens, types = metadata.get(TOKENS), metadata.get(TYPES)
+    names: list[str] = tokens if isinstance(tokens, list) else []
+    marked = frozenset(names)
+    if isinstance(types, (list, array)):
+        marked = frozenset(name for name, kind in zip(names, types, strict=False) if kind in (CONTROL, USER_DEFINED))
+
+    def token(name: str) -> str:
+        number = metadata.get(f"{PREFIX}{name}_token_id")
+        return names[number] if isinstance(number, int) and 0 <= number < len(names) else ""
+
+    known = (text("general.name") or "", text("general.basename") or "", path.name)
+    architecture = text("general.architecture") or ""
+    return ChatFacts(path, text(KEY), architecture, " ".join(known).lower(), len(names), marked, token("eos"), token("bos"))
+
+
+def _detect(file: ChatFacts) -> Choice:
+    doubt = ""
+    if file.template is not None:
+        found = _by_template(file, file.template)
+        missing = [token for token in found[0].needs if token not in file.marked] if found else []
+        if found and not missing:
+            return Choice(found[0].with_end(file.eos), found[1], True)
+        doubt = "the file's template is of no known kind, " if not found else f"the file's template needs {missing[0]}, not a token here; "
+    named = _by_name(file)
+    if named is not None and all(token in file.marked for token in named[0].needs):
+        return Choice(named[0].with_end(file.eos), doubt + named[1], True)
+    if file.template is not None:
+        return Choice(PLAIN, f"{doubt}nor is the model; --chat-template {OWN} renders it", False)
+    return Choice(PLAIN, "the file has no template: a base model, which continues a transcript", False)
+
+
+def _by_template(file: ChatFacts, text: str) -> tuple[BuiltIn, str] | None:
+    if "<|im_start|>" in text and "<|im_sep|>" not in text:
+        return _chatml(text), "the file's template has <|im_start|>"
+    if "BITNETAssistant" in text:
+        return BITNET_2B_4T, "the format of the training; the file's template (Human:, BITNETAssistant:) is not it, and never stops"
+    if "<|start_header_id|>" in text:
+        return LLAMA_3, "the file's template has <|start_header_id|>"
+    if "capitalize" in text and "<|eot_id|>" in text:
+        return BITNET_2B_4T, "the file's template has capitalised roles and <|eot_id|>"
+    phi_or_glm = "<|end|>" in text or "gMASK" in text
+    users_end = re.search(r"<\|user\|>[^%]{0,60}eos_token", text)  # Zephyr
+    if "<|assistant|>" in text and "<|user|>" in text and not phi_or_glm and not users_end and file.eos:
+        return FALCON_3, "the file's template has <|user|> and <|assistant|>"
+    return None
+
+
+def _chatml(text: str) -> BuiltIn:
+    """ChatML with what the file's template says of the default system message, of spaces and of the begin token."""
+    system = _DEFAULT_SYSTEM.search(text)
+    default = system[1].replace("\\n", "\n") if system else None
+    return BuiltIn(
+        CHATML.name,
+        CHATML.turns,
+        CHATML.ask,
+        trim=bool(_TRIMS.search(text)),
+        default_system=default,
+        needs=CHATML.needs,
+        bos=True if "bos_token" in text else None,
+    )
+
+
+def _by_name(file: ChatFacts) -> tuple[BuiltIn, str] | None:
+    instructed = "instruct" in file.name or "chat" in file.name
+    if re.search(r"falcon[-_ ]?(e\b|edge)", file.name) and instructed:
+        return FALCON_E, "the model's name is Falcon-E"
+    if re.search(r"falcon[-_ ]?3", file.name) and instructed and file.eos:
+        return FALCON_3, "the model's name is Falcon3"
+    if file.architecture in ("bitnet-b1.58", "bitnet-25") and file.tokens == 128_256:
+        return BITNET_2B_4T, f"architecture {file.architecture} with Llama 3's vocabulary"
+    if re.search(r"llama[-_ ]?3", file.name) and (instructed or "1.58" in file.name):
+        return LLAMA_3, "the model's name is Llama 3"
+    if re.search(r"smollm|qwen", file.name) and instructed:
+        return CHATML, "the model's name is of a family that is trained on ChatML"
+    return None
