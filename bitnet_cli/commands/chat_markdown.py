@@ -1,8 +1,9 @@
 """Markdown on a terminal while it is being written.
 
-In: pieces of model text. Out: styled lines on stdout that stay in the scrollback. Only the block that is growing (a paragraph, a list) is
-ever drawn again, and of it only the lines that changed, which is nearly always the last one: no flicker, and nothing to clean up. Lines
-that have left the screen are never touched. Model text is stripped of control characters before, and rich gets it as Markdown, not as markup.
+In: pieces of model text. Out: styled lines on stdout that stay in the scrollback. Only the block that is growing (a paragraph, a list)
+is ever drawn again, and of it only the lines that changed, which is nearly always the last one: no flicker, and nothing to clean up.
+Lines that have left the screen are never touched. Model text is stripped of control characters before, and rich gets it as Markdown,
+not as markup.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import os
 import re
 import sys
 import time
+from itertools import pairwise
 from typing import TYPE_CHECKING
 
 from bitnet_cli.text.stream import terminal_safe
@@ -61,7 +63,7 @@ class MarkdownStream:
     def _draw(self, *, growing: bool) -> None:
         self._notice_width()
         starts = self._starts()
-        for start, end in zip(starts, starts[1:], strict=False):
+        for start, end in pairwise(starts):
             lines = self._block.splitlines(keepends=True)
             self._show(self._rendered("".join(lines[start:end])))
             self._write("\n\n")

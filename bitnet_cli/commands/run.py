@@ -4,11 +4,13 @@ import sys
 import time
 from pathlib import Path
 
+from bitnet_cli.commands import chat as chatting
 from bitnet_cli.commands.opening import open_model
 from bitnet_cli.errors import BitnetError, UsageError
 from bitnet_cli.model.generate import Timings, generate
 from bitnet_cli.model.opening import prompt_ids
 from bitnet_cli.model.sampler import Sampler, Sampling
+from bitnet_cli.text.chat_choice import choose
 from bitnet_cli.text.stream import IncrementalDecoder, terminal_safe
 
 __all__ = ["Sampling", "run"]
@@ -81,11 +83,19 @@ def run(
     activations: str,
     sampling: Sampling,
     quiet: bool,
+    conversation: bool,
+    chat_template: str | None,
+    chat: chatting.Wishes,
 ) -> None:
-    """Generate text. Raises BitnetError for what the user must know; see options/ for the options."""
+    """Generate text, or chat: where `conversation` says so, or where there is no prompt and a chat model on a terminal.
+
+    Raises BitnetError for what the user must know; see options/ for the options.
+    """
     if n_predict < -1 or threads < 0 or ctx_size < 0:
         raise UsageError("-n must be -1 or more, -t and -c 0 or more")
-    text = read_prompt(prompt, file)
+    alone = prompt is None and file is None and sys.stdin.isatty() and sys.stdout.isatty()
+    wants_stdin = prompt is None and file is None and conversation
+    text = "" if alone or wants_stdin else read_prompt(prompt, file)
     start = time.perf_counter()
     opened = open_model(
         model,
@@ -96,6 +106,10 @@ def run(
         activations=activations,
         quiet=quiet,
     )
+    choice = choose(opened.chat, chat_template) if conversation or alone else None
+    if choice is not None and (conversation or choice.trained):
+        chatting.converse(opened, choice, sampling, chat, text)
+        return
     tokenizer = opened.tokenizer
     ids = prompt_ids(tokenizer, text)
     sampler, timings = Sampler(sampling), Timings()

@@ -1,8 +1,8 @@
 """A conversation over one session: messages in, an answer out as it comes.
 
-The session's cache holds the chat as tokens, and answers stay in it as the model gave them, so a turn computes only what is new: the end of the
-last answer, the message, and the words that ask for the next. When the context is full, the oldest turns are left out (the
-system message stays), or the turn is refused.
+The session's cache holds the chat as tokens, and answers stay in it as the model gave them, so a turn computes only what is new: the end
+of the last answer, the message, and the words that ask for the next. When the context is full, the oldest turns are left out (the system
+message stays), or the turn is refused.
 """
 
 from __future__ import annotations
@@ -80,8 +80,8 @@ class Chat:
     ) -> Generator[str, None, None]:
         """Yield the text of the next message as it comes, without spaces around it, and add it to `messages`.
 
-        Also a part is added, where the generator is closed, or Ctrl-C or an error ends it. limit: most tokens; -1: until the context is full.
-        ContextFullError: nothing was done.
+        A part is added too, where the generator is closed, or Ctrl-C or an error ends it. limit: most tokens; -1: until the context
+        is full. ContextFullError: nothing was done.
         """
         t = timings if timings is not None else Timings()
         prompt = self._fitted(limit)

@@ -11,6 +11,7 @@ from bitnet_cli.machine.threads import physical_cores
 from bitnet_cli.model.config import NO_TEXT, read_config
 from bitnet_cli.model.decoder import Decoder
 from bitnet_cli.model.session import Session
+from bitnet_cli.text.chat_choice import ChatFacts, chat_facts
 from bitnet_cli.text.tokenizer import Tokenizer, tokenizer_from_metadata
 
 
@@ -18,6 +19,7 @@ class OpenModel(NamedTuple):
     path: Path
     tokenizer: Tokenizer
     session: Session
+    chat: ChatFacts  # what chat_choice.choose asks for
 
     @property
     def decoder(self) -> Decoder:
@@ -45,13 +47,14 @@ def open_model(
             tokenizer = tokenizer_from_metadata(gguf.metadata, str(gguf.path))
             if read_config(gguf).pooling is not None and not embeds:
                 raise UnsupportedError(f"{gguf.path}: {NO_TEXT}")
+            chat = chat_facts(gguf.metadata, path)
             threads = threads or physical_cores()
             decoder = Decoder(
                 gguf, context=context, threads=threads, cache_type=cache_type, weight_bits=weight_bits, activations=activations
             )
     except isa.InstructionSetError as error:
         raise UnsupportedError(str(error)) from None
-    return OpenModel(path, tokenizer, Session(decoder))
+    return OpenModel(path, tokenizer, Session(decoder), chat)
 
 
 def prompt_ids(tokenizer: Tokenizer, text: str) -> list[int]:

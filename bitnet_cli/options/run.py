@@ -20,7 +20,21 @@ def run(
     model: ModelOption = None,
     prompt: Annotated[str | None, typer.Option("-p", "--prompt", help="Text to continue. '-' or a pipe: read it from stdin.")] = None,
     file: Annotated[Path | None, typer.Option("-f", "--file", help="Read the prompt from this file.")] = None,
-    n_predict: Annotated[int, typer.Option("-n", "--n-predict", "--max-tokens", help="Tokens to write, at most.")] = 128,
+    n_predict: Annotated[
+        int | None, typer.Option("-n", "--n-predict", "--max-tokens", help="Tokens to write, at most; -1: no limit. 128, none in a chat.")
+    ] = None,
+    conversation: Annotated[
+        bool, typer.Option("-cnv", "--conversation", "--chat", help="Chat. -p is then the system message, or with -sys the first message.")
+    ] = False,
+    system: Annotated[str | None, typer.Option("-sys", "--system-prompt", help="System message of the chat; means -cnv.")] = None,
+    chat_template: Annotated[
+        str | None,
+        typer.Option("--chat-template", metavar="NAME|FILE", help="Chat format: a built-in one, `model` (the file's own) or a Jinja file."),
+    ] = None,
+    context_shift: Annotated[
+        bool, typer.Option("--context-shift/--no-context-shift", help="When the context is full: leave out the oldest turns, or refuse.")
+    ] = True,
+    verbose: Annotated[bool, typer.Option("--verbose", help="In a chat: format, tokens and speed on stderr.")] = False,
     threads: Annotated[int, typer.Option("-t", "--threads", help="Threads; 0: physical cores this process may use.")] = 0,
     ctx_size: Annotated[int, typer.Option("-c", "--ctx-size", help="Context in tokens; 0: 2048, or the model's if smaller.")] = 0,
     cache_type: Annotated[CacheType, typer.Option("--cache-type", help=CACHE_HELP)] = CacheType.f16,
@@ -35,7 +49,7 @@ def run(
     repeat_penalty: Annotated[float, typer.Option("--repeat-penalty", help="Above 1: recent tokens become less likely.")] = 1.0,
     seed: Annotated[int, typer.Option("-s", "--seed", help="Same seed, same text; -1: random, and printed.")] = -1,
     list_models: Annotated[bool, typer.Option("--list", help="List the models on this computer, with their sizes.")] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="With --list: one JSON object on stdout.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="With --list, or for each answer of a chat: one JSON object on stdout.")] = False,
     quiet: Annotated[bool, typer.Option("-q", "--quiet", help="No notes and timings on stderr.")] = False,
 ) -> None:
     """Generate text. The text goes to stdout, everything else to stderr."""
@@ -45,12 +59,13 @@ def run(
         opening.list_models(as_json)
         return
     from bitnet_cli.commands import run as command
+    from bitnet_cli.commands.chat import Wishes
 
     command.run(
         opening.chosen(model_argument, model),
         prompt=prompt,
         file=file,
-        n_predict=n_predict,
+        n_predict=128 if n_predict is None else n_predict,
         threads=threads,
         ctx_size=ctx_size,
         cache_type=cache_type.value,
@@ -58,4 +73,7 @@ def run(
         weight_bits=weights.value,
         sampling=command.Sampling(temperature, top_k, top_p, min_p, repeat_penalty, seed),
         quiet=quiet,
+        conversation=conversation or system is not None,
+        chat_template=chat_template,
+        chat=Wishes(system, n_predict, context_shift, as_json, quiet, verbose),
     )

@@ -1,7 +1,8 @@
 """Which chat format a GGUF file gets, and why.
 
-In: facts from the file's metadata. Out: a `Choice`. The file's own Jinja template is looked at, not executed: by what only templates of one format
-contain. Where it says nothing that is known, the model's name and architecture decide. Whatever is chosen must fit the vocabulary.
+In: facts from the file's metadata. Out: a `Choice`. The file's own Jinja template is looked at, not executed: by what only templates of
+one format contain. Where it says nothing that is known, the model's name and architecture decide. Whatever is chosen must fit the
+vocabulary.
 """
 
 from __future__ import annotations

@@ -1,10 +1,11 @@
 """A chat template in Jinja, rendered in a process of its own: only where the user asks for it.
 
 In: the template's text and messages. Out: pieces for `encode_chat`. A template is a program from a file, so it runs in Jinja's immutable
-sandbox, in a child with a second of CPU time and 256 MB (chat_jinja_child.py), and never sees what a message says: each character of
-a message but the spaces around it is replaced by a private-use character before, and put back after, the rendering. So every character of the
-result is known to be the template's or a message's, whatever the template does with it: trims, cuts, repeats. A template that looks
-into messages (`'</think>' in content`) finds nothing. An earlier answer whose ids are known travels as one such character.
+sandbox, in a child with a second of CPU time and 256 MB (chat_jinja_child.py), and never sees what a message says: each character
+of a message but the spaces around it is replaced by a private-use character before, and put back after, the rendering. So every
+character of the result is known to be the template's or a message's, whatever the template does with it: trims, cuts, repeats. A
+template that looks into messages (`'</think>' in content`) finds nothing. An earlier answer whose ids are known travels as one such
+character.
 """
 
 from __future__ import annotations
@@ -102,7 +103,7 @@ class _Hidden:
 
     def found(self, part: str) -> list[Piece]:
         """Pieces of one part of the rendered text: all of it stand-ins, or none. Stand-ins that nobody gave are letters."""
-        if not part or not 0xF0000 <= ord(part[0]):
+        if not part or not ord(part[0]) >= 0xF0000:
             return [(part, True)] if part else []
         pieces: list[Piece] = []
         for meaning in (self._means.get(character, character) for character in part):

@@ -28,7 +28,7 @@ def limit() -> None:
     signal.setitimer(signal.ITIMER_PROF, CPU_SECONDS)  # the signal's default is to end the process
 
 
-class Refused(Exception):
+class RefusedError(Exception):
     """The template called raise_exception."""
 
 
@@ -49,7 +49,7 @@ def render(job: dict[str, Any]) -> str:
             return jinja2.nodes.Scope(parser.parse_statements(("name:endgeneration",), drop_needle=True)).set_lineno(line)
 
     def raise_exception(message: str) -> NoReturn:
-        raise Refused(message)
+        raise RefusedError(message)
 
     def tojson(value: Any, ensure_ascii: bool = False, **options: Any) -> str:
         return json.dumps(value, ensure_ascii=ensure_ascii, **options)
@@ -59,14 +59,14 @@ def render(job: dict[str, Any]) -> str:
     )
     environment.filters["tojson"] = tojson
     environment.globals["raise_exception"] = raise_exception
-    environment.globals["strftime_now"] = lambda form: datetime.datetime.now().strftime(form)  # noqa: DTZ005
+    environment.globals["strftime_now"] = lambda form: datetime.datetime.now().strftime(form)
     limit()
     names = ("messages", "bos_token", "eos_token", "add_generation_prompt")
     text, most = [], job["limit"]
     for part in environment.from_string(job["template"]).generate({name: job[name] for name in names}):
         most -= len(part)
         if most < 0:
-            raise Refused("gives too much text")
+            raise RefusedError("gives too much text")
         text.append(part)
     return "".join(text)
 
@@ -76,7 +76,7 @@ def main() -> None:
     job = json.loads(sys.stdin.buffer.read())
     try:
         answer = {"text": render(job)}
-    except Refused as error:
+    except RefusedError as error:
         answer = {"error": f"refuses these messages: {error}"}
     except MemoryError:
         answer = {"error": "needs more than 256 MB"}

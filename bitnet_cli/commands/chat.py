@@ -1,0 +1,295 @@
+"""`bitnet run -cnv`: a conversation. Answers go to stdout as they come; what the program says goes to stderr.
+
+On a terminal with an editor and Markdown; lines in and answers out where stdin or stdout is a pipe; one JSON object an answer with --json.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from types import FrameType
+from typing import NamedTuple, Protocol
+
+from bitnet_cli.commands import chat_commands
+from bitnet_cli.commands.chat_file import Saved
+from bitnet_cli.commands.chat_input import PipeReader, Reader, TerminalReader
+from bitnet_cli.errors import BitnetError, UsageError, printable
+from bitnet_cli.model.chat import Chat, ContextFullError
+from bitnet_cli.model.generate import Timings
+from bitnet_cli.model.opening import OpenModel
+from bitnet_cli.model.sampler import Sampler, Sampling
+from bitnet_cli.text.chat_choice import Choice
+from bitnet_cli.text.chat_templates import Message
+from bitnet_cli.text.stream import terminal_safe
+
+BASE_LIMIT = 128  # tokens of an answer by a model that does not know when to end one
+PATIENCE = 0.5  # seconds of reading a long message before anything is said
+
+
+class Wishes(NamedTuple):
+    """What of the command line concerns a chat. limit: None where -n is not given."""
+
+    system: str | None = None
+    limit: int | None = None
+    shift: bool = True
+    as_json: bool = False
+    quiet: bool = False
+    verbose: bool = False
+
+
+class _Shown(Protocol):
+    def push(self, text: str) -> None: ...
+    def finish(self) -> None: ...
+
+
+class _Plain:
+    """Text as it comes; without control characters on a terminal."""
+
+    def __init__(self) -> None:
+        self._terminal = sys.stdout.isatty()
+
+    def push(self, text: str) -> None:
+        sys.stdout.write(terminal_safe(text) if self._terminal else text)
+        sys.stdout.flush()
+
+    def finish(self) -> None:
+        sys.stdout.write("\n")
+        sys.stdout.flush()
+
+
+class _Silent:
+    def push(self, text: str) -> None: ...
+    def finish(self) -> None: ...
+
+
+class Talk:
+    """One run of the command.
+
+    model     name for messages and saved chats
+    saved_as  file of the last /save or /load
+    """
+
+    def __init__(self, opened: OpenModel, choice: Choice, sampling: Sampling, wishes: Wishes):
+        self.chat = Chat(opened.session, opened.tokenizer, choice.template, shift=wishes.shift)
+        self.chat.system = wishes.system
+        self.model = opened.path.stem
+        self.sampling = replace(sampling, seed=Sampler(sampling).seed)
+        self.limit = wishes.limit if wishes.limit is not None else -1 if choice.trained else BASE_LIMIT
+        self.verbose, self.quiet, self.as_json = wishes.verbose, wishes.quiet, wishes.as_json
+        self.saved_as: Path | None = None
+        self.on_terminal = sys.stdin.isatty() and sys.stdout.isatty() and not wishes.as_json
+        self._answers = 0
+        self._timings: Timings | None = None
+        if hasattr(sys.stdout, "reconfigure"):
+            sys.stdout.reconfigure(errors="replace")
+
+    def say(self, text: str) -> None:
+        """What the user asked for: on stderr, so that a pipe gets answers only."""
+        print("\n".join(map(printable, text.split("\n"))), file=sys.stderr, flush=True)  # noqa: T201
+
+    def note(self, text: str) -> None:
+        """One line beside the chat."""
+        if not self.quiet:
+            dim, end = ("\x1b[2m", "\x1b[0m") if _styled(sys.stderr.isatty()) else ("", "")
+            print(f"{dim}({printable(text)}){end}", file=sys.stderr, flush=True)  # noqa: T201
+
+    def meter(self) -> str:
+        """How full the context is."""
+        return f"{self.chat.tokens()} of {self.chat.session.context} tokens"
+
+    def reader(self) -> Reader:
+        return TerminalReader(self.meter, chat_commands.names()) if self.on_terminal else PipeReader()
+
+    def turn(self, line: str) -> bool:
+        """Do what was typed. False: leave. Errors end a scripted chat and are told in an interactive one."""
+        try:
+            if line.startswith("/"):
+                following = chat_commands.run(self, line)
+                if following is chat_commands.Next.ANSWER:
+                    self.answer()
+                return following is not chat_commands.Next.LEAVE
+            self.chat.messages.append(Message("user", line))
+            self.answer()
+        except ContextFullError as error:
+            self.chat.undo()
+            if not self.on_terminal:
+                raise UsageError(f"{error}; use a larger -c, or --context-shift") from None
+            self.note(f"{error}; /clear begins anew, /undo takes back a turn")
+        except BitnetError as error:
+            if not self.on_terminal:
+                raise
+            self.note(str(error))
+        return True
+
+    def answer(self) -> None:
+        """Let the model answer the last message, and show it as it comes."""
+        chat, first = self.chat, self.chat.first
+        self._timings = timings = Timings()
+        sampler = Sampler(replace(self.sampling, seed=(self.sampling.seed + self._answers) % 2**63))
+        self._answers += 1
+        shown, reading, count = self._shown(), _Reading(sys.stderr.isatty() and not self.quiet), len(chat.messages)
+        pieces = chat.answer(sampler, self.limit, timings=timings, progress=reading)
+        with _stoppable() as stop, contextlib.closing(pieces):
+            try:
+                for piece in pieces:
+                    reading.end()
+                    stop.softly = True
+                    shown.push(piece)
+                    if stop.wanted:
+                        break
+            except KeyboardInterrupt:
+                stop.wanted = True
+            finally:
+                stop.softly = True
+                reading.end()
+                pieces.close()
+                if len(chat.messages) > count:
+                    shown.finish()
+                    if self.on_terminal:
+                        print(flush=True)  # noqa: T201
+        if len(chat.messages) == count:  # stopped before the first word
+            chat.undo()
+            self.note("stopped before the answer began; the message is taken back")
+            return
+        self._after(chat.first - first)
+
+    def _shown(self) -> _Shown:
+        if self.as_json:
+            return _Silent()
+        if not self.on_terminal or os.environ.get("TERM") == "dumb":
+            return _Plain()
+        from bitnet_cli.commands.chat_markdown import MarkdownStream
+
+        return MarkdownStream()
+
+    def _after(self, left_out: int) -> None:
+        """What is said after an answer."""
+        chat, t = self.chat, self._timings
+        assert t is not None
+        if self.as_json:
+            counts = {"prompt_tokens": t.prompt_tokens, "cached_tokens": t.cached_tokens, "new_tokens": t.new_tokens}
+            print(json.dumps(chat.messages[-1].as_dict() | {"finish": chat.finish} | counts), flush=True)  # noqa: T201
+        if left_out:
+            self.note(f"the context is full: the {left_out} oldest messages are left out from here on")
+        if chat.finish == "interrupted":
+            self.note("stopped")
+        elif chat.finish == "length":
+            full = chat.session.position >= chat.session.context - 1
+            self.note("the context is full" if full else f"cut off after {t.new_tokens} tokens; /set max-tokens changes that")
+        if self.verbose:
+            for line in self.statistics():
+                self.say(line)
+
+    def statistics(self) -> list[str]:
+        """What `/stats` shows."""
+        t, lines = self._timings, []
+        if t is not None:
+            lines.append(f"prompt   {t.prompt_tokens} tokens, {t.cached_tokens} of them cached, {t.prefill_rate:.1f} tokens/s")
+            lines.append(f"answer   {t.new_tokens} tokens, {t.decode_rate:.1f} tokens/s, {self.chat.finish}")
+        lines.append(f"context  {self.meter()}, template {self.chat.template.name}")
+        lines.append(f"model    {self.model}, seed {self.sampling.seed}")
+        return lines
+
+    def restore(self, saved: Saved, path: Path) -> None:
+        """Go on with a saved chat."""
+        self.chat.messages, self.chat.first, self.sampling, self.saved_as = saved.messages, saved.first, saved.sampling, path
+        self.note(f"{len(saved.messages)} messages from {path}")
+        if saved.model != self.model:
+            self.note(f"it was a chat with {saved.model}; this is {self.model}")
+        if saved.template != self.chat.template.name:
+            self.note(f"its format was {saved.template}; here it is {self.chat.template.name}")
+        if saved.messages and self.on_terminal:
+            for message in saved.messages[-2:]:
+                start = ">>> " if message.role == "user" else ""
+                print(terminal_safe(start + message.content))  # noqa: T201
+
+
+class _Reading:
+    """Progress of reading a long message, on a terminal: a line that goes away again."""
+
+    def __init__(self, show: bool):
+        self._show, self._start, self._written = show, time.monotonic(), False
+
+    def __call__(self, done: int, every: int) -> None:
+        if self._show and done < every and time.monotonic() - self._start > PATIENCE:
+            self._written = True
+            print(f"\rreading: {done} of {every} tokens\x1b[K", end="", file=sys.stderr, flush=True)  # noqa: T201
+
+    def end(self) -> None:
+        if self._written:
+            self._written = False
+            print("\r\x1b[K", end="", file=sys.stderr, flush=True)  # noqa: T201
+
+
+class _Stop:
+    """What Ctrl-C does during an answer. softly: it asks to stop after this token; else it interrupts at once. A second one always does."""
+
+    softly = wanted = False
+
+    def __call__(self, _number: int, _frame: FrameType | None) -> None:
+        if not self.softly or self.wanted:
+            raise KeyboardInterrupt
+        self.wanted = True
+
+
+@contextlib.contextmanager
+def _stoppable() -> Iterator[_Stop]:
+    """Ctrl-C stops the answer; what is typed meanwhile is not echoed into it, and waits for the prompt."""
+    stop = _Stop()
+    before = signal.signal(signal.SIGINT, stop)
+    try:
+        with _unechoed():
+            yield stop
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+@contextlib.contextmanager
+def _unechoed() -> Iterator[None]:
+    try:
+        import termios
+
+        descriptor = sys.stdin.fileno()
+        before = termios.tcgetattr(descriptor)
+    except (ImportError, OSError, ValueError, termios.error):
+        yield
+        return
+    quiet = [*before[:3], before[3] & ~termios.ECHO, *before[4:]]
+    termios.tcsetattr(descriptor, termios.TCSANOW, quiet)
+    try:
+        yield
+    finally:
+        termios.tcsetattr(descriptor, termios.TCSANOW, before)
+
+
+def _styled(terminal: bool) -> bool:
+    return terminal and os.environ.get("TERM") != "dumb" and not os.environ.get("NO_COLOR")
+
+
+def converse(opened: OpenModel, choice: Choice, sampling: Sampling, wishes: Wishes, prompt: str = "") -> None:
+    """The whole conversation, until /bye, Ctrl-D or the end of stdin; closes the session.
+
+    prompt: what -p or -f gave: the system message, as in bitnet.cpp, or the first message where -sys has given that.
+    """
+    message = prompt if wishes.system is not None else ""
+    talk = Talk(opened, choice, sampling, wishes._replace(system=wishes.system or prompt or None))
+    if not choice.trained:
+        talk.note(f"{choice.reason}. Answers continue a transcript")
+    elif talk.verbose:
+        talk.note(f"chat format {choice.template.name}: {choice.reason}")
+    try:
+        if message and not talk.turn(message):
+            return
+        reader = talk.reader()
+        while (line := reader.read()) is not None:
+            if not talk.turn(line):
+                return
+    finally:
+        opened.session.close()

@@ -1,0 +1,129 @@
+"""Chats in files, for `/save` and `/load`: JSON of a version, written whole or not at all, readable by its owner only.
+
+    {"format": "bitnet-chat", "version": 1, "model": {"name", "vocab_size"}, "template", "sampling": {...}, "first",
+     "messages": [{"role", "content", "ids"}]}
+
+`ids` are an answer's tokens as the model gave them: with them, a loaded chat goes on as if it had never ended. They count only if they
+decode to the content with this model's vocabulary and hold no control token, so that a file cannot forge the end of a turn.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import secrets
+from dataclasses import asdict, fields
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from bitnet_cli.errors import BadFileError, BitnetError, UsageError
+from bitnet_cli.model.sampler import Sampling
+from bitnet_cli.text.chat_templates import Message, checked_messages
+from bitnet_cli.text.tokenizer import Tokenizer
+
+FORMAT, VERSION = "bitnet-chat", 1
+MAX_BYTES = 64 << 20
+
+
+class Saved(NamedTuple):
+    model: str
+    template: str
+    sampling: Sampling
+    messages: list[Message]
+    first: int  # oldest turn that the model still saw
+    exact: bool  # whether every answer came with its tokens
+
+
+def chat_path(name: str) -> Path:
+    """The file that a name means: `.json` is added where there is no suffix."""
+    path = Path(name).expanduser()
+    return path if path.suffix else path.with_suffix(".json")
+
+
+def save(path: Path, tokenizer: Tokenizer, *, model: str, template: str, sampling: Sampling, messages: list[Message], first: int) -> None:
+    """Write a chat. UsageError: a file is there that is none of ours, or the folder cannot be written."""
+    listed = [m.as_dict() | ({"ids": list(m.ids)} if m.ids is not None else {}) for m in messages]
+    value = {"format": FORMAT, "version": VERSION, "model": {"name": model, "vocab_size": tokenizer.vocab_size}, "template": template}
+    value |= {"sampling": asdict(sampling), "first": first, "messages": listed}
+    if path.exists():
+        try:
+            _read(path)
+        except BitnetError:
+            raise UsageError(f"{path}: is there already, and is not a saved chat") from None
+    part = path.with_name(f".{path.name}.{secrets.token_hex(4)}.part")
+    try:
+        with os.fdopen(os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w", encoding="utf-8") as file:
+            json.dump(value, file, ensure_ascii=False, indent=1)
+            file.write("\n")
+            file.flush()
+            os.fsync(file.fileno())
+        part.replace(path)
+    except OSError as error:
+        raise UsageError(f"{path}: {error.strerror}") from None
+    finally:
+        with contextlib.suppress(OSError):
+            part.unlink(missing_ok=True)
+
+
+def load(path: Path, tokenizer: Tokenizer) -> Saved:
+    """Read a chat. BadFileError: not a saved chat, or a damaged one. UsageError: no such file."""
+    value = _read(path)
+    model = value.get("model")
+    name, vocab = (model.get("name"), model.get("vocab_size")) if isinstance(model, dict) else (None, None)
+    listed, first = value.get("messages"), value.get("first", 0)
+    if not isinstance(listed, list) or not all(isinstance(m, dict) for m in listed):
+        raise BadFileError(path, "messages", "is not a list of objects")
+    if not isinstance(first, int) or isinstance(first, bool) or not 0 <= first <= len(listed):
+        raise BadFileError(path, "first", f"is {first!r:.40}, expected 0 to {len(listed)}")
+    try:
+        messages = checked_messages(listed) if listed else []
+        sampling = _sampling(value.get("sampling"))
+    except UsageError as error:
+        raise BadFileError(path, "saved chat", str(error)) from None
+    for i, (message, stored) in enumerate(zip(messages, listed, strict=True)):
+        if "ids" in stored and message.role == "assistant" and vocab == tokenizer.vocab_size:
+            ids = _checked_ids(stored["ids"], message.content, tokenizer)
+            messages[i] = Message(message.role, message.content, ids)
+    exact = all(m.ids is not None for m in messages if m.role == "assistant")
+    return Saved(str(name), str(value.get("template")), sampling, messages, first, exact)
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        with path.open("rb") as file:
+            data = file.read(MAX_BYTES + 1)
+    except OSError as error:
+        raise UsageError(f"{path}: {error.strerror}") from None
+    if len(data) > MAX_BYTES:
+        raise BadFileError(path, "saved chat", f"is larger than {MAX_BYTES >> 20} MiB")
+    try:
+        value = json.loads(data)
+    except (ValueError, RecursionError):
+        raise BadFileError(path, "saved chat", "is not JSON") from None
+    if not isinstance(value, dict) or value.get("format") != FORMAT:
+        raise BadFileError(path, "format", f"is not {FORMAT}: this is not a saved chat")
+    if value.get("version") != VERSION:
+        raise BadFileError(path, "version", f"is {value.get('version')!r:.40}, expected {VERSION}")
+    return value
+
+
+def _sampling(value: Any) -> Sampling:
+    """What is known of the stored settings; UsageError: a value out of range or of a wrong type."""
+    if not isinstance(value, dict):
+        raise UsageError("sampling is not an object")
+    known = {field.name: value[field.name] for field in fields(Sampling) if field.name in value}
+    for name, stored in known.items():
+        default = getattr(Sampling(), name)
+        good = isinstance(stored, (int, float)) if isinstance(default, float) else isinstance(stored, type(default))
+        if not good or isinstance(stored, bool) != isinstance(default, bool):
+            raise UsageError(f"sampling: {name} is {stored!r:.40}")
+    return Sampling(**known)
+
+
+def _checked_ids(ids: Any, content: str, tokenizer: Tokenizer) -> tuple[int, ...] | None:
+    if not isinstance(ids, list) or not all(isinstance(i, int) and not isinstance(i, bool) for i in ids):
+        return None
+    if not all(0 <= i < tokenizer.vocab_size for i in ids) or not tokenizer.control_ids.isdisjoint(ids):
+        return None
+    return tuple(ids) if tokenizer.decode(ids, at_start=False).strip() == content.strip() else None

@@ -1,0 +1,182 @@
+"""Where the lines of a chat come from: a terminal with an editor (prompt_toolkit), or a pipe.
+
+Out: one message or command at a time, None at the end. Several lines: Alt-Enter, a paste, or a line that begins with three quotes, up
+to the next three. The history is a private file.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Protocol
+
+if TYPE_CHECKING:
+    from prompt_toolkit import PromptSession
+    from prompt_toolkit.history import History
+    from prompt_toolkit.key_binding import KeyBindings, KeyPressEvent
+
+QUOTES = '"""'
+PROMPT, CONTINUED = ">>> ", "... "
+HINT = "Ctrl-D or /bye leaves, /help lists commands"
+
+
+class Reader(Protocol):
+    """Gives messages."""
+
+    def read(self) -> str | None:
+        """The next one, or None at the end."""
+
+
+def state_folder() -> Path:
+    """Where chats leave what they remember: $XDG_STATE_HOME/bitnet, else ~/.local/state/bitnet; on Windows %LOCALAPPDATA%/bitnet."""
+    base = os.environ.get("LOCALAPPDATA" if os.name == "nt" else "XDG_STATE_HOME")
+    return Path(base) / "bitnet" if base and Path(base).is_absolute() else Path.home() / ".local" / "state" / "bitnet"
+
+
+def history_file() -> Path | None:
+    """The private file of what was typed: $BITNET_HISTORY, else one in the state folder. None: there is to be none, or it cannot be had."""
+    wish = os.environ.get("BITNET_HISTORY")
+    if wish == "":
+        return None
+    path = Path(wish) if wish else state_folder() / "chat_history"
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600))
+    except OSError:
+        return None
+    return path
+
+
+class PipeReader:
+    """Lines of stdin. On a terminal whose output goes elsewhere, a prompt is shown on stderr."""
+
+    def __init__(self) -> None:
+        self._prompts = sys.stdin.isatty()
+        if hasattr(sys.stdin, "reconfigure"):
+            sys.stdin.reconfigure(errors="replace")
+
+    def _line(self, prompt: str) -> str | None:
+        if self._prompts:
+            print(prompt, end="", file=sys.stderr, flush=True)  # noqa: T201
+        line = sys.stdin.readline()
+        return line.removesuffix("\n").removesuffix("\r") if line else None
+
+    def read(self) -> str | None:
+        """As in `Reader`; empty lines are no messages."""
+        line = self._line(PROMPT)
+        while line is not None and not line.strip():
+            line = self._line(PROMPT)
+        if line is None or not line.startswith(QUOTES):
+            return line
+        lines = [line.removeprefix(QUOTES)]
+        while not lines[-1].rstrip().endswith(QUOTES):
+            more = self._line(CONTINUED)
+            if more is None:
+                break
+            lines.append(more)
+        return unquoted(QUOTES + "\n".join(lines))
+
+
+def unquoted(text: str) -> str:
+    """A message without the three quotes around it."""
+    if not text.lstrip().startswith(QUOTES):
+        return text
+    return text.strip().removeprefix(QUOTES).removesuffix(QUOTES).strip("\n")
+
+
+class TerminalReader:
+    """A line editor. meter: text for the line below it; commands: name -> help, for completion."""
+
+    def __init__(self, meter: Callable[[], str], commands: Mapping[str, str]):
+        self._session = _session(meter, commands)
+        self._interrupted = False
+
+    def read(self) -> str | None:
+        """As in `Reader`. The first Ctrl-C clears the line or hints, the second in a row ends."""
+        while True:
+            try:
+                text = self._session.prompt()
+            except EOFError:
+                return None
+            except KeyboardInterrupt:
+                if self._interrupted:
+                    return None
+                self._interrupted = True
+                print(f"({HINT})")  # noqa: T201
+                continue
+            self._interrupted = False
+            if text.strip():
+                return unquoted(text)
+
+
+def _session(meter: Callable[[], str], commands: Mapping[str, str]) -> PromptSession[str]:
+    from prompt_toolkit import PromptSession
+    from prompt_toolkit.completion import Completer, Completion
+    from prompt_toolkit.formatted_text import HTML
+    from prompt_toolkit.output.color_depth import ColorDepth
+    from prompt_toolkit.styles import Style
+
+    class Commands(Completer):
+        def get_completions(self, document, complete_event):  # type: ignore[no-untyped-def]
+            text = document.text
+            if text.startswith("/") and document.is_cursor_at_the_end and " " not in text:
+                for name, about in commands.items():
+                    if name.startswith(text):
+                        yield Completion(name, -len(text), display_meta=about)
+
+    style = Style.from_dict({"bottom-toolbar": "noreverse fg:ansibrightblack", "placeholder": "fg:ansibrightblack"})
+    return PromptSession(
+        PROMPT,
+        multiline=True,
+        key_bindings=_keys(),
+        prompt_continuation=lambda width, line, wrapped: " " * width if wrapped else CONTINUED,
+        history=_history(),
+        completer=Commands(),
+        complete_while_typing=True,
+        reserve_space_for_menu=6,
+        placeholder=HTML("<placeholder>Send a message (/help for help)</placeholder>"),
+        bottom_toolbar=meter,
+        color_depth=ColorDepth.DEPTH_1_BIT if os.environ.get("NO_COLOR") else None,
+        style=style,
+        enable_suspend=True,
+    )
+
+
+def _history() -> History:
+    from prompt_toolkit.history import FileHistory, InMemoryHistory
+
+    path = history_file()
+    return FileHistory(str(path)) if path is not None else InMemoryHistory()
+
+
+def _keys() -> KeyBindings:
+    """Enter sends, unless three quotes are open; Alt-Enter begins a new line; Ctrl-C clears a line that is not empty."""
+    from prompt_toolkit.key_binding import KeyBindings
+
+    keys = KeyBindings()
+
+    @keys.add("enter")
+    def _send(event: KeyPressEvent) -> None:
+        buffer = event.current_buffer
+        text = buffer.text.strip()
+        if buffer.complete_state and buffer.complete_state.current_completion:
+            buffer.complete_state = None
+        elif text.startswith(QUOTES) and (len(text) < 2 * len(QUOTES) or not text.endswith(QUOTES)):
+            buffer.insert_text("\n")
+        else:
+            buffer.validate_and_handle()
+
+    @keys.add("escape", "enter")
+    def _new_line(event: KeyPressEvent) -> None:
+        event.current_buffer.insert_text("\n")
+
+    @keys.add("c-c")
+    def _clear(event: KeyPressEvent) -> None:
+        if event.current_buffer.text:
+            event.current_buffer.reset()
+        else:
+            event.app.exit(exception=KeyboardInterrupt, style="class:aborting")
+
+    return keys
