@@ -55,7 +55,7 @@ def fp4_per_token(x: Tensor) -> Codes:
 def keep_largest(x: Tensor, share: float) -> Tensor:
     """x (..., width) with zeros where |x| is under the round(share * width)-th largest |x| of the token; equal values all stay."""
     size = x.abs()
-    least = size.topk(round(share * x.shape[-1]), -1).values[..., -1:]
+    least = size.topk(round(share * x.shape[-1]), -1, sorted=False).values.amin(-1, keepdim=True)
     return torch.where(size >= least, x, 0.0)
 
 
