@@ -26,7 +26,7 @@ TOP_LEVEL = {
 }  # fmt: skip
 
 # Import name -> distribution, where they differ.
-DISTRIBUTIONS = {"llvmlite": "numba"}
+DISTRIBUTIONS = {"llvmlite": "numba", "markdown_it": "markdown-it-py"}
 
 
 @pytest.fixture(scope="module")

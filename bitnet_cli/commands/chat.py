@@ -105,6 +105,7 @@ class Talk:
         return f"{self.chat.tokens()} of {self.chat.session.context} tokens"
 
     def reader(self) -> Reader:
+        """Where messages come from."""
         return TerminalReader(self.meter, chat_commands.names()) if self.on_terminal else PipeReader()
 
     def turn(self, line: str) -> bool:

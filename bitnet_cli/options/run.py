@@ -6,6 +6,7 @@ from typing import Annotated
 
 import typer
 
+from bitnet_cli.options.chat import ConversationOption, ShiftOption, SystemOption, TemplateOption, VerboseOption
 from bitnet_cli.options.shared import ACTIVATIONS_HELP, CACHE_HELP, Activations, CacheType, ModelArgument, ModelOption
 
 
@@ -23,18 +24,11 @@ def run(
     n_predict: Annotated[
         int | None, typer.Option("-n", "--n-predict", "--max-tokens", help="Tokens to write, at most; -1: no limit. 128, none in a chat.")
     ] = None,
-    conversation: Annotated[
-        bool, typer.Option("-cnv", "--conversation", "--chat", help="Chat. -p is then the system message, or with -sys the first message.")
-    ] = False,
-    system: Annotated[str | None, typer.Option("-sys", "--system-prompt", help="System message of the chat; means -cnv.")] = None,
-    chat_template: Annotated[
-        str | None,
-        typer.Option("--chat-template", metavar="NAME|FILE", help="Chat format: a built-in one, `model` (the file's own) or a Jinja file."),
-    ] = None,
-    context_shift: Annotated[
-        bool, typer.Option("--context-shift/--no-context-shift", help="When the context is full: leave out the oldest turns, or refuse.")
-    ] = True,
-    verbose: Annotated[bool, typer.Option("--verbose", help="In a chat: format, tokens and speed on stderr.")] = False,
+    conversation: ConversationOption = False,
+    system: SystemOption = None,
+    chat_template: TemplateOption = None,
+    context_shift: ShiftOption = True,
+    verbose: VerboseOption = False,
     threads: Annotated[int, typer.Option("-t", "--threads", help="Threads; 0: physical cores this process may use.")] = 0,
     ctx_size: Annotated[int, typer.Option("-c", "--ctx-size", help="Context in tokens; 0: 2048, or the model's if smaller.")] = 0,
     cache_type: Annotated[CacheType, typer.Option("--cache-type", help=CACHE_HELP)] = CacheType.f16,

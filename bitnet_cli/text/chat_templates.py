@@ -33,6 +33,7 @@ class Message:
     ids: tuple[int, ...] | None = None
 
     def as_dict(self) -> dict[str, str]:
+        """Role and content."""
         return {"role": self.role, "content": self.content}
 
 
