@@ -60,6 +60,9 @@ def bench(
     weights: Annotated[
         str, typer.Option("--weights", metavar="BITS[,BITS]", help="Bits a weight that decode reads: auto, 2, 1.6.")
     ] = "auto",
+    activations: Annotated[
+        str, typer.Option("--activations", metavar="KIND[,KIND]", help="Of a ReLU² model: a8, a4, fp4; auto: as trained.")
+    ] = "auto",
     top: Annotated[
         str, typer.Option("--top-k", metavar="K[,K]", help="Decode: largest logits that are computed, as a sampler needs; 0: all.")
     ] = "40",
@@ -83,6 +86,6 @@ def bench(
     from bitnet_cli.commands.bench import command
     from bitnet_cli.commands.bench.rows import power_of
 
-    lists = command.Lists(prompt, gen, depth, threads, cache_type, weights, top)
+    lists = command.Lists(prompt, gen, depth, threads, cache_type, weights, activations, top)
     choices = command.Choices(repeats, warm_up, output.value, save, power_of(watts, tdp, tdp_cpus), quiet)
     command.bench(model, command.Shapes(shape, projected, hidden_act.value), lists, choices)

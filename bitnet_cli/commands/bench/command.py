@@ -36,6 +36,7 @@ class Lists:
     threads: str
     cache_type: str
     weights: str
+    activations: str
     top: str
 
 
@@ -101,10 +102,11 @@ def _measure_shape(run: "Run", name: str, shapes: Shapes) -> None:
 
 @dataclass
 class Limits:
-    """What the machine could do at most, in one setup."""
+    """What one setup found: how much the machine can do at most, and the scheme."""
 
     read: list[float] = field(default_factory=list)  # bytes/s
     compute: list[float] = field(default_factory=list)  # operations/s
+    scheme: str = ""  # of activations, as the decoder chose
 
 
 class Run:
@@ -141,7 +143,15 @@ class Run:
     def _one_setup(self, file: GGUFFile, ids: list[int], layers: Layers, setup: Setup, results: list[Result], limits: Limits) -> None:
         # A little more than the tests: the parts of a token are timed in the middle of them, in whole chunks.
         context = min(self.plan.context + CHUNK, read_config(file).context)
-        decoder = Decoder(file, context=context, threads=setup.threads, cache_type=setup.cache_type, weight_bits=setup.weights)
+        decoder = Decoder(
+            file,
+            context=context,
+            threads=setup.threads,
+            cache_type=setup.cache_type,
+            weight_bits=setup.weights,
+            activations=setup.activations,
+        )
+        limits.scheme = decoder.scheme
         try:
             with compiling(self.choices.quiet):
                 decoder.start()
@@ -159,7 +169,7 @@ class Run:
             decoder.close()
 
     def _row(self, model: rows.Row, setup: Setup, result: Result, limits: Limits) -> rows.Row:
-        row = rows.base_row(self.machine, model, setup, result)
+        row = rows.base_row(self.machine, model, setup, result) | {"activations": limits.scheme}
         row |= rows.timing_keys([sample.ns for sample in result.samples], result.test.tokens)
         row |= rows.limit_keys(result, limits.read, max(limits.compute, default=0.0))
         return row | rows.energy_keys(result, model, self.choices.power, self.meter.idle_watts, self.meter.reason)

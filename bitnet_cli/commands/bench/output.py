@@ -13,13 +13,14 @@ from bitnet_cli.commands.bench.rows import Row
 from bitnet_cli.errors import UsageError
 
 FORMATS = ("table", "md", "csv", "json", "jsonl")
-NAMES = {
+NAMES = {  # key -> title of its column
     "model_filename": "model",
     "n_threads": "threads",
     "type_k": "cache",
     "weights": "weights",
+    "activations": "activations",
     "n_top": "top-k",
-}  # key -> title of its column
+}
 
 
 def require_writable(path: Path | None) -> None:

@@ -6,6 +6,7 @@ from typing import NamedTuple
 
 from bitnet_kernels import kv_cache
 
+from bitnet_cli.activations import WANTED
 from bitnet_cli.errors import UsageError
 from bitnet_cli.model import base3_rows
 
@@ -16,6 +17,7 @@ class Setup(NamedTuple):
     threads: int
     cache_type: str
     weights: str  # bits a weight that decode reads, one of base3_rows.CHOICES
+    activations: str  # one of activations.WANTED
 
 
 class Trial(NamedTuple):
@@ -69,7 +71,18 @@ def words(text: str, option: str, known: Sequence[str]) -> list[str]:
 
 
 def make_plan(
-    *, prompt: str, gen: str, depth: str, threads: str, cache_type: str, weights: str, top: str, repeats: int, warm_up: bool, cores: int
+    *,
+    prompt: str,
+    gen: str,
+    depth: str,
+    threads: str,
+    cache_type: str,
+    weights: str,
+    activations: str,
+    top: str,
+    repeats: int,
+    warm_up: bool,
+    cores: int,
 ) -> Plan:
     """Options of `bitnet bench` -> what to measure. threads: 0 stands for `cores`. UsageError: a bad list, or nothing to measure."""
     depths, tops = numbers(depth, "-d"), numbers(top, "--top-k")
@@ -81,5 +94,6 @@ def make_plan(
         raise UsageError(f"-r {repeats}: expected 1 to 1000")
     counts = list(dict.fromkeys(count or cores for count in numbers(threads, "-t", 0, 256)))
     kinds, bits = words(cache_type, "--cache-type", kv_cache.CACHE_TYPES), words(weights, "--weights", base3_rows.CHOICES)
-    setups = [Setup(*choice) for choice in itertools.product(counts, kinds, bits)]
+    schemes = words(activations, "--activations", WANTED)
+    setups = [Setup(*choice) for choice in itertools.product(counts, kinds, bits, schemes)]
     return Plan(setups, tests, repeats, warm_up)

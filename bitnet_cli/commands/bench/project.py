@@ -4,7 +4,7 @@ Layers are alike, and each token goes through them one after the other, so a tok
 L - k times one layer more. Head, embedding, sampling of the top logits and what is outside kernels are in the measured part, as is
 attention at every depth, which each layer does on a cache of its own. One layer's time is the mean of k, timed without the head after each
 sample. The k layers must not stay in a cache from one token to the next, since L would not: k is the fewest whose weights are three times
-the last-level cache, and no fewer than 96 MB, from which on the layouts of large models are chosen (base3_rows.py and columns.py in model/).
+the last-level cache, and no fewer than 96 MB, from which on large models get other layouts (model/base3_rows.py, columns.py).
 """
 
 from typing import NamedTuple
