@@ -23,7 +23,7 @@ Q_HEAD_NORM, K_HEAD_NORM = _numbers[9:11]  # of every query and key head, before
 ATTENTION_OUT_NORM, FFN_OUT_NORM = _numbers[11:13]  # of what the O and DOWN projections add to the residual stream (Gemma3)
 NORM_PLACES = 13
 RELU2, SILU, GELU = range(3)
-INT8, INT4, FP4 = _numbers[:3]  # codes of an input (quantise.py)
+INT8, INT4, FP4 = _numbers[:3]  # codes of an input (quantise.py, inputs.py)
 ROPE_HALVES, ROPE_PAIRS = range(2)  # which values rotate together: (i, i + head_dim / 2), or (2 i, 2 i + 1)
 HEAD_F32, HEAD_F16, HEAD_Q8_0, HEAD_Q4_0, HEAD_Q6_K = range(5)
 HEAD_BLOCKS = {HEAD_F32: (1, 4), HEAD_F16: (1, 2), HEAD_Q8_0: (32, 34), HEAD_Q4_0: (32, 18), HEAD_Q6_K: (256, 210)}  # weights, bytes
@@ -117,7 +117,7 @@ class Scratch(NamedTuple):
     branch: NDArray[np.float32]  # (tokens, hidden) output of O or DOWN where a norm comes before it is added to x
     gate: NDArray[np.float32]  # (tokens, feed_forward)
     up: NDArray[np.float32]  # (tokens, feed_forward)
-    normed: NDArray[np.float32]  # (rows, widest) float input of the quantiser
+    normed: NDArray[np.float32]  # (rows, widest rounded up to 16) float input of the quantiser
     scores: NDArray[np.float32]  # (threads, 4, 16 * blocks) of four queries
     queries: NDArray[np.float32]  # (threads, 4 * head_dim)
     attended: NDArray[np.float32]  # (threads, 4 * (head_dim rounded up to 64))
@@ -172,7 +172,7 @@ def new_scratch(z: Sizes, chunk: int, context: int, threads: int) -> Scratch:
         branch=np.zeros((chunk, z.hidden), np.float32),
         gate=np.zeros((chunk, z.feed_forward), np.float32),
         up=np.zeros((chunk, z.feed_forward), np.float32),
-        normed=np.zeros((rows, widest), np.float32),
+        normed=np.zeros((rows, rounded(widest, 16)), np.float32),
         scores=np.zeros((threads, 4, -(-context // 16) * 16), np.float32),
         queries=np.zeros((threads, 4 * z.head_dim), np.float32),
         attended=np.zeros((threads, 4 * width), np.float32),

@@ -23,7 +23,6 @@ E is taken larger by 1e-5 of itself.
 
 import numpy as np
 
-from .arrays import INT8
 from .barrier import barrier
 from .dense import head_matvec, row_bytes
 from .jit import fast_kernel, inlined, kernel
@@ -206,10 +205,10 @@ def _lengths(x, rest, fine_factor, cols):  # type: ignore[no-untyped-def]
 @kernel
 def _two_digits(x, cols, length, coarse, fine, rest):  # type: ignore[no-untyped-def]
     """x = x' + x'' + d2: codes of x' -> coarse, of x'' -> fine, x - x' -> rest. Returns both factors and both sums of codes."""
-    factor, total = quantise_row(x, cols, INT8, coarse, length)
+    factor, total = quantise_row(x, cols, coarse, length)
     for i in range(cols):
         rest[i] = np.float32(np.float64(x[i]) - np.rint(x[i] * factor) / np.float64(factor))
-    fine_factor, fine_total = quantise_row(rest, cols, INT8, fine, length)
+    fine_factor, fine_total = quantise_row(rest, cols, fine, length)
     return factor, fine_factor, np.float64(total) / factor, np.float64(fine_total) / fine_factor
 
 

@@ -24,6 +24,7 @@ from .arrays import (
     FFN_SUB_NORM,
     GATE,
     GATE_NORM,
+    INT8,
     K_HEAD_NORM,
     Q_HEAD_NORM,
     Q_NORM,
@@ -43,7 +44,7 @@ from .control import ASLEEP, DONE, FIRST_LAYER, LAST_LAYER, POSITION, STEP, STOP
 from .dense import head_matvec
 from .glu import gated
 from .head_search import top_logits
-from .inputs import hadamard, keep_largest
+from .inputs import hadamard, keep_largest, own_row, quantise_row_4
 from .jit import inlined, kernel
 from .norm import add_rms_norm, rms_norm
 from .parts import AT_ONCE, end_and_scale, left_over
@@ -92,17 +93,21 @@ def prepare(x, cols, w, norm_at, then_at, eps, kind, kept, turned, s, tokens, th
             if at >= 0:
                 rms_norm(source, w.norms, at, cols, eps, s.normed[row])
                 source = s.normed[row]
+        if kind != INT8 or kept > 0 or turned > 0:
+            own_row(source, cols, s.normed[row])
+            source = s.normed[row]
         if turned > 0:
-            hadamard(source, cols, s.normed[row])
-            source = s.normed[row]
+            hadamard(source, cols)
         if kept > 0:
-            keep_largest(source, cols, kept, s.normed[row])
-            source = s.normed[row]
+            keep_largest(source, cols, kept)
+        if kind != INT8:
+            s.factors[row], s.sums[row] = quantise_row_4(source, cols, kind, s.codes[row], _kernel_length(cols))
+            continue
         for digit in range(2 if len(s.fine_codes) else 1):
             if digit:
                 left_over(source, cols, s.factors[row], s.residue[thread])
                 source = s.residue[thread]
-            factor, total = quantise_row(source, cols, kind, s.fine_codes[row] if digit else s.codes[row], _kernel_length(cols))
+            factor, total = quantise_row(source, cols, s.fine_codes[row] if digit else s.codes[row], _kernel_length(cols))
             if digit:
                 s.fine_factors[row], s.fine_sums[row] = s.factors[row] * factor, total
             else:

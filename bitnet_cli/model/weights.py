@@ -203,16 +203,22 @@ def sizes_of(file: GGUFFile, c: ModelConfig, scheme: str = INT8) -> arrays.Sizes
         norm_eps=float(c.norm_eps),
         head_kind=HEAD_KINDS[head_info(file).type],
         rope=arrays.ROPE_PAIRS if c.rope_pairs else arrays.ROPE_HALVES,
-        **_inputs(c, scheme),
+        **_inputs(c, scheme, str(file.path)),
     )
 
 
-def _inputs(c: ModelConfig, scheme: str) -> dict[str, int]:
+def _inputs(c: ModelConfig, scheme: str, path: str) -> dict[str, int]:
     """What a scheme does to the inputs of projections, as fields of arrays.Sizes. Papers: activations.SCHEMES."""
     if scheme == A4_8:
         return {"codes": arrays.INT4, "kept": max(1, round(c.top_k * c.inner))}
     if scheme == A4_8_FP4:
         return {"codes": arrays.FP4, "codes_o": arrays.FP4}
+    if scheme in (V2_A8, V2_A4):
+        for name, width in (("attention", c.inner), ("feed-forward", c.feed_forward)):
+            if width % 16:
+                raise UnsupportedError(
+                    f"{path}: activations {scheme}: {name} width {width} is not a multiple of 16, as the transform needs"
+                )
     if scheme == V2_A4:
         return {"codes": arrays.INT4, "codes_o": arrays.INT4, "codes_down": arrays.INT4, "hadamard": 1}
     return {"hadamard": 1} if scheme == V2_A8 else {}

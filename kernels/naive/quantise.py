@@ -1,4 +1,4 @@
-"""Twin of kernels/quantise.py."""
+"""Twin of kernels/quantise.py and of the quantisers in kernels/inputs.py."""
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,21 +12,17 @@ ROOT7 = np.float32(np.sqrt(7))
 def mean_magnitude(x: Floats) -> Floats:
     """mean|x| of each row, (tokens,) float32: summed in float64 in one order, rounded once.
 
-    The order: 16 sums of every 16th value, these in halves (8 + 8, 4 + 4 ...), then the last cols % 16 values.
+    The order: 16 sums of every 16th value, then these in halves (8 + 8, 4 + 4 ...).
     """
     tokens, cols = x.shape
-    sizes = np.abs(x).astype(np.float64)
-    whole = cols // 16 * 16
+    sizes = np.pad(np.abs(x).astype(np.float64), ((0, 0), (0, -cols % 16)))
     lanes = np.zeros((tokens, 16))
-    for start in range(0, whole, 16):
+    for start in range(0, cols, 16):
         lanes += sizes[:, start : start + 16]
     while lanes.shape[1] > 1:
         half = lanes.shape[1] // 2
         lanes = lanes[:, :half] + lanes[:, half:]
-    total = lanes[:, 0]
-    for i in range(whole, cols):
-        total = total + sizes[:, i]
-    mean: Floats = (total / cols).astype(np.float32)
+    mean: Floats = (lanes[:, 0] / cols).astype(np.float32)
     return mean
 
 

@@ -163,10 +163,40 @@ def add_sizes_f64(typingctx: Any, sums: Any, v: Any) -> Any:
     """sums + |v|, lane by lane: 16 sums in float64 of float32 values."""
 
     def codegen(ctx: Any, b: Any, sig: Any, args: Any) -> Any:
-        sizes = b.bitcast(b.and_(b.bitcast(args[1], I32x16.llvm), I32x16.splat(0x7FFFFFFF)), F32x16.llvm)
-        return b.fadd(args[0], b.fpext(sizes, F64x16.llvm))
+        return b.fadd(args[0], b.fpext(b.bitcast(_size_bits(b, args[1]), F32x16.llvm), F64x16.llvm))
 
     return F64x16(F64x16, F32x16), codegen
+
+
+def _size_bits(b: Any, value: Any) -> Any:
+    """Bits of |value|, which are ordered as the values are, NaN above all."""
+    return b.and_(b.bitcast(value, I32x16.llvm), I32x16.splat(0x7FFFFFFF))
+
+
+def _repeated(b: Any, value: Any) -> Any:
+    one = b.insert_element(ir.Constant(I32x16.llvm, ir.Undefined), value, I32(0))
+    return b.shuffle_vector(one, one, ir.Constant(I32x16.llvm, [0] * 16))
+
+
+@intrinsic
+def count_reaching(typingctx: Any, counts: Any, v: Any, least: Any) -> Any:
+    """counts + 1 in each lane where the bits of |v| are `least` (int32) or more."""
+
+    def codegen(ctx: Any, b: Any, sig: Any, args: Any) -> Any:
+        reached = b.icmp_signed(">=", _size_bits(b, args[1]), _repeated(b, args[2]))
+        return b.sub(args[0], b.sext(reached, I32x16.llvm))
+
+    return I32x16(I32x16, F32x16, types.int32), codegen
+
+
+@intrinsic
+def keep_reaching(typingctx: Any, v: Any, least: Any) -> Any:
+    """v where the bits of |v| are `least` (int32) or more, zero elsewhere."""
+
+    def codegen(ctx: Any, b: Any, sig: Any, args: Any) -> Any:
+        return b.select(b.icmp_signed(">=", _size_bits(b, args[0]), _repeated(b, args[1])), args[0], F32x16.splat(0.0))
+
+    return F32x16(F32x16, types.int32), codegen
 
 
 def _butterflies(b: Any, value: Any) -> Any:

@@ -91,7 +91,7 @@ def compile_operations() -> None:
     base3.base3_matvec.compile((types.uint8[::1], number, number, codes, *factors, number, number))
     matrix = types.int8[:, ::1], number, types.int32[:, ::1], types.uint8[::1], sums
     ternary.matmul.compile((data, number, number, *matrix, number, number))
-    quantise.quantise_row.compile((values, number, number, codes, number))
+    quantise.quantise_row.compile((values, number, codes, number))
     dense.head_matvec.compile((data, number, number, number, values, values, number, number))
 
 

@@ -17,7 +17,7 @@ def row() -> bool:
     from bitnet_kernels import quantise
 
     codes = np.zeros(256, np.int8)
-    factor, total = quantise.quantise_row(np.linspace(-1, 1, 256).astype(np.float32), 256, np.int64(0), codes, 256)
+    factor, total = quantise.quantise_row(np.linspace(-1, 1, 256).astype(np.float32), 256, codes, 256)
     return bool(factor == 127 and total == 0 and codes.min() == -127 and codes.max() == 127)
 
 

@@ -81,14 +81,21 @@ def quantiser(cols: int) -> bool:
     x = at_the_end(np.linspace(1, -1, cols).astype(np.float32))
     length = len(kernel_order(np.zeros((1, cols), np.int8), kernels.WIDTH)[0])
     out = at_the_end(np.zeros(length, np.int8))
-    largest = []
-    for kind in (arrays.INT4, arrays.FP4, arrays.INT8):
-        quantise.quantise_row(x, cols, kind, out, length)
-        largest.append(int(out.max()))
-    turned = at_the_end(np.zeros(cols, np.float32))
-    inputs.hadamard(x, cols, turned)
-    inputs.keep_largest(x, cols, 1, turned)
-    return 3 <= largest[0] <= 7 and largest[1:] == [12, 127] and np.count_nonzero(turned) in (1, 2)
+    quantise.quantise_row(x, cols, out, length)
+    return bool(out.max() == 127)
+
+
+def four_bits(cols: int) -> bool:
+    """Rows that end with the 16 values which they are filled up to."""
+    x = at_the_end(np.full(-(-cols // 16) * 16, np.nan, np.float32))
+    inputs.own_row(at_the_end(np.linspace(1, -1, cols).astype(np.float32)), cols, x)
+    if cols % 16 == 0:
+        inputs.hadamard(x, cols)
+    inputs.keep_largest(x, cols, max(1, cols // 2))
+    length = len(kernel_order(np.zeros((1, cols), np.int8), kernels.WIDTH)[0])
+    out = at_the_end(np.zeros(length, np.int8))
+    sums = [inputs.quantise_row_4(x, cols, kind, out, length)[1] for kind in (arrays.INT4, arrays.FP4)]
+    return bool(out.max() == 12 and sums[1] == out.sum(dtype=np.int64))
 
 
 def by_columns(cols: int, rows: int) -> bool:
@@ -175,7 +182,7 @@ def main() -> None:
         result = all(ternary_products(*shape) for shape in shapes)
         kinds = (arrays.HEAD_F32, arrays.HEAD_F16, arrays.HEAD_Q8_0)
         result &= all(head(kind, rows, cols) for kind in kinds for rows, cols in ((1, 32), (3, 96), (5, 256)))
-        result &= all(quantiser(cols) for cols in (1, 31, 128, 129, 1000))
+        result &= all(quantiser(cols) and four_bits(cols) for cols in (1, 31, 128, 129, 1000))
         result &= all(base3_products(cols, rows) for cols, rows, _ in shapes)
         result &= all(by_columns(*shape) for shape in ((128, 1), (384, 300), (2560, 129)))
         result &= all(searched_head(*shape, guarded=True) for shape in ((37, 384), (5, 128), (50, 640)))

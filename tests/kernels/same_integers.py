@@ -75,6 +75,13 @@ def by_base3(weights: NDArray[np.int8], codes: NDArray[np.int8], offset: int) ->
     return out.astype(np.int64) - codes[0].sum(dtype=np.int64)
 
 
+def own_row(x: NDArray[np.float32]) -> NDArray[np.float32]:
+    """x and zeros up to a multiple of 16."""
+    row = np.full(-(-len(x) // 16) * 16, 99, np.float32)
+    simd_inputs.own_row(x, len(x), row)
+    return row
+
+
 def quantised(x: NDArray[np.float32], kind: int) -> tuple[NDArray[np.int8], np.float32]:
     """(cols,) -> codes in natural order and the factor."""
     if NAIVE:
@@ -82,7 +89,10 @@ def quantised(x: NDArray[np.float32], kind: int) -> tuple[NDArray[np.int8], np.f
         return codes[0], factors[0]
     width = simd_ternary.WIDTH
     out = np.full(padded_length(len(x), width), 99, np.int8)
-    factor, total = simd_quantise.quantise_row(x, len(x), kind, out, len(out))
+    if kind == arrays.INT8:
+        factor, total = simd_quantise.quantise_row(x, len(x), out, len(out))
+    else:
+        factor, total = simd_inputs.quantise_row_4(own_row(x), len(x), kind, out, len(out))
     natural = natural_order(out[None], width)[0]
     assert total == natural.sum(dtype=np.int64)
     assert not natural[len(x) :].any()
@@ -94,9 +104,9 @@ def transformed(x: NDArray[np.float32]) -> tuple[NDArray[np.float32], NDArray[np
     count = max(1, len(x) // 2)
     if NAIVE:
         return naive_inputs.hadamard(x[None])[0], naive_inputs.keep_largest(x[None], count)[0]
-    turned, kept = np.full_like(x, 99), np.full_like(x, 99)
-    simd_inputs.hadamard(x, len(x), turned)
-    simd_inputs.keep_largest(x, len(x), count, kept)
+    turned, kept = own_row(x), own_row(x)
+    simd_inputs.hadamard(turned, len(x))
+    simd_inputs.keep_largest(kept, len(x), count)
     return turned, kept
 
 
@@ -134,6 +144,8 @@ def main() -> None:
         x = np.random.default_rng(cols).standard_normal(cols).astype(np.float32)
         for kind, name in enumerate(("int8", "int4", "fp4")):
             results[f"quantise {name} {cols}"] = digest(*quantised(x, kind))
+    for cols in (16, 144, 2560, 6912):
+        x = np.random.default_rng(cols).standard_normal(cols).astype(np.float32)
         results[f"hadamard, largest half {cols}"] = digest(*transformed(x))
     json.dump({"isa": isa.chosen(), "digests": results}, sys.stdout)
 

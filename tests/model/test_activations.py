@@ -1,5 +1,6 @@
 """Activation schemes from the file to the logits: keys, refusals, `activations` of the decoder, and the formulas."""
 
+import dataclasses
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -124,6 +125,14 @@ def test_refused_keys(change: dict[str, Any], error: type[Exception], message: s
     with pytest.raises(error) as caught:
         sizes(tmp_path / "m.gguf", **change)
     assert f"m.gguf: bitnet-b1.58.{message}" in str(caught.value)
+
+
+def test_widths_that_the_transform_does_not_take(tmp_path: Path) -> None:
+    with open_gguf(write_model(tmp_path / "m.gguf")) as file:
+        odd = dataclasses.replace(read_config(file), feed_forward=5460)
+        assert sizes_of(file, odd, "a4.8").hadamard == 0
+        with pytest.raises(UnsupportedError, match="v2-a4: feed-forward width 5460 is not a multiple of 16"):
+            sizes_of(file, odd, "v2-a4")
 
 
 def test_projections_see_what_the_scheme_says(tmp_path: Path) -> None:
