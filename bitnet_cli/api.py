@@ -23,13 +23,12 @@ from numpy.typing import NDArray
 
 from bitnet_cli.errors import BitnetError, UsageError
 from bitnet_cli.model import embedding
+from bitnet_cli.model.completion import Completion, Request
 from bitnet_cli.model.config import NO_TEXT, ModelConfig
-from bitnet_cli.model.generate import Timings, generate
 from bitnet_cli.model.names import find
-from bitnet_cli.model.opening import OpenModel, open_model, prompt_ids
+from bitnet_cli.model.opening import Engine, OpenModel, open_model, prompt_ids
 from bitnet_cli.model.perplexity import Score, score
-from bitnet_cli.model.sampler import Sampler, Sampling
-from bitnet_cli.text.stream import IncrementalDecoder
+from bitnet_cli.model.sampler import Sampling
 from bitnet_cli.text.tokenizer import Tokenizer
 
 __all__ = ["Generation", "Model", "load"]
@@ -52,14 +51,12 @@ def load(
     context      most tokens of a text; 0: 2048, or the model's if smaller
     cache_type   of the KV cache: f32, f16, q8, q4, q3
     weight_bits  what decode reads: `2`, `1.6`, or `auto`
+    activations  of a ReLU² model: `auto` (as trained), `a8`, `a4`, `fp4`
     activations  `a8` or `a4`: of 8 or 4 bits, whatever the model was trained with; `auto`: as it was trained
 
     UsageError: no such model, or a value out of range. BadFileError, UnsupportedError: the file is damaged, or of a kind that is not run.
     """
-    if threads < 0 or context < 0:
-        raise UsageError("threads and context must be 0 or more")
-    options = {"cache_type": cache_type, "weight_bits": weight_bits, "activations": activations}
-    opened = open_model(find(path), context=context, threads=threads, embeds=True, **options)
+    opened = open_model(find(path), Engine(context, threads, cache_type, weight_bits, activations), embeds=True)
     try:
         opened.decoder.start()
     except BaseException:
@@ -68,39 +65,25 @@ def load(
     return Model(opened)
 
 
-class Generation(Iterator[str]):
+class Generation(Completion):
     """Text that comes piece by piece; made by `Model.generate`. From the first piece to the last, the model is busy; `close` ends it early.
 
-    seed     the number that makes the same text again
-    ids      the new tokens so far
-    timings  tokens and seconds, and why the text ended (`finish`)
+    seed        the number that makes the same text again
+    ids         the new tokens so far
+    logprobs    of each of them, if asked for: `id`, `logprob`, and `top`, the likeliest tokens
+    timings     tokens and seconds; `finish`: why the text ended, `stop` or `length`
+    stopped_by  the stop string that ended it, if one did
     """
 
-    def __init__(self, model: Model, prompt: Sequence[int], limit: int, sampler: Sampler, ends: frozenset[int]):
-        self.seed, self.timings = sampler.seed, Timings()
-        self.ids: list[int] = []
+    def __init__(self, model: Model, opened: OpenModel, prompt: Sequence[int], sampling: Sampling, request: Request):
+        super().__init__(opened, prompt, sampling, request)
         # Not a method: a generator that holds this object would make a circle, and a text that nobody holds would keep the model busy.
-        self._pieces = _pieces(model, prompt, limit, sampler, ends, self.ids, self.timings)
-
-    def __next__(self) -> str:
-        return next(self._pieces)
-
-    def close(self) -> None:
-        """Stop here; the model is free for others. Also happens when nobody holds the object any more."""
-        self._pieces.close()
+        self._pieces = _alone(model, self._pieces)
 
 
-def _pieces(
-    model: Model, prompt: Sequence[int], limit: int, sampler: Sampler, ends: frozenset[int], ids: list[int], timings: Timings
-) -> Generator[str, None, None]:
-    decoded = IncrementalDecoder(model.tokenizer, at_start=False)
-    with model._alone() as opened:
-        for token in generate(opened.session, prompt, limit, sampler, ends, timings):
-            ids.append(token)
-            if piece := decoded.push(token):
-                yield piece
-        if piece := decoded.finish():
-            yield piece
+def _alone(model: Model, pieces: Generator[str, None, None]) -> Generator[str, None, None]:
+    with model._alone(), contextlib.closing(pieces):
+        yield from pieces
 
 
 class Model:
@@ -122,11 +105,14 @@ class Model:
         with self._lock:
             self._owner = threading.get_ident()
             try:
-                if self._opened is None:
-                    raise BitnetError("this model is closed")
-                yield self._opened
+                yield self._open()
             finally:
                 self._owner = 0
+
+    def _open(self) -> OpenModel:
+        if self._opened is None:
+            raise BitnetError("this model is closed")
+        return self._opened
 
     def generate(
         self,
@@ -138,25 +124,43 @@ class Model:
         top_p: float = 0.95,
         min_p: float = 0.05,
         repeat_penalty: float = 1.0,
+        repeat_last_n: int = 64,
+        presence_penalty: float = 0.0,
+        frequency_penalty: float = 0.0,
+        mirostat: int = 0,
+        mirostat_tau: float = 5.0,
+        mirostat_eta: float = 0.1,
         seed: int = -1,
+        stop: str | Sequence[str] = (),
         ignore_eos: bool = False,
+        logprobs: int | None = None,
+        lookup: int = 0,
     ) -> Generation:
         """Continue a text, or token ids: yields pieces of text as they come.
 
         max_tokens   -1: until the context is full
         temperature  0: always the likeliest token
         seed         same seed, same text; -1: random (`Generation.seed` tells which)
-        ignore_eos   go on after the token that ends a text
+        stop         strings that end the text; nothing of them is yielded
+        ignore_eos   never choose a token that ends the text
+        logprobs     also the log-probability of every token, and of so many of the likeliest ones
+        lookup       guess at most so many tokens ahead from the text itself: quicker where it repeats itself, and the same text
 
-        What the last call's text begins with alike is not computed again. UsageError: a value out of range.
+        The others are what the options of `bitnet run` with these names are. What the last call's text begins with alike is not computed
+        again. UsageError: a value out of range.
         """
         if max_tokens < -1:
             raise UsageError("max_tokens must be -1 or more")
+        if lookup < 0 or (logprobs is not None and logprobs < 0):
+            raise UsageError("lookup and logprobs must be 0 or more")
         if self.config.pooling is not None:
             raise UsageError(f"{self.path}: {NO_TEXT}")
-        sampling = Sampling(temperature, top_k, top_p, min_p, repeat_penalty, seed)
-        ends = frozenset() if ignore_eos else frozenset(self.tokenizer.eos_ids)
-        return Generation(self, self._ids(prompt), max_tokens, Sampler(sampling), ends)
+        penalties = {"repeat_last_n": repeat_last_n, "presence_penalty": presence_penalty, "frequency_penalty": frequency_penalty}
+        surprise = {"mirostat": mirostat, "mirostat_tau": mirostat_tau, "mirostat_eta": mirostat_eta}
+        sampling = Sampling(temperature, top_k, top_p, min_p, repeat_penalty, seed, **penalties, **surprise)  # type: ignore[arg-type]
+        stops = [stop] if isinstance(stop, str) else list(stop)
+        request = Request(max_tokens, stops, None, ignore_eos, logprobs, lookup)
+        return Generation(self, self._open(), self._ids(prompt), sampling, request)
 
     def tokenize(self, text: str, *, special: bool = False, bos: bool | None = None) -> list[int]:
         """Token ids of a text. special: names of control tokens in it become those tokens. bos: put the first token; None: as the model."""

@@ -11,7 +11,7 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from types import FrameType
@@ -42,6 +42,8 @@ class Wishes(NamedTuple):
     as_json: bool = False
     quiet: bool = False
     verbose: bool = False
+    draft: int = 0
+    stops: Sequence[str] = ()
 
 
 class _Shown(Protocol):
@@ -77,7 +79,7 @@ class Talk:
     """
 
     def __init__(self, opened: OpenModel, choice: Choice, sampling: Sampling, wishes: Wishes):
-        self.chat = Chat(opened.session, opened.tokenizer, choice.template, shift=wishes.shift)
+        self.chat = Chat(opened.session, opened.tokenizer, choice.template, shift=wishes.shift, draft=wishes.draft, stops=wishes.stops)
         self.chat.system = wishes.system
         self.model = opened.path.stem
         self.sampling = replace(sampling, seed=Sampler(sampling).seed)

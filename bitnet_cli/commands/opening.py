@@ -10,9 +10,9 @@ from bitnet_cli.embedded import DEFAULT_MODEL, EMBEDDED
 from bitnet_cli.errors import UsageError, printable
 from bitnet_cli.model import opening
 from bitnet_cli.model.names import NotHereError, available, find
-from bitnet_cli.model.opening import OpenModel
+from bitnet_cli.model.opening import Engine, OpenModel
 
-__all__ = ["OpenModel", "chosen", "find_model", "list_models", "open_model"]
+__all__ = ["Engine", "OpenModel", "chosen", "find_model", "list_models", "open_model"]
 
 
 def chosen(argument: str | None, option: str | None) -> str | None:
@@ -62,24 +62,12 @@ def _ask(question: str, missing: NotHereError) -> None:
         raise missing
 
 
-def open_model(
-    model: str | None,
-    *,
-    context: int,
-    threads: int,
-    quiet: bool,
-    cache_type: str = "f32",
-    weight_bits: str = "auto",
-    activations: str = "auto",
-) -> OpenModel:
+def open_model(model: str | None, engine: Engine, quiet: bool) -> OpenModel:
     """Open a model (None: the embedded one) ready to run, and say on stderr what the user should know. Close its session after use."""
     if model is None and not quiet:
         about = f"the embedded model {DEFAULT_MODEL} ({EMBEDDED[DEFAULT_MODEL].description})"
         print(f"bitnet: using {about}; choose another with -m MODEL", file=sys.stderr, flush=True)  # noqa: T201
-    path = find_model(model)
-    opened = opening.open_model(
-        path, context=context, threads=threads, cache_type=cache_type, weight_bits=weight_bits, activations=activations
-    )
+    opened = opening.open_model(find_model(model), engine)
     if opened.decoder.note and not quiet:
         print(f"bitnet: warning: {opened.decoder.note}", file=sys.stderr, flush=True)  # noqa: T201
     with compiling(quiet):

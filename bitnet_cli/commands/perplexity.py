@@ -1,11 +1,11 @@
 """`bitnet perplexity`: how well a model predicts a text. The result goes to stdout, progress to stderr."""
 
 import json
-import sys
 import time
 from pathlib import Path
 
-from bitnet_cli.commands.opening import open_model
+from bitnet_cli.commands.opening import Engine, open_model
+from bitnet_cli.commands.reporting import Reporter
 from bitnet_cli.commands.run import read_prompt
 from bitnet_cli.errors import UsageError
 from bitnet_cli.model.perplexity import score
@@ -30,23 +30,15 @@ def perplexity(
     text = read_prompt(None, file)
     if not text:
         raise UsageError("no text: give a file by -f, or a pipe")
-    opened = open_model(model, context=ctx_size, threads=threads, cache_type=cache_type, activations=activations, quiet=quiet)
+    opened = open_model(model, Engine(ctx_size, threads, cache_type, activations=activations), quiet)
     start = time.perf_counter()
-    show = not quiet and sys.stderr.isatty()
-
-    def progress(done: int, total: int) -> None:
-        if show:
-            rate = done / (time.perf_counter() - start)
-            print(f"\r{done} of {total} tokens, {rate:.0f} tokens/s ", end="", file=sys.stderr, flush=True)  # noqa: T201
-
     try:
         ids = opened.tokenizer.encode(text, special=special)
         context = opened.decoder.context
-        result = score(opened.session.emptied(), ids, context, stride or context, progress)
+        with Reporter(quiet).counting("scoring", "tokens") as progress:
+            result = score(opened.session.emptied(), ids, context, stride or context, progress)
     finally:
         opened.session.close()
-        if show:
-            print(file=sys.stderr)  # noqa: T201
     seconds = time.perf_counter() - start
     if as_json:
         numbers = {"perplexity": result.perplexity, "perplexity_error": result.error, "nats": result.nats, "tokens": result.tokens}

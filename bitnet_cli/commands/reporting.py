@@ -8,6 +8,7 @@ import json
 import math
 import sys
 import textwrap
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,8 @@ from bitnet_cli.errors import printable
 Progress = Callable[[str, int, int], None]
 
 
+PATIENCE = 0.5  # seconds before a bar appears
+NARROW = 64  # columns of a terminal
 WIDTH, LABEL = 80, 14  # columns of a report, and of the labels on its left
 
 
@@ -82,10 +85,67 @@ class Reporter:
         if not self.on_terminal:
             yield None
             return
+        with Bar(what, "bytes") as bar:
+            yield lambda _name, done, total: bar.update(done, total)
+
+    @contextlib.contextmanager
+    def counting(self, what: str, unit: str) -> Iterator[Callable[[int, int], None] | None]:
+        """A function of (done, all) for what is counted in `unit`s; None where nobody would see a bar."""
+        if not self.on_terminal:
+            yield None
+            return
+        with Bar(what, unit) as bar:
+            yield bar.update
+
+
+class Bar:
+    """A progress bar on stderr. It appears when something takes longer than PATIENCE, and goes away when all is done.
+
+    unit: `bytes`, or what is counted. In a narrow terminal it has fewer columns; where the cursor cannot move (TERM=dumb), it is not drawn.
+    """
+
+    def __init__(self, what: str, unit: str):
+        self._what, self._unit, self._start = what, unit, time.monotonic()
+        self._bar: Any = None
+        self._task: Any = None
+
+    def __enter__(self) -> "Bar":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stop()
+
+    def update(self, done: int, total: int | None) -> None:
+        """So much is done; total None: of an unknown amount."""
+        if done == total:
+            self._stop()
+            return
+        if self._bar is None:
+            if time.monotonic() - self._start < PATIENCE:
+                return
+            self._show()
+        self._bar.update(self._task, completed=done, total=total)
+
+    def _show(self) -> None:
         from rich.console import Console
         from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
 
-        columns = (TextColumn(what), BarColumn(), DownloadColumn(), TransferSpeedColumn(), TimeRemainingColumn())
-        with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
-            task = bar.add_task(what, total=None)
-            yield lambda _name, done, total: bar.update(task, completed=done, total=total)
+        console = Console(stderr=True)
+        counted = f"{{task.completed:.0f}} of {{task.total:.0f}} {self._unit}"
+        amount = DownloadColumn() if self._unit == "bytes" else TextColumn(counted)
+        columns: list[Any] = [TextColumn(self._what), BarColumn(), amount]
+        if console.width < NARROW:
+            columns = [TextColumn(self._what), TextColumn("{task.percentage:.0f} %")]
+        elif self._unit == "bytes":
+            columns.append(TransferSpeedColumn())
+        if console.width >= NARROW:
+            columns.append(TimeRemainingColumn())
+        self._bar = Progress(*columns, console=console, transient=True, disable=console.is_dumb_terminal)
+        self._task = self._bar.add_task(self._what, total=None)
+        self._bar.start()
+
+    def _stop(self) -> None:
+        if self._bar is not None:
+            self._bar.stop()
+            self._bar = None
+            self._start = math.inf  # it does not come back

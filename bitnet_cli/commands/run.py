@@ -1,26 +1,55 @@
 """`bitnet run`: prompt -> text. The text goes to stdout as it comes, notes and timings to stderr."""
 
+import contextlib
 import sys
 import time
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
+
+from bitnet_kernels import isa
 
 from bitnet_cli.commands import chat as chatting
-from bitnet_cli.commands.opening import open_model
+from bitnet_cli.commands.opening import Engine, OpenModel, open_model
+from bitnet_cli.commands.reporting import Reporter, byte_size, print_json
 from bitnet_cli.errors import BitnetError, UsageError
-from bitnet_cli.model.generate import Timings, generate
+from bitnet_cli.model import prompt_cache
+from bitnet_cli.model.completion import Completion, Request
+from bitnet_cli.model.generate import Timings
+from bitnet_cli.model.logprobs import TokenLogprob
 from bitnet_cli.model.opening import prompt_ids
-from bitnet_cli.model.sampler import Sampler, Sampling
+from bitnet_cli.model.sampler import Sampling
 from bitnet_cli.text.chat_choice import choose
-from bitnet_cli.text.stream import IncrementalDecoder, terminal_safe
+from bitnet_cli.text.stream import terminal_safe
+from bitnet_cli.text.tokenizer import Tokenizer
 
-__all__ = ["Sampling", "run"]
+__all__ = ["Engine", "Prompt", "Request", "Sampling", "Show", "read_prompt", "run", "unescaped"]
 
 MAX_PROMPT_BYTES = 64 << 20
+ESCAPES = {"\\n": "\n", "\\t": "\t", "\\r": "\r", "\\\\": "\\"}
 
 
-def _note(quiet: bool, text: str) -> None:
-    if not quiet:
-        print(text, file=sys.stderr, flush=True)  # noqa: T201
+@dataclass(frozen=True)
+class Prompt:
+    """-p and -f, and what of the command line concerns a chat. template: of the chat, None: the model's."""
+
+    text: str | None = None
+    file: Path | None = None
+    chat: bool = False
+    template: str | None = None
+    wishes: chatting.Wishes = chatting.Wishes()  # noqa: RUF009
+
+
+@dataclass(frozen=True)
+class Show:
+    """What is printed, and where the prompt's KV cache is kept."""
+
+    as_json: bool = False
+    stream: bool = True
+    verbose: bool = False
+    quiet: bool = False
+    prompt_cache: Path | None = None
 
 
 def read_prompt(prompt: str | None, file: Path | None) -> str:
@@ -41,6 +70,16 @@ def read_prompt(prompt: str | None, file: Path | None) -> str:
         raise UsageError(f"the prompt is larger than {MAX_PROMPT_BYTES >> 20} MiB")
     # One line end at the end is the file's or the shell's, not the prompt's: `echo text | bitnet run` should continue the text.
     return data.decode("utf-8", "replace").removesuffix("\n").removesuffix("\r")
+
+
+def unescaped(text: str) -> str:
+    """`text` with \\n, \\t, \\r and \\\\ replaced by what they stand for: a shell makes it hard to type a new line."""
+    out, at = "", 0
+    while at < len(text):
+        two = text[at : at + 2]
+        out += ESCAPES.get(two, text[at])
+        at += 2 if two in ESCAPES else 1
+    return out
 
 
 class Output:
@@ -70,72 +109,165 @@ class Output:
             self.write(prompt)
 
 
-def run(
-    model: str | None,
-    *,
-    prompt: str | None,
-    file: Path | None,
-    n_predict: int,
-    threads: int,
-    ctx_size: int,
-    cache_type: str,
-    weight_bits: str,
-    activations: str,
-    sampling: Sampling,
-    quiet: bool,
-    conversation: bool,
-    chat_template: str | None,
-    chat: chatting.Wishes,
-) -> None:
-    """Generate text, or chat: where `conversation` says so, or where there is no prompt and a chat model on a terminal.
+def run(model: str | None, prompt: Prompt, request: Request, sampling: Sampling, engine: Engine, show: Show) -> None:
+    """Generate text, or chat: where `prompt` says so, or where there is no prompt and a chat model on a terminal.
 
-    Raises BitnetError for what the user must know; see options/ for the options.
+    Raises BitnetError for what the user must know; see options/run.py for the options.
     """
-    if n_predict < -1 or threads < 0 or ctx_size < 0:
-        raise UsageError("-n must be -1 or more, -t and -c 0 or more")
-    alone = prompt is None and file is None and sys.stdin.isatty() and sys.stdout.isatty()
-    wants_stdin = prompt is None and file is None and conversation
-    text = "" if alone or wants_stdin else read_prompt(prompt, file)
+    if request.limit < -1:
+        raise UsageError("-n must be -1 or more")
+    if request.logprobs is not None and not show.as_json:
+        raise UsageError("--logprobs are printed as JSON; add --json")
+    nothing = prompt.text is None and prompt.file is None
+    alone = nothing and sys.stdin.isatty() and sys.stdout.isatty()
+    text = "" if alone or (nothing and prompt.chat) else read_prompt(prompt.text, prompt.file)
     start = time.perf_counter()
-    opened = open_model(
-        model,
-        context=ctx_size,
-        threads=threads,
-        cache_type=cache_type,
-        weight_bits=weight_bits,
-        activations=activations,
-        quiet=quiet,
-    )
-    choice = choose(opened.chat, chat_template) if conversation or alone else None
-    if choice is not None and (conversation or choice.trained):
-        chatting.converse(opened, choice, sampling, chat, text)
-        return
-    tokenizer = opened.tokenizer
-    ids = prompt_ids(tokenizer, text)
-    sampler, timings = Sampler(sampling), Timings()
-    load_seconds = time.perf_counter() - start
-    output, decoded = Output(), IncrementalDecoder(tokenizer, at_start=False)
-    output.echo(text)
+    opened = open_model(model, engine, show.quiet)
     try:
-        for token in generate(opened.session, ids, n_predict, sampler, tokenizer.eos_ids, timings):
-            output.write(decoded.push(token))
-        output.write(decoded.finish() + "\n")
+        choice = choose(opened.chat, prompt.template) if prompt.chat or alone else None
+        if choice is not None and (prompt.chat or choice.trained):
+            _refuse_in_chat(request, show)
+            chatting.converse(opened, choice, sampling, prompt.wishes, text)
+            return
+        ids = prompt_ids(opened.tokenizer, text)
+        if show.prompt_cache is not None and show.prompt_cache.exists():
+            prompt_cache.load(opened, show.prompt_cache)
+        with Reporter(show.quiet).counting("reading the prompt", "tokens") as progress:
+            completion = Completion(opened, ids, sampling, request, progress)
+            _print(opened, text, completion, _keeper(opened, ids, show), time.perf_counter() - start, show)
+    finally:
+        opened.session.close()
+
+
+def _refuse_in_chat(request: Request, show: Show) -> None:
+    given = {
+        "--ignore-eos": request.ignore_eos,
+        "--logprobs": request.logprobs is not None,
+        "--prompt-cache": show.prompt_cache is not None,
+    }
+    for name, there in given.items():
+        if there:
+            raise UsageError(f"{name} is not for a chat")
+
+
+def _keeper(opened: OpenModel, ids: list[int], show: Show) -> Callable[[], None]:
+    """A function to call when the prompt is computed: it saves the KV cache, once, if there is more to save than the file holds."""
+    path, shared = show.prompt_cache, opened.session.shared(ids)
+    done = path is None or (shared == len(ids) and path.exists())
+
+    def keep() -> None:
+        nonlocal done
+        if not done and path is not None:
+            done = True
+            prompt_cache.save(opened, len(ids), path)
+
+    return keep
+
+
+def _print(opened: OpenModel, text: str, completion: Completion, keep: Callable[[], None], load_seconds: float, show: Show) -> None:
+    """The text as it comes, or all of it in the end, or as JSON; then the timings."""
+    output, pieces, finish = Output(), [], ""
+    whole = show.as_json or not show.stream
+    if not show.as_json:
+        output.echo(text)
+    try:
+        for piece in completion:
+            pieces.append(piece)
+            if not whole:
+                output.write(piece)
+            keep()
+        keep()
     except KeyboardInterrupt:
-        output.cut_off()
-        _report(quiet, load_seconds, timings, sampler, "interrupted")
+        finish = "interrupted"
         raise
     except BitnetError:
         output.cut_off()
         raise
+    else:
+        finish = completion.timings.finish
     finally:
-        opened.session.close()
-    _report(quiet, load_seconds, timings, sampler, timings.finish)
+        if finish:
+            with contextlib.suppress(BrokenPipeError) if finish == "interrupted" else contextlib.nullcontext():
+                _finish(opened, completion, "".join(pieces), finish, output, load_seconds, show)
 
 
-def _report(quiet: bool, load_seconds: float, t: Timings, sampler: Sampler, finish: str) -> None:
-    seed = f", seed {sampler.seed}" if sampler.sampling.temperature > 0 else ""
-    _note(
-        quiet,
-        f"bitnet: load {load_seconds:.2f} s, prompt {t.prompt_tokens} tokens at {t.prefill_rate:.1f} tokens/s, "
-        f"{t.new_tokens} new tokens at {t.decode_rate:.1f} tokens/s, {finish}{seed}",
+def _finish(opened: OpenModel, completion: Completion, text: str, finish: str, output: Output, load_seconds: float, show: Show) -> None:
+    """What comes after the last piece of text."""
+    if show.as_json:
+        print_json(_as_json(opened, completion, text, finish, load_seconds))
+    elif not show.stream:
+        output.write(text + "\n")
+    elif finish == "interrupted":
+        output.cut_off()
+    else:
+        output.write("\n")
+    if not show.quiet:
+        _report(opened, completion, finish, load_seconds, show.verbose)
+
+
+def _as_json(opened: OpenModel, completion: Completion, text: str, finish: str, load_seconds: float) -> dict[str, Any]:
+    """Names as in the answers of llama-server's /completion, where it has them."""
+    stopped_by, r = completion.stopped_by, completion.request
+    stop_type = "interrupted" if finish == "interrupted" else "word" if stopped_by else "eos" if finish == "stop" else "limit"
+    logprobs = [_logprob(opened.tokenizer, one) for one in completion.logprobs] if r.logprobs is not None else None
+    return {
+        "model": str(opened.path),
+        "text": text,
+        "ids": completion.ids,
+        "stop_type": stop_type,
+        "stopping_word": stopped_by or "",
+        "seed": completion.seed,
+        "logprobs": logprobs,
+        "timings": timings_json(completion.timings, load_seconds),
+    }
+
+
+def timings_json(t: Timings, load_seconds: float) -> dict[str, float]:
+    """Timings by the names of llama-server: tokens, milliseconds, tokens/s. predicted: without the first token, as its rate is."""
+    decoded = max(t.new_tokens - 1, 0)
+    numbers = {
+        "load_ms": 1e3 * load_seconds,
+        "cache_n": t.cached_tokens,
+        "prompt_n": t.fed_tokens,
+        "prompt_ms": 1e3 * t.prefill_seconds,
+        "prompt_per_token_ms": 1e3 * t.prefill_seconds / max(t.fed_tokens, 1),
+        "prompt_per_second": t.prefill_rate,
+        "predicted_n": t.new_tokens,
+        "predicted_ms": 1e3 * t.decode_seconds,
+        "predicted_per_token_ms": 1e3 * t.decode_seconds / max(decoded, 1),
+        "predicted_per_second": t.decode_rate,
+        "draft_n": t.drafted_tokens,
+        "draft_n_accepted": t.accepted_tokens,
+    }
+    return {name: round(value, 3) if isinstance(value, float) else value for name, value in numbers.items()}
+
+
+def _logprob(tokenizer: Tokenizer, one: TokenLogprob) -> dict[str, Any]:
+    def named(token: int, logprob: float) -> dict[str, Any]:
+        data = tokenizer.token_bytes(token) if token < tokenizer.vocab_size else b""
+        return {"id": token, "token": data.decode("utf-8", "replace"), "bytes": list(data), "logprob": logprob}
+
+    return named(one.id, one.logprob) | {"top_logprobs": [named(token, logprob) for token, logprob in one.top]}
+
+
+def _report(opened: OpenModel, completion: Completion, finish: str, load_seconds: float, verbose: bool) -> None:
+    t, sampling = completion.timings, completion.sampling
+    lines = []
+    if verbose:
+        decoder = opened.decoder
+        lines = [
+            f"model {opened.path}, {decoder.config.architecture}, activations {decoder.scheme}",
+            f"{decoder.threads} threads, {isa.chosen()}; context {decoder.context}, KV cache {decoder.cache_type}, "
+            f"{byte_size(decoder.cache_bytes())} when full",
+            f"prompt {1e3 * t.prefill_seconds:.1f} ms, {t.cached_tokens} tokens from the cache; new tokens {1e3 * t.decode_seconds:.1f} ms",
+        ]
+    cached = f" ({t.cached_tokens} cached)" if t.cached_tokens else ""
+    drafts = f", {t.accepted_tokens} of {t.drafted_tokens} guesses right" if t.drafted_tokens else ""
+    stopped = f"stop string {completion.stopped_by!r}" if completion.stopped_by else finish
+    lines.append(
+        f"load {load_seconds:.2f} s, prompt {t.prompt_tokens} tokens{cached} at {t.prefill_rate:.1f} tokens/s, "
+        f"{t.new_tokens} new tokens at {t.decode_rate:.1f} tokens/s{drafts}, {stopped}"
+        + (f", seed {completion.seed}" if sampling.temperature > 0 else "")
     )
+    for line in lines:
+        print(f"bitnet: {line}", file=sys.stderr, flush=True)  # noqa: T201

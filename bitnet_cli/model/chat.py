@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Generator, Iterable, Sequence
 
 from bitnet_cli.errors import UsageError
-from bitnet_cli.model.generate import Timings, generate
+from bitnet_cli.model.generate import Plan, Timings, generate
 from bitnet_cli.model.sampler import Sampler
 from bitnet_cli.model.session import Progress, Session
 from bitnet_cli.text.chat_templates import Message, Template, encode_chat, end_ids
@@ -30,12 +30,25 @@ class Chat:
     messages  the whole conversation, a system message first if there is one
     first     index of the oldest turn that the model still sees
     shift     whether the oldest turns may be left out
+    draft     tokens that prompt lookup guesses ahead at most; 0: none
+    stops     strings that end an answer, beside those of the template
     """
 
-    def __init__(self, session: Session, tokenizer: Tokenizer, template: Template, *, shift: bool = True, messages: Iterable[Message] = ()):
+    def __init__(
+        self,
+        session: Session,
+        tokenizer: Tokenizer,
+        template: Template,
+        *,
+        shift: bool = True,
+        messages: Iterable[Message] = (),
+        draft: int = 0,
+        stops: Iterable[str] = (),
+    ):
         self.session, self.tokenizer, self.template, self.shift = session, tokenizer, template, shift
         self.messages = list(messages)
         self.first = 0
+        self.draft, self.stops = draft, tuple(stops)
         self.finish = ""  # of the last answer: stop, length, interrupted
         self._ends = end_ids(tokenizer)
 
@@ -86,7 +99,7 @@ class Chat:
         t = timings if timings is not None else Timings()
         prompt = self._fitted(limit)
         ids: list[int] = []
-        words = _Words(self.template.stops)
+        words = _Words([*self.template.stops, *self.stops])
         self.finish = "interrupted"
         try:
             yield from self._written(prompt, ids, limit, sampler, words, t, progress)
@@ -99,9 +112,13 @@ class Chat:
         self, prompt: list[int], ids: list[int], limit: int, sampler: Sampler, words: _Words, t: Timings, progress: Progress | None
     ) -> Generator[str, None, None]:
         """Generates into `ids` and `words`. Where the context gets full in the middle, goes on with fewer old turns."""
+
+        def plan() -> Plan:
+            return Plan(limit if limit < 0 else limit - len(ids), self._ends, self.draft, progress)
+
         decoded = IncrementalDecoder(self.tokenizer, at_start=False)
         while True:
-            for token in generate(self.session, prompt, limit if limit < 0 else limit - len(ids), sampler, self._ends, t, progress):
+            for token in generate(self.session, prompt, sampler, plan(), t):
                 ids.append(token)
                 yield words.push(decoded.push(token))
                 if words.stopped:

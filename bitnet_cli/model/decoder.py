@@ -9,6 +9,7 @@ import os
 import time
 import weakref
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 from bitnet_kernels import arrays, kv_cache
@@ -38,6 +39,8 @@ class Decoder:
     context    most tokens that fit
     scheme     what is done to the inputs of projections, a name of activations.SCHEMES
     note       what a user should know of that, or None
+    batch      most tokens of one step
+    threads    how many compute
     """
 
     def __init__(
@@ -72,7 +75,7 @@ class Decoder:
         self.note = post_hoc_note(c.trained_scheme, self.scheme)
         self._refuse_too_large()
         self.position = 0
-        self._threads, self._planes_built, self._columns_decided = threads, False, False
+        self.threads, self._planes_built, self._columns_decided = threads, False, False
         cos, sin = rope_tables(file, c, self.context)
         self._sizes = sizes_of(file, c, self.scheme)
         weights = load_weights(file, c, cos, sin)
@@ -83,7 +86,8 @@ class Decoder:
         self._embedding = embedding_info(file)
         self._head_bytes = head_info(file).nbytes
         self._cache = kv_cache.new_cache(c.layers, c.kv_heads, c.head_dim, self.context, cache_type)
-        self._chunk = min(CHUNK, self.context)
+        self.batch = self._chunk = min(CHUNK, self.context)
+        self._batched = 0
         self._scratch = arrays.new_scratch(self._sizes, self._chunk, self.context, threads)
         if len(self._weights.planes.scales) and os.name != "nt":
             self._weights.head_file[0] = descriptor = file.descriptor()
@@ -154,6 +158,11 @@ class Decoder:
         states[:] = before
         return seconds
 
+    def cache_parts(self, positions: int) -> list[NDArray[Any]]:
+        """The KV cache of the first `positions` tokens, as views of its arrays: what is written there is what the decoder holds."""
+        lengths = {"keys": -(-positions // 16), "first_key": None, "first_value": None}  # keys lie in blocks of 16 positions
+        return [array[:, :, : lengths.get(name, positions)] for name, array in self._cache._asdict().items()]
+
     def head_rows(self) -> NDArray[np.int64]:
         """Rows of the head read by all searches for top logits: upper four bits, next two, last two, exact. (4,)."""
         rows: NDArray[np.int64] = self._scratch.head_counts.sum(0)
@@ -183,6 +192,22 @@ class Decoder:
                 progress(start + len(part), len(ids))
         return self._scratch.logits
 
+    def feed_batch(self, ids: Sequence[int]) -> None:
+        """Append tokens, at most `batch` of them, in one step and without logits; `logits_of` gives those of any."""
+        self._check(ids)
+        if len(ids) > self.batch:
+            raise ValueError(f"{len(ids)} tokens in one step, expected at most {self.batch}")
+        self._layers(ids, want_logits=False)
+        self._batched = len(ids)
+
+    def logits_of(self, row: int, top: int = 0) -> NDArray[np.float32]:
+        """Logits after token `row` of the last `feed_batch`, the same as `feed` gives of one token after the other; top: as there."""
+        if not 0 <= row < self._batched:
+            raise ValueError(f"row {row} of a batch of {self._batched} tokens")
+        layers = self.config.layers
+        self._team.run(row + 1, self.position, layers, layers, True, self._top(top))
+        return self._scratch.logits
+
     def states(self, ids: Sequence[int]) -> NDArray[np.float32]:
         """As `feed`, but what the head would see of every token, after the output norm: (len(ids), hidden) float32, a new array."""
         self._check(ids)
@@ -210,7 +235,7 @@ class Decoder:
         if not 0 < top <= arrays.MAX_TOP or not len(self._weights.planes.scales):
             return 0
         if not self._planes_built:
-            build_planes(self._sizes, self._weights, self._threads)
+            build_planes(self._sizes, self._weights, self.threads)
             self._planes_built = True
         return min(top, self.config.vocab)
 
@@ -219,7 +244,7 @@ class Decoder:
         self._decoded += 1
         if self._base3.shapes and self._decoded > self._base3.after:
             plan, self._base3 = self._base3, self._base3._replace(shapes=())
-            base3_rows.build(self._weights, plan, self._threads, self._path)
+            base3_rows.build(self._weights, plan, self.threads, self._path)
 
     def _perhaps_build_columns(self) -> None:
         """Once, after a few decoded tokens: store `down` by columns where enough of the tokens' hidden units were zero."""
@@ -228,7 +253,7 @@ class Decoder:
         self._columns_decided = True
         enough = columns.SPARSE_BESIDE_BASE3 if self._weights.base3_built[0] else columns.SPARSE
         if len(self._weights.columns) and self.skipped_share() >= enough:
-            columns.build_columns(self._sizes, self._weights, self._threads)
+            columns.build_columns(self._sizes, self._weights, self.threads)
 
     def skipped_columns_share(self) -> float:
         """Share of the columns that decode did not read where it read `down` by columns; 0 where it never did."""
@@ -260,7 +285,7 @@ class Decoder:
 
     def _layers(self, ids: Sequence[int], want_logits: bool, top: int = 0) -> None:
         """Run at most one chunk through all layers and count it as fed."""
-        c, count = self.config, len(ids)
+        c, count, self._batched = self.config, len(ids), 0
         for row, token in enumerate(ids):
             kind = HEAD_KINDS[self._embedding.type]
             state = dense.rows(self._weights.head, self._embedding.offset, kind, token, token + 1, c.hidden)[0]

@@ -4,11 +4,17 @@
 """
 
 import time
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 
+import numpy as np
+from numpy.typing import NDArray
+
+from bitnet_cli.model.lookup import Lookup
 from bitnet_cli.model.sampler import Sampler
 from bitnet_cli.model.session import Progress, Session
+
+Watch = Callable[[NDArray[np.float32], int], None]  # (all logits, the token that was chosen from them)
 
 
 @dataclass
@@ -18,6 +24,8 @@ class Timings:
     new_tokens: int = 0
     prefill_seconds: float = 0.0
     decode_seconds: float = 0.0
+    drafted_tokens: int = 0  # guessed by prompt lookup
+    accepted_tokens: int = 0  # of these, right
     finish: str = "length"  # "stop": the model ended the text; "length": n or the context is used up
 
     @property
@@ -36,33 +44,96 @@ class Timings:
         return (self.new_tokens - 1) / self.decode_seconds if self.new_tokens > 1 and self.decode_seconds else 0.0
 
 
-def generate(
-    session: Session,
-    prompt: Sequence[int],
-    limit: int,
-    sampler: Sampler,
-    stop: Collection[int],
-    timings: Timings | None = None,
-    progress: Progress | None = None,
-) -> Iterator[int]:
-    """Yield at most `limit` new tokens (-1: until the context is full) after `prompt`, up to but without a token of `stop`.
+@dataclass(frozen=True)
+class Plan:
+    """How far to go.
 
-    What the session holds of the prompt is not computed again. progress: as Session.prefill.
+    limit     new tokens at most; -1: until the context is full
+    ends      tokens that end the text; they are not yielded
+    draft     tokens that prompt lookup (lookup.py) guesses ahead at most; 0: none
+    progress  as Session.prefill
+    watch     sees all logits and the token of every choice, but not of one that ends the text
     """
+
+    limit: int
+    ends: Collection[int] = ()
+    draft: int = 0
+    progress: Progress | None = None
+    watch: Watch | None = None
+
+
+def generate(session: Session, prompt: Sequence[int], sampler: Sampler, plan: Plan, timings: Timings | None = None) -> Iterator[int]:
+    """Yield the tokens that follow `prompt`. What the session holds of the prompt is not computed again."""
     t = timings if timings is not None else Timings()
+    ahead = _Ahead(session, plan.draft, t)
     start = time.perf_counter()
     sampler.observe(prompt)
-    logits, fed = session.prefill(prompt, sampler.top, progress)
+    logits, fed = session.prefill(prompt, 0 if plan.watch else sampler.top, plan.progress)
+    ahead.begin(prompt)
     t.prompt_tokens, t.cached_tokens, t.prefill_seconds = len(prompt), len(prompt) - fed, time.perf_counter() - start
-    while limit < 0 or t.new_tokens < limit:
-        token = sampler.choose(logits, session.position)
-        if token in stop:
-            t.finish = "stop"
-            return
-        t.new_tokens += 1
-        yield token
-        if t.new_tokens == limit or session.position == session.context:
-            return
-        start = time.perf_counter()
-        logits = session.feed([token], sampler.top)
-        t.decode_seconds += time.perf_counter() - start
+    try:
+        while plan.limit < 0 or t.new_tokens < plan.limit:
+            token = sampler.choose(logits, ahead.position)
+            if token in plan.ends:
+                t.finish = "stop"
+                return
+            if plan.watch:
+                plan.watch(logits, token)
+            t.new_tokens += 1
+            yield token
+            if t.new_tokens == plan.limit or ahead.position == session.context:
+                return
+            start = time.perf_counter()
+            room = plan.limit - t.new_tokens if plan.limit >= 0 else session.context
+            logits = ahead.after(token, room, 0 if plan.watch else sampler.top)
+            t.decode_seconds += time.perf_counter() - start
+    finally:
+        ahead.settle()
+
+
+class _Ahead:
+    """Logits of the token after another one: from one step for each, or from a step that computed a whole draft.
+
+    A draft is fed together with the token before it. It counts as far as the tokens that are then chosen are the drafted ones; the rest
+    is cut off again. Tokens are chosen from the same logits, by the same random numbers in the same order, as without drafts.
+    """
+
+    def __init__(self, session: Session, most: int, timings: Timings):
+        self._session, self._timings = session, timings
+        self._lookup = Lookup(most) if most else None
+        self._draft: Sequence[int] = ()  # of the last step
+        self._right = 0  # of these, chosen too
+        self.position = 0  # tokens of the text so far that are computed
+
+    def begin(self, prompt: Sequence[int]) -> None:
+        """The prompt is computed."""
+        self.position = len(prompt)
+        if self._lookup:
+            self._lookup.extend(prompt)
+
+    def after(self, token: int, room: int, top: int) -> NDArray[np.float32]:
+        """The text goes on with `token`: logits of the one after it. room: tokens that may still come; top: as Decoder.feed."""
+        if self._lookup:
+            self._lookup.extend([token])
+        if self._right < len(self._draft):
+            if token == self._draft[self._right]:
+                self._right += 1
+                self.position += 1
+                self._timings.accepted_tokens += 1
+                return self._session.logits_of(self._right, top)
+            self.settle()
+        if self._lookup:
+            self._draft, self._right = self._lookup.draft(min(room, self._session.context - self.position) - 1), 0
+        self.position += 1
+        if not self._draft:
+            return self._session.feed([token], top)
+        self._timings.drafted_tokens += len(self._draft)
+        self._session.feed_batch([token, *self._draft])
+        return self._session.logits_of(0, top)
+
+    def settle(self) -> None:
+        """Cut off what was drafted and not chosen."""
+        if self._lookup and self._draft:
+            self._lookup.learn(len(self._draft), self._right)
+            self._draft, self._right = (), 0
+            self._session.rewind(min(self.position, self._session.position))

@@ -1,5 +1,6 @@
 """A GGUF file -> what a text needs: its tokenizer and a session. Nothing is compiled yet; `session.decoder.start()` does it."""
 
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -15,30 +16,37 @@ from bitnet_cli.text.chat_choice import ChatFacts, chat_facts
 from bitnet_cli.text.tokenizer import Tokenizer, tokenizer_from_metadata
 
 
+@dataclass(frozen=True)
+class Engine:
+    """How a model runs. context, cache_type, weight_bits, activations: as Decoder. threads: 0 takes the physical cores."""
+
+    context: int = 0
+    threads: int = 0
+    cache_type: str = "f16"
+    weight_bits: str = "auto"
+    activations: str = "auto"
+
+    def __post_init__(self) -> None:
+        if self.threads < 0 or self.context < 0:
+            raise UsageError("threads (-t) and context (-c) must be 0 or more")
+
+
 class OpenModel(NamedTuple):
     path: Path
     tokenizer: Tokenizer
     session: Session
     chat: ChatFacts  # what chat_choice.choose asks for
+    data_start: int  # byte of the file at which tensors begin
 
     @property
     def decoder(self) -> Decoder:
         return self.session.decoder
 
 
-def open_model(
-    path: Path,
-    *,
-    context: int = 0,
-    threads: int = 0,
-    cache_type: str = "f16",
-    weight_bits: str = "auto",
-    activations: str = "auto",
-    embeds: bool = False,
-) -> OpenModel:
-    """Open a model; close its session after use. threads: 0 takes the physical cores; the rest as Decoder.
+def open_model(path: Path, engine: Engine, *, embeds: bool = False) -> OpenModel:
+    """Open a model; close its session after use. embeds: an embedding model is one as well.
 
-    BadFileError, UnsupportedError: the file is damaged, or not a model that runs here. embeds: an embedding model is one as well.
+    BadFileError, UnsupportedError: the file is damaged, or not a model that runs here.
     """
     try:
         isa.chosen()
@@ -48,13 +56,12 @@ def open_model(
             if read_config(gguf).pooling is not None and not embeds:
                 raise UnsupportedError(f"{gguf.path}: {NO_TEXT}")
             chat = chat_facts(gguf.metadata, path)
-            threads = threads or physical_cores()
-            decoder = Decoder(
-                gguf, context=context, threads=threads, cache_type=cache_type, weight_bits=weight_bits, activations=activations
-            )
+            data_start = min(info.offset for info in gguf.tensors.values())
+            threaded = replace(engine, threads=engine.threads or physical_cores())
+            decoder = Decoder(gguf, **asdict(threaded))
     except isa.InstructionSetError as error:
         raise UnsupportedError(str(error)) from None
-    return OpenModel(path, tokenizer, Session(decoder), chat)
+    return OpenModel(path, tokenizer, Session(decoder), chat, data_start)
 
 
 def prompt_ids(tokenizer: Tokenizer, text: str) -> list[int]:

@@ -1,11 +1,12 @@
 """Logits -> the next token. In: (vocab,) float32. Out: a token id.
 
-The chain, in llama.cpp's order: repeat penalty, top-k, top-p, min-p, temperature, draw. Temperature 0 takes the likeliest token.
+The chain, in llama.cpp's order: penalties, top-k, top-p, min-p, temperature, draw. Temperature 0 takes the likeliest token.
+With Mirostat: penalties, temperature, Mirostat, draw.
 """
 
 import math
-from collections import deque
-from collections.abc import Iterable
+from collections import Counter, deque
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 
 import numpy as np
@@ -13,7 +14,8 @@ from numpy.typing import NDArray
 
 from bitnet_cli.errors import BitnetError, UsageError
 
-PENALTY_WINDOW = 64  # tokens that the repeat penalty looks back at
+PENALTY_WINDOW = 64  # tokens that the penalties look back at, unless told otherwise
+COLDEST = 1e-6  # a temperature that divides
 
 
 @dataclass(frozen=True)
@@ -26,6 +28,12 @@ class Sampling:
     min_p: float = 0.05
     repeat_penalty: float = 1.0
     seed: int = -1  # -1: random
+    repeat_last_n: int = PENALTY_WINDOW  # tokens that the penalties look back at; 0: none, -1: all
+    presence_penalty: float = 0.0  # taken off the logit of every recent token
+    frequency_penalty: float = 0.0  # taken off once for each time that the token was there
+    mirostat: int = 0  # 2: Mirostat 2.0 in place of top-k, top-p and min-p
+    mirostat_tau: float = 5.0  # the surprise of a token that is aimed at, bits
+    mirostat_eta: float = 0.1  # how quickly
 
     def __post_init__(self) -> None:
         ranges = (
@@ -35,52 +43,111 @@ class Sampling:
             ("--min-p", self.min_p, 0.0, 1.0),
             ("--repeat-penalty", self.repeat_penalty, 0.01, 100.0),
             ("--seed", self.seed, -1, 2**63 - 1),
+            ("--repeat-last-n", self.repeat_last_n, -1, math.inf),
+            ("--presence-penalty", self.presence_penalty, -100.0, 100.0),
+            ("--frequency-penalty", self.frequency_penalty, -100.0, 100.0),
+            ("--mirostat-tau", self.mirostat_tau, 0.0, 100.0),
+            ("--mirostat-eta", self.mirostat_eta, 0.0, 1.0),
         )
         for name, value, low, high in ranges:
             if not low <= value <= high:  # also true of NaN
                 raise UsageError(f"{name} is {value}, expected {low} to {high}")
+        if self.mirostat not in (0, 2):
+            raise UsageError(f"--mirostat is {self.mirostat}, expected 0 (off) or 2 (Mirostat 2.0)")
+
+    @property
+    def penalises(self) -> bool:
+        """Whether recent tokens change anything."""
+        changes = (self.repeat_penalty, self.presence_penalty, self.frequency_penalty) != (1.0, 0.0, 0.0)
+        return changes and self.repeat_last_n != 0
 
 
 class Sampler:
-    """Chooses tokens of one text. `seed` is the number that makes the same choices again."""
+    """Chooses tokens of one text. `seed` is the number that makes the same choices again. never: ids that are not chosen."""
 
-    def __init__(self, sampling: Sampling):
-        self.sampling = sampling
-        self.seed = sampling.seed if sampling.seed >= 0 else int(np.random.SeedSequence().generate_state(1)[0])
+    def __init__(self, sampling: Sampling, never: Collection[int] = ()):
+        self.sampling = s = sampling
+        self.seed = s.seed if s.seed >= 0 else int(np.random.SeedSequence().generate_state(1)[0])
         self._random = np.random.Generator(np.random.PCG64(self.seed))
-        self._recent: deque[int] = deque(maxlen=PENALTY_WINDOW)
+        self._window: deque[int] = deque(maxlen=s.repeat_last_n if s.repeat_last_n >= 0 else None)
+        self._recent: Counter[int] = Counter()  # of the tokens in the window, where they matter
+        self._never = np.array(sorted(never), np.int64)
+        self._most_surprise = 2 * s.mirostat_tau  # Mirostat's mu, bits
 
     @property
     def top(self) -> int:
-        """How many of the largest logits decide the choice, 0 where all do: `choose` takes minus infinity for any other.
+        """How many of the largest logits decide the next choice, 0 where all do: `choose` takes minus infinity for any other.
 
-        A repeat penalty over 1 only lowers logits, of at most PENALTY_WINDOW tokens: what is then largest was among so many more.
+        Penalties that only lower logits move the recent tokens and no others: what is then largest was among so many more. So it is with
+        tokens that are never chosen. A penalty that raises logits could raise any recent one, and Mirostat needs all probabilities.
         """
         s = self.sampling
         count = 1 if s.temperature == 0 else s.top_k
-        if count == 0 or s.repeat_penalty < 1.0:
+        if count == 0 or (s.mirostat and s.temperature > 0):
             return 0
-        return count if s.repeat_penalty == 1.0 else count + PENALTY_WINDOW
+        if s.penalises:
+            if s.repeat_penalty < 1.0 or s.presence_penalty < 0 or s.frequency_penalty < 0:
+                return 0
+            count += len(self._recent)
+        return count + len(self._never)
 
     def observe(self, ids: Iterable[int]) -> None:
-        """Count tokens of the prompt as recent, for the repeat penalty."""
-        self._recent.extend(ids)
+        """Count tokens of the prompt as recent, for the penalties."""
+        if self.sampling.penalises:
+            for token in ids:
+                self._remember(token)
 
     def choose(self, logits: NDArray[np.float32], position: int = 0) -> int:
         """The token for `position`; counted as recent. BitnetError where the logits are not finite."""
         # With a top, minus infinity stands for logits that do not matter: a few of 100,000 are left, NaN among them.
-        ids = np.flatnonzero(logits != -np.inf) if self.top else np.arange(len(logits))
-        if self.top:
+        top = self.top
+        ids = np.flatnonzero(logits != -np.inf) if top else np.arange(len(logits))
+        if top:
             logits = logits[ids]
         if not len(logits) or not math.isfinite(float(logits.max()) - float(logits.min())):
             raise BitnetError(f"the model produced logits that are not finite, at position {position}")
         s = self.sampling
-        if s.repeat_penalty != 1.0 and self._recent:
-            recent = np.flatnonzero(np.isin(ids, np.array(self._recent)))
-            logits = _penalised(logits, recent, np.float32(s.repeat_penalty))
-        token = int(ids[logits.argmax() if s.temperature == 0 or s.top_k == 1 else self._draw(logits)])
-        self._recent.append(token)
+        if len(self._never):
+            allowed = ~np.isin(ids, self._never)
+            ids, logits = ids[allowed], logits[allowed]
+        if s.penalises and self._recent:
+            logits = self._penalised(logits, ids)
+        if s.temperature == 0 or (s.top_k == 1 and not s.mirostat):
+            token = int(ids[logits.argmax()])
+        else:
+            token = int(ids[self._draw_by_surprise(logits) if s.mirostat else self._draw(logits)])
+        if s.penalises:
+            self._remember(token)
         return token
+
+    def _remember(self, token: int) -> None:
+        if len(self._window) == self._window.maxlen:
+            oldest = self._window[0]
+            self._recent[oldest] -= 1
+            if not self._recent[oldest]:
+                del self._recent[oldest]
+        self._window.append(token)
+        self._recent[token] += 1
+
+    def _penalised(self, logits: NDArray[np.float32], ids: NDArray[np.int64]) -> NDArray[np.float32]:
+        """Logits of `ids` (in order), lower or higher where the token is recent.
+
+        Repeat penalty: positive ones are divided, negative ones multiplied (arXiv 1909.05858, section 4.1). Presence and frequency: as
+        the OpenAI API documents them, logit - count * frequency - (count > 0) * presence.
+        """
+        s = self.sampling
+        recent = np.array(sorted(self._recent), np.int64)
+        places = np.searchsorted(ids, recent)
+        there = places < len(ids)
+        there[there] = ids[places[there]] == recent[there]
+        recent, places = recent[there], places[there]
+        logits, penalty = logits.copy(), np.float32(s.repeat_penalty)
+        values = logits[places]
+        if s.repeat_penalty != 1.0:
+            values = np.where(values > 0, values / penalty, values * penalty)
+        counts = np.array([self._recent[token] for token in recent.tolist()], np.float32)
+        logits[places] = values - counts * np.float32(s.frequency_penalty) - np.float32(s.presence_penalty)
+        return logits
 
     def _draw(self, logits: NDArray[np.float32]) -> int:
         s = self.sampling
@@ -92,17 +159,27 @@ class Sampler:
         keep = (np.cumsum(probabilities) - probabilities < s.top_p) & (weights >= s.min_p)
         keep[0] = True
         ids, values = ids[keep], values[keep]
-        weights = np.exp((values - values[0]) / max(s.temperature, 1e-6))
+        return int(ids[self._pick(np.exp((values - values[0]) / max(s.temperature, COLDEST)))])
+
+    def _draw_by_surprise(self, logits: NDArray[np.float32]) -> int:
+        """Mirostat 2.0 (arXiv 2007.14966): tokens with more surprise than mu are cut off, and mu follows the surprise of what was drawn.
+
+        Surprise is -log2 of the probability before the cut, as the paper defines it (S in its algorithm 1).
+        """
+        s = self.sampling
+        ids = _largest(logits, 0)
+        values = logits[ids].astype(np.float64) / max(s.temperature, COLDEST)
+        weights = np.exp(values - values[0])
+        surprise = (values[0] - values + math.log(weights.sum())) / math.log(2)
+        count = max(int(np.searchsorted(surprise, self._most_surprise, side="right")), 1)
+        drawn = self._pick(weights[:count])
+        self._most_surprise -= s.mirostat_eta * (float(surprise[drawn]) - s.mirostat_tau)
+        return int(ids[drawn])
+
+    def _pick(self, weights: NDArray[np.float64]) -> int:
+        """A place, drawn by weight: the one random number that a choice takes."""
         edges = np.cumsum(weights)
-        return int(ids[min(np.searchsorted(edges, self._random.random() * edges[-1], side="right"), len(ids) - 1)])
-
-
-def _penalised(logits: NDArray[np.float32], recent: NDArray[np.int64], penalty: np.float32) -> NDArray[np.float32]:
-    """Divide positive logits of recent tokens by the penalty and multiply negative ones (arXiv 1909.05858, section 4.1)."""
-    logits = logits.copy()
-    values = logits[recent]
-    logits[recent] = np.where(values > 0, values / penalty, values * penalty)
-    return logits
+        return min(int(np.searchsorted(edges, self._random.random() * edges[-1], side="right")), len(weights) - 1)
 
 
 def _largest(logits: NDArray[np.float32], count: int) -> NDArray[np.intp]:

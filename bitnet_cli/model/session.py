@@ -4,7 +4,8 @@
 Ctrl-C or an error in the middle, the session holds exactly the tokens that were computed, and goes on from there.
 """
 
-from collections.abc import Callable, Sequence
+import contextlib
+from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -63,13 +64,33 @@ class Session:
 
     def feed(self, ids: Sequence[int], top: int = 0, progress: Progress | None = None) -> NDArray[np.float32]:
         """Append tokens, as Decoder.feed."""
+        with self._holding(ids):
+            return self.decoder.feed(ids, top, progress)
+
+    def feed_batch(self, ids: Sequence[int]) -> None:
+        """Append tokens, as Decoder.feed_batch; `logits_of` then gives the logits of any of them."""
+        with self._holding(ids):
+            self.decoder.feed_batch(ids)
+
+    def logits_of(self, row: int, top: int = 0) -> NDArray[np.float32]:
+        """As Decoder.logits_of."""
+        return self.decoder.logits_of(row, top)
+
+    @contextlib.contextmanager
+    def _holding(self, ids: Sequence[int]) -> Iterator[None]:
+        """`ids` are computed in the body: count those that are, whatever ends it."""
         # Ctrl-C can come between any two lines here. What the decoder has counted is computed, and no other token stays.
         del self._ids[self.decoder.position :]
         try:
             self._ids += ids
-            return self.decoder.feed(ids, top, progress)
+            yield
         finally:
             del self._ids[self.decoder.position :]
+
+    def adopt(self, ids: Sequence[int]) -> None:
+        """The decoder's cache was filled with these tokens from elsewhere."""
+        self.decoder.position = len(ids)
+        self._ids = list(ids)
 
     def rewind(self, position: int) -> None:
         """Forget every token from `position` on."""

@@ -1,15 +1,21 @@
 """Options of `bitnet run` that concern a chat."""
 
+from dataclasses import dataclass
+from functools import partial
 from typing import Annotated
 
 import typer
+
+_chat = partial(typer.Option, rich_help_panel="Chat")
 
 CHAT_HELP = "Chat. -p is then the system message, or with -sys the first message."
 TEMPLATE_HELP = "Chat format: a built-in one, `model` (the file's own) or a Jinja file."
 SHIFT_HELP = "When the context is full: leave out the oldest turns, or refuse."
 
-ConversationOption = Annotated[bool, typer.Option("-cnv", "--conversation", "--chat", help=CHAT_HELP)]
-SystemOption = Annotated[str | None, typer.Option("-sys", "--system-prompt", help="System message of the chat; means -cnv.")]
-TemplateOption = Annotated[str | None, typer.Option("--chat-template", metavar="NAME|FILE", help=TEMPLATE_HELP)]
-ShiftOption = Annotated[bool, typer.Option("--context-shift/--no-context-shift", help=SHIFT_HELP)]
-VerboseOption = Annotated[bool, typer.Option("--verbose", help="In a chat: format, tokens and speed on stderr.")]
+
+@dataclass(frozen=True)
+class Conversation:
+    conversation: Annotated[bool, _chat("-cnv", "--conversation", "--chat", help=CHAT_HELP)] = False
+    system: Annotated[str | None, _chat("-sys", "--system-prompt", help="System message of the chat; means -cnv.")] = None
+    chat_template: Annotated[str | None, _chat("--chat-template", metavar="NAME|FILE", help=TEMPLATE_HELP)] = None
+    context_shift: Annotated[bool, _chat("--context-shift/--no-context-shift", help=SHIFT_HELP)] = True

@@ -1,13 +1,21 @@
-"""Options of `bitnet run`."""
+"""Options of `bitnet run`, in the groups that its help shows."""
 
+from dataclasses import dataclass
 from enum import Enum
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from bitnet_cli.options.chat import ConversationOption, ShiftOption, SystemOption, TemplateOption, VerboseOption
+from bitnet_cli.options.chat import Conversation
+from bitnet_cli.options.groups import grouped
 from bitnet_cli.options.shared import ACTIVATIONS_HELP, CACHE_HELP, Activations, CacheType, ModelArgument, ModelOption
+
+_text = partial(typer.Option, rich_help_panel="Text")
+_choice = partial(typer.Option, rich_help_panel="Choice of tokens")
+_engine = partial(typer.Option, rich_help_panel="Memory and speed")
+_output = partial(typer.Option, rich_help_panel="Output")
 
 
 class WeightBits(str, Enum):
@@ -16,58 +24,107 @@ class WeightBits(str, Enum):
     less = "1.6"
 
 
+@dataclass(frozen=True)
+class Text:
+    """What to continue, and how far."""
+
+    prompt: Annotated[str | None, _text("-p", "--prompt", help="Text to continue. '-' or a pipe: read it from stdin.")] = None
+    file: Annotated[Path | None, _text("-f", "--file", help="Read the prompt from this file.")] = None
+    n_predict: Annotated[
+        int | None, _text("-n", "--n-predict", "--max-tokens", help="Tokens to write, at most; -1: no limit. 128, none in a chat.")
+    ] = None
+    stop: Annotated[
+        list[str] | None,
+        _text("--stop", "-r", "--reverse-prompt", help="End before this text; may be repeated. \\n: a new line."),
+    ] = None
+    ignore_eos: Annotated[bool, _text("--ignore-eos", help="Never choose a token that ends the text.")] = False
+
+
+@dataclass(frozen=True)
+class Choice:
+    """How to choose tokens."""
+
+    temperature: Annotated[float, _choice("--temp", "--temperature", help="0: always the likeliest token.")] = 0.8
+    top_k: Annotated[int, _choice("--top-k", help="Keep the k likeliest tokens; 0: all.")] = 40
+    top_p: Annotated[float, _choice("--top-p", help="Keep the likeliest tokens up to this total probability.")] = 0.95
+    min_p: Annotated[float, _choice("--min-p", help="Keep tokens at least this likely, relative to the likeliest.")] = 0.05
+    repeat_penalty: Annotated[float, _choice("--repeat-penalty", help="Above 1: recent tokens become less likely.")] = 1.0
+    repeat_last_n: Annotated[int, _choice("--repeat-last-n", help="How many tokens are recent; 0: none, -1: all.")] = 64
+    presence_penalty: Annotated[float, _choice("--presence-penalty", help="Taken off the logit of each recent token.")] = 0.0
+    frequency_penalty: Annotated[float, _choice("--frequency-penalty", help="Taken off once for each time it was there.")] = 0.0
+    mirostat: Annotated[int, _choice("--mirostat", help="2: Mirostat 2.0 in place of top-k, top-p and min-p; 0: off.")] = 0
+    mirostat_tau: Annotated[float, _choice("--mirostat-tau", "--mirostat-ent", help="Mirostat: surprise aimed at, in bits a token.")] = 5.0
+    mirostat_eta: Annotated[float, _choice("--mirostat-eta", "--mirostat-lr", help="Mirostat: how quickly it adapts.")] = 0.1
+    seed: Annotated[int, _choice("-s", "--seed", help="Same seed, same text; -1: random, and printed.")] = -1
+
+
+@dataclass(frozen=True)
+class Engine:
+    """Memory and speed: the text does not depend on it, or hardly (KV cache)."""
+
+    threads: Annotated[int, _engine("-t", "--threads", help="Threads; 0: physical cores this process may use.")] = 0
+    ctx_size: Annotated[int, _engine("-c", "--ctx-size", help="Context in tokens; 0: 2048, or the model's if smaller.")] = 0
+    cache_type: Annotated[CacheType, _engine("--cache-type", help=CACHE_HELP)] = CacheType.f16
+    activations: Annotated[Activations, _engine("--activations", help=ACTIVATIONS_HELP)] = Activations.auto
+    weights: Annotated[
+        WeightBits,
+        _engine("--weights", help="Bits a weight that each token reads: 2, or 1.6 with more memory. Same text."),
+    ] = WeightBits.auto
+    lookup: Annotated[
+        bool,
+        _engine("--lookup", help="Guess tokens from what the text repeats: quicker for summaries and edits. Same text."),
+    ] = False
+    draft: Annotated[int, _engine("--draft", "--draft-max", min=1, max=64, help="--lookup: most tokens of a guess.")] = 8
+    prompt_cache: Annotated[
+        Path | None,
+        _engine("--prompt-cache", help="Keep what was computed of the prompt in this file, and reuse it."),
+    ] = None
+
+
+@dataclass(frozen=True)
+class Output:
+    """What is printed."""
+
+    as_json: Annotated[bool, _output("--json", help="One JSON object on stdout: text, ids, timings; with --list, the models.")] = False
+    logprobs: Annotated[
+        int | None,
+        _output("--logprobs", min=0, max=1000, help="--json: log-probabilities, with the N likeliest tokens."),
+    ] = None
+    stream: Annotated[bool, _output("--stream/--no-stream", help="Print text as it comes, or all of it at the end.")] = True
+    verbose: Annotated[bool, _output("--verbose", "--show-timings", help="More about model and timings on stderr.")] = False
+    list_models: Annotated[bool, _output("--list", help="List the models on this computer, with their sizes.")] = False
+    quiet: Annotated[bool, _output("-q", "--quiet", help="No notes and timings on stderr.")] = False
+
+
+@grouped
 def run(
+    text: Text,
+    conversation: Conversation,
+    choice: Choice,
+    engine: Engine,
+    output: Output,
     model_argument: ModelArgument = None,
     model: ModelOption = None,
-    prompt: Annotated[str | None, typer.Option("-p", "--prompt", help="Text to continue. '-' or a pipe: read it from stdin.")] = None,
-    file: Annotated[Path | None, typer.Option("-f", "--file", help="Read the prompt from this file.")] = None,
-    n_predict: Annotated[
-        int | None, typer.Option("-n", "--n-predict", "--max-tokens", help="Tokens to write, at most; -1: no limit. 128, none in a chat.")
-    ] = None,
-    conversation: ConversationOption = False,
-    system: SystemOption = None,
-    chat_template: TemplateOption = None,
-    context_shift: ShiftOption = True,
-    verbose: VerboseOption = False,
-    threads: Annotated[int, typer.Option("-t", "--threads", help="Threads; 0: physical cores this process may use.")] = 0,
-    ctx_size: Annotated[int, typer.Option("-c", "--ctx-size", help="Context in tokens; 0: 2048, or the model's if smaller.")] = 0,
-    cache_type: Annotated[CacheType, typer.Option("--cache-type", help=CACHE_HELP)] = CacheType.f16,
-    activations: Annotated[Activations, typer.Option("--activations", help=ACTIVATIONS_HELP)] = Activations.auto,
-    weights: Annotated[
-        WeightBits, typer.Option("--weights", help="Bits a weight that each token reads: 2, or 1.6 with more memory. Same text.")
-    ] = WeightBits.auto,
-    temperature: Annotated[float, typer.Option("--temp", "--temperature", help="0: always the likeliest token.")] = 0.8,
-    top_k: Annotated[int, typer.Option("--top-k", help="Keep the k likeliest tokens; 0: all.")] = 40,
-    top_p: Annotated[float, typer.Option("--top-p", help="Keep the likeliest tokens up to this total probability.")] = 0.95,
-    min_p: Annotated[float, typer.Option("--min-p", help="Keep tokens at least this likely, relative to the likeliest.")] = 0.05,
-    repeat_penalty: Annotated[float, typer.Option("--repeat-penalty", help="Above 1: recent tokens become less likely.")] = 1.0,
-    seed: Annotated[int, typer.Option("-s", "--seed", help="Same seed, same text; -1: random, and printed.")] = -1,
-    list_models: Annotated[bool, typer.Option("--list", help="List the models on this computer, with their sizes.")] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="With --list, or for each answer of a chat: one JSON object on stdout.")] = False,
-    quiet: Annotated[bool, typer.Option("-q", "--quiet", help="No notes and timings on stderr.")] = False,
 ) -> None:
     """Generate text. The text goes to stdout, everything else to stderr."""
     from bitnet_cli.commands import opening
 
-    if list_models:
-        opening.list_models(as_json)
+    if output.list_models:
+        opening.list_models(output.as_json)
         return
+    from dataclasses import asdict
+
     from bitnet_cli.commands import run as command
     from bitnet_cli.commands.chat import Wishes
 
+    stops, c = [command.unescaped(stop) for stop in text.stop or []], conversation
+    draft, limit = engine.draft if engine.lookup else 0, 128 if text.n_predict is None else text.n_predict
+    wishes = Wishes(c.system, text.n_predict, c.context_shift, output.as_json, output.quiet, output.verbose, draft, stops)
     command.run(
         opening.chosen(model_argument, model),
-        prompt=prompt,
-        file=file,
-        n_predict=128 if n_predict is None else n_predict,
-        threads=threads,
-        ctx_size=ctx_size,
-        cache_type=cache_type.value,
-        activations=activations.value,
-        weight_bits=weights.value,
-        sampling=command.Sampling(temperature, top_k, top_p, min_p, repeat_penalty, seed),
-        quiet=quiet,
-        conversation=conversation or system is not None,
-        chat_template=chat_template,
-        chat=Wishes(system, n_predict, context_shift, as_json, quiet, verbose),
+        command.Prompt(text.prompt, text.file, c.conversation or c.system is not None, c.chat_template, wishes),
+        command.Request(limit, stops, None, text.ignore_eos, output.logprobs, draft),
+        command.Sampling(**asdict(choice)),
+        command.Engine(engine.ctx_size, engine.threads, engine.cache_type.value, engine.weights.value, engine.activations.value),
+        command.Show(output.as_json, output.stream, output.verbose, output.quiet, engine.prompt_cache),
     )

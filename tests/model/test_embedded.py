@@ -8,7 +8,7 @@ import pytest
 from bitnet_cli.embedded import EMBEDDED_MODEL
 from bitnet_cli.gguf_file.reader import open_gguf
 from bitnet_cli.model.decoder import Decoder
-from bitnet_cli.model.generate import generate
+from bitnet_cli.model.generate import Plan, generate
 from bitnet_cli.model.perplexity import score
 from bitnet_cli.model.sampler import Sampler, Sampling
 from bitnet_cli.model.session import Session
@@ -34,7 +34,7 @@ def test_greedy_text(opened: tuple[Decoder, Tokenizer], prompt: str) -> None:
     expected = EXPECTED["greedy"][prompt]
     decoder.rewind(0)
     sampler = Sampler(Sampling(temperature=0))
-    assert list(generate(Session(decoder), tokenizer.encode(prompt), len(expected), sampler, stop=())) == expected
+    assert list(generate(Session(decoder), tokenizer.encode(prompt), sampler, Plan(len(expected)))) == expected
 
 
 def test_golden_texts_are_long_enough_to_mean_something() -> None:

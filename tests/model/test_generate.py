@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from bitnet_cli.errors import UsageError
 from bitnet_cli.model import generate as module
-from bitnet_cli.model.generate import Timings, generate
+from bitnet_cli.model.generate import Plan, Timings, generate
 from bitnet_cli.model.sampler import Sampler, Sampling
 from bitnet_cli.model.session import Session
 
@@ -41,7 +41,7 @@ class FakeDecoder:
 
 def run(prompt: list[int], limit: int, stop: tuple[int, ...] = (), **options: Any) -> tuple[list[int], FakeDecoder, Timings]:
     decoder, timings = FakeDecoder(**options), Timings()
-    new = list(generate(Session(decoder), prompt, limit, Sampler(GREEDY), stop, timings))
+    new = list(generate(Session(decoder), prompt, Sampler(GREEDY), Plan(limit, stop), timings))
     return new, decoder, timings
 
 
@@ -103,7 +103,7 @@ def test_a_prompt_that_cannot_be_fed(prompt: list[int]) -> None:
 def test_tokens_come_one_at_a_time() -> None:
     """A reader who stops has paid for no more tokens than it saw."""
     decoder = FakeDecoder()
-    tokens = generate(Session(decoder), [1], -1, Sampler(GREEDY), ())
+    tokens = generate(Session(decoder), [1], Sampler(GREEDY), Plan(-1))
     assert [next(tokens), next(tokens)] == [2, 3]
     assert decoder.fed == [[1], [2]]
     tokens.close()
@@ -112,7 +112,7 @@ def test_tokens_come_one_at_a_time() -> None:
 
 def test_the_prompt_counts_for_the_repeat_penalty() -> None:
     sampler = Sampler(Sampling(temperature=0.0, repeat_penalty=50.0))
-    new = list(generate(Session(FakeDecoder()), [7, 6], 1, sampler, ()))
+    new = list(generate(Session(FakeDecoder()), [7, 6], sampler, Plan(1)))
     assert new == [8]  # 7 is likelier after 6, but it stands in the prompt
 
 
@@ -126,7 +126,7 @@ def test_timings(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr(module.time, "perf_counter", lambda: now)
     decoder, t = FakeDecoder(tick=tick), Timings()
-    for _ in generate(Session(decoder), [5, 6], 4, Sampler(GREEDY), (), t):
+    for _ in generate(Session(decoder), [5, 6], Sampler(GREEDY), Plan(4), t):
         tick(100)
     assert (t.prefill_seconds, t.decode_seconds) == (2.0, 3.0)
     assert (t.prefill_rate, t.decode_rate) == (1.0, 1.0)

@@ -10,7 +10,7 @@ from bitnet_kernels import arrays, isa
 from bitnet_cli.embedded import EMBEDDED_MODEL
 from bitnet_cli.model import head
 from bitnet_cli.model.decoder import Decoder
-from bitnet_cli.model.generate import generate
+from bitnet_cli.model.generate import Plan, generate
 from bitnet_cli.model.sampler import PENALTY_WINDOW, Sampler, Sampling
 from bitnet_cli.model.session import Session
 
@@ -30,7 +30,7 @@ SAMPLINGS = {
 
 def tokens(decoder: Decoder, sampling: Sampling) -> list[int]:
     decoder.rewind(0)
-    return list(generate(Session(decoder), PROMPT, 100, Sampler(sampling), ()))
+    return list(generate(Session(decoder), PROMPT, Sampler(sampling), Plan(100)))
 
 
 @pytest.mark.parametrize("threads", [1, 2, 3])
@@ -69,11 +69,25 @@ def test_logits_that_are_given_are_those_of_the_whole_head(decoder_of: Make, mon
         (Sampling(temperature=0), 1),
         (Sampling(temperature=0, top_k=0), 1),
         (Sampling(repeat_penalty=1.1), 40 + PENALTY_WINDOW),
+        (Sampling(repeat_penalty=1.1, repeat_last_n=10), 50),
+        (Sampling(repeat_penalty=1.1, repeat_last_n=-1), 140),
+        (Sampling(repeat_penalty=1.1, repeat_last_n=0), 40),
+        (Sampling(presence_penalty=0.5), 40 + PENALTY_WINDOW),
+        (Sampling(temperature=0, frequency_penalty=0.5), 1 + PENALTY_WINDOW),
+        (Sampling(frequency_penalty=-0.5), 0),
+        (Sampling(presence_penalty=-0.5, repeat_penalty=1.1), 0),
         (Sampling(temperature=0, repeat_penalty=0.5), 0),
+        (Sampling(mirostat=2), 0),
+        (Sampling(mirostat=2, temperature=0), 1),
     ],
 )
 def test_how_many_logits_a_sampler_looks_at(sampling: Sampling, top: int) -> None:
-    assert Sampler(sampling).top == top
+    """After a prompt of a hundred different tokens. Tokens that are never chosen may stand before those that are."""
+    sampler, without = Sampler(sampling), Sampler(sampling, never=[5, 6, 7])
+    sampler.observe(range(100))
+    without.observe(range(100))
+    assert sampler.top == top
+    assert without.top == (top + 3 if top else 0)
 
 
 def test_small_heads_and_those_with_few_bits_have_no_planes(small_file: Path, decoder_of: Make) -> None:

@@ -26,6 +26,17 @@ def sampling(**values: Any) -> Sampling:
     return Sampling(**{"temperature": 1.0, "top_k": 0, "top_p": 1.0, "min_p": 0.0, "seed": 1, **values})
 
 
+def penalised(logits: NDArray[np.float32], s: Sampling, recent: Sequence[int]) -> NDArray[np.float32]:
+    """One token after the other, in float32 as the sampler."""
+    logits = logits.copy()
+    window = recent[-s.repeat_last_n :] if s.repeat_last_n > 0 else recent if s.repeat_last_n else []
+    for token, count in Counter(window).items():
+        value, penalty = logits[token], np.float32(s.repeat_penalty)
+        value = value / penalty if value > 0 else value * penalty
+        logits[token] = value - np.float32(count) * np.float32(s.frequency_penalty) - np.float32(s.presence_penalty)
+    return logits
+
+
 def twin(logits: NDArray[np.float32], s: Sampling) -> dict[int, float]:
     """Token -> probability: top-k, then top-p, then min-p, then temperature, one at a time over Python lists."""
     order = sorted(range(len(logits)), key=lambda i: (-float(logits[i]), i))
@@ -220,6 +231,12 @@ NAN, INF = float("nan"), float("inf")
         ("min_p", (NAN, INF, -0.1, 1.1)),
         ("repeat_penalty", (NAN, INF, 0.0, -1.0, 1e9)),
         ("seed", (-2, 2**63, 2**64)),
+        ("repeat_last_n", (-2, NAN)),
+        ("presence_penalty", (NAN, INF, -101.0)),
+        ("frequency_penalty", (NAN, -INF, 101.0)),
+        ("mirostat", (1, -1, 3)),
+        ("mirostat_tau", (NAN, -1.0, INF)),
+        ("mirostat_eta", (NAN, -0.1, 1.5)),
     ],
 )
 def test_values_out_of_range(name: str, values: tuple[float, ...]) -> None:
@@ -270,3 +287,96 @@ def test_larger_top_p_keeps_no_fewer_tokens() -> None:
     kept = [set(draws(logits, sampling(top_p=p, temperature=100.0), 1500)) for p in (0.1, 0.4, 0.7, 1.0)]
     assert all(few <= many for few, many in pairwise(kept))
     assert len(kept[0]) < len(kept[1]) < len(kept[2]) < len(kept[3])
+
+
+PENALTIES = [
+    {"repeat_penalty": 1.3},
+    {"presence_penalty": 0.7},
+    {"frequency_penalty": 0.4},
+    {"repeat_penalty": 1.2, "presence_penalty": 0.3, "frequency_penalty": 0.2},
+    {"presence_penalty": -0.7},
+    {"frequency_penalty": -0.4, "repeat_penalty": 1.5},
+    {"repeat_penalty": 0.8},
+    {"frequency_penalty": 0.5, "repeat_last_n": 5},
+    {"frequency_penalty": 0.5, "repeat_last_n": -1},
+    {"frequency_penalty": 0.5, "repeat_last_n": 0},
+]
+
+
+@pytest.mark.parametrize("options", PENALTIES, ids=str)
+def test_penalties_over_a_text(options: dict[str, Any]) -> None:
+    """Greedy choices from logits that hardly change: the penalties decide every one of them."""
+    rng = np.random.default_rng(3)
+    base = rng.normal(0, 1, 60).astype(np.float32)
+    s = sampling(temperature=0.0, **options)
+    sampler, text = Sampler(s), [int(i) for i in rng.integers(0, 60, 90)]
+    sampler.observe(text)
+    for _ in range(150):
+        logits = base + rng.normal(0, 0.1, 60).astype(np.float32)
+        token = sampler.choose(logits)
+        assert token == int(penalised(logits, s, text).argmax())
+        text.append(token)
+
+
+@pytest.mark.parametrize("options", [*PENALTIES, {"mirostat": 2, "mirostat_tau": 2.0}, {}], ids=str)
+@pytest.mark.parametrize("choice", [{"temperature": 0.0}, {"top_k": 5, "temperature": 1.5}], ids=str)
+@pytest.mark.parametrize("never", [(), (3, 17, 18)])
+def test_the_top_decides(options: dict[str, Any], choice: dict[str, Any], never: tuple[int, ...]) -> None:
+    """With minus infinity for all but the `top` largest logits, and all that equal them, the same tokens are chosen as with all."""
+    rng = np.random.default_rng(8)
+    s = sampling(**options, **choice)
+    whole, searched = Sampler(s, never), Sampler(s, never)
+    prompt = [int(i) for i in rng.integers(0, 300, 40)]
+    whole.observe(prompt)
+    searched.observe(prompt)
+    base = np.round(rng.normal(0, 1.5, 300), 1).astype(np.float32)  # many are equal
+    limited = 0
+    for _ in range(120):
+        logits = base + np.round(rng.normal(0, 0.2, 300), 1).astype(np.float32)
+        some, top = logits.copy(), searched.top
+        if top:
+            limited += 1
+            some[some < np.sort(some)[-min(top, 300)]] = -np.inf
+        token = whole.choose(logits)
+        assert searched.choose(some) == token
+        assert token not in never
+    raises = min(options.get("presence_penalty", 0), options.get("frequency_penalty", 0)) < 0 or options.get("repeat_penalty", 1) < 1
+    mirostat = "mirostat" in options and choice["temperature"] > 0
+    assert limited == (0 if raises or mirostat else 120)
+
+
+def test_tokens_that_are_never_chosen() -> None:
+    logits = logits_of([5.0, 4.0, 3.0, 2.0])
+    assert Sampler(sampling(temperature=0.0), never=[0, 1]).choose(logits) == 2
+    found = Counter(Sampler(sampling(temperature=100.0, seed=n), never=[0, 3]).choose(logits) for n in range(60))
+    assert set(found) == {1, 2}
+
+
+def mirostat_twin(logits: NDArray[np.float32], mu: float, temperature: float) -> dict[int, float]:
+    """Token -> probability for one mu, and the surprise of each, by the definition."""
+    weights = [math.exp(float(value) / temperature) for value in logits]
+    p = [weight / sum(weights) for weight in weights]
+    kept = [i for i in range(len(p)) if -math.log2(p[i]) <= mu] or [int(np.argmax(p))]
+    total = sum(p[i] for i in kept)
+    return {i: p[i] / total for i in kept}
+
+
+@pytest.mark.parametrize(("tau", "temperature"), [(3.0, 1.0), (1.0, 0.7), (0.05, 1.0), (9.0, 1.0)])
+def test_mirostat_draws_what_is_not_too_surprising(tau: float, temperature: float) -> None:
+    logits = np.random.default_rng(4).normal(0, 1.5, 40).astype(np.float32)
+    s = sampling(mirostat=2, mirostat_tau=tau, mirostat_eta=0.0, temperature=temperature)  # eta 0: mu stays 2 tau
+    expected = mirostat_twin(logits, 2 * tau, temperature)
+    found = draws(logits, s, 4000)
+    assert set(found) <= set(expected)
+    assert chi_square(found, expected) < 5
+
+
+@pytest.mark.parametrize("tau", [3.0, 4.0, 6.0])
+def test_mirostat_keeps_the_surprise(tau: float) -> None:
+    """arXiv 2007.14966: the mean surprise of what is drawn comes to tau, of a distribution that can have it."""
+    logits = (3 - 1.2 * np.log(np.arange(1, 5001))).astype(np.float32)  # Zipf, as words are
+    p = np.exp(logits.astype(np.float64))
+    surprise = -np.log2(p / p.sum())
+    sampler = Sampler(sampling(mirostat=2, mirostat_tau=tau, seed=2))
+    seen = [surprise[sampler.choose(logits)] for _ in range(1500)]
+    assert np.mean(seen[200:]) == pytest.approx(tau, abs=0.1)

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from bitnet_cli.errors import UsageError
 from bitnet_cli.model.decoder import CHUNK, Decoder
-from bitnet_cli.model.generate import Timings, generate
+from bitnet_cli.model.generate import Plan, Timings, generate
 from bitnet_cli.model.sampler import Sampler, Sampling
 from bitnet_cli.model.session import Session, common_prefix
 
@@ -56,14 +56,14 @@ def test_only_what_is_new_is_computed(session: Session, fresh: Callable[..., NDA
 def test_what_was_generated_is_not_computed_again(session: Session) -> None:
     """Two turns of a conversation: the second feeds what the user adds and the last new token, which nobody had fed."""
     greedy, first, second = Sampling(temperature=0.0), Timings(), Timings()
-    new = list(generate(session, TEXT, 6, Sampler(greedy), (), first))
+    new = list(generate(session, TEXT, Sampler(greedy), Plan(6), first))
     assert (first.prompt_tokens, first.cached_tokens, first.fed_tokens) == (10, 0, 10)
     assert session.ids == TEXT + new[:-1]
     prompt = [*TEXT, *new, 50, 51, 52]
-    again = list(generate(session, prompt, 6, Sampler(greedy), (), second))
+    again = list(generate(session, prompt, Sampler(greedy), Plan(6), second))
     assert (second.prompt_tokens, second.cached_tokens, second.fed_tokens) == (19, 15, 4)
     session.emptied()
-    assert again == list(generate(session, prompt, 6, Sampler(greedy), ()))
+    assert again == list(generate(session, prompt, Sampler(greedy), Plan(6)))
 
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt, UsageError])
