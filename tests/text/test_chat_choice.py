@@ -1,0 +1,141 @@
+"""Which format a file gets, and why; and what the user may ask for instead."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from bitnet_cli.errors import BadFileError, UsageError
+from bitnet_cli.gguf_file.reader import open_gguf
+from bitnet_cli.text.chat_choice import Choice, chat_facts, choose
+from bitnet_cli.text.chat_templates import Message, encode_chat
+from bitnet_cli.text.tokenizer import tokenizer_from_metadata
+
+from .test_chat_templates import CHAT, JINJA, SMOLLM2_SYSTEM
+
+LLAMA_TOKENS = ["<|begin_of_text|>", "<|end_of_text|>", "<|eot_id|>", "<|start_header_id|>", "<|end_header_id|>"]
+CHATML_TOKENS = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
+# Of microsoft/bitnet-b1.58-2B-4T-gguf, shortened (microsoft/BitNet, utils/convert-ms-to-gguf-bitnet.py).
+MICROSOFT = "{% for message in messages %}{{ 'Human: ' + message['content'] + '\n\nBITNETAssistant: ' + eos_token }}{% endfor %}"
+QWEN25 = "{{- '<|im_start|>system\\nYou are Qwen, created by Alibaba Cloud. You are a helpful assistant.<|im_end|>\\n' }}{{ message.content }}"
+ZEPHYR = "{% for message in messages %}{{ '<|user|>\n' + message['content'] + eos_token }}{{ '<|assistant|>' }}{% endfor %}"
+
+
+def chosen(
+    template: str | None = None,
+    tokens: list[str] | None = None,
+    *,
+    name: str = "",
+    arch: str = "llama",
+    count: int = 0,
+    wish: str | None = None,
+    path: str = "m.gguf",
+) -> Choice:
+    words = tokens if tokens is not None else CHATML_TOKENS + LLAMA_TOKENS
+    every = [*words, *(f"w{i}" for i in range(count - len(words)))]
+    metadata: dict[str, Any] = {"general.architecture": arch, "general.name": name, "tokenizer.ggml.tokens": every}
+    metadata |= {"tokenizer.ggml.token_type": [3] * len(words) + [1] * (len(every) - len(words)), "tokenizer.ggml.eos_token_id": 0}
+    if template is not None:
+        metadata["tokenizer.chat_template"] = template
+    return choose(chat_facts(metadata, Path(path)), wish)
+
+
+@pytest.mark.parametrize(
+    ("template", "name", "word"),
+    [
+        (JINJA["bitnet-2b-4t"], "bitnet-2b-4t", "capitalised"),
+        (MICROSOFT, "bitnet-2b-4t", "never stops"),
+        (JINJA["llama-3"], "llama-3", "start_header"),
+        (JINJA["smollm2"], "chatml", "im_start"),
+        (JINJA["chatml"], "chatml", "im_start"),
+        (JINJA["falcon3"], "falcon3", "<|user|>"),
+        (ZEPHYR, "plain", "no known kind"),
+        ("<|im_start|>x<|im_sep|>", "plain", "no known kind"),
+        ("{{ anything }}", "plain", "--chat-template model"),
+    ],
+)
+def test_by_the_files_template(template: str, name: str, word: str) -> None:
+    choice = chosen(template)
+    assert (choice.template.name, choice.trained) == (name, name != "plain")
+    assert word in choice.reason
+
+
+def test_the_default_system_message_is_the_files() -> None:
+    for template, text in ((JINJA["smollm2"], SMOLLM2_SYSTEM), (QWEN25, "You are Qwen, created by Alibaba Cloud. You are a helpful assistant.")):
+        pieces = chosen(template).template.pieces([Message("user", "a")])
+        assert (text, False) in pieces or (text, True) in pieces
+        assert pieces[1] == ("<|im_start|>system\n", True)
+    assert len(chosen(JINJA["chatml"]).template.pieces([Message("user", "a")])) == 5
+    forged = "{{ '<|im_start|>system\n' + code + '<|im_end|>' }}"  # code, not a message
+    assert chosen(forged).template.pieces([Message("user", "a")])[1] == ("<|im_start|>user\n", True)
+
+
+@pytest.mark.parametrize(
+    ("name", "arch", "count", "tokens", "expected"),
+    [
+        ("BitNet b1.58 2B4T", "bitnet-b1.58", 128_256, LLAMA_TOKENS, "bitnet-2b-4t"),
+        ("", "bitnet-25", 128_256, LLAMA_TOKENS, "bitnet-2b-4t"),
+        ("", "bitnet-b1.58", 128_256, [], "plain"),  # without <|eot_id|>
+        ("bitnet-tiny", "bitnet-b1.58", 4096, LLAMA_TOKENS, "plain"),
+        ("Llama3-8B-1.58-100B-tokens", "llama", 128_256, LLAMA_TOKENS, "llama-3"),
+        ("Meta-Llama-3-8B", "llama", 128_256, LLAMA_TOKENS, "plain"),  # a base model
+        ("Falcon3-7B-Instruct-1.58bit", "llama", 0, ["<|endoftext|>"], "falcon3"),
+        ("Falcon3-7B-Base-1.58bit", "llama", 0, ["<|endoftext|>"], "plain"),
+        ("Falcon-E-3B-Instruct", "llama", 0, [], "falcon-e"),
+        ("SmolLM2-135M-Instruct", "llama", 0, CHATML_TOKENS, "chatml"),
+        ("SmolLM2-135M-Instruct", "llama", 0, LLAMA_TOKENS, "plain"),
+        ("Qwen2.5-0.5B-Instruct", "qwen2", 0, CHATML_TOKENS, "chatml"),
+        ("", "", 0, [], "plain"),
+    ],
+)
+def test_by_the_models_name(name: str, arch: str, count: int, tokens: list[str], expected: str) -> None:
+    choice = chosen(None, tokens, name=name, arch=arch, count=count)
+    assert (choice.template.name, choice.trained) == (expected, expected != "plain")
+    assert choice.reason
+
+
+def test_the_vocabulary_has_the_last_word() -> None:
+    """Falcon-E declares ChatML; a vocabulary without its tokens cannot have been trained on it."""
+    choice = chosen(JINJA["chatml"], ["<|endoftext|>"], name="Falcon-E-1B-Instruct")
+    assert choice.template.name == "falcon-e"
+    assert "<|im_start|>" in choice.reason
+    assert chosen(JINJA["chatml"], CHATML_TOKENS, name="Falcon-E-1B-Instruct").template.name == "chatml"
+    assert not chosen(JINJA["llama-3"], CHATML_TOKENS).trained
+
+
+def test_wishes(tmp_path: Path) -> None:
+    assert chosen(JINJA["chatml"], wish="llama-3").template.name == "llama-3"
+    assert "has no <|im_start|>" in chosen(None, [], wish="chatml").reason
+    own = chosen(JINJA["smollm2"], wish="model")
+    assert "".join(str(piece[0]) for piece in own.template.pieces(CHAT)).startswith("<|im_start|>system\nBe brief.<|im_end|>")
+    file = tmp_path / "x.jinja"
+    file.write_text("{{ eos_token }}{{ messages[0].content }}")
+    assert chosen(wish=str(file)).template.pieces(CHAT) == [("<|endoftext|>", True), ("Be brief.", False)]
+    with pytest.raises(UsageError, match="no chat template of its own"):
+        chosen(None, wish="model")
+    with pytest.raises(UsageError, match="built in are bitnet-2b-4t"):
+        chosen(wish="chatlm")
+    file.write_bytes(b"\xff\xfe")
+    with pytest.raises(BadFileError, match="not UTF-8"):
+        chosen(wish=str(file))
+    file.write_bytes(b" " * ((1 << 20) + 1))
+    with pytest.raises(BadFileError, match="larger"):
+        chosen(wish=str(file))
+
+
+def test_metadata_of_wrong_types_chooses_nothing() -> None:
+    metadata: dict[str, Any] = {"tokenizer.ggml.tokens": 7, "tokenizer.ggml.token_type": "x", "tokenizer.chat_template": 1}
+    metadata |= {"tokenizer.ggml.eos_token_id": -5, "general.name": [], "general.architecture": 3}
+    assert choose(chat_facts(metadata, Path("m.gguf"))).template.name == "plain"
+
+
+def test_the_real_vocabulary(shared_vocab: Path) -> None:
+    """Llama 3's, as BitNet-2B-4T has it: the space after `Assistant:` is a token of its own, as transformers encodes the prompt."""
+    path = shared_vocab / "ggml-vocab-llama-bpe.gguf"
+    with open_gguf(path) as file:
+        choice = choose(chat_facts({**file.metadata, "general.architecture": "bitnet-b1.58"}, path))
+        tokenizer = tokenizer_from_metadata(file.metadata, str(path))
+    assert choice.template.name == "bitnet-2b-4t"
+    ids = encode_chat(tokenizer, choice.template, [Message("user", " How are you? ")])
+    assert ids == [128000, 1502, 25, 2650, 527, 499, 30, 128009, 72803, 25, 220]
+    assert {128001, 128009} <= tokenizer.eos_ids
