@@ -26,21 +26,11 @@ from bitnet_cli.gguf_file.types import TensorType
 from bitnet_cli.model.config import ACTIVATION_TOP_K, ACTIVATION_TYPE
 from bitnet_cli.model.readiness import why_not
 from bitnet_cli.ternary import i2_s_order
+from bitnet_cli.text.chat_choice import KEY, chat_facts, choose
 from bitnet_cli.text.vocabulary import PREFIX, read_vocabulary
 
-TEMPLATE = "tokenizer.chat_template"
-# Text that only templates of one kind have, tried in this order. The name is a help for the reader, and decides nothing.
-TEMPLATES = (
-    ("<|im_start|>", "chatml"),
-    ("<|start_header_id|>", "llama-3"),
-    ("BITNETAssistant", "bitnet-2b-4t as in Microsoft's GGUF, not as trained"),
-    ("| capitalize", "bitnet-2b-4t"),
-    ("<start_of_turn>", "gemma"),
-    ("<|assistant|>", "falcon-3 or zephyr"),
-    ("[INST]", "llama-2 or mistral"),
-)
 SPECIALS = ("bos", "eos", "eot", "eom", "unknown", "padding")
-KEY = 47  # columns of a metadata key; the longest of the known ones has 46
+KEY_WIDTH = 47  # columns of a metadata key; the longest of the known ones has 46
 
 
 def inspect(model: str | None, *, full: bool, tensors: bool, as_json: bool, quiet: bool) -> None:
@@ -155,13 +145,12 @@ def _tokenizer(file: GGUFFile) -> dict[str, Any] | None:
     return known | {"stops_at": sorted(vocabulary.eos_ids), "problem": None}
 
 
-def _template(file: GGUFFile) -> dict[str, Any] | None:
-    text = _text(file, TEMPLATE)
-    if text is None:
-        return None
-    name = next((name for mark, name in TEMPLATES if mark in text), "unknown")
-    more = [key.removeprefix(TEMPLATE + ".") for key in file.metadata if key.startswith(TEMPLATE + ".")]
-    return {"name": name, "characters": len(text), "also": more}
+def _template(file: GGUFFile) -> dict[str, Any]:
+    """The chat format that `bitnet run -cnv` takes and why; `characters`: of the file's own template, null where it has none."""
+    text, choice = _text(file, KEY), choose(chat_facts(file.metadata, file.path))
+    more = [key.removeprefix(KEY + ".") for key in file.metadata if key.startswith(KEY + ".")]
+    known = {"name": choice.template.name, "reason": choice.reason, "trained": choice.trained}
+    return known | {"characters": None if text is None else len(text), "also": more}
 
 
 def _commands(file: GGUFFile, evidence: i2_s_order.Evidence) -> dict[str, dict[str, Any]]:
@@ -190,7 +179,7 @@ def _show(facts: dict[str, Any], tensors: bool) -> None:
         _show_check(facts)
     put("\nmetadata")
     for key, value in facts["metadata"].items():
-        put(f"  {_fit(key, KEY)}  {_fit(_shown(value), WIDTH - KEY - 4)}".rstrip())
+        put(f"  {_fit(key, KEY_WIDTH)}  {_fit(_shown(value), WIDTH - KEY_WIDTH - 4)}".rstrip())
     if tensors:
         _show_tensors((t["name"], t["type"], t["shape"], t["bytes"]) for t in facts["tensors"])
 
@@ -234,11 +223,10 @@ def _show_tokenizer(facts: dict[str, Any]) -> None:
             row("", ", ".join(f"{name} {s['id']} {s['text'][:40]!r}" for name, s in t["special"].items()))
         if t["stops_at"]:
             row("", "generation stops at " + ", ".join(map(str, t["stops_at"])))
-    if template is None:
-        row("chat template", "none in the file")
-    else:
+    row("chat format", f"{template['name']}: {template['reason']}")
+    if template["characters"] is not None:
         also = f"; also: {', '.join(template['also'])}" if template["also"] else ""
-        row("chat template", f"{template['name']}, {template['characters']} characters{also}")
+        row("", f"the file's own template has {template['characters']} characters{also}")
 
 
 def _show_check(facts: dict[str, Any]) -> None:

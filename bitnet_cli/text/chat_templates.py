@@ -128,7 +128,8 @@ LLAMA_3 = BuiltIn(
     trim=True,
     needs=("<|begin_of_text|>", "<|start_header_id|>", "<|end_header_id|>", "<|eot_id|>"),
 )
-# tokenizer_config.json of tiiuae/Falcon3-7B-Instruct.
+# Falcon3 Instruct: roles as in llama.cpp's template `falcon3` (src/llama-chat.cpp), answers ended by the vocabulary's end token, as in the
+# templates of Tulu and of newer Falcon models, which share the form.
 FALCON_3 = BuiltIn(
     "falcon3",
     {"system": ("<|system|>\n", "\n"), "user": ("<|user|>\n", "\n"), "assistant": ("<|assistant|>\n", "{eos}\n")},

