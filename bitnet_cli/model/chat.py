@@ -14,6 +14,7 @@ from bitnet_cli.model.generate import Plan, Timings, generate
 from bitnet_cli.model.sampler import Sampler
 from bitnet_cli.model.session import Progress, Session
 from bitnet_cli.text.chat_templates import Message, Template, encode_chat, end_ids
+from bitnet_cli.text.stop import StopStrings
 from bitnet_cli.text.stream import IncrementalDecoder
 from bitnet_cli.text.tokenizer import Tokenizer
 
@@ -172,35 +173,24 @@ class _Words:
 
     text     what has been given out
     raw      the same with the spaces around it
-    stopped  whether a stop text has come
     """
 
     def __init__(self, stops: Sequence[str]):
-        self._stops, self._held = stops, ""
+        self._stops, self._spaces = StopStrings(stops), ""
         self.text = self.raw = ""
-        self.stopped = False
+
+    @property
+    def stopped(self) -> bool:
+        """Whether a stop text has come."""
+        return self._stops.found is not None
 
     def push(self, new: str, *, last: bool = False) -> str:
         """What may be shown now."""
-        if self.stopped:
-            return ""
-        held = self._held + new
-        found = [at for at in (held.find(stop) for stop in self._stops) if at >= 0]
-        if found:
-            self.stopped = True
-            held = held[: min(found)]
-        keep = 0
-        if not found and not last:
-            keep = max((n for stop in self._stops for n in range(1, len(stop)) if held.endswith(stop[:n])), default=0)
-        ready = held[: len(held) - keep]
-        if not (found or last):
-            keep += len(ready) - len(ready.rstrip())
-            ready = ready.rstrip()
-        self._held = held[len(held) - keep :] if keep else ""
+        ready = self._stops.push(new) + (self._stops.finish() if last else "")
         self.raw += ready
-        if found or last:
-            ready = ready.rstrip()
-        shown = ready if self.text else ready.lstrip()
+        ready = self._spaces + ready if self.text else ready.lstrip()
+        shown = ready.rstrip()
+        self._spaces = ready[len(shown) :]
         self.text += shown
         return shown
 

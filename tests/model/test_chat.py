@@ -1,6 +1,7 @@
 """A conversation computes only what is new, ends answers where it should, and stays whole when stopped or when the context is full."""
 
 from collections.abc import Callable, Iterator
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -9,7 +10,7 @@ from bitnet_cli.errors import UsageError
 from bitnet_cli.gguf_file.reader import open_gguf
 from bitnet_cli.model.chat import Chat, ContextFullError, resumed
 from bitnet_cli.model.generate import Timings
-from bitnet_cli.model.opening import OpenModel, open_model
+from bitnet_cli.model.opening import Engine, OpenModel, open_model
 from bitnet_cli.model.sampler import Sampler, Sampling
 from bitnet_cli.text.chat_choice import choose
 from bitnet_cli.text.chat_templates import PLAIN, BuiltIn, Message, encode_chat
@@ -27,7 +28,7 @@ def path(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def opened(path: Path) -> Iterator[OpenModel]:
-    model = open_model(path, threads=1)
+    model = open_model(path, Engine(threads=1))
     yield model
     model.session.close()
 
@@ -43,7 +44,7 @@ def reciting(tmp_path: Path) -> Iterator[Callable[..., Chat]]:
     models = []
 
     def make(text: str, template: BuiltIn | None = None, *, context: int = 1024, endless: bool = False) -> Chat:
-        model = open_model(reciting_model(tmp_path / f"{len(models)}.gguf", text, context=context, endless=endless), threads=1)
+        model = open_model(reciting_model(tmp_path / f"{len(models)}.gguf", text, context=context, endless=endless), Engine(threads=1))
         models.append(model)
         return Chat(model.session, model.tokenizer, template or choose(model.chat).template)
 
@@ -163,7 +164,7 @@ def test_a_full_context_leaves_out_the_oldest_turns(chat: Chat) -> None:
     assert len(chat.messages) == 41
     shifts = [turn for turn in range(1, 20) if left[turn] != left[turn - 1]]
     assert shifts and shifts[0] > 4
-    assert all(b - a > 2 for a, b in zip(shifts, shifts[1:], strict=False))  # half of the context is freed at once
+    assert all(b - a > 2 for a, b in pairwise(shifts))  # half of the context is freed at once
 
 
 def test_a_full_context_refuses(chat: Chat) -> None:
@@ -207,7 +208,7 @@ def test_known_answers_are_resumed() -> None:
 
 
 def test_facts_outlive_the_file(path: Path) -> None:
-    model = open_model(path, threads=1)
+    model = open_model(path, Engine(threads=1))
     with open_gguf(path):
         assert choose(model.chat).template.name == "chatml"
     model.session.close()

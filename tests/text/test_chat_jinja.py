@@ -35,7 +35,8 @@ def test_whatever_a_template_does_to_a_message() -> None:
 def test_what_a_template_may_use() -> None:
     source = (
         "{{ bos_token }}{% for m in messages %}{% if loop.index0 == 1 %}{% break %}{% endif %}"
-        "{% generation %}{{ m.role }}{% endgeneration %}{% endfor %}{{ strftime_now('%Y') | length }}{{ {'a': '<é'} | tojson }}{{ add_generation_prompt }}{{ eos_token }}"
+        "{% generation %}{{ m.role }}{% endgeneration %}{% endfor %}"
+        "{{ strftime_now('%Y') | length }}{{ {'a': '<é'} | tojson }}{{ add_generation_prompt }}{{ eos_token }}"
     )
     assert pieces(source, [*HELLO, *HELLO]) == [('<s>user4{"a": "<é"}True</s>', True)]
 
