@@ -14,24 +14,29 @@ from __future__ import annotations
 import contextlib
 import os
 import threading
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from bitnet_cli.errors import BitnetError, UsageError
 from bitnet_cli.model import embedding
+from bitnet_cli.model.chat import BASE_LIMIT, Chat, resumed
 from bitnet_cli.model.completion import Completion, Request
 from bitnet_cli.model.config import NO_TEXT, ModelConfig
+from bitnet_cli.model.generate import Timings
 from bitnet_cli.model.names import find
 from bitnet_cli.model.opening import Engine, OpenModel, open_model, prompt_ids
 from bitnet_cli.model.perplexity import Score, score
-from bitnet_cli.model.sampler import Sampling
+from bitnet_cli.model.sampler import Sampler, Sampling
+from bitnet_cli.text.chat_choice import Choice, choose
+from bitnet_cli.text.chat_templates import Message, checked_messages
 from bitnet_cli.text.tokenizer import Tokenizer
 
-__all__ = ["Generation", "Model", "load"]
+__all__ = ["Answer", "Generation", "Model", "load"]
 
 
 def load(
@@ -81,6 +86,52 @@ class Generation(Completion):
         self._pieces = _alone(model, self._pieces)
 
 
+class Answer(Iterator[str]):
+    """The text of an answer, piece by piece; made by `Model.chat`. The model is busy until it ends, or `close` ends it.
+
+    seed     the number that makes the same answer again
+    timings  tokens and seconds
+    finish   why it ended: `stop`, `length`, or `interrupted`; empty before
+    """
+
+    def __init__(self, model: Model, choice: Choice, messages: Sequence[Message], sampling: Sampling, shift: bool, request: Request):
+        sampler = Sampler(sampling)
+        self.seed, self.timings = sampler.seed, Timings()
+        self._chats: list[Chat] = []
+        self._pieces = _answered(model, choice, messages, sampler, shift, request, self.timings, self._chats)
+
+    @property
+    def finish(self) -> str:
+        return self._chats[0].finish if self._chats else ""
+
+    def __next__(self) -> str:
+        return next(self._pieces)
+
+    def close(self) -> None:
+        """Stop here. What has been said stays in the model's cache."""
+        self._pieces.close()
+
+
+def _answered(
+    model: Model,
+    choice: Choice,
+    messages: Sequence[Message],
+    sampler: Sampler,
+    shift: bool,
+    request: Request,
+    timings: Timings,
+    chats: list[Chat],
+) -> Generator[str, None, None]:
+    with model._alone() as opened:
+        chat = Chat(opened.session, opened.tokenizer, choice.template, shift=shift, draft=request.draft, stops=request.stop)
+        chat.messages, first = resumed(model._chat, messages) if model._chat else (list(messages), 0)
+        chat.first = first if shift else 0
+        model._chat = chat
+        chats.append(chat)
+        with contextlib.closing(chat.answer(sampler, request.limit, timings=timings)) as pieces:
+            yield from filter(None, pieces)
+
+
 def _alone(model: Model, pieces: Generator[str, None, None]) -> Generator[str, None, None]:
     with model._alone(), contextlib.closing(pieces):
         yield from pieces
@@ -95,6 +146,7 @@ class Model:
         self.config: ModelConfig = opened.decoder.config
         self.context: int = opened.session.context
         self._opened: OpenModel | None = opened
+        self._chat: Chat | None = None  # the last one, for the tokens of its answers
         self._lock, self._owner = threading.Lock(), 0  # owner: the thread that holds the lock, 0 for none
 
     @contextlib.contextmanager
@@ -161,6 +213,45 @@ class Model:
         stops = [stop] if isinstance(stop, str) else list(stop)
         request = Request(max_tokens, stops, None, ignore_eos, logprobs, lookup)
         return Generation(self, self._open(), self._ids(prompt), sampling, request)
+
+    def chat(
+        self,
+        messages: Iterable[Mapping[str, Any]],
+        *,
+        max_tokens: int | None = None,
+        temperature: float = 0.8,
+        top_k: int = 40,
+        top_p: float = 0.95,
+        min_p: float = 0.05,
+        seed: int = -1,
+        stop: str | Sequence[str] = (),
+        template: str | None = None,
+        shift: bool = True,
+        lookup: int = 0,
+        **more: Any,
+    ) -> Answer:
+        """Answer the last of `messages`, dictionaries with `role` (system, user, assistant) and `content`: yields pieces of text.
+
+        max_tokens  None or -1: until the model ends its answer; for a base model, which does not, None is 128
+        template    name of a built-in format, `model` (the file's own), or path of a Jinja template; None: what the file says
+        shift       when the context is full, leave out the oldest turns; False: raise ContextFullError
+        more        other fields of Sampling: repeat_penalty, presence_penalty, mirostat, ...
+
+        What the last chat had alike is not computed again: add the answer and the next message to the list, and only those are.
+        Text of a message never becomes a control token. UsageError: a value out of range, or a message that is none.
+        """
+        new = checked_messages(messages)
+        if new[-1].role == "assistant":
+            raise UsageError("the last message is the assistant's: there is nothing to answer")
+        if self.config.pooling is not None:
+            raise UsageError(f"{self.path}: {NO_TEXT}")
+        choice = choose(self._open().chat, template)
+        limit = (-1 if choice.trained else BASE_LIMIT) if max_tokens is None else max_tokens
+        if limit < -1 or lookup < 0:
+            raise UsageError("max_tokens must be -1 or more, lookup 0 or more")
+        sampling = Sampling(temperature, top_k, top_p, min_p, seed=seed, **more)
+        request = Request(limit, [stop] if isinstance(stop, str) else list(stop), draft=lookup)
+        return Answer(self, choice, new, sampling, shift, request)
 
     def tokenize(self, text: str, *, special: bool = False, bos: bool | None = None) -> list[int]:
         """Token ids of a text. special: names of control tokens in it become those tokens. bos: put the first token; None: as the model."""

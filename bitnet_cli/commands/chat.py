@@ -21,7 +21,7 @@ from bitnet_cli.commands import chat_commands
 from bitnet_cli.commands.chat_file import Saved
 from bitnet_cli.commands.chat_input import PipeReader, Reader, TerminalReader
 from bitnet_cli.errors import BitnetError, UsageError, printable
-from bitnet_cli.model.chat import Chat, ContextFullError
+from bitnet_cli.model.chat import BASE_LIMIT, Chat, ContextFullError
 from bitnet_cli.model.generate import Timings
 from bitnet_cli.model.opening import OpenModel
 from bitnet_cli.model.sampler import Sampler, Sampling
@@ -29,7 +29,6 @@ from bitnet_cli.text.chat_choice import Choice
 from bitnet_cli.text.chat_templates import Message
 from bitnet_cli.text.stream import terminal_safe
 
-BASE_LIMIT = 128  # tokens of an answer by a model that does not know when to end one
 PATIENCE = 0.5  # seconds of reading a long message before anything is said
 
 

@@ -18,6 +18,7 @@ from bitnet_cli.text.stop import StopStrings
 from bitnet_cli.text.stream import IncrementalDecoder
 from bitnet_cli.text.tokenizer import Tokenizer
 
+BASE_LIMIT = 128  # tokens of an answer by a model that does not know when to end one
 ROOM = 256  # tokens that a turn leaves for the answer; a quarter of a context under 1,024
 
 
@@ -195,11 +196,11 @@ class _Words:
         return shown
 
 
-def resumed(old: Sequence[Message], new: Sequence[Message]) -> list[Message]:
-    """`new`, with the ids that `old` has of the same messages, from the first one on."""
+def resumed(old: Chat, new: Sequence[Message]) -> tuple[list[Message], int]:
+    """`new`, with the ids that `old` knows of the same messages, from the first one on; and which turn is then the oldest seen."""
     result = list(new)
-    for i, (before, now) in enumerate(zip(old, new, strict=False)):
+    for i, (before, now) in enumerate(zip(old.messages, new, strict=False)):
         if (before.role, before.content) != (now.role, now.content):
-            break
+            return result, old.first if old.first <= i else 0
         result[i] = before
-    return result
+    return result, min(old.first, len(result) - 1)

@@ -200,11 +200,14 @@ def test_the_context_gets_full_in_the_middle_of_an_answer(reciting: Callable[...
     assert endless.session.position == 256
 
 
-def test_known_answers_are_resumed() -> None:
-    old = [Message("user", "a"), Message("assistant", "b", (1, 2)), Message("user", "c")]
-    new = [Message("user", "a"), Message("assistant", "b"), Message("user", "other"), Message("assistant", "b")]
-    assert resumed(old, new) == [old[0], old[1], new[2], new[3]]
-    assert resumed(old, [Message("user", "z"), *new[1:]])[1].ids is None
+def test_known_answers_are_resumed(chat: Chat) -> None:
+    chat.messages = old = [Message("user", "a"), Message("assistant", "b", (1, 2)), Message("user", "c"), Message("assistant", "d", (3,))]
+    chat.first = 2
+    new = [Message("user", "a"), Message("assistant", "b"), Message("user", "other"), Message("assistant", "d")]
+    assert resumed(chat, new) == ([old[0], old[1], new[2], new[3]], 2)
+    assert resumed(chat, [*new[:2], Message("user", "c"), Message("assistant", "d"), Message("user", "e")])[0][:4] == old
+    messages, first = resumed(chat, [Message("user", "z"), *new[1:]])
+    assert (messages[1].ids, first) == (None, 0)
 
 
 def test_facts_outlive_the_file(path: Path) -> None:

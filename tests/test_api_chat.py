@@ -1,0 +1,96 @@
+"""`Model.chat`: answers, what of a chat is computed again, and what is refused."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from bitnet_cli import Model, load
+from bitnet_cli.errors import BitnetError, UsageError
+
+from .model.chat_models import chat_model, reciting_model
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Model]:
+    with load(chat_model(tmp_path_factory.mktemp("api") / "chat.gguf"), threads=1) as opened:
+        yield opened
+
+
+def user(text: str) -> dict[str, Any]:
+    return {"role": "user", "content": text}
+
+
+def test_a_chat_computes_only_what_is_new(model: Model) -> None:
+    messages: list[dict[str, Any]] = [{"role": "system", "content": "Be brief."}]
+    held = 0
+    for turn in range(3):
+        messages.append(user(f"question {turn}"))
+        answer = model.chat(messages, max_tokens=10, temperature=0)
+        text = "".join(answer)
+        assert (answer.timings.new_tokens, answer.timings.cached_tokens, answer.finish) == (10, held, "length")
+        held = answer.timings.prompt_tokens + 9
+        messages.append({"role": "assistant", "content": text})
+    again = [*messages[:3], user("something else")]
+    answer = model.chat(again, max_tokens=10, temperature=0)
+    "".join(answer)
+    assert answer.timings.cached_tokens > 50  # up to where the chats differ
+
+
+def test_the_same_answers_from_nothing(model: Model) -> None:
+    first = "".join(model.chat([user("a")], max_tokens=8, seed=3))
+    messages = [user("a"), {"role": "assistant", "content": first}, user("b")]
+    expected = "".join(model.chat(messages, max_tokens=8, temperature=0))
+    model.logits("other work")
+    assert "".join(model.chat(messages, max_tokens=8, temperature=0)) == expected
+
+
+def test_an_answer_that_is_closed(model: Model) -> None:
+    answer = model.chat([user("go on")], temperature=0)
+    start = next(answer) + next(answer)
+    with pytest.raises(BitnetError, match="in the middle of a text"):
+        next(model.chat([user("x")]))
+    answer.close()
+    assert answer.finish == "interrupted"
+    follow = model.chat([user("go on"), {"role": "assistant", "content": start}, user("and?")], max_tokens=3, temperature=0)
+    "".join(follow)
+    assert follow.timings.cached_tokens > 20
+
+
+def test_the_model_ends_it_and_so_does_a_stop_text(tmp_path: Path) -> None:
+    with load(reciting_model(tmp_path / "m.gguf", "One two three.\nFour five."), threads=1) as reciting:
+        answer = reciting.chat([user("a")], temperature=0)
+        assert "".join(answer) == "One two three.\nFour five."
+        assert answer.finish == "stop"
+        assert "".join(reciting.chat([user("a")], temperature=0, stop="three")) == "One two"
+
+
+def test_a_full_context(model: Model) -> None:
+    messages = [turn for i in range(12) for turn in (user(f"{i}" * 30), {"role": "assistant", "content": "yes " * 5})]
+    messages.append(user("and now?"))
+    "".join(model.chat(messages, max_tokens=4, temperature=0))
+    with pytest.raises(UsageError, match="512"):
+        next(model.chat(messages, max_tokens=4, shift=False))
+    messages += [{"role": "assistant", "content": "no"}, user("really?")]
+    answer = model.chat(messages, max_tokens=4, temperature=0)
+    "".join(answer)
+    assert answer.timings.prompt_tokens < 300
+
+
+@pytest.mark.parametrize(
+    ("messages", "options"),
+    [
+        ([], {}),
+        ([{"role": "robot", "content": "a"}], {}),
+        ([{"role": "user", "content": 5}], {}),
+        ([user("a"), {"role": "assistant", "content": "b"}], {}),
+        ([user("a")], {"max_tokens": -2}),
+        ([user("a")], {"lookup": -1}),
+        ([user("a")], {"temperature": -1.0}),
+        ([user("a")], {"template": "nonesuch"}),
+    ],
+)
+def test_refused(model: Model, messages: list[dict[str, Any]], options: dict[str, Any]) -> None:
+    with pytest.raises(UsageError):
+        model.chat(messages, **options)
