@@ -7,7 +7,7 @@ I2_S files are BitNet models as bitnet.cpp and `bitnet run` read them (arch `bit
 """
 
 import argparse
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
@@ -54,6 +54,20 @@ def ternary(seed: int, rows: int, cols: int) -> NDArray[np.int8]:
     return np.random.default_rng(seed).integers(-1, 2, (rows, cols), np.int8)
 
 
+# `down` zero; BitNet a4.8 has 67.5 % and 84.2 % at 7B (arXiv 2411.04965, table 2 and section 3.2).
+CLOSED, WEAK, WEAK_DENSITY = 0.35, 0.4, 1 / 16
+
+
+def sparse_gate(seed: int, rows: int, cols: int) -> NDArray[np.int8]:
+    """(rows, cols) in {-1, 0, 1}, with the rows that CLOSED and WEAK say."""
+    values, rng = ternary(seed, rows, cols), np.random.default_rng(seed + 1000)
+    place = rng.random(rows)
+    values[place < CLOSED] = 0
+    weak = (place >= CLOSED) & (place < CLOSED + WEAK * (1 - CLOSED))
+    values[weak] *= rng.random((int(weak.sum()), cols)) < WEAK_DENSITY
+    return values
+
+
 def pack_tq2_0(values: NDArray[np.int8], scale: float) -> NDArray[np.uint8]:
     """TQ2_0 as llama.cpp's own tools write it: the scale in every block, and in no tensor of its own."""
     from bitnet_cli.ternary import tq2_0
@@ -63,11 +77,11 @@ def pack_tq2_0(values: NDArray[np.int8], scale: float) -> NDArray[np.uint8]:
     return blocks.reshape(-1)
 
 
-def _projection(seed: int, rows: int, cols: int, kind: TensorType) -> Callable[[], NDArray[np.uint8]]:
+def _projection(seed: int, rows: int, cols: int, kind: TensorType, sparse: bool) -> Callable[[], NDArray[np.uint8]]:
     def produce() -> NDArray[np.uint8]:
         from bitnet_cli.ternary import i2_s
 
-        values = ternary(seed, rows, cols)
+        values = sparse_gate(seed, rows, cols) if sparse else ternary(seed, rows, cols)
         return i2_s.pack(values, SCALE) if kind is TensorType.I2_S else pack_tq2_0(values, SCALE)
 
     return produce
@@ -88,8 +102,16 @@ def _head(shape: Shape, kind: TensorType) -> Callable[[], NDArray[np.generic]]:
     return produce
 
 
-def write(path: Path, shape: Shape, weights: TensorType, head: TensorType, name: str) -> int:
-    """Write the model; returns its bytes."""
+def write(
+    path: Path,
+    shape: Shape,
+    weights: TensorType,
+    head: TensorType,
+    name: str,
+    sparse: bool = False,
+    keys: Mapping[str, object] | None = None,
+) -> int:
+    """Write the model; returns its bytes. sparse: gates as `sparse_gate` makes them. keys: more metadata, without the architecture."""
     arch = "bitnet-b1.58" if weights is TensorType.I2_S else "bitnet"
     ones = {n: np.ones(n, np.float32) for n in (shape.hidden, shape.feed_forward)}
     tensors = [
@@ -99,7 +121,7 @@ def write(path: Path, shape: Shape, weights: TensorType, head: TensorType, name:
     norms = {"attn_norm": shape.hidden, "attn_sub_norm": shape.hidden, "ffn_norm": shape.hidden, "ffn_sub_norm": shape.feed_forward}
     for layer in range(shape.layers):
         for i, (part, (rows, cols)) in enumerate(shape.projections().items()):
-            produce = _projection(7 * layer + i, rows, cols, weights)
+            produce = _projection(7 * layer + i, rows, cols, weights, sparse and part == "ffn_gate")
             tensors.append(OutputTensor(f"blk.{layer}.{part}.weight", weights, (rows, cols), produce))
         tensors += [OutputTensor(f"blk.{layer}.{n}.weight", TensorType.F32, (size,), lambda s=size: ones[s]) for n, size in norms.items()]
     metadata = {
@@ -115,7 +137,7 @@ def write(path: Path, shape: Shape, weights: TensorType, head: TensorType, name:
         f"{arch}.rope.dimension_count": shape.head_dim,
         f"{arch}.rope.freq_base": 500000.0,
         "tokenizer.ggml.model": "no_vocab",
-    }
+    } | {f"{arch}.{key}": value for key, value in (keys or {}).items()}
     return write_gguf(path, arch, metadata, tensors, force=True)
 
 

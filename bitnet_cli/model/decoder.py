@@ -75,13 +75,14 @@ class Decoder:
         self.note = post_hoc_note(c.trained_scheme, self.scheme)
         self._refuse_too_large()
         self.position = 0
-        self.threads, self._planes_built, self._columns_decided = threads, False, False
+        self.threads, self._planes_built = threads, False
         cos, sin = rope_tables(file, c, self.context)
         self._sizes = sizes_of(file, c, self.scheme)
         weights = load_weights(file, c, cos, sin)
         if len(weights.part_at) and c.float_activations is not False:
             self._sizes = self._sizes._replace(digits=2)
         self._weights, self._base3 = base3_rows.reserve(weights, c, packed_shapes(c), weight_bits)
+        self._columns_decided = bool(self._sizes.hadamard)  # after the transform no input of `down` is zero
         self._decoded, self._path = 0, str(file.path)
         self._embedding = embedding_info(file)
         self._head_bytes = head_info(file).nbytes
