@@ -19,10 +19,12 @@ from numpy.typing import NDArray
 
 from bitnet_cli.errors import BitnetError
 from bitnet_cli.gguf_file.reader import GGUFFile, open_gguf
-from bitnet_cli.gguf_file.types import TensorType
+from bitnet_cli.gguf_file.types import TensorType, nbytes
 from bitnet_cli.gguf_file.writer import OutputTensor, write_gguf
+from bitnet_cli.ternary import i2_s
 
-POOL = 1 << 24  # bytes
+POOL = 1 << 24  # bytes, or a little less
+BLOCKS_APART = 2 * 18 * 54 * 66  # a multiple of every block's bytes
 SCALE = 1 / 32
 
 
@@ -79,25 +81,45 @@ SHAPES = {
 }
 
 
-def _pool() -> NDArray[np.uint8]:
+def _i2_s_pool(generator: np.random.Generator) -> NDArray[np.uint8]:
     """Bytes of four 2-bit codes each, 0 to 2, all 81 equally likely."""
     codes = np.array([a << 6 | b << 4 | c << 2 | d for a in range(3) for b in range(3) for c in range(3) for d in range(3)], np.uint8)
-    pool: NDArray[np.uint8] = codes[np.random.default_rng(1).integers(0, len(codes), POOL, np.uint8)]
+    pool: NDArray[np.uint8] = codes[generator.integers(0, len(codes), POOL, np.uint8)]
     return pool
 
 
-def _projection(pool: NDArray[np.uint8], seed: int, rows: int, cols: int) -> Callable[[], NDArray[np.uint8]]:
-    def produce() -> NDArray[np.uint8]:
-        from bitnet_cli.ternary import i2_s
+def _blocks(generator: np.random.Generator, count: int, size: int, scale_at: int, below: int) -> NDArray[np.uint8]:
+    """(count * size,) random bytes in blocks with the float16 SCALE at a byte of each."""
+    blocks = generator.integers(0, below, (count, size), np.uint8, endpoint=False)
+    blocks[:, scale_at : scale_at + 2] = np.frombuffer(np.float16(SCALE).tobytes(), np.uint8)
+    return blocks.reshape(-1)
 
-        size, start = rows * cols // 4, seed * 7919 * 64 % POOL
-        data = np.zeros(size + i2_s.TAIL, np.uint8)
+
+def _pool(kind: TensorType) -> NDArray[np.uint8]:
+    """Random weights of a type, whole blocks, to be repeated. Of llama.cpp's types besides I2_S: F16, Q4_0, TQ1_0 and TQ2_0."""
+    generator = np.random.default_rng(1)
+    if kind is TensorType.I2_S:
+        return _i2_s_pool(generator)
+    if kind is TensorType.F16:
+        values = generator.standard_normal(POOL // 2, np.float32) * np.float32(SCALE)
+        return values.astype(np.float16).view(np.uint8)
+    block = {TensorType.Q4_0: (18, 0, 256), TensorType.TQ1_0: (54, 52, 243), TensorType.TQ2_0: (66, 64, 256)}[kind]
+    return _blocks(generator, POOL // block[0], *block)
+
+
+def _projection(pool: NDArray[np.uint8], seed: int, size: int, tail: int) -> Callable[[], NDArray[np.uint8]]:
+    """`size` bytes from the pool, from a place that depends on the seed, and the scale in `tail` bytes more."""
+
+    def produce() -> NDArray[np.uint8]:
+        start = seed * 7919 * BLOCKS_APART % len(pool)
+        data = np.zeros(size + tail, np.uint8)
         done = 0
         while done < size:
-            count = min(size - done, POOL - start)
+            count = min(size - done, len(pool) - start)
             data[done : done + count] = pool[start : start + count]
             done, start = done + count, 0
-        data[size : size + 4] = np.frombuffer(np.float32(SCALE).tobytes(), np.uint8)
+        if tail:
+            data[size : size + 4] = np.frombuffer(np.float32(SCALE).tobytes(), np.uint8)
         return data
 
     return produce
@@ -116,10 +138,13 @@ def _head(shape: Shape) -> Callable[[], NDArray[np.generic]]:
     return produce
 
 
-def write_shape(path: Path, shape: Shape, name: str, activation: str = "relu2") -> int:
-    """Write a model with random weights; returns its bytes. activation: of the hidden units, `relu2` or `silu`."""
-    arch = "bitnet-b1.58"
-    pool = _pool()
+def write_shape(path: Path, shape: Shape, name: str, activation: str = "relu2", kind: TensorType = TensorType.I2_S) -> int:
+    """Write a model with random weights; returns its bytes. activation: of the hidden units, `relu2` or `silu`.
+
+    kind: I2_S is for `bitnet`; F16, Q4_0, TQ1_0 and TQ2_0 are for llama.cpp, whose architecture `bitnet` has SiLU.
+    """
+    arch = "bitnet-b1.58" if kind is TensorType.I2_S else "bitnet"
+    pool, tail = _pool(kind), i2_s.TAIL if kind is TensorType.I2_S else 0
     tensors = [
         OutputTensor("token_embd.weight", TensorType.F16, (shape.vocab, shape.hidden), _head(shape)),
         OutputTensor("output_norm.weight", TensorType.F32, (shape.hidden,), functools.partial(np.ones, shape.hidden, np.float32)),
@@ -127,14 +152,13 @@ def write_shape(path: Path, shape: Shape, name: str, activation: str = "relu2") 
     norms = {"attn_norm": shape.hidden, "attn_sub_norm": shape.hidden, "ffn_norm": shape.hidden, "ffn_sub_norm": shape.feed_forward}
     for layer in range(shape.layers):
         for i, (part, (rows, cols)) in enumerate(shape.projections().items()):
-            produce = _projection(pool, 7 * layer + i, rows, cols)
-            tensors.append(OutputTensor(f"blk.{layer}.{part}.weight", TensorType.I2_S, (rows, cols), produce))
+            produce = _projection(pool, 7 * layer + i, nbytes(kind, (rows, cols)) - tail, tail)
+            tensors.append(OutputTensor(f"blk.{layer}.{part}.weight", kind, (rows, cols), produce))
         for norm, size in norms.items():
             ones = functools.partial(np.ones, size, np.float32)
             tensors.append(OutputTensor(f"blk.{layer}.{norm}.weight", TensorType.F32, (size,), ones))
     metadata: dict[str, str | int | float] = {
         "general.name": f"random {name}",
-        f"{arch}.hidden_activation": activation,
         f"{arch}.vocab_size": shape.vocab,
         f"{arch}.block_count": shape.layers,
         f"{arch}.context_length": shape.context,
@@ -147,6 +171,8 @@ def write_shape(path: Path, shape: Shape, name: str, activation: str = "relu2") 
         f"{arch}.rope.freq_base": 500000.0,
         "tokenizer.ggml.model": "no_vocab",
     }
+    if kind is TensorType.I2_S:
+        metadata[f"{arch}.hidden_activation"] = activation
     return write_gguf(path, arch, metadata, tensors)
 
 
