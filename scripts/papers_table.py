@@ -7,9 +7,10 @@ random weights, the same shape, float16 head, f16 KV cache, no ReLU² (llama.cpp
 computes: ReLU², of which zeros are skipped, and the top 40 logits. Each figure is a process of its own: warm-up, then --tokens tokens
 from an empty context. Medians over --rounds, engines in turn.
 
-Where a model takes more than --memory, its layers are projected. Ours as `bitnet bench --projected` does; llama.cpp from two files of k
-and 2 k layers, whose difference is k layers more. The files of one shape exist at once and are deleted. --wrap puts a command before each
-measuring process, such as `taskset -c 0,1`. Prints Markdown lines; FOLDER/papers.json keeps every sample, and adds to what is there.
+Where a model takes more than --memory, its layers are projected. Ours as `bitnet bench --projected` does; llama.cpp's from two files, of
+as many layers as --memory holds and of a quarter of them, whose difference is that of the layers. The files of a shape exist at once, and
+are deleted. --wrap puts a command before each measuring process, such as `taskset -c 0,1`. Prints lines of Markdown; FOLDER/papers.json
+keeps every sample of all calls.
 """
 
 import argparse
@@ -51,7 +52,7 @@ def run_ours(model: Path, whole: int, top: int, threads: int, tokens: int) -> fl
     from bitnet_cli.gguf_file.reader import open_gguf
 
     plan = Plan([Setup(threads, "f16", "auto", "auto")], [Trial(0, tokens, 0, top)], 1, True)
-    run = Run(plan, Choices(1, True, "json", None, Power(), True), 1)
+    run = Run(plan, Choices(1, True, "json", None, None, Power(), True), 1)
     with open_gguf(model) as file:
         measured = file.require_int(f"{file.require_str('general.architecture')}.block_count", 1, 4096)
         run.measure(file, Layers(measured, whole), {"projected": measured < whole})
@@ -64,8 +65,10 @@ def layers_for(shape: Shape, kind: TensorType, memory: float) -> list[int]:
     head = 2 * shape.vocab * shape.hidden
     if layer * shape.layers + head <= memory:
         return [shape.layers]
-    few = max(1, -(-max(LEAST, CACHES * last_cache_bytes()) // layer))
-    return [few, 2 * few] if layer * 2 * few + head <= memory else []
+    few, many = max(1, -(-max(LEAST, CACHES * last_cache_bytes()) // layer)), int((memory - head) // layer)
+    if kind is TensorType.I2_S:
+        return [max(few, many // 4)]
+    return [max(few, many // 4), many] if many > few else []
 
 
 def rate(command: list[str]) -> float:
@@ -85,7 +88,7 @@ def measure(args: argparse.Namespace, name: str) -> dict[str, Any]:
     for title, (kind, activation, _) in engines.items():
         counts = layers_for(shape, kind, args.memory * 1e9)
         files[title] = []
-        for layers in counts[:1] if kind is TensorType.I2_S else counts:
+        for layers in counts:
             path = args.folder / f"{name}-{kind.name}-{activation}-{layers}.gguf"
             if not path.exists():
                 write_shape(path, shape._replace(layers=layers), name, activation, kind)
@@ -111,11 +114,11 @@ def runner(args: argparse.Namespace, title: str, path: Path, whole: int, top: in
 
 
 def whole_rate(layers: list[int], rates: list[float], whole: int) -> float:
-    """Tokens/s of all layers from those of one file, or of two with k and 2 k layers."""
+    """Tokens/s of all layers from those of one file, or of two with some of the layers."""
     if len(rates) == 1:
         return rates[0]
-    few, more = (1 / r for r in rates)
-    return 1 / (few + (whole - layers[0]) * (more - few) / (layers[1] - layers[0]))
+    few, many = (1 / r for r in rates)
+    return 1 / (many + (whole - layers[1]) * (many - few) / (layers[1] - layers[0]))
 
 
 def line(name: str, found: dict[str, Any]) -> str:

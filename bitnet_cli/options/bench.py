@@ -72,6 +72,9 @@ def bench(
         Format, typer.Option("-o", "--output", help="What goes to stdout; md, csv and json have llama-bench's names.")
     ] = Format.table,
     save: Annotated[Path | None, typer.Option("--save", help="Also write everything to this JSON file, for compare and report.")] = None,
+    plot: Annotated[
+        Path | None, typer.Option("--plot", metavar="FILE.png|svg", help="Draw the roofline, and tokens/s against threads and depth.")
+    ] = None,
     watts: Annotated[float, typer.Option("--watts", help="Energy: watts that a meter shows under this load.")] = 0.0,
     tdp: Annotated[float, typer.Option("--tdp", help="Energy: the CPU's thermal design power in watts, for an estimate.")] = 0.0,
     tdp_cpus: Annotated[
@@ -87,5 +90,33 @@ def bench(
     from bitnet_cli.commands.bench.rows import power_of
 
     lists = command.Lists(prompt, gen, depth, threads, cache_type, weights, activations, top)
-    choices = command.Choices(repeats, warm_up, output.value, save, power_of(watts, tdp, tdp_cpus), quiet)
+    choices = command.Choices(repeats, warm_up, output.value, save, plot, power_of(watts, tdp, tdp_cpus), quiet)
     command.bench(model, command.Shapes(shape, projected, hidden_act.value), lists, choices)
+
+
+class CompareFormat(str, Enum):
+    table = "table"
+    json = "json"
+
+
+@app.command()
+def compare(
+    first: Annotated[Path, typer.Argument(metavar="A.json", help="Results of `bitnet bench --save` or `-o json`.")],
+    second: Annotated[Path, typer.Argument(metavar="B.json", help="Results to divide by those of A.")],
+    output: Annotated[CompareFormat, typer.Option("-o", "--output")] = CompareFormat.table,
+) -> None:
+    """Ratio of two runs, test by test, with its uncertainty."""
+    from bitnet_cli.commands.bench.compare import compare as command
+
+    command(first, second, output.value)
+
+
+@app.command()
+def report(
+    files: Annotated[list[Path], typer.Argument(metavar="FILE.json...", help="Results of `bitnet bench --save` or `-o json`.")],
+    output: Annotated[Path, typer.Option("-o", "--output", help="The page to write; it needs no network.")] = Path("report.html"),
+) -> None:
+    """One HTML page with the tables and figures of saved runs."""
+    from bitnet_cli.commands.bench.report import report as command
+
+    command(files, output)

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from bitnet_kernels import isa
 
-from bitnet_cli.commands.bench import output, rows
+from bitnet_cli.commands.bench import output, plot, rows
 from bitnet_cli.commands.bench.limits import compile_loops, matmul_rate, read_rates
 from bitnet_cli.commands.bench.measure import Result, Runner, token_ids
 from bitnet_cli.commands.bench.plan import Plan, Setup, make_plan, words
@@ -57,6 +57,7 @@ class Choices:
     warm_up: bool
     kind: str  # of output.FORMATS
     save: Path | None
+    plot: Path | None
     power: rows.Power
     quiet: bool
 
@@ -70,6 +71,7 @@ def bench(model: str | None, shapes: Shapes, lists: Lists, choices: Choices) -> 
     if shapes.projected and not names:
         raise UsageError("--projected is for --shape; a model file is always run whole")
     output.require_writable(choices.save)
+    plot.require_plotting(choices.plot)
     try:
         isa.chosen()
     except isa.InstructionSetError as error:
@@ -201,6 +203,8 @@ class Run:
         sys.stdout.flush()
         if self.choices.save is not None:
             self.choices.save.write_text(output.write_rows(self.table, "json"), encoding="utf-8")
+        if self.choices.plot is not None:
+            plot.write_plot(self.table, self.choices.plot)
         noisy = [row for row in self.table if row["noisy"]]
         if noisy:
             worst = max(noisy, key=lambda row: float(row["spread"]))

@@ -13,6 +13,10 @@ from typing import Any
 
 import pytest
 
+from bitnet_cli.commands.bench.plan import make_plan
+from bitnet_cli.commands.bench.rows import power_of
+from bitnet_cli.errors import UsageError
+
 from ...model.builder import Sizes, random_model, write_model
 
 # What llama-bench writes for a CPU test, and tools that read its files look for.
@@ -88,7 +92,7 @@ def test_other_formats(bench: Callable[..., Any], tmp_path: Path) -> None:
 
 def test_table(bench: Callable[..., Any]) -> None:
     done = bench("-p", "16", "-n", "4", "-r", "2", "-t", "1", "--tdp", "100", "--tdp-cpus", "8", "--watts", "30", check=True)
-    for words in ("pp16", "tg4", "layers", "J a token (range)", "TDP model", "30 W as given", "arithmetic only", "sha256"):
+    for words in ("pp16", "tg4", "layers", "TDP model, J/token", "30 W as given", "arithmetic only", "sha256"):
         assert words in done.stdout
     assert "\x1b" not in done.stdout + done.stderr
 
@@ -100,21 +104,42 @@ def test_the_embedded_model_and_a_model_as_first_word(bitnet: Callable[..., Any]
 
 
 @pytest.mark.parametrize(
-    ("arguments", "words"),
+    ("options", "words"),
     [
-        (("-p", "0", "-n", "0"), ("nothing",)),
-        (("-p", "1,x"), ("-p 1,x", "numbers")),
-        (("-n", "-3"), ("-n -3",)),
-        (("-t", "257"), ("-t 257", "256")),
-        (("-r", "0"), ("-r 0",)),
-        (("--cache-type", "f16,q5"), ("q5", "q4")),
-        (("--weights", "3"), ("--weights 3", "1.6")),
-        (("-d", "60"), ("76 tokens", "64")),
-        (("--tdp-cpus", "4"), ("--tdp",)),
-        (("--watts", "-1"), ("--watts",)),
-        (("--watts", "nan"), ("--watts",)),
-        (("--save", "nowhere/x.json"), ("nowhere/x.json",)),
+        ({"prompt": "0", "gen": "0"}, "nothing"),
+        ({"prompt": "1,x"}, "-p 1,x: expected numbers"),
+        ({"gen": "-3"}, "-n -3"),
+        ({"threads": "257"}, "-t 257: expected numbers from 0 to 256"),
+        ({"repeats": 0}, "-r 0"),
+        ({"cache_type": "f16,q5"}, "--cache-type f16,q5: expected f32, f16"),
+        ({"weights": "3"}, "--weights 3"),
+        ({"activations": "a3"}, "--activations a3"),
     ],
+)
+def test_bad_lists(options: dict[str, Any], words: str) -> None:
+    good = {
+        "prompt": "1",
+        "gen": "1",
+        "depth": "0",
+        "threads": "1",
+        "cache_type": "f16",
+        "weights": "auto",
+        "activations": "auto",
+        "top": "0",
+    }
+    with pytest.raises(UsageError, match=words):
+        make_plan(**(good | {"repeats": 1, "warm_up": True, "cores": 1} | options))
+
+
+@pytest.mark.parametrize(("watts", "tdp", "cpus"), [(-1.0, 0.0, 0), (float("nan"), 0.0, 0), (0.0, float("inf"), 0), (0.0, 0.0, 4)])
+def test_bad_power(watts: float, tdp: float, cpus: int) -> None:
+    with pytest.raises(UsageError, match="--tdp"):
+        power_of(watts, tdp, cpus)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [(("-d", "60"), ("76 tokens", "64")), (("--save", "nowhere/x.json"), ("nowhere/x.json",)), (("-n", "x"), ("-n x",))],
 )
 def test_bad_input(bench: Callable[..., Any], refused: Callable[..., None], arguments: tuple[str, ...], words: tuple[str, ...]) -> None:
     refused(bench(*SMALL, *arguments), 2, *words)

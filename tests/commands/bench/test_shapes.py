@@ -95,7 +95,7 @@ def test_the_command(projected: bool, monkeypatch: pytest.MonkeyPatch, capsys: p
     """Bytes, operations and parameters are the whole model's, whether it was run whole or projected."""
     monkeypatch.setitem(shapes.SHAPES, "125M", SMALL)
     lists = command.Lists("16", "4", "0,8", "1", "f16", "2", "auto", "0")
-    choices = command.Choices(2, True, "json", None, Power(), True)
+    choices = command.Choices(2, True, "json", None, None, Power(), True)
     command.bench(None, command.Shapes("125M", projected, "relu2"), lists, choices)
     for row in json.loads(capsys.readouterr().out):
         assert row["projected"] is projected
@@ -111,7 +111,10 @@ def test_the_command(projected: bool, monkeypatch: pytest.MonkeyPatch, capsys: p
 
 
 def test_options_that_contradict() -> None:
-    lists, choices = command.Lists("16", "4", "0", "1", "f16", "2", "auto", "0"), command.Choices(1, True, "json", None, Power(), True)
+    lists, choices = (
+        command.Lists("16", "4", "0", "1", "f16", "2", "auto", "0"),
+        command.Choices(1, True, "json", None, None, Power(), True),
+    )
     for model, given, words in (
         ("tiny", command.Shapes("7B", False, "relu2"), "not both"),
         (None, command.Shapes(None, True, "relu2"), "--projected is for --shape"),

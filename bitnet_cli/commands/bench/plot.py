@@ -1,0 +1,189 @@
+"""Rows -> figures: the roofline of this machine with the measured points in it, and tokens/s against threads and depth.
+
+Colours are those of Okabe and Ito (2008), which colour-blind people can tell apart; markers differ as well. matplotlib is an optional
+dependency, imported when a figure is wanted.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import io
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from bitnet_cli.commands.bench.output import require_writable
+from bitnet_cli.commands.bench.rows import Row
+from bitnet_cli.commands.bench.tables import NAMES, digits
+from bitnet_cli.errors import UsageError
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+FORMATS = (".png", ".svg")
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
+MARKERS = "osD^vPX"
+INK = "#1b1b1f"  # of text and axes
+STYLE: Any = {
+    "font.size": 10,
+    "axes.titlesize": 11,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "svg.fonttype": "none",
+    "svg.hashsalt": "bitnet",
+}
+PANEL = (5.6, 4.2)  # inches
+
+
+def require_plotting(path: Path | None) -> None:
+    """UsageError where a figure could not be written: before an hour of measuring, not after it."""
+    if path is None:
+        return
+    if path.suffix.lower() not in FORMATS:
+        raise UsageError(f"--plot {path}: expected a name that ends in {' or '.join(FORMATS)}")
+    require_writable(path)
+    if not has_plotting():
+        raise UsageError("--plot needs matplotlib: pip install 'bitnet-cli[plot]'")
+
+
+def has_plotting() -> bool:
+    """Whether matplotlib is installed."""
+    return importlib.util.find_spec("matplotlib") is not None
+
+
+def write_plot(rows: Sequence[Row], path: Path) -> None:
+    """One file with every panel that the rows have data for. A PNG has 160 dots an inch."""
+    from matplotlib import rc_context
+
+    with rc_context(STYLE):
+        figure = _figure(rows, INK, 2)
+        figure.savefig(path, dpi=160, facecolor="white", metadata={"Date": None} if path.suffix.lower() == ".svg" else None)
+
+
+def svg(rows: Sequence[Row], name: str) -> str:
+    """As `write_plot`, as an SVG element for a page, whose colours of text and background it takes. name: unlike others on the page."""
+    from matplotlib import rc_context
+
+    stand_in, text = "#010203", io.StringIO()
+    with rc_context(STYLE | {"svg.hashsalt": name}):
+        _figure(rows, stand_in, 2).savefig(text, format="svg", transparent=True, metadata={"Date": None})
+    return text.getvalue()[text.getvalue().index("<svg") :].replace(stand_in, "currentColor")
+
+
+def _figure(rows: Sequence[Row], ink: str, columns: int) -> Figure:
+    from matplotlib import rcParams
+    from matplotlib.figure import Figure
+
+    for key in ("text.color", "axes.edgecolor", "axes.labelcolor", "axes.titlecolor", "xtick.color", "ytick.color"):
+        rcParams[key] = ink
+    panels = _panels(rows, ink)
+    columns = min(columns, len(panels))
+    lines = -(-len(panels) // columns)
+    figure = Figure(figsize=(PANEL[0] * columns, PANEL[1] * lines), layout="constrained")
+    for number, draw in enumerate(panels):
+        axes = figure.add_subplot(lines, columns, number + 1)
+        axes.grid(True, which="major", alpha=0.25, linewidth=0.6)
+        draw(axes)
+    return figure
+
+
+def _panels(rows: Sequence[Row], ink: str) -> list[Callable[[Axes], None]]:
+    """What there is to draw."""
+    panels: list[Callable[[Axes], None]] = []
+    if any("read_bytes_per_s" in row for row in rows):
+        panels.append(lambda axes: _roofline(axes, rows, ink))
+    for key, title in (("n_threads", "threads"), ("n_depth", "tokens in the KV cache")):
+        for kind, tests in (("decode", _decode(rows)), ("prefill", _prefill(rows))):
+            if len({row[key] for row in tests}) > 1:
+                panels.append(lambda axes, key=key, title=title, kind=kind, tests=tests: _curve(axes, tests, key, title, kind))  # type: ignore[misc]
+    if not panels:
+        for kind, tests in (("decode", _decode(rows)), ("prefill", _prefill(rows))):
+            if tests:
+                panels.append(lambda axes, kind=kind, tests=tests: _bars(axes, tests, kind))  # type: ignore[misc]
+    return panels
+
+
+def _decode(rows: Sequence[Row]) -> list[Row]:
+    return [row for row in rows if row["n_gen"]]
+
+
+def _prefill(rows: Sequence[Row]) -> list[Row]:
+    return [row for row in rows if row["n_prompt"]]
+
+
+def _label(row: Row, rows: Sequence[Row], without: Sequence[str] = ()) -> str:
+    """What tells this row from others: the choices that differ between them, and its test."""
+    parts = [f"{title} {row[key]}" for key, title in NAMES.items() if key not in without and len({r[key] for r in rows}) > 1]
+    return ", ".join([*(part.removeprefix("model ") for part in parts)])
+
+
+def _roofline(axes: Axes, rows: Sequence[Row], ink: str) -> None:
+    """Operations/s over operations a byte. What is under the slope waits for memory, what is under the flat roof for arithmetic."""
+    from matplotlib.ticker import FormatStrFormatter, LogLocator, NullFormatter
+
+    points = [row for row in rows if "read_bytes_per_s" in row]
+    xs = [row["ops_a_token"] / row["bytes_a_token"] for row in points]
+    low, high = min(1.0, *(x / 2 for x in xs)), max(3000.0, *(3 * x for x in xs))
+    threads = sorted({row["n_threads"] for row in points})
+    for number, count in enumerate(threads):
+        here = [row for row in points if row["n_threads"] == count]
+        read = max(row["read_bytes_per_s"] for row in here)
+        peak = max((row["peak_ops_per_s"] for row in here if "peak_ops_per_s" in row), default=0.0)
+        ridge = peak / read if peak else high
+        corner = [low, ridge, high] if low < ridge < high else [low, high]
+        roof = [min(x * read, peak or x * read) / 1e9 for x in corner]
+        colour = COLOURS[number % len(COLOURS)]
+        said = f"{count} thread{'s' * (count > 1)}: {read / 1e9:.0f} GB/s" + (f", {peak / 1e9:.0f} Gop/s" if peak else "")
+        axes.plot(corner, roof, color=colour, linewidth=1.6, label=said)
+        for tests, marker in ((_decode(here), "o"), (_prefill(here), "s")):
+            x = [row["ops_a_token"] / row["bytes_a_token"] for row in tests]
+            y = [row["ops_per_s"] / 1e9 for row in tests]
+            axes.plot(x, y, marker, color=colour, markersize=6, zorder=3)
+    axes.set(xscale="log", yscale="log", xlabel="operations per byte read", ylabel="Gop/s (1 multiply-add = 2 op)", title="Roofline")
+    axes.plot([], [], "o", color=ink, markersize=6, label="decode")
+    axes.plot([], [], "s", color=ink, markersize=6, label="prefill")
+    for axis in (axes.xaxis, axes.yaxis):
+        axis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0), numticks=12))
+        axis.set_major_formatter(FormatStrFormatter("%g"))
+        axis.set_minor_formatter(NullFormatter())
+    axes.legend(frameon=False, fontsize=8, loc="lower right")
+
+
+def _curve(axes: Axes, rows: Sequence[Row], key: str, title: str, kind: str) -> None:
+    """Median tokens/s, with the range of the samples, against one choice; a line for each combination of the others."""
+    other = "n_depth" if key == "n_threads" else "n_threads"
+    lines: dict[str, list[Row]] = {}
+    for row in rows:
+        name = _label(row, rows, without=[key])
+        if other == "n_depth" and len({r["n_depth"] for r in rows}) > 1:
+            name = ", ".join(filter(None, [name, f"depth {row['n_depth']}"]))
+        lengths = {r["n_prompt"] or r["n_gen"] for r in rows}
+        if len(lengths) > 1:
+            name = ", ".join(filter(None, [name, f"{row['n_prompt'] or row['n_gen']} tokens"]))
+        lines.setdefault(name, []).append(row)
+    for number, (name, unsorted) in enumerate(lines.items()):
+        members = sorted(unsorted, key=lambda row: int(row[key]))
+        x, y = [row[key] for row in members], [row["median_ts"] for row in members]
+        below = [row["median_ts"] - min(row["samples_ts"]) for row in members]
+        above = [max(row["samples_ts"]) - row["median_ts"] for row in members]
+        colour, marker = COLOURS[number % len(COLOURS)], MARKERS[number % len(MARKERS)]
+        axes.errorbar(x, y, [below, above], color=colour, marker=marker, markersize=5, capsize=3, linewidth=1.4, label=name or None)
+    axes.set(xlabel=title, ylabel=f"{kind}, tokens/s", title=f"{kind.capitalize()} against {title}")
+    axes.set_ylim(bottom=0)
+    axes.set_xticks(sorted({row[key] for row in rows}))
+    if len(lines) > 1:
+        axes.legend(frameon=False, fontsize=8)
+
+
+def _bars(axes: Axes, rows: Sequence[Row], kind: str) -> None:
+    """Median tokens/s of each row."""
+    names = [", ".join(filter(None, [row["test"], _label(row, rows)])) for row in rows]
+    values = [row["median_ts"] for row in rows]
+    axes.barh(range(len(rows)), values, color=COLOURS[0], height=0.6)
+    for place, value in enumerate(values):
+        axes.annotate(digits(value), (value, place), xytext=(4, 0), textcoords="offset points", va="center", fontsize=8)
+    axes.set_yticks(range(len(rows)), names)
+    axes.invert_yaxis()
+    axes.margins(x=0.15)
+    axes.set(xlabel=f"{kind}, tokens/s", title=kind.capitalize())

@@ -1,0 +1,76 @@
+"""Files of `bitnet bench --save`, `-o json` and `-o jsonl` -> rows, checked as far as comparing and drawing need."""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from bitnet_cli.commands.bench.rows import Row
+from bitnet_cli.errors import BadFileError
+
+MOST_BYTES = 256 << 20
+NEEDED: dict[str, type | tuple[type, ...]] = {
+    "test": str,
+    "n_prompt": int,
+    "n_gen": int,
+    "n_depth": int,
+    "n_threads": int,
+    "type_k": str,
+    "cpu_info": str,
+    "model_filename": str,
+    "model_type": str,
+    "samples_ts": list,
+}
+# What files of other versions, or of llama-bench, do not say.
+ABSENT: Row = {
+    "weights": "",
+    "activations": "",
+    "n_top": 0,
+    "isa": "",
+    "versions": {},
+    "model_sha256": "",
+    "build_commit": "",
+    "system": "",
+}
+
+
+def read_rows(path: Path) -> list[Row]:
+    """Rows of a file. BadFileError: cannot be read, or holds something else."""
+    try:
+        if path.stat().st_size > MOST_BYTES:
+            raise BadFileError(path, "file", f"is larger than {MOST_BYTES >> 20} MiB, which no result of `bitnet bench` is")
+        text = path.read_text(encoding="utf-8")
+    except OSError as error:
+        raise BadFileError(path, "file", error.strerror or str(error)) from None
+    except UnicodeDecodeError:
+        raise BadFileError(path, "file", "is not text, expected JSON of `bitnet bench`") from None
+    rows = _parse(path, text)
+    if not rows:
+        raise BadFileError(path, "rows", "are none")
+    return [_checked(path, number, row) for number, row in enumerate(rows)]
+
+
+def _parse(path: Path, text: str) -> Sequence[Any]:
+    try:
+        try:
+            whole = json.loads(text)
+        except json.JSONDecodeError:
+            return [json.loads(line) for line in text.splitlines() if line.strip()]
+    except (json.JSONDecodeError, RecursionError):
+        raise BadFileError(path, "file", "is not JSON; `bitnet bench --save FILE` and `-o json` write it") from None
+    return whole if isinstance(whole, list) else [whole]
+
+
+def _checked(path: Path, number: int, row: Any) -> Row:
+    if not isinstance(row, dict):
+        raise BadFileError(path, f"row {number}", "is not an object of `bitnet bench`")
+    if "test" not in row and isinstance(row.get("n_prompt"), int) and isinstance(row.get("n_gen"), int):  # llama-bench
+        name = f"pp{row['n_prompt']}" if row["n_prompt"] else f"tg{row['n_gen']}"
+        row["test"] = f"{name} @ d{row['n_depth']}" if row.get("n_depth") else name
+    for key, expected in NEEDED.items():
+        if not isinstance(row.get(key), expected):
+            raise BadFileError(path, f"row {number}: {key}", "is missing or of another type, expected a result of `bitnet bench`")
+    rates = row["samples_ts"]
+    if not rates or not all(isinstance(rate, (int, float)) and not isinstance(rate, bool) and 0 < rate < 1e12 for rate in rates):
+        raise BadFileError(path, f"row {number}: samples_ts", "are not rates above 0")
+    return ABSENT | row
