@@ -9,7 +9,7 @@ from bitnet_cli.options.shared import MODEL_HELP, ModelOption, complete_model
 
 def inspect(
     model_argument: Annotated[
-        str | None, typer.Argument(metavar="[MODEL]", help=f"Checkpoint folder, or: {MODEL_HELP}", autocompletion=complete_model)
+        str | None, typer.Argument(metavar="MODEL", help=f"Checkpoint folder, or: {MODEL_HELP}", autocompletion=complete_model)
     ] = None,
     model: ModelOption = None,
     check: Annotated[bool, typer.Option("--check", help="Read all weights: every code and number must be usable. Exit 3 if not.")] = False,

@@ -76,7 +76,7 @@ def complete_model(incomplete: str) -> list[str]:
 
 
 MODEL_HELP = "GGUF file, folder with one, name (see `bitnet run --list`) or hub id owner/name. Without it: the embedded model."
-ModelArgument = Annotated[str | None, typer.Argument(metavar="[MODEL]", help=MODEL_HELP, autocompletion=complete_model)]
+ModelArgument = Annotated[str | None, typer.Argument(metavar="MODEL", help=MODEL_HELP, autocompletion=complete_model)]
 ModelOption = Annotated[
     str | None, typer.Option("-m", "--model", metavar="MODEL", help="The same as MODEL.", autocompletion=complete_model)
 ]
