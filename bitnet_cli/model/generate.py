@@ -113,27 +113,37 @@ class _Ahead:
 
     def after(self, token: int, room: int, top: int) -> NDArray[np.float32]:
         """The text goes on with `token`: logits of the one after it. room: tokens that may still come; top: as Decoder.feed."""
-        if self._lookup:
-            self._lookup.extend([token])
-        if self._right < len(self._draft):
-            if token == self._draft[self._right]:
-                self._right += 1
-                self.position += 1
-                self._timings.accepted_tokens += 1
-                return self._session.logits_of(self._right, top)
-            self.settle()
-        if self._lookup:
-            self._draft, self._right = self._lookup.draft(min(room, self._session.context - self.position) - 1), 0
+        session, lookup = self._session, self._lookup
+        if lookup is None:
+            self.position += 1
+            return session.feed([token], top)
+        lookup.extend([token])
+        if self._right < len(self._draft) and token == self._draft[self._right]:
+            self._right += 1
+            self.position += 1
+            self._timings.accepted_tokens += 1
+            return self._logits(lookup, top)
+        self.settle()
+        self._draft = lookup.draft(min(room, session.context - self.position, session.decoder.batch) - 1)
         self.position += 1
+        start = time.perf_counter()
         if not self._draft:
-            return self._session.feed([token], top)
+            logits = session.feed([token], top)
+            lookup.took(time.perf_counter() - start)
+            return logits
+        session.feed_batch([token, *self._draft])
+        lookup.took(time.perf_counter() - start, 1 + len(self._draft))
         self._timings.drafted_tokens += len(self._draft)
-        self._session.feed_batch([token, *self._draft])
-        return self._session.logits_of(0, top)
+        return self._logits(lookup, top)
+
+    def _logits(self, lookup: Lookup, top: int) -> NDArray[np.float32]:
+        start = time.perf_counter()
+        logits = self._session.logits_of(self._right, top)
+        lookup.took_logits(time.perf_counter() - start)
+        return logits
 
     def settle(self) -> None:
         """Cut off what was drafted and not chosen."""
-        if self._lookup and self._draft:
-            self._lookup.learn(len(self._draft), self._right)
+        if self._draft:
             self._draft, self._right = (), 0
             self._session.rewind(min(self.position, self._session.position))

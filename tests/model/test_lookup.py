@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from bitnet_cli.embedded import EMBEDDED_MODEL
+from bitnet_cli.model import lookup as module
 from bitnet_cli.model.decoder import Decoder
 from bitnet_cli.model.generate import Plan, Timings, generate
 from bitnet_cli.model.lookup import Lookup
@@ -24,24 +25,59 @@ def lookup_of(ids: list[int], most: int = 8) -> Lookup:
     return lookup
 
 
+@pytest.fixture
+def always(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Drafts whether they pay or not: what they cost depends on the machine."""
+    monkeypatch.setattr(module, "GAIN", 0.0)
+
+
+@pytest.mark.usefixtures("always")
 def test_drafts() -> None:
-    assert lookup_of([1, 2, 3, 4]).draft(9) == []
-    assert lookup_of([1, 2, 3, 4, 1, 2]).draft(9) == [3, 4]
-    assert lookup_of([1, 2, 3, 4, 1, 2]).draft(1) == [3]
-    assert lookup_of([1, 2, 3, 4, 1, 2]).draft(0) == []
-    assert lookup_of([7, 2, 3, 4, 7, 2, 5, 6, 7, 2]).draft(9) == [5, 6]  # the last time
-    assert lookup_of([1, 7, 2, 3, 9, 7, 2, 5, 1, 7, 2]).draft(9) == [3, 9]  # three tokens agree there
-    assert lookup_of([1, 1, 1, 1]).draft(9) == [1]
-    assert lookup_of([3]).draft(9) == lookup_of([]).draft(9) == []
+    """Right ones so far, so that the longest promises most."""
+
+    def draft(ids: list[int], room: int = 9) -> list[int]:
+        lookup = lookup_of(ids)
+        lookup._right = 1.0
+        return list(lookup.draft(room))
+
+    assert draft([1, 2, 3, 4]) == []
+    assert draft([1, 2, 3, 4, 1, 2]) == [3, 4, 1, 2]
+    assert draft([1, 2, 3, 4, 1, 2], 1) == [3]
+    assert draft([1, 2, 3, 4, 1, 2], 0) == []
+    assert draft([7, 2, 3, 4, 7, 2, 5, 6, 7, 2]) == [5, 6, 7, 2]  # the last time
+    assert draft([1, 7, 2, 3, 9, 7, 2, 5, 1, 7, 2]) == [3, 9, 7, 2, 5, 1, 7, 2]  # three tokens agree there
+    assert draft([1, 1, 1, 1]) == [1]
+    assert draft([3]) == draft([]) == []
+    assert len(draft([*range(40), *range(4)], 100)) == 8
 
 
-def test_the_size_of_drafts_follows_how_they_do() -> None:
-    lookup = lookup_of([*range(40), *range(4)], most=8)
-    sizes = []
-    for right in (2, 4, 8, 8, 0, 0, 0, 1):
-        sizes.append(len(lookup.draft(100)))
-        lookup.learn(sizes[-1], min(right, sizes[-1]))
-    assert sizes == [2, 4, 8, 8, 8, 4, 2, 1]
+def priced(step: dict[int, float], logits: float, right: float) -> Lookup:
+    """In a text that goes in circles, with steps that cost so much, where a single one takes a second."""
+    lookup = lookup_of([*range(100), *range(20)], most=64)
+    lookup._right = right
+    lookup.took(1.0)
+    lookup.took_logits(logits)
+    for tokens, seconds in step.items():
+        lookup.took(seconds, tokens)
+    return lookup
+
+
+def test_a_draft_is_as_long_as_it_pays() -> None:
+    cheap, dear = {5: 1.2, 17: 1.5, 65: 2.0}, {5: 7.0, 17: 14.0, 65: 60.0}
+    assert len(priced(cheap, 0.01, 1.0).draft(100)) == 64
+    assert 2 <= len(priced(cheap, 0.01, 0.7).draft(100)) <= 16
+    assert priced(cheap, 0.01, 0.05).draft(100) == []
+    assert priced(dear, 0.3, 0.9).draft(100) == []
+    assert priced({}, 0.0, 0.9).draft(100) != []  # nobody has measured yet: try
+    assert priced({5: 9.0}, 0.0, 0.9).draft(100) == []  # and do not try again
+
+
+def test_guesses_are_judged_without_being_computed() -> None:
+    right, wrong = lookup_of([*range(30)]), lookup_of([*range(30)])
+    right.extend(range(20))
+    wrong.extend(i for n in range(10) for i in (3 * n, 3 * n + 1, 99))
+    assert right._right > 0.9
+    assert wrong._right < 0.2
 
 
 @pytest.mark.parametrize("cache_type", ["f32", "f16", "q8", "q4", "q3"])
@@ -62,6 +98,7 @@ def test_a_batch_gives_the_bits_of_single_tokens(decoder_of: Make, cache_type: s
         many.logits_of(3)
 
 
+@pytest.mark.usefixtures("always")
 @pytest.mark.parametrize("threads", [1, 2])
 @pytest.mark.parametrize(
     "sampling",
@@ -91,6 +128,7 @@ def test_the_same_tokens_as_without(decoder_of: Make, sampling: Sampling, thread
         assert t.accepted_tokens > 10  # greedy text of a small model goes in circles
 
 
+@pytest.mark.usefixtures("always")
 @pytest.mark.parametrize("limit", [0, 1, 2, 7, 30, -1])
 def test_limits(decoder_of: Make, limit: int) -> None:
     """Drafts never go past the limit or the end of the context."""
@@ -101,6 +139,7 @@ def test_limits(decoder_of: Make, limit: int) -> None:
     assert len(found) == (limit if limit >= 0 else 64 - len(PROMPT) + 1)
 
 
+@pytest.mark.usefixtures("always")
 def test_a_token_that_ends_the_text_in_a_draft(decoder_of: Make) -> None:
     session = Session(decoder_of(EMBEDDED_MODEL))
     greedy: Any = Sampling(temperature=0.0)
@@ -113,6 +152,7 @@ def test_a_token_that_ends_the_text_in_a_draft(decoder_of: Make) -> None:
     assert session.ids == PROMPT + expected
 
 
+@pytest.mark.usefixtures("always")
 def test_a_reader_who_leaves(small_file: Path, decoder_of: Make) -> None:
     """What was drafted and not asked for is cut off, and the session goes on."""
     session = Session(decoder_of(small_file))
