@@ -9,7 +9,6 @@ from typing import Annotated, NoReturn
 
 import typer
 
-from bitnet_cli import __version__
 from bitnet_cli.errors import BitnetError
 from bitnet_cli.options import bench, convert, embed, inspect, perplexity, quantize, run
 
@@ -25,13 +24,17 @@ app = typer.Typer(
 
 def _version(wanted: bool) -> None:
     if wanted:
-        typer.echo(f"bitnet {__version__}")
+        from bitnet_cli.commands.version import lines
+
+        typer.echo("\n".join(lines()))
         raise typer.Exit
 
 
 @app.callback()
 def common(
-    version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")] = False,
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version, the CPU and its instruction set.")
+    ] = False,
 ) -> None:
     pass
 

@@ -1,10 +1,11 @@
 """What the user sees while Numba compiles the kernels, which happens once on a machine and takes 10 to 30 seconds.
 
-After a second of it: on a terminal a line that counts and goes away again, elsewhere one line on stderr. Loading compiled kernels
+After a second of it: on a terminal a bar that goes away again, elsewhere one line on stderr. Loading compiled kernels
 takes a third of a second and shows nothing.
 """
 
 import contextlib
+import os
 import sys
 import threading
 import time
@@ -12,6 +13,8 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from bitnet_kernels import compile_cache, isa
+
+from bitnet_cli.commands.reporting import Bar
 
 if TYPE_CHECKING:
     from bitnet_kernels.jit import Compilations
@@ -21,17 +24,15 @@ EVERY = 0.25  # seconds between two counts
 
 
 def _say(stop: threading.Event, counter: "Compilations", terminal: bool) -> None:
-    start = time.perf_counter()
     if stop.wait(PATIENCE):
         return
     what = f"bitnet: compiling the kernels for this CPU ({isa.chosen()})"
     if not terminal:
         print(f"{what}; this happens once and takes 10 to 30 seconds", file=sys.stderr, flush=True)  # noqa: T201
         return
-    while not stop.wait(EVERY):
-        seconds = time.perf_counter() - start
-        print(f"\r{what}: {counter.done} functions, {seconds:.0f} s\x1b[K", end="", file=sys.stderr, flush=True)  # noqa: T201
-    print("\r\x1b[K", end="", file=sys.stderr, flush=True)  # noqa: T201
+    with Bar(f"compiling the kernels ({isa.chosen()})", "functions", patience=0) as bar:
+        while not stop.wait(EVERY):
+            bar.update(counter.done, None)
 
 
 @contextlib.contextmanager
@@ -44,7 +45,7 @@ def compiling(quiet: bool) -> Iterator[None]:
 
     stop, start = threading.Event(), time.perf_counter()
     with counting_compilations() as counter:
-        teller = threading.Thread(target=_say, args=(stop, counter, sys.stderr.isatty()), daemon=True)
+        teller = threading.Thread(target=_say, args=(stop, counter, sys.stderr.isatty() and os.environ.get("TERM") != "dumb"), daemon=True)
         teller.start()
         try:
             yield

@@ -112,7 +112,7 @@ def embed(
         decoder.start()
     loaded = time.perf_counter()
     try:
-        vectors = run(decoder, job, report.on_terminal)
+        vectors = run(decoder, job, report)
     finally:
         decoder.close()
     seconds = time.perf_counter() - loaded
@@ -150,16 +150,15 @@ def prepare(
     return Job(ids, pooling, normalize, cut)
 
 
-def run(decoder: Decoder, job: Job, on_terminal: bool) -> list[NDArray[np.float32]]:
+def run(decoder: Decoder, job: Job, report: Reporter) -> list[NDArray[np.float32]]:
     """(rows, hidden) float32 of each text: one row, or one a token without pooling."""
-    vectors, done, start = [], 0, time.perf_counter()
-    for number, ids in enumerate(job.texts, 1):
-        vectors.append(embed_ids(decoder, ids, job.pooling, job.normalize))
-        done += len(ids)
-        if on_terminal and len(job.texts) > 1:
-            rate = done / (time.perf_counter() - start)
-            end = "\n" if number == len(job.texts) else ""
-            print(f"\r{number} of {len(job.texts)} texts, {rate:.0f} tokens/s ", end=end, file=sys.stderr, flush=True)  # noqa: T201
+    vectors, done = [], 0
+    with report.counting("embedding", "tokens") as progress:
+        for ids in job.texts:
+            vectors.append(embed_ids(decoder, ids, job.pooling, job.normalize))
+            done += len(ids)
+            if progress:
+                progress(done, job.tokens)
     return vectors
 
 

@@ -1,25 +1,17 @@
 """A model as the user names it -> an open model. On a terminal, what is not here yet is downloaded and converted after asking."""
 
-import shlex
 import sys
 from pathlib import Path
 
 from bitnet_cli.commands.compiling import compiling
-from bitnet_cli.commands.reporting import byte_size, print_json, put
+from bitnet_cli.commands.reporting import byte_size
 from bitnet_cli.embedded import DEFAULT_MODEL, EMBEDDED
-from bitnet_cli.errors import UsageError, printable
+from bitnet_cli.errors import printable
 from bitnet_cli.model import opening
-from bitnet_cli.model.names import NotHereError, available, find
+from bitnet_cli.model.names import NotHereError, find
 from bitnet_cli.model.opening import Engine, OpenModel
 
-__all__ = ["Engine", "OpenModel", "chosen", "find_model", "list_models", "open_model"]
-
-
-def chosen(argument: str | None, option: str | None) -> str | None:
-    """The model of the command line: MODEL or -m MODEL, not both; None: neither."""
-    if argument is not None and option is not None:
-        raise UsageError(f"give the model once: {argument} or -m {option}")
-    return argument if argument is not None else option
+__all__ = ["Engine", "OpenModel", "find_model", "open_model"]
 
 
 def find_model(reference: str | None) -> Path:
@@ -73,16 +65,3 @@ def open_model(model: str | None, engine: Engine, quiet: bool) -> OpenModel:
     with compiling(quiet):
         opened.decoder.start()
     return opened
-
-
-def list_models(as_json: bool) -> None:
-    """`bitnet run --list`: every model that has a name here, on stdout."""
-    models = available()
-    if as_json:
-        listed = [{"name": m.name, "source": m.source, "path": str(m.path), "bytes": m.size, "about": m.about or None} for m in models]
-        print_json({"models": listed})
-        return
-    width = max(len(printable(m.name)) for m in models)
-    for m in models:
-        about = m.about or shlex.quote(str(m.path))
-        put(f"{printable(m.name):<{width}}  {byte_size(m.size):>9}  {m.source:<8}  {printable(about)}")

@@ -99,13 +99,13 @@ class Reporter:
 
 
 class Bar:
-    """A progress bar on stderr. It appears when something takes longer than PATIENCE, and goes away when all is done.
+    """A progress bar on stderr. It appears when something takes longer than `patience` seconds, and goes away when all is done.
 
     unit: `bytes`, or what is counted. In a narrow terminal it has fewer columns; where the cursor cannot move (TERM=dumb), it is not drawn.
     """
 
-    def __init__(self, what: str, unit: str):
-        self._what, self._unit, self._start = what, unit, time.monotonic()
+    def __init__(self, what: str, unit: str, patience: float = PATIENCE):
+        self._what, self._unit, self._due = what, unit, time.monotonic() + patience
         self._bar: Any = None
         self._task: Any = None
 
@@ -113,39 +113,48 @@ class Bar:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._stop()
+        self.end()
 
     def update(self, done: int, total: int | None) -> None:
-        """So much is done; total None: of an unknown amount."""
+        """So much is done; total None: nobody knows of how much."""
         if done == total:
-            self._stop()
+            self.end()
             return
         if self._bar is None:
-            if time.monotonic() - self._start < PATIENCE:
+            if time.monotonic() < self._due:
                 return
-            self._show()
+            self._show(total is not None)
         self._bar.update(self._task, completed=done, total=total)
 
-    def _show(self) -> None:
-        from rich.console import Console
-        from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
-
-        console = Console(stderr=True)
-        counted = f"{{task.completed:.0f}} of {{task.total:.0f}} {self._unit}"
-        amount = DownloadColumn() if self._unit == "bytes" else TextColumn(counted)
-        columns: list[Any] = [TextColumn(self._what), BarColumn(), amount]
-        if console.width < NARROW:
-            columns = [TextColumn(self._what), TextColumn("{task.percentage:.0f} %")]
-        elif self._unit == "bytes":
-            columns.append(TransferSpeedColumn())
-        if console.width >= NARROW:
-            columns.append(TimeRemainingColumn())
-        self._bar = Progress(*columns, console=console, transient=True, disable=console.is_dumb_terminal)
-        self._task = self._bar.add_task(self._what, total=None)
-        self._bar.start()
-
-    def _stop(self) -> None:
+    def end(self) -> None:
+        """Take the bar away; it does not come back."""
+        self._due = math.inf
         if self._bar is not None:
             self._bar.stop()
             self._bar = None
-            self._start = math.inf  # it does not come back
+
+    def _show(self, known: bool) -> None:
+        from rich.console import Console
+        from rich.progress import (
+            BarColumn,
+            DownloadColumn,
+            Progress,
+            TextColumn,
+            TimeElapsedColumn,
+            TimeRemainingColumn,
+            TransferSpeedColumn,
+        )
+
+        console = Console(stderr=True)
+        wide: list[Any] = [BarColumn()]
+        if self._unit == "bytes":
+            wide += [DownloadColumn(), TransferSpeedColumn()]
+        else:
+            of = " of {task.total:.0f}" if known else ""
+            wide.append(TextColumn(f"{{task.completed:.0f}}{of} {self._unit}"))
+        wide.append(TimeRemainingColumn() if known else TimeElapsedColumn())
+        narrow: list[Any] = [TextColumn("{task.percentage:.0f} %")] if known else [TimeElapsedColumn()]
+        columns = [TextColumn(self._what), *(wide if console.width >= NARROW else narrow)]
+        self._bar = Progress(*columns, console=console, transient=True, disable=console.is_dumb_terminal)
+        self._task = self._bar.add_task(self._what, total=None)
+        self._bar.start()

@@ -47,3 +47,10 @@ def grouped(command: Callable[..., None]) -> Callable[..., None]:
     flat.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
     flat.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters} | {"return": None}
     return flat
+
+
+def signature_of(command: Any) -> inspect.Signature:
+    """Parameters of a command with their annotations as objects, as Typer sees them."""
+    hints = typing.get_type_hints(command, include_extras=True) if not hasattr(command, "__signature__") else command.__annotations__
+    parameters = [p.replace(annotation=hints.get(p.name, p.annotation)) for p in inspect.signature(command).parameters.values()]
+    return inspect.Signature(parameters)

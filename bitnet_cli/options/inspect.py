@@ -19,6 +19,6 @@ def inspect(
 ) -> None:
     """Show what a model file holds, and which commands work on it."""
     from bitnet_cli.commands import inspect as command
-    from bitnet_cli.commands.opening import chosen
+    from bitnet_cli.commands.models import chosen
 
     command.inspect(chosen(model_argument, model), full=check, tensors=tensors, as_json=as_json, quiet=quiet)

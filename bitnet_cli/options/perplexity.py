@@ -23,7 +23,7 @@ def perplexity(
 ) -> None:
     """Measure how well a model predicts a text."""
     from bitnet_cli.commands import perplexity as command
-    from bitnet_cli.commands.opening import chosen
+    from bitnet_cli.commands.models import chosen
 
     command.perplexity(
         chosen(model_argument, model),

@@ -107,10 +107,10 @@ def run(
     model: ModelOption = None,
 ) -> None:
     """Generate text. The text goes to stdout, everything else to stderr."""
-    from bitnet_cli.commands import opening
+    from bitnet_cli.commands import models
 
     if output.list_models:
-        opening.list_models(output.as_json)
+        models.list_models(output.as_json)
         return
     from dataclasses import asdict
 
@@ -121,7 +121,7 @@ def run(
     draft, limit = engine.draft if engine.lookup else 0, 128 if text.n_predict is None else text.n_predict
     wishes = Wishes(c.system, text.n_predict, c.context_shift, output.as_json, output.quiet, output.verbose, draft, stops)
     command.run(
-        opening.chosen(model_argument, model),
+        models.chosen(model_argument, model),
         command.Prompt(text.prompt, text.file, c.conversation or c.system is not None, c.chat_template, wishes),
         command.Request(limit, stops, None, text.ignore_eos, output.logprobs, draft),
         command.Sampling(**asdict(choice)),
