@@ -1,5 +1,6 @@
 """A terminal to look at: tmux, driven by keys. Screens are compared as text, after waiting for what they must show."""
 
+import shlex
 import shutil
 import subprocess
 import sys
@@ -21,10 +22,10 @@ class Screen:
         values = {"BITNET_ISA": "naive", "XDG_STATE_HOME": str(folder), "LANG": "C.UTF-8", "TERM": "screen-256color"} | environment
         given = [f"{name}={value}" for name, value in values.items()]
         command = ["env", "-u", "NO_COLOR", *given, sys.executable, "-m", "bitnet_cli", "run", str(model), *arguments]
+        # Not an interactive shell: it would report, and leave, a program that is paused from outside.
+        script = shlex.join(command) + "; echo left with $?; exec cat"
         size = ["-x", str(columns), "-y", str(lines)]
-        self._tmux("-f", "/dev/null", "new-session", "-d", "-s", "x", *size, "-c", str(folder), "sh")
-        self._tmux("set-option", "-g", "history-limit", "5000")
-        self._tmux("send-keys", "-t", "x", "PS1=; clear; " + " ".join(f"'{part}'" for part in command) + "; echo left with $?", "Enter")
+        self._tmux("-f", "/dev/null", "new-session", "-d", "-s", "x", *size, "-c", str(folder), script)
 
     def _tmux(self, *arguments: str) -> str:
         done = subprocess.run(["tmux", "-L", self._socket, *arguments], check=True, capture_output=True, text=True)
