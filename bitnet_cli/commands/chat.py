@@ -103,7 +103,8 @@ class Talk:
 
     def meter(self) -> str:
         """How full the context is."""
-        return f"{self.chat.tokens()} of {self.chat.session.context} tokens"
+        context = self.chat.session.context
+        return f"{min(self.chat.tokens(), context)} of {context} tokens"
 
     def reader(self) -> Reader:
         """Where messages come from."""
