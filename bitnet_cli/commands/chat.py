@@ -10,6 +10,7 @@ import json
 import os
 import signal
 import sys
+import textwrap
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
@@ -93,13 +94,13 @@ class Talk:
 
     def say(self, text: str) -> None:
         """What the user asked for: on stderr, so that a pipe gets answers only."""
-        print("\n".join(map(printable, text.split("\n"))), file=sys.stderr, flush=True)  # noqa: T201
+        print("\n".join(_wrapped(printable(line)) for line in text.split("\n")), file=sys.stderr, flush=True)  # noqa: T201
 
     def note(self, text: str) -> None:
         """One line beside the chat."""
         if not self.quiet:
             dim, end = ("\x1b[2m", "\x1b[0m") if _styled(sys.stderr.isatty()) else ("", "")
-            print(f"{dim}({printable(text)}){end}", file=sys.stderr, flush=True)  # noqa: T201
+            print(f"{dim}{_wrapped(f'({printable(text)})')}{end}", file=sys.stderr, flush=True)  # noqa: T201
 
     def meter(self) -> str:
         """How full the context is."""
@@ -270,6 +271,16 @@ def _unechoed() -> Iterator[None]:
         yield
     finally:
         termios.tcsetattr(descriptor, termios.TCSANOW, before)
+
+
+def _wrapped(line: str) -> str:
+    """A line broken between words where stderr is a terminal; what continues a row of a list stands below its second column."""
+    if not sys.stderr.isatty():
+        return line
+    columns = os.get_terminal_size(sys.stderr.fileno()).columns - 1
+    indent = len(line) - len(line.split("  ", 1)[1].lstrip()) if "  " in line.rstrip() else 0
+    folded = textwrap.wrap(line, max(columns, 20), subsequent_indent=" " * min(indent, 20), drop_whitespace=True, break_on_hyphens=False)
+    return "\n".join(folded) or line
 
 
 def _styled(terminal: bool) -> bool:
