@@ -72,8 +72,16 @@ def test_python_examples(capsys: pytest.CaptureFixture[str]) -> None:
     out = capsys.readouterr().out
     assert "--temp is -1" in out
     assert "tokens/s" in out
+    chat = re.search(r"(\d+) tokens were in the cache, (\d+) were computed", out)
+    assert chat is not None and int(chat[1]) > int(chat[2]) > 5
     counts = [(int(a), int(b)) for a, b in re.findall(r"(\d+) tokens, (\d+) of them known", out)]
     assert [known for _, known in counts][1:] == [every for every, _ in counts][:-1]
+
+
+def test_chat_example(capsys: pytest.CaptureFixture[str]) -> None:
+    (block,) = blocks(ROOT / "docs" / "chat.md", "python")
+    exec(compile(block, "docs/chat.md", "exec"), {})
+    assert len(capsys.readouterr().out) > 20
 
 
 @pytest.fixture(scope="module")

@@ -158,6 +158,8 @@ class Talk:
                     shown.finish()
                     if self.on_terminal:
                         print(flush=True)  # noqa: T201
+        if stop.wanted and not sys.stdin.isatty():  # nobody is there to go on
+            raise KeyboardInterrupt
         if len(chat.messages) == count:  # stopped before the first word
             chat.undo()
             self.note("stopped before the answer began; the message is taken back")
@@ -259,10 +261,13 @@ def _stoppable() -> Iterator[_Stop]:
 def _unechoed() -> Iterator[None]:
     try:
         import termios
-
+    except ImportError:  # Windows
+        yield
+        return
+    try:
         descriptor = sys.stdin.fileno()
         before = termios.tcgetattr(descriptor)
-    except (ImportError, OSError, ValueError, termios.error):
+    except (OSError, ValueError, termios.error):  # no terminal
         yield
         return
     quiet = [*before[:3], before[3] & ~termios.ECHO, *before[4:]]

@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import signal
 import stat
 import subprocess
 import sys
@@ -202,6 +203,24 @@ def test_a_wrong_command_ends_a_script(reciting: Path) -> None:
     done = talk(reciting, "/nonsense\nhello\n", code=2)
     assert "no command /nonsense" in done.stderr
     assert (done.stdout, done.stderr.count("\n")) == ("", 1)
+
+
+@pytest.mark.skipif(os.name != "posix", reason="signals of POSIX")
+def test_ctrl_c_ends_a_script(tmp_path: Path) -> None:
+    """Exit code 130, and the answer as far as it came; the next line is not answered."""
+    path = reciting_model(tmp_path / "endless.gguf", " ".join(f"w{i}" for i in range(300)) + " ", context=1 << 16, endless=True)
+    command = [sys.executable, "-m", "bitnet_cli", "run", str(path), "-cnv", *GREEDY, "-c", "65536"]
+    pipes: dict[str, Any] = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    with subprocess.Popen(command, env=os.environ | {"BITNET_ISA": "naive"}, text=True, **pipes) as process:
+        assert process.stdin is not None and process.stdout is not None
+        process.stdin.write("hello\nagain\n")
+        process.stdin.flush()
+        assert process.stdout.read(2) == "w0"
+        process.send_signal(signal.SIGINT)
+        rest, errors = process.communicate(timeout=120)
+    assert process.returncode == 130
+    assert "Traceback" not in errors
+    assert rest.endswith("\n") and rest.count("\n") == 1
 
 
 def test_a_full_context(model: Path) -> None:
