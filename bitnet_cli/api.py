@@ -47,6 +47,7 @@ def load(
     cache_type: str = "f16",
     weight_bits: str = "auto",
     activations: str = "auto",
+    query_type: str = "f32",
 ) -> Model:
     """Open a model; the kernels are compiled if they never were on this computer, which takes 10 to 30 seconds.
 
@@ -57,11 +58,11 @@ def load(
     cache_type   of the KV cache: f32, f16, q8, q4, q3
     weight_bits  what decode reads: `2`, `1.6`, or `auto`
     activations  of a ReLU² model: `auto` (as trained), `a8`, `a4`, `fp4`
-    activations  `a8` or `a4`: of 8 or 4 bits, whatever the model was trained with; `auto`: as it was trained
+    query_type   of attention: f32, or q4, 4 bits as in the KV cache q4
 
     UsageError: no such model, or a value out of range. BadFileError, UnsupportedError: the file is damaged, or of a kind that is not run.
     """
-    opened = open_model(find(path), Engine(context, threads, cache_type, weight_bits, activations), embeds=True)
+    opened = open_model(find(path), Engine(context, threads, cache_type, weight_bits, activations, query_type), embeds=True)
     try:
         opened.decoder.start()
     except BaseException:

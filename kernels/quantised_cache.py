@@ -2,13 +2,13 @@
 
 import numpy as np
 
-from .jit import kernel
+from .jit import inlined, kernel
 from .kv_cache import ROWS
 from .quantise import largest_magnitude
 from .simd import cached
 
 value_bits = cached.value_bits
-_ROWS = np.int64(ROWS)
+_ROWS, _QUERY_BITS = np.int64(ROWS), np.int64(4)
 # Keeps 1 / step finite where all numbers are zero. Far below what matters: norms follow only after sums over all heads.
 SMALLEST = np.float32(1e-30)
 
@@ -30,6 +30,14 @@ def _codes(x, dim, bits):  # type: ignore[no-untyped-def]
     for d in range(dim):
         x[d] = np.rint(x[d] * inverse + middle)  # in range: the step was rounded up
     return half
+
+
+@inlined
+def round_query(x, dim):  # type: ignore[no-untyped-def]
+    """x[:dim] float32 -> what is left of it in 4 bits, as of a key in the cache q4 (BitNet a4.8, arXiv 2411.04965, section 2.3)."""
+    step = np.int32(_codes(x, dim, _QUERY_BITS) << 16).view(np.float32)
+    for d in range(dim):
+        x[d] = (x[d] - np.float32(7.5)) * step
 
 
 @kernel

@@ -49,6 +49,7 @@ from .jit import inlined, kernel
 from .norm import add_rms_norm, rms_norm
 from .parts import AT_ONCE, end_and_scale, left_over
 from .quantise import quantise_row
+from .quantised_cache import round_query
 from .rope import rotate, rotate_pairs
 from .simd.atomics import atomic_add
 from .ternary import WIDTH, matmul_scaled, matvec_chosen, matvec_scaled
@@ -207,6 +208,8 @@ def attention(z, w, cache, s, layer, tokens, position, thread, threads):  # type
                 t, head = number // group, kv * group + number % group
                 row = w.rope_rows[layer] + position + t
                 _rotate(z, s.qkv[t], head * dim, w.cos[row], w.sin[row], q, i * dim)
+                if z.query_bits > 0:
+                    round_query(q[i * dim : (i + 1) * dim], dim)
                 lengths[i] = position + t + 1
             if few:
                 for i in range(end - start):

@@ -21,6 +21,7 @@ def perplexity(
     threads: int,
     cache_type: str,
     activations: str,
+    query_type: str,
     as_json: bool,
     quiet: bool,
 ) -> None:
@@ -30,7 +31,7 @@ def perplexity(
     text = read_prompt(None, file)
     if not text:
         raise UsageError("no text: give a file by -f, or a pipe")
-    opened = open_model(model, Engine(ctx_size, threads, cache_type, activations=activations), quiet)
+    opened = open_model(model, Engine(ctx_size, threads, cache_type, activations=activations, query_type=query_type), quiet)
     start = time.perf_counter()
     try:
         ids = opened.tokenizer.encode(text, special=special)

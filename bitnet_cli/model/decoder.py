@@ -27,6 +27,7 @@ from bitnet_cli.model.config import read_config
 from bitnet_cli.model.head import build_planes, bytes_read, compile_builder
 from bitnet_cli.model.weights import HEAD_KINDS, embedding_info, head_info, load_weights, packed_shapes, rope_tables, sizes_of
 
+QUERY_TYPES = {"f32": 0, "q4": 4}  # bits of arrays.Sizes
 DEFAULT_CONTEXT = 2048  # tokens
 CHUNK = 128  # tokens: enough to use each unpacked weight many times, few enough that their activations stay in the L2 cache
 WORK_A_CALL = 4e9  # multiply-adds between two chances for Ctrl-C: under 100 ms where two cores do 50e9 a second
@@ -52,12 +53,15 @@ class Decoder:
         cache_type: str = "f32",
         weight_bits: str = "auto",
         activations: str = "auto",
+        query_type: str = "f32",
     ):
         """context: 0 takes 2048, or the model's if smaller; cache_type: of the KV cache, `f32`, `f16`, `q8`, `q4` or `q3`.
 
         weight_bits: what decode reads, `2` or `1.6` bits a weight, `auto`: what is quicker here (base3_rows.py).
 
         activations: `auto`, as the model was trained, or `a8`, `a4`, `fp4` (activations.py; `note` says what that means for the text).
+
+        query_type: of attention's queries, `f32` or `q4`: rounded to 4 bits after RoPE, as the cache type q4 does with keys.
 
         Raises BitnetError where the cache cannot fit in memory.
         """
@@ -70,6 +74,8 @@ class Decoder:
         if cache_type not in kv_cache.CACHE_TYPES:
             *most, last = kv_cache.CACHE_TYPES
             raise UsageError(f"cache type {cache_type}: expected {', '.join(most)} or {last}")
+        if query_type not in QUERY_TYPES:
+            raise UsageError(f"query type {query_type}: expected {' or '.join(QUERY_TYPES)}")
         self.cache_type = cache_type
         self.scheme = scheme_for(c.trained_scheme, activations, c.activation == "relu2", str(file.path))
         self.note = post_hoc_note(c.trained_scheme, self.scheme)
@@ -77,7 +83,7 @@ class Decoder:
         self.position = 0
         self.threads, self._planes_built = threads, False
         cos, sin = rope_tables(file, c, self.context)
-        self._sizes = sizes_of(file, c, self.scheme)
+        self._sizes = sizes_of(file, c, self.scheme, QUERY_TYPES[query_type])
         weights = load_weights(file, c, cos, sin)
         if len(weights.part_at) and c.float_activations is not False:
             self._sizes = self._sizes._replace(digits=2)

@@ -18,13 +18,14 @@ from bitnet_cli.text.tokenizer import Tokenizer, tokenizer_from_metadata
 
 @dataclass(frozen=True)
 class Engine:
-    """How a model runs. context, cache_type, weight_bits, activations: as Decoder. threads: 0 takes the physical cores."""
+    """How a model runs. threads: 0 takes the physical cores; the rest as Decoder."""
 
     context: int = 0
     threads: int = 0
     cache_type: str = "f16"
     weight_bits: str = "auto"
     activations: str = "auto"
+    query_type: str = "f32"
 
     def __post_init__(self) -> None:
         if self.threads < 0 or self.context < 0:

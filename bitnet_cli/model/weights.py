@@ -189,8 +189,8 @@ def embedding_info(file: GGUFFile) -> TensorInfo:
     return _dense(file, "token_embd.weight")
 
 
-def sizes_of(file: GGUFFile, c: ModelConfig, scheme: str = INT8) -> arrays.Sizes:
-    """The numbers that kernels need. scheme: a name of activations.SCHEMES, with which the model is run."""
+def sizes_of(file: GGUFFile, c: ModelConfig, scheme: str = INT8, query_bits: int = 0) -> arrays.Sizes:
+    """The numbers that kernels need. scheme: a name of activations.SCHEMES, with which the model is run; query_bits: 0 or 4."""
     return arrays.Sizes(
         layers=c.layers,
         hidden=c.hidden,
@@ -203,6 +203,7 @@ def sizes_of(file: GGUFFile, c: ModelConfig, scheme: str = INT8) -> arrays.Sizes
         norm_eps=float(c.norm_eps),
         head_kind=HEAD_KINDS[head_info(file).type],
         rope=arrays.ROPE_PAIRS if c.rope_pairs else arrays.ROPE_HALVES,
+        query_bits=query_bits,
         **_inputs(c, scheme, str(file.path)),
     )
 

@@ -5,7 +5,16 @@ from typing import Annotated
 
 import typer
 
-from bitnet_cli.options.shared import ACTIVATIONS_HELP, CACHE_HELP, Activations, CacheType, ModelArgument, ModelOption
+from bitnet_cli.options.shared import (
+    ACTIVATIONS_HELP,
+    CACHE_HELP,
+    QUERY_HELP,
+    Activations,
+    CacheType,
+    ModelArgument,
+    ModelOption,
+    QueryType,
+)
 
 
 def perplexity(
@@ -18,6 +27,7 @@ def perplexity(
     threads: Annotated[int, typer.Option("-t", "--threads", help="Threads; 0: physical cores this process may use.")] = 0,
     cache_type: Annotated[CacheType, typer.Option("--cache-type", help=CACHE_HELP)] = CacheType.f32,
     activations: Annotated[Activations, typer.Option("--activations", help=ACTIVATIONS_HELP)] = Activations.auto,
+    query_type: Annotated[QueryType, typer.Option("--query-type", help=QUERY_HELP)] = QueryType.f32,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object on stdout.")] = False,
     quiet: Annotated[bool, typer.Option("-q", "--quiet", help="No notes and progress on stderr.")] = False,
 ) -> None:
@@ -34,6 +44,7 @@ def perplexity(
         threads=threads,
         cache_type=cache_type.value,
         activations=activations.value,
+        query_type=query_type.value,
         as_json=as_json,
         quiet=quiet,
     )

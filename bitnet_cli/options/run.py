@@ -10,7 +10,16 @@ import typer
 
 from bitnet_cli.options.chat import Conversation
 from bitnet_cli.options.groups import grouped
-from bitnet_cli.options.shared import ACTIVATIONS_HELP, CACHE_HELP, Activations, CacheType, ModelArgument, ModelOption
+from bitnet_cli.options.shared import (
+    ACTIVATIONS_HELP,
+    CACHE_HELP,
+    QUERY_HELP,
+    Activations,
+    CacheType,
+    ModelArgument,
+    ModelOption,
+    QueryType,
+)
 
 _text = partial(typer.Option, rich_help_panel="Text")
 _choice = partial(typer.Option, rich_help_panel="Choice of tokens")
@@ -66,6 +75,7 @@ class Engine:
     ctx_size: Annotated[int, _engine("-c", "--ctx-size", help="Context in tokens; 0: 2048, or the model's if smaller.")] = 0
     cache_type: Annotated[CacheType, _engine("--cache-type", help=CACHE_HELP)] = CacheType.f16
     activations: Annotated[Activations, _engine("--activations", help=ACTIVATIONS_HELP)] = Activations.auto
+    query_type: Annotated[QueryType, _engine("--query-type", help=QUERY_HELP)] = QueryType.f32
     weights: Annotated[
         WeightBits,
         _engine("--weights", help="Bits a weight that each token reads: 2, or 1.6 with more memory. Same text."),
@@ -125,6 +135,13 @@ def run(
         command.Prompt(text.prompt, text.file, c.conversation or c.system is not None, c.chat_template, wishes),
         command.Request(limit, stops, None, text.ignore_eos, output.logprobs, draft),
         command.Sampling(**asdict(choice)),
-        command.Engine(engine.ctx_size, engine.threads, engine.cache_type.value, engine.weights.value, engine.activations.value),
+        command.Engine(
+            engine.ctx_size,
+            engine.threads,
+            engine.cache_type.value,
+            engine.weights.value,
+            engine.activations.value,
+            engine.query_type.value,
+        ),
         command.Show(output.as_json, output.stream, output.verbose, output.quiet, engine.prompt_cache),
     )

@@ -8,6 +8,7 @@ import typer
 CACHE_HELP = "KV cache. q8, q4, q3: about 8, 4, 3 bits a number, less memory and quicker at long contexts, less exact; f32: every bit."
 
 
+QUERY_HELP = "Queries of attention; q4: rounded to 4 bits after RoPE, as BitNet a4.8 does beside a q4 or q3 cache. Not quicker."
 ACTIVATIONS_HELP = (
     "Activations of a ReLU² model: a8 (8 bits), a4 (4 bits, half of them zero before o: BitNet a4.8) or fp4 (4-bit floats). auto: as "
     "trained; anything else costs quality."
@@ -48,6 +49,13 @@ class CacheType(str, Enum):
     q8 = "q8"
     q4 = "q4"
     q3 = "q3"
+
+
+class QueryType(str, Enum):
+    """decoder.QUERY_TYPES."""
+
+    f32 = "f32"
+    q4 = "q4"
 
 
 class QuantizedType(str, Enum):

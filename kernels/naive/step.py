@@ -32,7 +32,7 @@ from ..arrays import (
 )
 from ..control import FIRST_LAYER, LAST_LAYER, POSITION, TOKENS, WANT_LOGITS
 from ..kv_cache import AnyCache
-from . import attention, dense, glu, norm, rope, ternary
+from . import attention, dense, glu, kv_cache, norm, rope, ternary
 from .inputs import hadamard, keep_largest
 from .quantise import quantise
 
@@ -82,6 +82,8 @@ def run_layer(z: Sizes, w: Weights, cache: AnyCache, layer: int, x: Floats, posi
     q, k = _norm(z, w, layer, Q_HEAD_NORM, q), _norm(z, w, layer, K_HEAD_NORM, k)
     rotate = rope.rotate_pairs if z.rope == ROPE_PAIRS else rope.rotate
     q, k = (rotate(a, w.cos[places], w.sin[places]) for a in (q, k))
+    if z.query_bits:
+        q = kv_cache.dequantise(*kv_cache.quantise(q, z.query_bits), z.query_bits)
     attention.store(cache, layer, position, k, v)
     mixed = attention.attend(q, *attention.stored(cache, layer, position + tokens, z.head_dim), position, int(w.windows[layer]))
     out = _project(z, w, layer, O, _norm(z, w, layer, ATTENTION_SUB_NORM, mixed), z.hidden)

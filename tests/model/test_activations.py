@@ -12,12 +12,12 @@ from bitnet_kernels.naive import step as naive_step
 from numpy.typing import NDArray
 
 from bitnet_cli.activations import SCHEMES, WANTED
-from bitnet_cli.errors import BadFileError, UnsupportedError
+from bitnet_cli.errors import BadFileError, UnsupportedError, UsageError
 from bitnet_cli.gguf_file.reader import open_gguf
 from bitnet_cli.model.config import read_config
-from bitnet_cli.model.decoder import Decoder
+from bitnet_cli.model.decoder import QUERY_TYPES, Decoder
 from bitnet_cli.model.weights import sizes_of
-from bitnet_cli.options.shared import Activations, SchemeType
+from bitnet_cli.options.shared import Activations, QueryType, SchemeType
 
 from .builder import Model, random_model, write_model
 
@@ -36,6 +36,7 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 def test_names_of_options_are_those_of_the_library() -> None:
     assert [kind.value for kind in Activations] == list(WANTED)
     assert [kind.value for kind in SchemeType] == ["auto", *SCHEMES]
+    assert [kind.value for kind in QueryType] == list(QUERY_TYPES)
 
 
 @pytest.mark.parametrize("scheme", ROUNDED)
@@ -90,6 +91,17 @@ def test_refused_on_demand(arch: str, trained: str | None, wanted: str, tmp_path
     with pytest.raises(UnsupportedError, match=f"activations {wanted}: .*not"):
         decoder_of(path, activations=wanted)
     assert decoder_of(path, activations="a8").scheme in ("int8", "v2-a8")
+
+
+def test_queries_in_4_bits(files: dict[str, Path], decoder_of: Callable[..., Decoder]) -> None:
+    """Another result, near the first, and none for a name that does not exist."""
+    states = decoder_of(files["int8"]).states(IDS)
+    rounded = decoder_of(files["int8"], query_type="q4").states(IDS)
+    assert not np.array_equal(rounded, states)
+    assert np.array_equal(rounded[0], states[0])  # one position: its weight is 1, whatever the query
+    assert np.sqrt(np.square(rounded - states).mean() / np.square(states).mean()) < 0.2
+    with pytest.raises(UsageError, match="query type q5: expected f32 or q4"):
+        decoder_of(files["int8"], query_type="q5")
 
 
 def sizes(path: Path, **change: Any) -> arrays.Sizes:
