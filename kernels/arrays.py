@@ -53,7 +53,7 @@ class Sizes(NamedTuple):
     codes_o: int = INT8  # of those of O
     codes_down: int = INT8  # of those of DOWN
     kept: int = 0  # so many of a token's inputs of O, the largest, are kept (inputs.py); 0: all
-    query_bits: int = 0  # 4: queries are rounded to as many bits after RoPE, as the KV cache q4 does with keys; 0: not at all
+    query_bits: int | None = None  # 4: queries are rounded to as many bits after RoPE, as the KV cache q4 does with keys; None: not at all
     hadamard: int = 0  # 1: inputs of O and DOWN are transformed (inputs.py)
 
 

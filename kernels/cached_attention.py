@@ -2,11 +2,13 @@
 kernels of that one type are. Arguments as in attention.py, quantised_attention.py and quantised_cache.py; a head is named by layer and kv.
 """
 
+from numba import types
 from numba.extending import overload, register_jitable
 
 from . import attention as plain
 from . import quantised_attention as quantised
 from .kv_cache import Cache, QuantisedCache
+from .quantised_cache import round_query
 from .quantised_cache import store_key as store_key_codes
 from .quantised_cache import store_value as store_value_codes
 
@@ -86,3 +88,16 @@ def attend_one(cache, layer, kv, q, at, length, dim, scores, out, place, window)
 @overload(attend_one, inline="always")
 def _attend_one(cache, layer, kv, q, at, length, dim, scores, out, place, window):  # type: ignore[no-untyped-def]
     return _attend_one_floats if cache.instance_class is Cache else _attend_one_codes
+
+
+def perhaps_round(bits, q, at, dim):  # type: ignore[no-untyped-def]
+    """q[at : at + dim] float32 -> what is left of it in 4 bits, in place. bits: 4; None: nothing happens, and nothing is compiled."""
+    if bits is not None:
+        round_query(q[at:], dim)
+
+
+@overload(perhaps_round, inline="always")
+def _perhaps_round(bits, q, at, dim):  # type: ignore[no-untyped-def]
+    if isinstance(bits, types.NoneType):
+        return lambda bits, q, at, dim: None
+    return lambda bits, q, at, dim: round_query(q[at:], dim)

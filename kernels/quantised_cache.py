@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from .jit import inlined, kernel
+from .jit import kernel
 from .kv_cache import ROWS
 from .quantise import largest_magnitude
 from .simd import cached
@@ -32,9 +32,9 @@ def _codes(x, dim, bits):  # type: ignore[no-untyped-def]
     return half
 
 
-@inlined
+@kernel
 def round_query(x, dim):  # type: ignore[no-untyped-def]
-    """x[:dim] float32 -> what is left of it in 4 bits, as of a key in the cache q4 (BitNet a4.8, arXiv 2411.04965, section 2.3)."""
+    """x[:dim] float32 -> what is left of it in 4 bits, as of a key in the cache q4 (BitNet a4.8, arXiv 2411.04965)."""
     step = np.int32(_codes(x, dim, _QUERY_BITS) << 16).view(np.float32)
     for d in range(dim):
         x[d] = (x[d] - np.float32(7.5)) * step

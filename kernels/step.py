@@ -38,7 +38,7 @@ from .arrays import (
 )
 from .barrier import barrier, next_step
 from .base3 import base3_matvec, base3_matvec_chosen
-from .cached_attention import append, attend, attend_one
+from .cached_attention import append, attend, attend_one, perhaps_round
 from .columns import BLOCK, find_active, matvec_by_columns
 from .control import ASLEEP, DONE, FIRST_LAYER, LAST_LAYER, POSITION, STEP, STOP, TOKENS, TOP, WANT_LOGITS
 from .dense import head_matvec
@@ -49,7 +49,6 @@ from .jit import inlined, kernel
 from .norm import add_rms_norm, rms_norm
 from .parts import AT_ONCE, end_and_scale, left_over
 from .quantise import quantise_row
-from .quantised_cache import round_query
 from .rope import rotate, rotate_pairs
 from .simd.atomics import atomic_add
 from .ternary import WIDTH, matmul_scaled, matvec_chosen, matvec_scaled
@@ -208,8 +207,7 @@ def attention(z, w, cache, s, layer, tokens, position, thread, threads):  # type
                 t, head = number // group, kv * group + number % group
                 row = w.rope_rows[layer] + position + t
                 _rotate(z, s.qkv[t], head * dim, w.cos[row], w.sin[row], q, i * dim)
-                if z.query_bits > 0:
-                    round_query(q[i * dim : (i + 1) * dim], dim)
+                perhaps_round(z.query_bits, q, i * dim, dim)
                 lengths[i] = position + t + 1
             if few:
                 for i in range(end - start):

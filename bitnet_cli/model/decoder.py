@@ -27,7 +27,7 @@ from bitnet_cli.model.config import read_config
 from bitnet_cli.model.head import build_planes, bytes_read, compile_builder
 from bitnet_cli.model.weights import HEAD_KINDS, embedding_info, head_info, load_weights, packed_shapes, rope_tables, sizes_of
 
-QUERY_TYPES = {"f32": 0, "q4": 4}  # bits of arrays.Sizes
+QUERY_TYPES = {"f32": None, "q4": 4}  # bits of arrays.Sizes
 DEFAULT_CONTEXT = 2048  # tokens
 CHUNK = 128  # tokens: enough to use each unpacked weight many times, few enough that their activations stay in the L2 cache
 WORK_A_CALL = 4e9  # multiply-adds between two chances for Ctrl-C: under 100 ms where two cores do 50e9 a second

@@ -189,8 +189,8 @@ def embedding_info(file: GGUFFile) -> TensorInfo:
     return _dense(file, "token_embd.weight")
 
 
-def sizes_of(file: GGUFFile, c: ModelConfig, scheme: str = INT8, query_bits: int = 0) -> arrays.Sizes:
-    """The numbers that kernels need. scheme: a name of activations.SCHEMES, with which the model is run; query_bits: 0 or 4."""
+def sizes_of(file: GGUFFile, c: ModelConfig, scheme: str = INT8, query_bits: int | None = None) -> arrays.Sizes:
+    """The numbers that kernels need. scheme: a name of activations.SCHEMES, with which the model is run; query_bits: 4, or None."""
     return arrays.Sizes(
         layers=c.layers,
         hidden=c.hidden,

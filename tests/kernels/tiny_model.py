@@ -37,7 +37,7 @@ class Shape(NamedTuple):
     codes: tuple[int, int, int] = (arrays.INT8, arrays.INT8, arrays.INT8)  # of inputs: q, k, v, gate, up; o; down
     kept: int = 0  # largest inputs of o; 0: all
     hadamard: int = 0
-    query_bits: int = 0
+    query_bits: int | None = None
     closed: float = 0.0  # share of hidden units whose gate has no weights, so that ReLU² never opens it
 
 
@@ -55,9 +55,7 @@ SHAPES = {
     "two digits": Shape(hidden=352, heads=3, kv_heads=1, head_dim=20, feed_forward=676, activation=arrays.SILU, digits=2),
     "a4.8": Shape(codes=(arrays.INT4, arrays.INT8, arrays.INT8), kept=128),
     "fp4": Shape(hidden=352, heads=3, kv_heads=1, head_dim=20, feed_forward=676, codes=(arrays.FP4, arrays.FP4, arrays.INT8)),
-    "v2": Shape(
-        heads=3, head_dim=48, kv_heads=1, feed_forward=656, codes=(arrays.INT4, arrays.INT4, arrays.INT4), hadamard=1, query_bits=4
-    ),
+    "v2": Shape(heads=3, head_dim=48, kv_heads=1, feed_forward=656, codes=(arrays.INT4, arrays.INT4, arrays.INT4), hadamard=1),
     "few gates": Shape(feed_forward=1024, layers=1, closed=0.85),
 }
 

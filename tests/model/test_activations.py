@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 from bitnet_kernels import arrays
+from bitnet_kernels.naive import dense, norm
 from bitnet_kernels.naive import step as naive_step
 from numpy.typing import NDArray
 
@@ -93,13 +94,21 @@ def test_refused_on_demand(arch: str, trained: str | None, wanted: str, tmp_path
     assert decoder_of(path, activations="a8").scheme in ("int8", "v2-a8")
 
 
+@pytest.mark.slow
 def test_queries_in_4_bits(files: dict[str, Path], decoder_of: Callable[..., Decoder]) -> None:
-    """Another result, near the first, and none for a name that does not exist."""
+    """Another result, near the first, and near the twin's; none for a name that does not exist."""
     states = decoder_of(files["int8"]).states(IDS)
     rounded = decoder_of(files["int8"], query_type="q4").states(IDS)
     assert not np.array_equal(rounded, states)
     assert np.array_equal(rounded[0], states[0])  # one position: its weight is 1, whatever the query
     assert np.sqrt(np.square(rounded - states).mean() / np.square(states).mean()) < 0.2
+    decoder, control = decoder_of(files["int8"], query_type="q4"), np.array([len(IDS), 0, 0, 2, 0])
+    w, s = decoder._weights, decoder._scratch
+    s.x[: len(IDS)] = dense.rows(w.head, int(w.head_offset[0]), arrays.HEAD_F16, 0, 260, 128)[IDS]
+    naive_step.run_step(decoder._sizes, w, decoder._cache, s, control)
+    at = int(w.norm_offsets[2, 0])
+    twin = norm.rms_norm(s.x[: len(IDS)], w.norms[at : at + 128], 1e-5)
+    assert np.abs(twin - rounded).max() < 1e-5
     with pytest.raises(UsageError, match="query type q5: expected f32 or q4"):
         decoder_of(files["int8"], query_type="q5")
 
