@@ -1,11 +1,12 @@
-"""Expected output of the embedded model, computed by the training code: tests/golden/embedded.json.
+"""Expected output of an embedded model, computed by the training code: one entry of tests/golden/embedded.json.
 
-    python scripts/make_golden.py build/tiny --text build/corpus/heldout.txt
+    python scripts/make_golden.py build/tiny --name tiny
 
-In: a folder written by scripts/train.py (checkpoint and tokenizer), and held-out text. Out: the perplexity of an excerpt of that text and
-the greedy continuations of a few prompts, by the PyTorch forward pass in float32. For each continuation the smallest lead of the chosen
-token over the runner-up (in logits) is kept: a correct engine may differ by one rounding (docs/log.md), worth about 0.02, so
-continuations with a lead under 0.1 are cut before that token.
+In: a folder written by scripts/train.py (checkpoint and tokenizer). Out: the perplexity of tests/golden/excerpt.txt and the greedy
+continuations of a few prompts, by the PyTorch forward pass in float32. --text FILE cuts a new excerpt out of that held-out text; then
+every entry must be made again. For each continuation the smallest lead of the chosen token over the runner-up (in logits) is kept: a
+correct engine may differ by one rounding (docs/log.md), worth about 0.02, so continuations with a lead under 0.1 are cut before that
+token.
 """
 
 import argparse
@@ -48,14 +49,19 @@ def nats(model: BitNet, ids: list[int]) -> float:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("run", type=Path)
-    parser.add_argument("--text", type=Path, default=Path("build/corpus/heldout.txt"))
+    parser.add_argument("--name", required=True, help="of the model in bitnet_cli/embedded/__init__.py")
+    parser.add_argument("--text", type=Path, help="held-out text to cut a new excerpt from")
     parser.add_argument("--out", type=Path, default=Path(__file__).parent.parent / "tests" / "golden")
     args = parser.parse_args()
+    torch.set_num_threads(1)  # so small a model gains nothing from more
     model, tokenizer = load(args.run)
     bos = tokenizer.token_to_id("<|endoftext|>")
-    text = args.text.read_text(encoding="utf-8")
-    middle = len(text) // 2
-    excerpt = text[middle : middle + EXCERPT].replace("<|endoftext|>", "")
+    if args.text:
+        text = args.text.read_text(encoding="utf-8")
+        middle = len(text) // 2
+        excerpt = text[middle : middle + EXCERPT].replace("<|endoftext|>", "")
+        (args.out / "excerpt.txt").write_text(excerpt, encoding="utf-8")
+    excerpt = (args.out / "excerpt.txt").read_text(encoding="utf-8")
     ids = [bos, *tokenizer.encode(excerpt).ids]
     mean = nats(model, ids)
     continuations = {}
@@ -64,9 +70,10 @@ def main() -> None:
         kept = next((i for i, lead in enumerate(leads) if lead < LEAD), len(leads))
         print(f"{prompt!r}: {kept} tokens: {tokenizer.decode(new[:kept])!r} | {tokenizer.decode(new)!r}")
         continuations[prompt] = new[:kept]
-    (args.out / "excerpt.txt").write_text(excerpt, encoding="utf-8")
-    golden = {"perplexity": math.exp(mean), "nats": mean, "tokens": len(ids) - 1, "greedy": continuations}
-    (args.out / "embedded.json").write_text(json.dumps(golden, indent=1) + "\n")
+    file = args.out / "embedded.json"
+    golden = json.loads(file.read_text()) if file.exists() else {}
+    golden[args.name] = {"perplexity": math.exp(mean), "nats": mean, "tokens": len(ids) - 1, "greedy": continuations}
+    file.write_text(json.dumps(golden, indent=1) + "\n")
     print(f"perplexity {math.exp(mean):.4f} over {len(ids) - 1} tokens")
 
 

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 from bitnet_cli.commands.convert import convert
-from bitnet_cli.embedded import EMBEDDED_MODEL
+from bitnet_cli.embedded import EMBEDDED
 from bitnet_cli.gguf_file.reader import open_gguf
 from bitnet_cli.gguf_file.types import TensorType
 from bitnet_cli.model.config import read_config
@@ -155,9 +155,10 @@ def model_of(training: ModuleType, path: Path, scheme: str) -> Any:
     return model
 
 
-@pytest.mark.parametrize(("path", "scheme"), [(EMBEDDED_MODEL, "int8")])
-def test_an_embedded_model(training: ModuleType, path: Path, scheme: str, decoder_of: Callable[..., Decoder]) -> None:
+@pytest.mark.parametrize(("name", "scheme"), [("tiny", "int8"), ("tiny-a4.8", "a4.8")])
+def test_an_embedded_model(training: ModuleType, name: str, scheme: str, decoder_of: Callable[..., Decoder]) -> None:
     """Trained weights, and text as they were trained on."""
+    path = EMBEDDED[name].path
     with open_gguf(path) as file:
         tokenizer = tokenizer_from_metadata(file.metadata, str(file.path))
     ids = [tokenizer.encode(text, bos=False)[:64] for text in TEXTS]
