@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-PATIENCE = 60.0  # seconds: a machine that is busy, not a measurement
+PATIENCE = 120.0  # seconds: a machine that is busy, not a measurement
 
 
 class Screen:
