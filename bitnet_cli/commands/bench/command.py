@@ -172,7 +172,7 @@ class Run:
 
     def _row(self, model: rows.Row, setup: Setup, result: Result, limits: Limits) -> rows.Row:
         row = rows.base_row(self.machine, model, setup, result) | {"activations": limits.scheme}
-        row |= rows.timing_keys([sample.ns for sample in result.samples], result.test.tokens)
+        row |= rows.timing_keys([sample.ns for sample in result.samples], result.trial.tokens)
         row |= rows.limit_keys(result, limits.read, max(limits.compute, default=0.0))
         return row | rows.energy_keys(result, model, self.choices.power, self.meter.idle_watts, self.meter.reason)
 

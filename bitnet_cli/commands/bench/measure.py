@@ -41,7 +41,7 @@ class Sample(NamedTuple):
 class Result:
     """All repeats of one test."""
 
-    test: Trial
+    trial: Trial
     samples: list[Sample] = field(default_factory=list)
     joules: list[float] = field(default_factory=list)  # gross, by a power counter, one a sample; empty where there is none
     runs: int = 0  # of the test in one sample: a short one is repeated
@@ -84,8 +84,8 @@ class Runner:
         results += [Result(test) for test in plan.tests]
         for _ in range(plan.repeats):
             for result in results:
-                self._sample(result)
-                done(result.test)
+                self.sample(result)
+                done(result.trial)
         for result in results:
             self._account(result)
 
@@ -103,9 +103,9 @@ class Runner:
             for token in ids:
                 self.decoder.feed([token], test.top)
 
-    def _sample(self, result: Result) -> None:
-        """One sample: the test as often as it takes to fill LEAST_SECONDS, each time from its depth on."""
-        test, d = result.test, self.decoder
+    def sample(self, result: Result) -> None:
+        """Add one sample to a result: the test as often as it takes to fill LEAST_SECONDS, each time from its depth on."""
+        test, d = result.trial, self.decoder
         self._seek(test.depth)
         if not result.runs:
             tokens = min(test.tokens, 64)
@@ -136,7 +136,7 @@ class Runner:
 
     def _account(self, result: Result) -> None:
         """What the tokens read and computed, from a run of its own in decode; and the seconds of a decoded token's parts."""
-        test, d = result.test, self.decoder
+        test, d = result.trial, self.decoder
         self._seek(test.depth)
         d.reset_counts()
         if test.n_prompt:

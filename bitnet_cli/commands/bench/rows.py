@@ -116,7 +116,7 @@ def model_keys(file: GGUFFile, instead: Row) -> Row:
 
 def base_row(machine: Machine, model: Row, setup: Setup, result: Result) -> Row:
     """Keys that need no samples."""
-    test = result.test
+    test = result.trial
     return {
         **machine.fixed,
         **model,
@@ -163,7 +163,7 @@ def limit_keys(result: Result, read: list[float], compute: float) -> Row:
     """
     if result.traffic is None or result.operations is None:
         return {}
-    seconds = statistics.median(s.ns for s in result.samples) / 1e9 / result.test.tokens
+    seconds = statistics.median(s.ns for s in result.samples) / 1e9 / result.trial.tokens
     keys: Row = {
         "bytes_a_token": result.traffic.total,
         "ternary_bytes_a_token": result.traffic.ternary,
@@ -190,7 +190,7 @@ def limit_keys(result: Result, read: list[float], compute: float) -> Row:
 
 def energy_keys(result: Result, model: Row, power: Power, idle_watts: float, reason: str) -> Row:
     """Every rung of the ladder that applies, best first, and the proxies."""
-    tokens = result.test.tokens
+    tokens = result.trial.tokens
     seconds = statistics.median(s.ns for s in result.samples) / 1e9 / tokens
     cpu = statistics.median(s.cpu_ns for s in result.samples) / 1e9 / tokens
     rungs = []

@@ -152,13 +152,13 @@ def test_a_missing_file(bitnet: Callable[..., Any], refused: Callable[..., None]
 INTERRUPTED = """
 import signal, sys
 from bitnet_cli.commands.bench.measure import Runner
-sample, samples = Runner._sample, []
+sample, samples = Runner.sample, []
 def interrupted(self, result):
     sample(self, result)
     samples.append(result)
     if len(samples) == 3:
         signal.raise_signal(signal.SIGINT)
-Runner._sample = interrupted
+Runner.sample = interrupted
 from bitnet_cli.cli import main
 main()
 """

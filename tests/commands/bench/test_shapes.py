@@ -57,16 +57,16 @@ def test_a_full_disk_is_told_before(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 
 
 def test_how_many_layers(monkeypatch: pytest.MonkeyPatch) -> None:
-    """7B has 54 MB a layer: two are more than 96 MB, and three times a cache of 64 MiB needs four. Small shapes leave one layer out."""
+    """7B has 54 MB a layer: five are more than 256 MiB, and eight times a cache of 64 MiB needs ten. Small shapes leave one layer out."""
     monkeypatch.setattr(project, "available_bytes", lambda: 8 << 30)
     big, small = shapes.SHAPES["7B"], shapes.SHAPES["125M"]
-    for cache, measured in ((32 * MiB, 2), (64 * MiB, 4)):
+    for cache, measured in ((32 * MiB, 5), (64 * MiB, 10)):
         monkeypatch.setattr(project, "last_cache_bytes", lambda cache=cache: cache)
         assert project.layers_to_measure(big, 6 << 30, forced=False) == (measured, 32)
         assert project.layers_to_measure(big, 4 << 30, forced=False) == (32, 32)
         assert project.layers_to_measure(big, 4 << 30, forced=True) == (measured, 32)
     assert project.layers_to_measure(small, 1, forced=True) == (10, 11)
-    assert "do not exceed" in project.method(project.Layers(10, 11), small)
+    assert "are less than 8 times" in project.method(project.Layers(10, 11), small)
     monkeypatch.setattr(project, "available_bytes", lambda: None)  # not told: run it
     assert not project.layers_to_measure(big, 6 << 30, forced=False).projected
 
