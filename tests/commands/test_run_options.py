@@ -1,0 +1,109 @@
+"""`bitnet run`: JSON, stop strings, the prompt cache, names of models, and models that are not here yet."""
+
+import json
+import os
+import pty
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from .hub_server import Repo, serve
+
+Bitnet = Callable[..., Any]
+ENV = os.environ | {"BITNET_ISA": "naive"}
+PROMPT = ("-p", "And the king said", "--temp", "0", "-t", "1")
+NAME = "tester/ready-gguf"
+
+
+def test_json(bitnet: Bitnet) -> None:
+    done = bitnet("run", "tiny", *PROMPT, "-n", "6", "--json", "--logprobs", "2", "-q", env=ENV)
+    facts = json.loads(done.stdout)
+    plain = bitnet("run", "-m", "tiny", *PROMPT, "-n", "6", "-q", "--no-stream", env=ENV).stdout
+    assert (facts["text"] + "\n", len(facts["ids"]), facts["stop_type"], facts["stopping_word"]) == (plain, 6, "limit", "")
+    assert [one["id"] for one in facts["logprobs"]] == facts["ids"]
+    assert all(len(one["top_logprobs"]) == 2 and one["logprob"] <= 0 for one in facts["logprobs"])
+    t = facts["timings"]
+    assert (t["prompt_n"], t["cache_n"], t["predicted_n"], t["draft_n"]) == (5, 0, 6, 0)
+    assert t["predicted_per_second"] == pytest.approx(5e3 / t["predicted_ms"], rel=0.01)
+
+
+def test_stop_string_with_an_escape(bitnet: Bitnet) -> None:
+    whole = bitnet("run", *PROMPT, "-n", "9", "-q", env=ENV).stdout
+    word = whole.split()[3]
+    done = bitnet("run", *PROMPT, "-n", "9", "--stop", "\\n\\nnever", "--stop", word, "--verbose", env=ENV)
+    assert done.stdout == whole[: whole.index(word)] + "\n"
+    assert f"stop string {word!r}" in done.stderr
+    assert "KV cache f16" in done.stderr
+
+
+def test_prompt_cache(bitnet: Bitnet, refused: Callable[..., None], tmp_path: Path) -> None:
+    options = (*PROMPT, "-n", "8", "--prompt-cache", tmp_path / "cache")
+    first = bitnet("run", *options, env=ENV)
+    second = bitnet("run", *options, "--json", env=ENV)
+    assert json.loads(second.stdout)["text"] + "\n" == first.stdout
+    assert json.loads(second.stdout)["timings"]["cache_n"] == 4  # all but the last token
+    (tmp_path / "cache").write_bytes(b"something else")
+    refused(bitnet("run", *options, "-q", env=ENV), 3, "first line")
+    assert (tmp_path / "cache").read_bytes() == b"something else"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (("tiny", "-m", "tiny"), ("give the model once",)),
+        (("--logprobs", "2"), ("--json",)),
+        (("no-such-model",), ("no such model", "bitnet run --list")),
+        (("owner/name",), ("not on this computer", "`bitnet convert owner/name`")),
+        (("--mirostat", "1"), ("--mirostat is 1",)),
+    ],
+    ids=str,
+)
+def test_what_cannot_be_asked(bitnet: Bitnet, refused: Callable[..., None], arguments: tuple[str, ...], words: tuple[str, ...]) -> None:
+    refused(bitnet("run", *PROMPT, "-q", *arguments, env=ENV | {"HF_HUB_OFFLINE": "1", "HF_HOME": "/nonexistent"}), 2, *words)
+
+
+def test_the_list_needs_nothing_heavy() -> None:
+    code = "import sys; sys.argv = ['bitnet', 'run', '--list']\ntry:\n    from bitnet_cli.cli import main; main()\nfinally:\n    "
+    code += "print(sorted({'numpy', 'numba', 'rich'} & set(sys.modules) - {'rich'}))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert "tiny" in done.stdout and done.stdout.endswith("[]\n")
+
+
+def test_version(bitnet: Bitnet) -> None:
+    done = bitnet("--version", env=ENV)
+    assert done.stdout.startswith("bitnet ") and "instruction set naive" in done.stdout and "numba " in done.stdout
+
+
+@pytest.mark.skipif(os.name != "posix", reason="a terminal of POSIX")
+@pytest.mark.parametrize("answer", ["y", "n"])
+def test_a_model_is_downloaded_after_asking(answer: str, tmp_path: Path) -> None:
+    """On a terminal. The file of the repository that has the weights packed, and no other."""
+    from bitnet_cli.embedded import EMBEDDED_MODEL
+
+    with serve() as hub:
+        hub.repos[NAME] = Repo({"ggml-model-i2_s.gguf": EMBEDDED_MODEL.read_bytes(), "other.gguf": b"x", "README.md": b"x"})
+        kept = {k: v for k, v in ENV.items() if not k.startswith(("HF_", "HUGGING"))}
+        env = kept | {"HF_ENDPOINT": hub.url, "HF_HOME": str(tmp_path / "hf"), "TERM": "xterm"}
+        command = [sys.executable, "-m", "bitnet_cli", "run", NAME, *PROMPT, "-n", "3"]
+        ours, theirs = pty.openpty()
+        process = subprocess.Popen(command, env=env, cwd=tmp_path, stdin=theirs, stdout=subprocess.PIPE, stderr=theirs)
+        os.close(theirs)
+        said = b""
+        try:
+            while b"[Y/n]" not in said:
+                said += os.read(ours, 1000)
+            os.write(ours, answer.encode() + b"\n")
+            out = process.communicate(timeout=120)[0]
+        finally:
+            process.kill()
+            os.close(ours)
+        assert b"Download ggml-model-i2_s.gguf, 3.45 MB?" in said
+        if answer == "y":
+            assert (process.returncode, hub.fetched()) == (0, ["ggml-model-i2_s.gguf"])
+            assert len(out) > 3
+        else:
+            assert (process.returncode, hub.fetched(), out) == (2, [], b"")
