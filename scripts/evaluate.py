@@ -11,7 +11,7 @@ Zeros are per cent of the codes that a projection's input has after its quantise
 (arXiv 2411.04965). A row of `up` whose gate is not positive need not be read either, so its column is 1 - (1 - zeros of its input) *
 (1 - zeros of the gate), per token, as the paper has it; `gate <= 0` is the gate's share alone. `read` is the share of all ternary weights
 that meet no zero: the paper's activated parameters, without the embedding. `rows, columns` is the share that is left when only whole
-rows of `up` and whole columns of `down` and, where top-k zeroes at least half of them, of `o` are passed over.
+rows of `up` and whole columns of `down` are passed over, as the engine does.
 """
 
 import argparse
@@ -82,7 +82,7 @@ def sparsity(model: BitNet, counters: list[dict[str, Counting]]) -> dict[str, fl
     of = {"qkv": zeros["qkv"], "o": zeros["o"], "gate": zeros["gate_up"], "up": up, "down": zeros["down"]}
     total = sum(weights.values())
     share = {name: float(value.mean()) for name, value in of.items()}
-    whole = {"up": float(closed.mean()), "down": share["down"], "o": share["o"] if share["o"] >= 0.5 else 0.0}
+    whole = {"up": float(closed.mean()), "down": share["down"]}
     return share | {
         "gate <= 0": float(closed.mean()),
         "read": 1 - sum(share[name] * weights[name] for name in weights) / total,
