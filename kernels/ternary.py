@@ -12,9 +12,9 @@ has many tokens, so `matmul` unpacks a few rows to L1 once and uses them for eve
 import numpy as np
 
 from .arrays import BLOCK_BYTES, BLOCK_ROWS
-from .jit import kernel
+from .jit import inlined, kernel
 from .row_sums import four_rows, one_row
-from .simd import selected
+from .simd import selected, vectors
 
 WIDTH = selected.WIDTH
 NEXT_ROWS = 6  # chosen rows ahead; 3 and 6 measure alike, 1 is a fifth slower (docs/log.md)
@@ -22,8 +22,10 @@ PREFETCH = 2048  # bytes ahead in each of the four streams: 39 GB/s on a Zen 5 c
 load, load_half, store = selected.load, selected.load_half, selected.store
 dot, fold, add_totals = selected.dot, selected.fold, selected.add_totals
 field0, field1, field2, field3 = selected.field0, selected.field1, selected.field2, selected.field3
+prefetch = vectors.prefetch
 zero_narrow, zero_wide = selected.zero_narrow, selected.zero_wide
 _FOUR_TOKENS = selected.REGISTERS >= 32
+FEW = 16  # tokens that meet packed rows four rows and two tokens at a time; more are worth unpacking rows (docs/log.md)
 _FOLD = selected.STEPS_PER_FOLD
 
 
@@ -158,6 +160,58 @@ def _tile_4x4(tile, at, row_length, t0, t1, t2, t3, begin, end, sums, place, str
     add_totals(d0, d1, d2, d3, sums, place + 3 * stride)
 
 
+@inlined
+def _field_4x2(n0, n1, n2, n3, m0, m1, m2, m3, v0, v1, v2, v3, x, y):  # type: ignore[no-untyped-def]
+    """Sums of 4 rows with 2 tokens, with one register of codes of each row added."""
+    n0, m0, n1, m1 = dot(n0, v0, x), dot(m0, v0, y), dot(n1, v1, x), dot(m1, v1, y)
+    n2, m2, n3, m3 = dot(n2, v2, x), dot(m2, v2, y), dot(n3, v3, x), dot(m3, v3, y)
+    return n0, n1, n2, n3, m0, m1, m2, m3
+
+
+@kernel
+def _packed_4x2(packed, at, stride, ahead, t0, t1, sums, place, gap):  # type: ignore[no-untyped-def]
+    """As _tile_4x2, but of 4 whole rows as they are packed, the first at byte `at`: for so few tokens that unpacking costs more."""
+    r1, r2, r3, whole = at + stride, at + 2 * stride, at + 3 * stride, stride // WIDTH * WIDTH
+    a0, a1, a2, a3 = zero_wide(), zero_wide(), zero_wide(), zero_wide()
+    b0, b1, b2, b3 = zero_wide(), zero_wide(), zero_wide(), zero_wide()
+    start = 0
+    while start < stride:
+        stop = min(start + _FOLD // 4 * WIDTH, stride)
+        n0, n1, n2, n3 = zero_narrow(), zero_narrow(), zero_narrow(), zero_narrow()
+        m0, m1, m2, m3 = zero_narrow(), zero_narrow(), zero_narrow(), zero_narrow()
+        for byte in range(start, stop, WIDTH):
+            if byte < whole:
+                prefetch(packed, at + byte + ahead)
+                prefetch(packed, r1 + byte + ahead)
+                prefetch(packed, r2 + byte + ahead)
+                prefetch(packed, r3 + byte + ahead)
+                v0, v1, v2, v3 = load(packed, at + byte), load(packed, r1 + byte), load(packed, r2 + byte), load(packed, r3 + byte)
+            else:
+                v0, v1 = load_half(packed, at + byte), load_half(packed, r1 + byte)
+                v2, v3 = load_half(packed, r2 + byte), load_half(packed, r3 + byte)
+            k = byte * 4
+            n0, n1, n2, n3, m0, m1, m2, m3 = _field_4x2(
+                n0, n1, n2, n3, m0, m1, m2, m3, field0(v0), field0(v1), field0(v2), field0(v3), load(t0, k), load(t1, k)
+            )
+            k += WIDTH
+            n0, n1, n2, n3, m0, m1, m2, m3 = _field_4x2(
+                n0, n1, n2, n3, m0, m1, m2, m3, field1(v0), field1(v1), field1(v2), field1(v3), load(t0, k), load(t1, k)
+            )
+            k += WIDTH
+            n0, n1, n2, n3, m0, m1, m2, m3 = _field_4x2(
+                n0, n1, n2, n3, m0, m1, m2, m3, field2(v0), field2(v1), field2(v2), field2(v3), load(t0, k), load(t1, k)
+            )
+            k += WIDTH
+            n0, n1, n2, n3, m0, m1, m2, m3 = _field_4x2(
+                n0, n1, n2, n3, m0, m1, m2, m3, field3(v0), field3(v1), field3(v2), field3(v3), load(t0, k), load(t1, k)
+            )
+        a0, a1, a2, a3 = fold(a0, n0), fold(a1, n1), fold(a2, n2), fold(a3, n3)
+        b0, b1, b2, b3 = fold(b0, m0), fold(b1, m1), fold(b2, m2), fold(b3, m3)
+        start = stop
+    add_totals(a0, a1, a2, a3, sums, place)
+    add_totals(b0, b1, b2, b3, sums, place + gap)
+
+
 @kernel
 def _block_sums(packed, offset, cols, codes, tokens, tile, sums, row, rows):  # type: ignore[no-untyped-def]
     """sums[t * BLOCK_ROWS + i] = code sum of row `row + i` with token t, for i < rows <= BLOCK_ROWS.
@@ -168,6 +222,12 @@ def _block_sums(packed, offset, cols, codes, tokens, tile, sums, row, rows):  # 
     length = (stride + WIDTH - 1) // WIDTH * WIDTH  # packed bytes of a row, in whole registers
     for i in range((tokens + 3) // 4 * 4 * BLOCK_ROWS):
         sums[i] = 0
+    if tokens <= FEW and rows == BLOCK_ROWS:
+        for i in range(0, rows, 4):
+            for t in range(0, tokens, 2):
+                at = offset + (row + i) * stride
+                _packed_4x2(packed, at, stride, BLOCK_ROWS * stride, codes[t], codes[t + 1], sums, t * BLOCK_ROWS + i, BLOCK_ROWS)
+        return
     for byte in range(0, length, BLOCK_BYTES):
         end = min(byte + BLOCK_BYTES, length)
         row_length = (end - byte) * 4

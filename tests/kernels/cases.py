@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 ROWS = (1, 2, 3, 5, 7, 63, 130)
 COLS = (128, 256, 384, 640, 2560, 3200, 5504, 6912, 8704, 16384)
-TOKENS = (1, 2, 3, 4, 5, 31, 64)
+TOKENS = (1, 2, 3, 4, 5, 16, 17, 64)
 CANARY = -1234567
 
 
@@ -67,7 +67,7 @@ def product(weights: NDArray[np.int8], codes: NDArray[np.int8]) -> NDArray[np.in
 
 
 def extremes(cols: int) -> Iterator[tuple[str, NDArray[np.int8], NDArray[np.int8]]]:
-    """Name, weights (5, cols) and activations (5, cols) that reach the ends of every partial sum."""
+    """Name, weights (9, cols) and activations (5, cols) that reach the ends of every partial sum."""
     sign = np.where(np.arange(cols) % 2, -1, 1).astype(np.int8)
     for weight_name, row in (
         ("all +1", np.ones(cols, np.int8)),
@@ -77,7 +77,7 @@ def extremes(cols: int) -> Iterator[tuple[str, NDArray[np.int8], NDArray[np.int8
     ):
         for code_name, code in (("+127", 127), ("-128", -128), ("±127", None)):
             codes = np.full(cols, code, np.int8) if code is not None else 127 * sign
-            yield f"{weight_name} times {code_name}", np.tile(row, (5, 1)), np.tile(codes, (5, 1))
+            yield f"{weight_name} times {code_name}", np.tile(row, (9, 1)), np.tile(codes, (5, 1))
 
 
 def digest(*results: NDArray[np.generic]) -> str:

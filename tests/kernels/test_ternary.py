@@ -67,9 +67,10 @@ def test_matvec_and_matmul_give_the_integers_of_the_definition(cols: int) -> Non
 @pytest.mark.parametrize("cols", [128, 384, 5504, 16384])
 def test_extreme_values_do_not_overflow(cols: int) -> None:
     for name, weights, codes in extremes(cols):
-        expected = code_sums(weights, codes)
-        assert np.array_equal(run_matvec(weights, codes[0], 0, 0, 5), expected[0]), name
-        assert np.array_equal(run_matmul(weights, codes, 0, 0, 5), expected), name
+        expected, many = code_sums(weights, codes), np.tile(codes, (4, 1))  # few tokens, and enough to unpack rows for
+        assert np.array_equal(run_matvec(weights, codes[0], 0, 0, 9), expected[0]), name
+        assert np.array_equal(run_matmul(weights, codes, 0, 0, 9), expected), name
+        assert np.array_equal(run_matmul(weights, many, 0, 0, 9), np.tile(expected, (4, 1))), name
 
 
 @pytest.mark.parametrize(("first", "last"), [(0, 0), (0, 1), (1, 2), (2, 7), (3, 11), (4, 8), (12, 13), (6, 13), (13, 13)])
