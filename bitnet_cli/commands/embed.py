@@ -25,7 +25,7 @@ from bitnet_cli.machine.threads import physical_cores
 from bitnet_cli.model.config import NO_POOLING, ModelConfig, read_config
 from bitnet_cli.model.decoder import DEFAULT_CONTEXT, Decoder
 from bitnet_cli.model.embedding import embed_ids, token_ids
-from bitnet_cli.text.tokenizer import tokenizer_from_metadata
+from bitnet_cli.text.from_gguf import tokenizer_from_metadata
 
 # What queries begin with in the training of BitNet-embedding and its teachers (multilingual E5, Qwen3-Embedding); documents have nothing.
 INSTRUCTION = "Instruct: {}\nQuery: "

@@ -13,7 +13,8 @@ from bitnet_cli.model.config import NO_TEXT, read_config
 from bitnet_cli.model.decoder import Decoder
 from bitnet_cli.model.session import Session
 from bitnet_cli.text.chat_choice import ChatFacts, chat_facts
-from bitnet_cli.text.tokenizer import Tokenizer, tokenizer_from_metadata
+from bitnet_cli.text.from_gguf import tokenizer_from_metadata
+from bitnet_cli.text.tokenizer import Tokenizer
 
 
 @dataclass(frozen=True)

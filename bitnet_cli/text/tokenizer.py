@@ -1,7 +1,6 @@
-"""Text <-> token ids, from the metadata of a GGUF file alone.
+"""Text <-> token ids. What all tokenizers have in common; from_gguf.py makes one from the metadata of a GGUF file alone.
 
-In: `tokenizer.ggml.*` metadata. Out: a `Tokenizer`. Two kinds are read: `gpt2` (byte-level BPE, `byte_bpe.py`) and `llama`
-(SentencePiece BPE, `sentencepiece_bpe.py`); their libraries are imported when such a tokenizer is built.
+Two kinds are read: `gpt2` (byte-level BPE, `byte_bpe.py`) and `llama` (SentencePiece BPE, `sentencepiece_bpe.py`).
 
 Control tokens (`<|eot_id|>`, `<s>`) come from text only where the caller says so. A user who types `<|eot_id|>` has typed ten
 characters: with `special=False` they are encoded as such, so nobody can forge the end of a turn.
@@ -11,11 +10,10 @@ from __future__ import annotations
 
 import re
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from functools import cached_property
 
-from bitnet_cli.errors import BadFileError, UnsupportedError
-from bitnet_cli.text.vocabulary import CONTROL, PREFIX, UNKNOWN, Vocabulary, read_vocabulary, replace_surrogates, shown
+from bitnet_cli.text.vocabulary import CONTROL, UNKNOWN, Vocabulary, replace_surrogates
 
 
 class Tokenizer(ABC):
@@ -134,23 +132,3 @@ class Tokenizer(ABC):
 def any_of(names: Iterable[str]) -> re.Pattern[str]:
     """Pattern that finds any of the names; the longest where several begin at one place."""
     return re.compile("|".join(re.escape(name) for name in sorted(names, key=len, reverse=True)))
-
-
-def tokenizer_from_metadata(metadata: Mapping[str, object], source: str) -> Tokenizer:
-    """The tokenizer that a GGUF file describes; `source` is the file's name, for messages.
-
-    BadFileError: the metadata is inconsistent. UnsupportedError: a kind of tokenizer, or a way of splitting words, that is not known.
-    The metadata is not kept: free it, it is half of the memory that loading a large vocabulary takes.
-    """
-    model = metadata.get(PREFIX + "model")
-    if not isinstance(model, str):
-        raise BadFileError(source, PREFIX + "model", "is missing or not a string, expected gpt2 or llama")
-    if model == "gpt2":
-        from bitnet_cli.text.byte_bpe import ByteLevelBPE
-
-        return ByteLevelBPE(metadata, read_vocabulary(metadata, source))
-    if model == "llama":
-        from bitnet_cli.text.sentencepiece_bpe import SentencePieceBPE
-
-        return SentencePieceBPE(metadata, read_vocabulary(metadata, source))
-    raise UnsupportedError(f"{source}: {PREFIX}model: {shown(model)} is not supported, only gpt2 and llama are")

@@ -14,7 +14,8 @@ from bitnet_cli.checkpoint.config import read_config
 from bitnet_cli.checkpoint.tokenizer import tokenizer_metadata
 from bitnet_cli.errors import BadFileError, BitnetError, UnsupportedError
 from bitnet_cli.gguf_file.reader import open_gguf
-from bitnet_cli.text.tokenizer import Tokenizer, tokenizer_from_metadata
+from bitnet_cli.text.from_gguf import tokenizer_from_metadata
+from bitnet_cli.text.tokenizer import Tokenizer
 
 K = "tokenizer.ggml."
 REPLACE = {"type": "Replace", "pattern": {"String": " "}, "content": "▁"}

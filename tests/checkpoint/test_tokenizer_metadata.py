@@ -15,7 +15,7 @@ from bitnet_cli.checkpoint.byte_bpe import pre_tokenizer_name
 from bitnet_cli.checkpoint.config import read_config
 from bitnet_cli.checkpoint.tokenizer import tokenizer_metadata
 from bitnet_cli.errors import BadFileError, UnsupportedError
-from bitnet_cli.text.tokenizer import tokenizer_from_metadata
+from bitnet_cli.text.from_gguf import tokenizer_from_metadata
 
 Change = Callable[[dict[str, Any]], object]
 

@@ -21,7 +21,8 @@ from bitnet_cli.model.opening import Engine, OpenModel, open_model
 from bitnet_cli.model.sampler import Sampling
 from bitnet_cli.text.chat_choice import choose
 from bitnet_cli.text.chat_templates import Message
-from bitnet_cli.text.tokenizer import Tokenizer, tokenizer_from_metadata
+from bitnet_cli.text.from_gguf import tokenizer_from_metadata
+from bitnet_cli.text.tokenizer import Tokenizer
 
 from ..model.chat_models import IM_END, chat_model, reciting_model
 

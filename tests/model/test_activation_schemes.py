@@ -22,7 +22,7 @@ from bitnet_cli.model.config import read_config
 from bitnet_cli.model.decoder import Decoder
 from bitnet_cli.model.weights import PROJECTIONS
 from bitnet_cli.ternary import i2_s
-from bitnet_cli.text.tokenizer import tokenizer_from_metadata
+from bitnet_cli.text.from_gguf import tokenizer_from_metadata
 
 from .reference import NEAR, TIGHT
 

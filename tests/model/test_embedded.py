@@ -12,7 +12,8 @@ from bitnet_cli.model.generate import Plan, generate
 from bitnet_cli.model.perplexity import score
 from bitnet_cli.model.sampler import Sampler, Sampling
 from bitnet_cli.model.session import Session
-from bitnet_cli.text.tokenizer import Tokenizer, tokenizer_from_metadata
+from bitnet_cli.text.from_gguf import tokenizer_from_metadata
+from bitnet_cli.text.tokenizer import Tokenizer
 
 GOLDEN = Path(__file__).parent.parent / "golden"
 EXPECTED = json.loads((GOLDEN / "embedded.json").read_text())

@@ -21,7 +21,7 @@ from bitnet_cli.model.decoder import Decoder
 from bitnet_cli.model.readiness import why_not
 from bitnet_cli.model.weights import load_weights, rope_tables
 from bitnet_cli.ternary import i2_s_order
-from bitnet_cli.text.tokenizer import tokenizer_from_metadata
+from bitnet_cli.text.from_gguf import tokenizer_from_metadata
 
 from .builder import random_model, write_model
 from .embedding_models import CONFIGS, arrays_of, hf_model, write_folder

@@ -168,7 +168,7 @@ def hf_of(transformers: ModuleType, model: Model) -> Any:
 @embedded
 def test_the_embedded_model(transformers: ModuleType, decoder_of: Callable[..., Decoder]) -> None:
     """Trained weights, and text as it was trained on: rebuilt in transformers from the file alone."""
-    from bitnet_cli.text.tokenizer import tokenizer_from_metadata
+    from bitnet_cli.text.from_gguf import tokenizer_from_metadata
 
     with open_gguf(EMBEDDED_MODEL) as file:
         model = arrays_of(file)

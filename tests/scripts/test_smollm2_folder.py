@@ -13,7 +13,7 @@ from bitnet_cli.gguf_file.reader import open_gguf
 from bitnet_cli.gguf_file.types import TensorType
 from bitnet_cli.gguf_file.writer import OutputTensor, write_gguf
 from bitnet_cli.text.byte_bpe import BYTE_OF
-from bitnet_cli.text.tokenizer import tokenizer_from_metadata
+from bitnet_cli.text.from_gguf import tokenizer_from_metadata
 
 HEADS, KV_HEADS, HEAD_DIM, HIDDEN = 4, 2, 8, 32
 

@@ -10,8 +10,9 @@ from hypothesis import strategies as st
 from tokenizers import Tokenizer as Library
 
 from bitnet_cli.errors import UnsupportedError
+from bitnet_cli.text.from_gguf import tokenizer_from_metadata
 from bitnet_cli.text.pre_tokenizers import PRE_TOKENIZERS, pre_tokenizer
-from bitnet_cli.text.tokenizer import Tokenizer, tokenizer_from_metadata
+from bitnet_cli.text.tokenizer import Tokenizer
 
 K = "tokenizer.ggml."
 WORDS = st.sampled_from(

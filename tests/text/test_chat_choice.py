@@ -9,7 +9,7 @@ from bitnet_cli.errors import BadFileError, UsageError
 from bitnet_cli.gguf_file.reader import open_gguf
 from bitnet_cli.text.chat_choice import Choice, chat_facts, choose
 from bitnet_cli.text.chat_templates import Message, encode_chat
-from bitnet_cli.text.tokenizer import tokenizer_from_metadata
+from bitnet_cli.text.from_gguf import tokenizer_from_metadata
 
 from .test_chat_templates import CHAT, JINJA, SMOLLM2_SYSTEM
 

@@ -24,7 +24,8 @@ from bitnet_cli.text.chat_templates import (
     encode_chat,
     end_ids,
 )
-from bitnet_cli.text.tokenizer import Tokenizer, tokenizer_from_metadata
+from bitnet_cli.text.from_gguf import tokenizer_from_metadata
+from bitnet_cli.text.tokenizer import Tokenizer
 
 K = "tokenizer.ggml."
 CONTROLS = ("<|eot_id|>", "<|start_header_id|>", "<|end_header_id|>", "<|im_start|>", "<|im_end|>", "<|endoftext|>")

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from bitnet_cli.errors import BadFileError, UnsupportedError
-from bitnet_cli.text.tokenizer import tokenizer_from_metadata
+from bitnet_cli.text.from_gguf import tokenizer_from_metadata
 
 K = "tokenizer.ggml."
 Change = Callable[[dict[str, Any]], object]

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from bitnet_cli.text.tokenizer import tokenizer_from_metadata
+from bitnet_cli.text.from_gguf import tokenizer_from_metadata
 from bitnet_cli.text.vocabulary import read_vocabulary
 
 K = "tokenizer.ggml."

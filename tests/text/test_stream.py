@@ -7,8 +7,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tokenizers import Tokenizer as Library
 
+from bitnet_cli.text.from_gguf import tokenizer_from_metadata
 from bitnet_cli.text.stream import IncrementalDecoder, terminal_safe
-from bitnet_cli.text.tokenizer import Tokenizer, tokenizer_from_metadata
+from bitnet_cli.text.tokenizer import Tokenizer
 
 K = "tokenizer.ggml."
 

@@ -6,8 +6,9 @@ from typing import Any
 import pytest
 
 from bitnet_cli.gguf_file.reader import open_gguf
+from bitnet_cli.text.from_gguf import tokenizer_from_metadata
 from bitnet_cli.text.stream import IncrementalDecoder
-from bitnet_cli.text.tokenizer import Tokenizer, tokenizer_from_metadata
+from bitnet_cli.text.tokenizer import Tokenizer
 
 END_OF_CASE = "\n__ggml_vocab_test__\n"
 Real = tuple[Tokenizer, list[tuple[str, list[int]]]]

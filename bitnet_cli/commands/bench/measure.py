@@ -18,7 +18,7 @@ from bitnet_cli.gguf_file.reader import GGUFFile
 from bitnet_cli.machine.energy import Meter
 from bitnet_cli.model.decoder import CHUNK, Decoder
 from bitnet_cli.model.traffic import Operations, Traffic, decode_traffic, operations, prefill_traffic
-from bitnet_cli.text.tokenizer import tokenizer_from_metadata
+from bitnet_cli.text.from_gguf import tokenizer_from_metadata
 
 # English, because how many hidden units are zero, and how much of the head must be read, depends on the text. Repeated as needed.
 TEXT = """A river begins as rain on the hills. The water finds the lowest way between stones, joins other water, and after some
