@@ -99,13 +99,14 @@ class Reporter:
 
 
 class Bar:
-    """A progress bar on stderr. It appears when something takes longer than `patience` seconds, and goes away when all is done.
+    """A progress bar on stderr. It appears after `patience` seconds (None: PATIENCE), and goes away when all is done.
 
     unit: `bytes`, or what is counted. In a narrow terminal it has fewer columns; where the cursor cannot move (TERM=dumb), it is not drawn.
     """
 
-    def __init__(self, what: str, unit: str, patience: float = PATIENCE):
-        self._what, self._unit, self._due = what, unit, time.monotonic() + patience
+    def __init__(self, what: str, unit: str, patience: float | None = None):
+        self._what, self._unit = what, unit
+        self._due = time.monotonic() + (PATIENCE if patience is None else patience)
         self._bar: Any = None
         self._task: Any = None
 

@@ -136,7 +136,8 @@ def test_bar_on_a_terminal(folders: dict[str, Path], tmp_path: Path) -> None:
     import pty
 
     main, side = pty.openpty()
-    command = [sys.executable, "-m", "bitnet_cli", "convert", str(folders["A"]), "-o", str(tmp_path / "out.gguf")]
+    at_once = "from bitnet_cli.commands import reporting; reporting.PATIENCE = 0; from bitnet_cli.cli import main; main()"
+    command = [sys.executable, "-c", at_once, "convert", str(folders["A"]), "-o", str(tmp_path / "out.gguf")]
     environment = {k: v for k, v in os.environ.items() if k != "NO_COLOR"} | {"TERM": "xterm", "COLUMNS": "200"}
     done = subprocess.run(command, check=False, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=side, env=environment)
     os.close(side)
