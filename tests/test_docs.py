@@ -78,9 +78,10 @@ def test_python_examples(capsys: pytest.CaptureFixture[str]) -> None:
     assert [known for _, known in counts][1:] == [every for every, _ in counts][:-1]
 
 
-def test_chat_example(capsys: pytest.CaptureFixture[str]) -> None:
-    (block,) = blocks(ROOT / "docs" / "chat.md", "python")
-    exec(compile(block, "docs/chat.md", "exec"), {})
+@pytest.mark.parametrize("page", ["README.md", "docs/chat.md"])
+def test_other_examples(page: str, capsys: pytest.CaptureFixture[str]) -> None:
+    (block,) = blocks(ROOT / page, "python")
+    exec(compile(block, page, "exec"), {})
     assert len(capsys.readouterr().out) > 20
 
 
