@@ -20,12 +20,14 @@ from typing import Any
 
 def grouped(command: Callable[..., None]) -> Callable[..., None]:
     """`command`, with each parameter that is annotated with a dataclass replaced by the fields of that. All have defaults."""
-    hints = typing.get_type_hints(command, include_extras=True)
-    groups = {name: kind for name, kind in hints.items() if dataclasses.is_dataclass(kind) and isinstance(kind, type)}
+    # Not typing.get_type_hints: on Python 3.10 it wraps what has the default None in Optional, which hides the option from Typer.
+    signature = inspect.signature(command, eval_str=True)
+    kinds_of = {name: parameter.annotation for name, parameter in signature.parameters.items()}
+    groups = {name: kind for name, kind in kinds_of.items() if dataclasses.is_dataclass(kind) and isinstance(kind, type)}
     parameters, owner = [], {}
-    for name, parameter in inspect.signature(command).parameters.items():
+    for name, parameter in signature.parameters.items():
         if name not in groups:
-            parameters.append(parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY, annotation=hints[name]))
+            parameters.append(parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY))
             continue
         kinds = typing.get_type_hints(groups[name], include_extras=True)
         for field in dataclasses.fields(groups[name]):
@@ -51,6 +53,4 @@ def grouped(command: Callable[..., None]) -> Callable[..., None]:
 
 def signature_of(command: Any) -> inspect.Signature:
     """Parameters of a command with their annotations as objects, as Typer sees them."""
-    hints = typing.get_type_hints(command, include_extras=True) if not hasattr(command, "__signature__") else command.__annotations__
-    parameters = [p.replace(annotation=hints.get(p.name, p.annotation)) for p in inspect.signature(command).parameters.values()]
-    return inspect.Signature(parameters)
+    return inspect.signature(command, eval_str=True)
