@@ -6,7 +6,7 @@
     sum_c w[r, c] * q[c] = sum_c code[r, c] * q[c] - sum_c q[c].
 
 Decode reads each weight once, so `matvec` works on the packed bytes, four rows a pass, and asks for memory PREFETCH bytes ahead. Prefill
-has many tokens, so `matmul` unpacks a few rows to L1 once and uses them for every token.
+has many tokens, so `matmul` unpacks a few rows to L1 once and uses them for every token. Up to FEW tokens meet the packed bytes.
 """
 
 import numpy as np

@@ -9,43 +9,17 @@ I2_S files are BitNet models as bitnet.cpp and `bitnet run` read them (arch `bit
 import argparse
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
+from bitnet_cli.commands.bench.shapes import SHAPES as PUBLISHED
+from bitnet_cli.commands.bench.shapes import Shape
 from bitnet_cli.gguf_file.types import TensorType
 from bitnet_cli.gguf_file.writer import OutputTensor, write_gguf
 
-
-class Shape(NamedTuple):
-    hidden: int
-    feed_forward: int
-    layers: int
-    heads: int
-    kv_heads: int
-    vocab: int
-    context: int = 4096
-
-    @property
-    def head_dim(self) -> int:
-        return self.hidden // self.heads
-
-    def projections(self) -> dict[str, tuple[int, int]]:
-        """Name -> (rows, cols) of the ternary matrices of one layer."""
-        h, kv, f = self.hidden, self.kv_heads * self.head_dim, self.feed_forward
-        names = ("attn_q", "attn_k", "attn_v", "attn_output", "ffn_gate", "ffn_up", "ffn_down")
-        return dict(zip(names, ((h, h), (kv, h), (kv, h), (h, h), (f, h), (f, h), (h, f)), strict=True))
-
-    def ternary_weights(self) -> int:
-        return self.layers * sum(rows * cols for rows, cols in self.projections().values())
-
-
-SHAPES = {  # microsoft/bitnet-b1.58-2B-4T, 1bitLLM/bitnet_b1_58-large, and the 125M dummy model of arXiv 2410.16144
-    "2B-4T": Shape(2560, 6912, 30, 20, 5, 128256),
-    "0.7B": Shape(1536, 4096, 24, 16, 16, 32002),
-    "125M": Shape(768, 3072, 11, 12, 12, 32002),
-}
+# 0.7B: 1bitLLM/bitnet_b1_58-large has the shape of the papers' 700M. A short context keeps tables of angles small.
+SHAPES = {name: PUBLISHED[of]._replace(context=4096) for name, of in (("2B-4T", "2B-4T"), ("0.7B", "700M"), ("125M", "125M"))}
 SCALE = 1 / 32  # exact in float16, so both layouts mean the same weights
 
 

@@ -117,7 +117,7 @@ def _detect(file: ChatFacts) -> Choice:
         return Choice(named[0].with_end(file.eos), doubt + named[1], True)
     if file.template is not None:
         return Choice(PLAIN, f"{doubt}nor is the model; --chat-template {OWN} renders it", False)
-    return Choice(PLAIN, "the file has no template: a base model, which continues a transcript", False)
+    return Choice(PLAIN, "the file has no template: a base model", False)
 
 
 def _by_template(file: ChatFacts, text: str) -> tuple[BuiltIn, str] | None:
