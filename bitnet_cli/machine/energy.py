@@ -149,9 +149,7 @@ def from_tdp(tdp: float, cpu_seconds: float, cpus: int, host: bool) -> Energy:
     return Energy("tdp", (low + high) / 2, low, high, note)
 
 
-def arithmetic_joules(
-    weights: float, layers: int, inner: int, *, ternary: bool, tokens: int = PAPER_TOKENS, attention_tokens: int | None = None
-) -> float:
+def arithmetic_joules(weights: float, layers: int, inner: int, *, ternary: bool, tokens: int = PAPER_TOKENS) -> float:
     """Joules of the operations of a text of `tokens` tokens, by the model of the BitNet papers; memory costs nothing in it.
 
     weights: parameters of the linear layers without the head; inner: width of all query heads together. A linear layer is one addition
@@ -159,15 +157,14 @@ def arithmetic_joules(
     2 x tokens^2 x inner multiply-adds a layer. The published 0.028 J of BitNet b1.58 2B4T and its table's five others come out of it.
     """
     product = ADD_INT8 if ternary else ADD_FP16 + MUL_FP16
-    seen = tokens if attention_tokens is None else attention_tokens
-    attention = layers * 2.0 * tokens * seen * inner * (ADD_FP16 + MUL_FP16)
+    attention = layers * 2.0 * tokens**2 * inner * (ADD_FP16 + MUL_FP16)
     return (tokens * weights * product + attention) * 1e-12
 
 
 def from_arithmetic(weights: float, layers: int, inner: int) -> Energy:
     """Of one token, as a share of a text of 512. No range is known: real processors spend 1,000 to 10,000 times as much."""
     joules = arithmetic_joules(weights, layers, inner, ternary=True) / PAPER_TOKENS
-    linear = PAPER_TOKENS * weights * ADD_INT8 * 1e-12 / PAPER_TOKENS
+    linear = weights * ADD_INT8 * 1e-12
     note = (
         f"arithmetic only: the papers' model of adders and multipliers at 7 nm, {joules * PAPER_TOKENS:.3f} J for {PAPER_TOKENS} tokens; "
         "no memory, no control logic: not comparable with a measurement; from linear layers alone to with attention"

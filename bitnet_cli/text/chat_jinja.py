@@ -21,7 +21,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from bitnet_cli.errors import BadFileError, UsageError
-from bitnet_cli.text.chat_templates import Message, Piece
+from bitnet_cli.text.chat_templates import MARK, Message, Piece
 from bitnet_cli.text.vocabulary import replace_surrogates
 
 CHILD = Path(__file__).with_name("chat_jinja_child.py")
@@ -29,7 +29,6 @@ SECONDS = 10.0  # from start to end, for a machine that is busy; the second of C
 MAX_OUTPUT = 4 << 20  # characters
 # Private-use planes 15 and 16, the last two code points of each left out (they are noncharacters).
 STAND_INS = [*range(0xF0000, 0xFFFFE), *range(0x100000, 0x10FFFE)]
-_MARK = re.compile(r"<[^<>\s]{1,40}>")
 # What a Python needs to start; nothing else of the environment, tokens among it, is anybody's business there.
 ENVIRONMENT = ("PATH", "PYTHONPATH", "PYTHONHOME", "VIRTUAL_ENV", "SYSTEMROOT", "LD_LIBRARY_PATH", "DYLD_LIBRARY_PATH")
 
@@ -48,7 +47,7 @@ class JinjaTemplate:
 
     @property
     def marks(self) -> frozenset[str]:
-        return frozenset([*_MARK.findall(self.source), self.bos_token, self.eos_token]) - {""}
+        return frozenset([*MARK.findall(self.source), self.bos_token, self.eos_token]) - {""}
 
     def pieces(self, messages: Sequence[Message], *, ask: bool = True) -> list[Piece]:
         """As in `Template`. BadFileError: the template is wrong, refuses these messages, or takes too long or too much."""

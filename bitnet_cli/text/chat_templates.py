@@ -18,7 +18,7 @@ from bitnet_cli.errors import UsageError
 from bitnet_cli.text.tokenizer import Tokenizer
 
 ROLES = ("system", "user", "assistant")
-_MARK = re.compile(r"<[^<>\s]{1,40}>")  # what a role or an end is marked with: <|user|>, </s>
+MARK = re.compile(r"<[^<>\s]{1,40}>")  # what a role or an end is marked with: <|user|>, </s>
 
 # (text, special) as in Tokenizer.encode_parts, or ids as they are
 Piece = tuple[str, bool] | list[int]
@@ -84,7 +84,7 @@ class BuiltIn:
     @property
     def marks(self) -> frozenset[str]:
         texts = [self.ask, *(text for turn in self.turns.values() for text in turn)]
-        return frozenset(mark for text in texts for mark in _MARK.findall(text))
+        return frozenset(mark for text in texts for mark in MARK.findall(text))
 
     def pieces(self, messages: Sequence[Message], *, ask: bool = True) -> list[Piece]:
         """As in `Template`."""
