@@ -111,7 +111,12 @@ def test_the_seed_is_told_and_gives_the_same_text(model: Path) -> None:
     assert seed.isdigit()
     again = run(model, "-p", "Once", "-n", "20", "--seed", seed)
     assert again.stdout == first.stdout
-    assert run(model, "-p", "Once", "-n", "20", "--seed", str(int(seed) ^ 1)).stdout != first.stdout
+
+
+def test_another_seed_gives_another_text(model: Path) -> None:
+    """At temperature 2: at the default one, this small model says the same with one pair of seeds in some hundreds."""
+    texts = {run(model, "-p", "Once", "-n", "20", "--temp", "2", "--seed", str(seed)).stdout for seed in (1, 2)}
+    assert len(texts) == 2
 
 
 def test_no_tokens_and_as_many_as_fit(model: Path) -> None:
