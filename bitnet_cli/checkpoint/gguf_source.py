@@ -2,7 +2,8 @@
 
 Packed projections are I2_S (both orders), TQ1_0, TQ2_0 and Q2_0: values and scale are kept to the bit. Other converters write float
 tensors whose values are -s, 0, s already: sign and s are kept exactly. Anything else is taken as BitNet master weights and rounded by
-absmean, and reported in `rounded`. Scales in tensors of their own (`blk.N.attn_q.scale`) become part of their projection's.
+absmean, and reported in `rounded`. Scales in tensors of their own (`blk.N.attn_q.scale`) become part of their projection's, unless that
+has several (TriLM): these stay in blocks, and the tensor beside them.
 """
 
 from collections.abc import Callable
@@ -13,8 +14,8 @@ from numpy.typing import NDArray
 
 from bitnet_cli.checkpoint import dense
 from bitnet_cli.checkpoint.families import PROJECTIONS
-from bitnet_cli.checkpoint.flavours import Flavour, TernaryWeight, looks_ternary, read_ternary
-from bitnet_cli.checkpoint.packing import ternary_tensors
+from bitnet_cli.checkpoint.flavours import Flavour, TernaryWeight, has_one_scale, looks_ternary, read_blocks, read_ternary
+from bitnet_cli.checkpoint.packing import Blocks, block_tensor, ternary_tensors
 from bitnet_cli.checkpoint.stored import OpenFile, StoredTensor
 from bitnet_cli.errors import BadFileError, UnsupportedError, UsageError
 from bitnet_cli.gguf_file.reader import TensorInfo, open_gguf
@@ -34,6 +35,7 @@ class GGUFSource:
     rounded        names of projections that were not ternary
     kept, packed   numbers of projections that were ternary floats, and that were packed already
     evidence       of the order of I2_S weights
+    blocks         number of projections with several scales
     trailing       bytes after the last tensor
     """
 
@@ -54,7 +56,8 @@ class GGUFSource:
         self.rounded: list[str] = []
         self.kept = 0
         self.packed = 0
-        self._looked = False
+        self.blocks = 0
+        self._several: bool | None = None  # of projections in float types
 
     def tensors(self, weight_type: TensorType, embedding_type: TensorType | None) -> list[OutputTensor]:
         """All tensors of the new file. UnsupportedError for what cannot be packed.
@@ -97,17 +100,31 @@ class GGUFSource:
     def _projection(self, info: TensorInfo, weight_type: TensorType) -> list[OutputTensor]:
         if len(info.shape) != 2:
             raise BadFileError(self._file.path, info.name, f"shape {list(info.shape)}, expected rows and columns")
-        shape, extra = (info.shape[0], info.shape[1]), self._extra_scale(_scale_name(info.name))
+        shape = (info.shape[0], info.shape[1])
+        extra = self._extra_scale(_scale_name(info.name))
         if info.type in LAYOUTS:
             if shape[1] % block_of(info.type):  # I2_S only: of the others the reader knows the blocks
                 reason = f"{info.type.name} with rows of {shape[1]} weights, not a multiple of {block_of(info.type)}"
                 raise BadFileError(self._file.path, info.name, reason)
-            return self._written(info, weight_type, lambda: self._unpacked(info, shape, extra))
+            # Read again when it is written, so that memory holds one at a time.
+            if info.type is not TensorType.I2_S and self._packed(info, shape).block_scales() is not None:
+                return self._blocks(info, weight_type, lambda size: self._packed(info, shape).in_blocks(size))
+            return self._written(info, weight_type, lambda: self._unpacked(info, shape))
         stored = self._stored(info)
-        if not self._may_round and not self._looked:  # at the first one only: it is read for this, and says enough to stop early
-            self._require_ternary(stored, looks_ternary(stored))
-            self._looked = True
+        if self._several is None:  # at the first one only: it is read for this, and says enough to stop early
+            ternary = looks_ternary(stored)
+            self._require_ternary(stored, ternary)
+            self._several = ternary and not has_one_scale(stored)
+        if self._several:
+            return self._blocks(info, weight_type, lambda size: read_blocks(stored, size, 1))
         return self._written(info, weight_type, lambda: self._from_floats(stored, shape, extra))
+
+    def _blocks(self, info: TensorInfo, weight_type: TensorType, read: Blocks) -> list[OutputTensor]:
+        """A projection with several scales; the tensor that multiplies them all is copied."""
+        self.blocks += 1
+        name, extra = info.name.removesuffix(".weight"), self._tensors.get(_scale_name(info.name))
+        tensors = [block_tensor(name, (info.shape[0], info.shape[1]), weight_type, self._file.path, info.name, read)]
+        return tensors if extra is None else [*tensors, OutputTensor(extra.name, extra.type, extra.shape, self._copy(extra))]
 
     def _written(self, info: TensorInfo, weight_type: TensorType, read: Callable[[], TernaryWeight]) -> list[OutputTensor]:
         name, shape = info.name.removesuffix(".weight"), (info.shape[0], info.shape[1])
@@ -129,9 +146,12 @@ class GGUFSource:
             raise BadFileError(self._file.path, name, f"scale is {scale}, expected a positive number")
         return scale
 
-    def _unpacked(self, info: TensorInfo, shape: tuple[int, int], extra: np.float32) -> TernaryWeight:
-        raw = self._file.read(info.offset, info.nbytes)
-        scale, chunks = PackedTensor(info.type, shape, raw, self._file.path, info.name, float(extra), self.arm).read(strict=True)
+    def _packed(self, info: TensorInfo, shape: tuple[int, int]) -> PackedTensor:
+        extra = self._extra_scale(_scale_name(info.name))
+        return PackedTensor(info.type, shape, self._file.read(info.offset, info.nbytes), self._file.path, info.name, float(extra), self.arm)
+
+    def _unpacked(self, info: TensorInfo, shape: tuple[int, int]) -> TernaryWeight:
+        scale, chunks = self._packed(info, shape).read(strict=True)
         self.packed += 1
         return TernaryWeight(*shape, scale, chunks)
 

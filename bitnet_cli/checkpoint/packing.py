@@ -10,15 +10,13 @@ and 1 and a tensor `.scale`. No packed type that llama.cpp or bitnet.cpp know ha
 """
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from bitnet_cli.checkpoint.flavours import TernaryWeight, read_blocks
-from bitnet_cli.checkpoint.stored import StoredTensor
+from bitnet_cli.checkpoint.flavours import TernaryWeight
 from bitnet_cli.errors import UnsupportedError
 from bitnet_cli.gguf_file.types import TensorType, nbytes
 from bitnet_cli.gguf_file.writer import OutputTensor
@@ -61,32 +59,36 @@ def ternary_tensors(
     return tensors
 
 
-def block_tensor(name: str, shape: tuple[int, int], wanted: TensorType, weight: StoredTensor, heads_of: int | None) -> OutputTensor:
-    """A tensor of flavour SEVERAL, with its scales in the blocks of a type that has them; in place of I2_S, TQ2_0 or Q2_0.
+Blocks = Callable[[int], Iterator[tuple[NDArray[np.int8], NDArray[np.float16]]]]
 
-    heads_of: rows of q and k of this many change places, as `side_by_side` has it; None: they stay.
+
+def block_tensor(name: str, shape: tuple[int, int], wanted: TensorType, path: Path, stored_name: str, read: Blocks) -> OutputTensor:
+    """A tensor with several scales, which lie in the blocks of a type that has them: in place of I2_S, TQ2_0 or Q2_0. F16 has products.
+
+    `read` is called once, with a number of weights: chunks of whole rows, and the scales of their blocks of that many weights.
     """
-    fits = [kind for kind in (wanted, TensorType.TQ2_0, TensorType.Q2_0) if kind is not TensorType.I2_S and kind in LAYOUTS]
+    finest = TensorType.Q2_0
+    fits = [kind for kind in (wanted, TensorType.TQ2_0, finest) if kind is not TensorType.I2_S and kind in LAYOUTS]
     kind = next((kind for kind in fits if shape[1] % block_of(kind) == 0), None)
     if kind is None:
-        raise UnsupportedError(f"{weight.path}: {weight.name}: several scales in rows of {shape[1]} weights, which 64 does not divide")
+        raise UnsupportedError(f"{path}: {stored_name}: several scales in rows of {shape[1]} weights, which 64 does not divide")
     layout = LAYOUTS[kind]
+
+    def products() -> NDArray[np.float16]:
+        size = block_of(finest)
+        return np.concatenate([values * np.repeat(scales, size, axis=1) for values, scales in read(size)])
 
     def packed() -> NDArray[np.uint8]:
         parts = []
-        for values, scales in read_blocks(weight, layout.BLOCK, heads_of or 1):
-            ordered = (side_by_side(part, heads_of) if heads_of else part for part in (values, scales))
-            blocks = layout.pack_rows(next(ordered)).reshape(-1, layout.BLOCK_BYTES)
-            blocks[:, layout.SCALE_AT : layout.SCALE_AT + 2] = next(ordered).astype("<f2").reshape(-1, 1).view(np.uint8)
+        for values, scales in read(layout.BLOCK):
+            blocks = layout.pack_rows(values).reshape(-1, layout.BLOCK_BYTES)
+            blocks[:, layout.SCALE_AT : layout.SCALE_AT + 2] = scales.astype("<f2").reshape(-1, 1).view(np.uint8)
             parts.append(blocks)
         return np.concatenate(parts)
 
+    if wanted is TensorType.F16:
+        return OutputTensor(f"{name}.weight", wanted, shape, products)
     return OutputTensor(f"{name}.weight", kind, shape, packed)
-
-
-def side_by_side(rows: NDArray[Any], head_dim: int) -> NDArray[Any]:
-    """(rows, cols), rows whole heads: the rows i and i + head_dim / 2 of each head -> 2 i and 2 i + 1."""
-    return rows.reshape(-1, 2, head_dim // 2, rows.shape[-1]).swapaxes(1, 2).reshape(rows.shape)
 
 
 def encode(weight: TernaryWeight, kind: TensorType, path: Path, name: str) -> NDArray[np.uint8]:

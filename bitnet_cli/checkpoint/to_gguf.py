@@ -15,9 +15,9 @@ from numpy.typing import NDArray
 
 from bitnet_cli.activations import INT8, SPARSE, TOP_K
 from bitnet_cli.checkpoint import dense
-from bitnet_cli.checkpoint.flavours import Flavour, TernaryWeight, read_ternary
+from bitnet_cli.checkpoint.flavours import Flavour, TernaryWeight, read_blocks, read_ternary
 from bitnet_cli.checkpoint.folder import Checkpoint, Projection
-from bitnet_cli.checkpoint.packing import FILE_TYPES, QUANTIZATION_VERSION, block_tensor, side_by_side, ternary_tensors
+from bitnet_cli.checkpoint.packing import FILE_TYPES, QUANTIZATION_VERSION, block_tensor, ternary_tensors
 from bitnet_cli.checkpoint.pooling import read_pooling
 from bitnet_cli.checkpoint.stored import CHUNK, StoredTensor
 from bitnet_cli.gguf_file.types import TensorType
@@ -122,14 +122,24 @@ def _projection(name: str, projection: Projection, weight_type: TensorType, chec
             made = tensor.produce
             tensor = dataclasses.replace(tensor, produce=lambda: side_by_side(made().reshape(shape[0], -1), head_dim))
         return [tensor]
+
+    def blocks(size: int) -> Iterator[tuple[NDArray[np.int8], NDArray[np.float16]]]:
+        for values, scales in read_blocks(weight, size, head_dim if rotated else 1):
+            yield (side_by_side(values, head_dim), side_by_side(scales, head_dim)) if rotated else (values, scales)
+
     if flavour is Flavour.SEVERAL:
-        return [block_tensor(name, shape, weight_type, weight, head_dim if rotated else None)]
+        return [block_tensor(name, shape, weight_type, weight.path, weight.name, blocks)]
 
     def read() -> TernaryWeight:
         ternary = read_ternary(weight, projection.scale, shape, flavour)
         return _side_by_side(ternary, head_dim) if rotated else ternary
 
     return ternary_tensors(name, shape, weight_type, weight.path, weight.name, read)
+
+
+def side_by_side(rows: NDArray[Any], head_dim: int) -> NDArray[Any]:
+    """(rows, cols), rows whole heads: the rows i and i + head_dim / 2 of each head -> 2 i and 2 i + 1."""
+    return rows.reshape(-1, 2, head_dim // 2, rows.shape[-1]).swapaxes(1, 2).reshape(rows.shape)
 
 
 def _side_by_side(weight: TernaryWeight, head_dim: int) -> TernaryWeight:

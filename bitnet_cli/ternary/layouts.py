@@ -6,6 +6,8 @@ per-tensor .scale tensors"; src/llama-graph.cpp, build_lora_mm). So nothing is r
 every block instead; a block of zeros may have any.
 """
 
+import functools
+import math
 import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -66,8 +68,8 @@ class PackedTensor:
         UnsupportedError: blocks with different scales, or a value 2 (when the chunk with it comes), which only Q2_0 allows.
         BadFileError: a scale that is no positive number, a value 2 in other layouts; with `strict` also bytes that no packer writes.
         """
-        if strict and self.kind is TensorType.TQ1_0 and tq1_0.has_unwritten_bytes(self.raw):
-            raise self._bad("a byte is none of the 243 that stand for five ternary values")
+        if strict:
+            self._require_written()
         if self.kind is TensorType.I2_S:
             own, empty = self.raw[-i2_s.TAIL : 4 - i2_s.TAIL].view("<f4")[0], None
         else:
@@ -83,6 +85,20 @@ class PackedTensor:
 
         UnsupportedError: scales that differ neither by row alone nor by column alone.
         """
+        table = self.block_scales()
+        if table is None:
+            return None
+        rows, blocks, extra = table.max(1).astype(np.float32), table.max(0).astype(np.float32), np.float32(self.extra)
+        values = functools.partial(self._values, table.reshape(-1) == 0)
+        if ((table == rows[:, None]) | (table == 0)).all():
+            return np.where(rows, rows, 1) * extra, None, values
+        if ((table == blocks) | (table == 0)).all():
+            return np.full(self.shape[0], extra), np.repeat(np.where(blocks, blocks, 1), block_of(self.kind)), values
+        where = f"{os.fspath(self.path)}: {self.field}"
+        raise UnsupportedError(f"{where}: scales that differ both along rows and along columns are not supported")
+
+    def block_scales(self) -> NDArray[np.float16] | None:
+        """Scales without `extra`, (rows, blocks of a row), 0 where a block has only zeros; None where one scale serves all."""
         if self.kind is TensorType.I2_S:
             return None
         layout, scales = LAYOUTS[self.kind], self._stored_scales()
@@ -95,16 +111,31 @@ class PackedTensor:
             return None
         if (scales[weighty] < 0).any():
             raise self._bad("the scale of a block is negative")
-        table = np.where(weighty, scales, 0).astype(np.float32).reshape(self.shape[0], -1)
-        rows, blocks = table.max(1), table.max(0)
-        values, extra = (lambda: self._values(scales == 0)), np.float32(self.extra)
-        if ((table == rows[:, None]) | (table == 0)).all():
-            return np.where(rows, rows, 1).astype(np.float32) * extra, None, values
-        if ((table == blocks) | (table == 0)).all():
-            columns = np.repeat(np.where(blocks, blocks, 1).astype(np.float32), layout.BLOCK)
-            return np.full(self.shape[0], extra), columns, values
-        where = f"{os.fspath(self.path)}: {self.field}"
-        raise UnsupportedError(f"{where}: scales that differ both along rows and along columns are not supported")
+        return np.where(weighty, scales, np.float16(0)).reshape(self.shape[0], -1)
+
+    def in_blocks(self, size: int) -> Iterator[tuple[NDArray[np.int8], NDArray[np.float16]]]:
+        """Of a tensor with `block_scales`: chunks of whole rows, (rows, cols), and the scales of blocks of `size`, (rows, cols / size).
+
+        A block of zeros has the scale 0. UnsupportedError: weights with different scales would share a block.
+        """
+        self._require_written()
+        table = self.block_scales()
+        assert table is not None
+        own, row = block_of(self.kind), 0
+        fine = math.gcd(own, size)
+        for values in self._values(table.reshape(-1) == 0):
+            part = np.repeat(table[row : row + len(values)], own // fine, axis=1)
+            part = np.where(values.reshape(len(values), -1, fine).any(axis=2), part, np.float16(0)).reshape(len(values), -1, size // fine)
+            scales = part.max(axis=2)
+            if ((part != scales[:, :, None]) & (part != 0)).any():
+                where = f"{os.fspath(self.path)}: {self.field}"
+                raise UnsupportedError(f"{where}: not one scale in each {size} neighbours of a row; q2_0 has blocks of {q2_0.BLOCK}")
+            yield values, scales
+            row += len(values)
+
+    def _require_written(self) -> None:
+        if self.kind is TensorType.TQ1_0 and tq1_0.has_unwritten_bytes(self.raw):
+            raise self._bad("a byte is none of the 243 that stand for five ternary values")
 
     def _stored_scales(self) -> NDArray[np.float16]:
         layout = LAYOUTS[self.kind]

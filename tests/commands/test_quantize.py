@@ -184,14 +184,6 @@ def test_refused(tensors: dict[str, Any], error: type[Exception], message: str, 
     assert list(tmp_path.iterdir()) == [source]
 
 
-def test_several_scales_in_one_tensor(models: ModuleType, tmp_path: Path) -> None:
-    weight = np.repeat(np.float32([0.5, 0.25]), 128)[:, None] * np.ones((256, 128), np.float32)
-    source = write(tmp_path / "in.gguf", small_model(models, TensorType.F32, weight))
-    with pytest.raises(UnsupportedError, match="one scale a tensor is supported"):
-        quantize(source, tmp_path / "out.gguf", quiet=True)
-    assert list(tmp_path.iterdir()) == [source]
-
-
 def test_paths(folders: dict[str, Path], tmp_path: Path, bitnet: Callable[..., Any], refused: Callable[..., None]) -> None:
     source, link = tmp_path / "in.gguf", tmp_path / "link.gguf"
     convert(folders["C"], source, quiet=True)
