@@ -32,8 +32,8 @@ from bitnet_cli.model.names import find
 from bitnet_cli.model.opening import Engine, OpenModel, open_model, prompt_ids
 from bitnet_cli.model.perplexity import Score, score
 from bitnet_cli.model.sampler import Sampler, Sampling
-from bitnet_cli.text.chat_choice import Choice, choose
-from bitnet_cli.text.chat_templates import Message, checked_messages
+from bitnet_cli.text.chat.choice import Choice, choose
+from bitnet_cli.text.chat.templates import Message, checked_messages
 from bitnet_cli.text.tokenizer import Tokenizer
 
 __all__ = ["Answer", "Generation", "Model", "load"]

@@ -26,7 +26,7 @@ from bitnet_cli.gguf_file.types import TensorType
 from bitnet_cli.model.config import ACTIVATION_TOP_K, ACTIVATION_TYPE
 from bitnet_cli.model.readiness import why_not
 from bitnet_cli.ternary import i2_s_order
-from bitnet_cli.text.chat_choice import KEY, chat_facts, choose
+from bitnet_cli.text.chat.choice import KEY, chat_facts, choose
 from bitnet_cli.text.vocabulary import PREFIX, read_vocabulary
 
 SPECIALS = ("bos", "eos", "eot", "eom", "unknown", "padding")

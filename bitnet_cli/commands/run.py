@@ -10,7 +10,7 @@ from typing import Any
 
 from bitnet_kernels import isa
 
-from bitnet_cli.commands import chat as chatting
+from bitnet_cli.commands.chat import talk as chatting
 from bitnet_cli.commands.opening import Engine, OpenModel, open_model
 from bitnet_cli.commands.reporting import Reporter, byte_size, print_json
 from bitnet_cli.errors import BitnetError, UsageError
@@ -20,7 +20,7 @@ from bitnet_cli.model.generate import Timings
 from bitnet_cli.model.logprobs import TokenLogprob
 from bitnet_cli.model.opening import prompt_ids
 from bitnet_cli.model.sampler import Sampling
-from bitnet_cli.text.chat_choice import choose
+from bitnet_cli.text.chat.choice import choose
 from bitnet_cli.text.stream import terminal_safe
 from bitnet_cli.text.tokenizer import Tokenizer
 

@@ -13,7 +13,7 @@ from bitnet_cli.errors import UsageError
 from bitnet_cli.model.generate import Plan, Timings, generate
 from bitnet_cli.model.sampler import Sampler
 from bitnet_cli.model.session import Progress, Session
-from bitnet_cli.text.chat_templates import Message, Template, encode_chat, end_ids
+from bitnet_cli.text.chat.templates import Message, Template, encode_chat, end_ids
 from bitnet_cli.text.stop import StopStrings
 from bitnet_cli.text.stream import IncrementalDecoder
 from bitnet_cli.text.tokenizer import Tokenizer

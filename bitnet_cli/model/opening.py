@@ -12,7 +12,7 @@ from bitnet_cli.machine.threads import physical_cores
 from bitnet_cli.model.config import NO_TEXT, read_config
 from bitnet_cli.model.decoder import Decoder
 from bitnet_cli.model.session import Session
-from bitnet_cli.text.chat_choice import ChatFacts, chat_facts
+from bitnet_cli.text.chat.choice import ChatFacts, chat_facts
 from bitnet_cli.text.from_gguf import tokenizer_from_metadata
 from bitnet_cli.text.tokenizer import Tokenizer
 
@@ -37,7 +37,7 @@ class OpenModel(NamedTuple):
     path: Path
     tokenizer: Tokenizer
     session: Session
-    chat: ChatFacts  # what chat_choice.choose asks for
+    chat: ChatFacts  # what text.chat.choice.choose asks for
     data_start: int  # byte of the file at which tensors begin
 
     @property

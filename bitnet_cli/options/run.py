@@ -125,7 +125,7 @@ def run(
     from dataclasses import asdict
 
     from bitnet_cli.commands import run as command
-    from bitnet_cli.commands.chat import Wishes
+    from bitnet_cli.commands.chat.talk import Wishes
 
     stops, c = [command.unescaped(stop) for stop in text.stop or []], conversation
     draft, limit = engine.draft if engine.lookup else 0, 128 if text.n_predict is None else text.n_predict

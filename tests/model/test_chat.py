@@ -12,8 +12,8 @@ from bitnet_cli.model.chat import Chat, ContextFullError, resumed
 from bitnet_cli.model.generate import Timings
 from bitnet_cli.model.opening import Engine, OpenModel, open_model
 from bitnet_cli.model.sampler import Sampler, Sampling
-from bitnet_cli.text.chat_choice import choose
-from bitnet_cli.text.chat_templates import PLAIN, BuiltIn, Message, encode_chat
+from bitnet_cli.text.chat.choice import choose
+from bitnet_cli.text.chat.templates import PLAIN, BuiltIn, Message, encode_chat
 
 from .chat_models import chat_model, reciting_model
 

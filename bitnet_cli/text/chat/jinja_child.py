@@ -1,4 +1,4 @@
-"""The child of chat_jinja.py: one job in JSON on stdin, one answer in JSON on stdout.
+"""The child of jinja.py: one job in JSON on stdin, one answer in JSON on stdout.
 
 Run as a file, with nothing of this package imported: `sys.path` must not lead to modules of ours that look like others' names.
 Globals and filters are those that Hugging Face's `apply_chat_template` gives a template (transformers, utils/chat_template_utils.py).

@@ -8,29 +8,24 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import signal
 import sys
-import textwrap
-import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from types import FrameType
-from typing import NamedTuple, Protocol
+from typing import NamedTuple
 
-from bitnet_cli.commands import chat_commands
-from bitnet_cli.commands.chat_file import Saved
-from bitnet_cli.commands.chat_input import PipeReader, Reader, TerminalReader
+from bitnet_cli.commands.chat import commands
+from bitnet_cli.commands.chat.files import Saved
+from bitnet_cli.commands.chat.reader import PipeReader, Reader, TerminalReader
+from bitnet_cli.commands.chat.terminal import Plain, Reading, Shown, Silent, stoppable, styled, wrapped
 from bitnet_cli.errors import BitnetError, UsageError, printable
 from bitnet_cli.model.chat import BASE_LIMIT, Chat, ContextFullError
 from bitnet_cli.model.generate import Timings
 from bitnet_cli.model.opening import OpenModel
 from bitnet_cli.model.sampler import Sampler, Sampling
-from bitnet_cli.text.chat_choice import Choice
-from bitnet_cli.text.chat_templates import Message
+from bitnet_cli.text.chat.choice import Choice
+from bitnet_cli.text.chat.templates import Message
 from bitnet_cli.text.stream import terminal_safe
-
-PATIENCE = 0.5  # seconds of reading a long message before anything is said
 
 
 class Wishes(NamedTuple):
@@ -44,31 +39,6 @@ class Wishes(NamedTuple):
     verbose: bool = False
     draft: int = 0
     stops: Sequence[str] = ()
-
-
-class _Shown(Protocol):
-    def push(self, text: str) -> None: ...
-    def finish(self) -> None: ...
-
-
-class _Plain:
-    """Text as it comes; without control characters on a terminal."""
-
-    def __init__(self) -> None:
-        self._terminal = sys.stdout.isatty()
-
-    def push(self, text: str) -> None:
-        sys.stdout.write(terminal_safe(text) if self._terminal else text)
-        sys.stdout.flush()
-
-    def finish(self) -> None:
-        sys.stdout.write("\n")
-        sys.stdout.flush()
-
-
-class _Silent:
-    def push(self, text: str) -> None: ...
-    def finish(self) -> None: ...
 
 
 class Talk:
@@ -94,13 +64,13 @@ class Talk:
 
     def say(self, text: str) -> None:
         """What the user asked for: on stderr, so that a pipe gets answers only."""
-        print("\n".join(_wrapped(printable(line)) for line in text.split("\n")), file=sys.stderr, flush=True)  # noqa: T201
+        print("\n".join(wrapped(printable(line)) for line in text.split("\n")), file=sys.stderr, flush=True)  # noqa: T201
 
     def note(self, text: str) -> None:
         """One line beside the chat."""
         if not self.quiet:
-            dim, end = ("\x1b[2m", "\x1b[0m") if _styled(sys.stderr.isatty()) else ("", "")
-            print(f"{dim}{_wrapped(f'({printable(text)})')}{end}", file=sys.stderr, flush=True)  # noqa: T201
+            dim, end = ("\x1b[2m", "\x1b[0m") if styled(sys.stderr.isatty()) else ("", "")
+            print(f"{dim}{wrapped(f'({printable(text)})')}{end}", file=sys.stderr, flush=True)  # noqa: T201
 
     def meter(self) -> str:
         """How full the context is."""
@@ -109,16 +79,16 @@ class Talk:
 
     def reader(self) -> Reader:
         """Where messages come from."""
-        return TerminalReader(self.meter, chat_commands.names()) if self.on_terminal else PipeReader()
+        return TerminalReader(self.meter, commands.names()) if self.on_terminal else PipeReader()
 
     def turn(self, line: str) -> bool:
         """Do what was typed. False: leave. Errors end a scripted chat and are told in an interactive one."""
         try:
             if line.startswith("/"):
-                following = chat_commands.run(self, line)
-                if following is chat_commands.Next.ANSWER:
+                following = commands.run(self, line)
+                if following is commands.Next.ANSWER:
                     self.answer()
-                return following is not chat_commands.Next.LEAVE
+                return following is not commands.Next.LEAVE
             self.chat.messages.append(Message("user", line))
             self.answer()
         except ContextFullError as error:
@@ -138,9 +108,9 @@ class Talk:
         self._timings = timings = Timings()
         sampler = Sampler(replace(self.sampling, seed=(self.sampling.seed + self._answers) % 2**63))
         self._answers += 1
-        shown, reading, count = self._shown(), _Reading(sys.stderr.isatty() and not self.quiet), len(chat.messages)
+        shown, reading, count = self._shown(), Reading(sys.stderr.isatty() and not self.quiet), len(chat.messages)
         pieces = chat.answer(sampler, self.limit, timings=timings, progress=reading)
-        with _stoppable() as stop, contextlib.closing(pieces):
+        with stoppable() as stop, contextlib.closing(pieces):
             try:
                 for piece in pieces:
                     reading.end()
@@ -166,12 +136,12 @@ class Talk:
             return
         self._after(chat.first - first)
 
-    def _shown(self) -> _Shown:
+    def _shown(self) -> Shown:
         if self.as_json:
-            return _Silent()
+            return Silent()
         if not self.on_terminal or os.environ.get("TERM") == "dumb":
-            return _Plain()
-        from bitnet_cli.commands.chat_markdown import MarkdownStream
+            return Plain()
+        from bitnet_cli.commands.chat.markdown import MarkdownStream
 
         return MarkdownStream()
 
@@ -215,81 +185,6 @@ class Talk:
             for message in saved.messages[-2:]:
                 start = ">>> " if message.role == "user" else ""
                 print(terminal_safe(start + message.content))  # noqa: T201
-
-
-class _Reading:
-    """Progress of reading a long message, on a terminal: a line that goes away again."""
-
-    def __init__(self, show: bool):
-        self._show, self._start, self._written = show, time.monotonic(), False
-
-    def __call__(self, done: int, every: int) -> None:
-        if self._show and done < every and time.monotonic() - self._start > PATIENCE:
-            self._written = True
-            print(f"\rreading: {done} of {every} tokens\x1b[K", end="", file=sys.stderr, flush=True)  # noqa: T201
-
-    def end(self) -> None:
-        if self._written:
-            self._written = False
-            print("\r\x1b[K", end="", file=sys.stderr, flush=True)  # noqa: T201
-
-
-class _Stop:
-    """What Ctrl-C does during an answer. softly: it asks to stop after this token; else it interrupts at once. A second one always does."""
-
-    softly = wanted = False
-
-    def __call__(self, _number: int, _frame: FrameType | None) -> None:
-        if not self.softly or self.wanted:
-            raise KeyboardInterrupt
-        self.wanted = True
-
-
-@contextlib.contextmanager
-def _stoppable() -> Iterator[_Stop]:
-    """Ctrl-C stops the answer; what is typed meanwhile is not echoed into it, and waits for the prompt."""
-    stop = _Stop()
-    before = signal.signal(signal.SIGINT, stop)
-    try:
-        with _unechoed():
-            yield stop
-    finally:
-        signal.signal(signal.SIGINT, before)
-
-
-@contextlib.contextmanager
-def _unechoed() -> Iterator[None]:
-    try:
-        import termios
-    except ImportError:  # Windows
-        yield
-        return
-    try:
-        descriptor = sys.stdin.fileno()
-        before = termios.tcgetattr(descriptor)
-    except (OSError, ValueError, termios.error):  # no terminal
-        yield
-        return
-    quiet = [*before[:3], before[3] & ~termios.ECHO, *before[4:]]
-    termios.tcsetattr(descriptor, termios.TCSANOW, quiet)
-    try:
-        yield
-    finally:
-        termios.tcsetattr(descriptor, termios.TCSANOW, before)
-
-
-def _wrapped(line: str) -> str:
-    """A line broken between words where stderr is a terminal; what continues a row of a list stands below its second column."""
-    if not sys.stderr.isatty():
-        return line
-    columns = os.get_terminal_size(sys.stderr.fileno()).columns - 1
-    indent = len(line) - len(line.split("  ", 1)[1].lstrip()) if "  " in line.rstrip() else 0
-    folded = textwrap.wrap(line, max(columns, 20), subsequent_indent=" " * min(indent, 20), drop_whitespace=True, break_on_hyphens=False)
-    return "\n".join(folded) or line
-
-
-def _styled(terminal: bool) -> bool:
-    return terminal and os.environ.get("TERM") != "dumb" and not os.environ.get("NO_COLOR")
 
 
 def converse(opened: OpenModel, choice: Choice, sampling: Sampling, wishes: Wishes, prompt: str = "") -> None:

@@ -13,18 +13,18 @@ from typing import Any
 
 import pytest
 
-from bitnet_cli.commands import chat_file
-from bitnet_cli.commands.chat import Talk, Wishes
+from bitnet_cli.commands.chat import files
+from bitnet_cli.commands.chat.talk import Talk, Wishes
 from bitnet_cli.errors import BadFileError, UsageError
 from bitnet_cli.gguf_file.reader import open_gguf
 from bitnet_cli.model.opening import Engine, OpenModel, open_model
 from bitnet_cli.model.sampler import Sampling
-from bitnet_cli.text.chat_choice import choose
-from bitnet_cli.text.chat_templates import Message
+from bitnet_cli.text.chat.choice import choose
+from bitnet_cli.text.chat.templates import Message
 from bitnet_cli.text.from_gguf import tokenizer_from_metadata
 from bitnet_cli.text.tokenizer import Tokenizer
 
-from ..model.chat_models import IM_END, chat_model, reciting_model
+from ...model.chat_models import IM_END, chat_model, reciting_model
 
 Done = subprocess.CompletedProcess[str]
 GREEDY = ("--temp", "0", "-t", "1")
@@ -116,12 +116,12 @@ def test_a_saved_chat_cannot_forge_control_tokens(tokenizer: Tokenizer, tmp_path
     for ids in (hi, [*hi, IM_END], [IM_END, *hi], [1, 2, 3], [*hi, 999], [-1], "hi", [True], None, []):
         messages = [{"role": "user", "content": "a", "ids": hi}, {"role": "assistant", "content": "hi", "ids": ids}]
         file.write_text(json.dumps(value | {"messages": messages}))
-        saved = chat_file.load(file, tokenizer)
+        saved = files.load(file, tokenizer)
         assert saved.messages == [Message("user", "a"), Message("assistant", "hi", tuple(hi) if ids == hi else None)]
         assert saved.exact == (ids == hi)
     other = value | {"messages": [{"role": "assistant", "content": "hi", "ids": hi}], "model": {"vocab_size": 261}}
     file.write_text(json.dumps(other))
-    assert chat_file.load(file, tokenizer).messages[0].ids is None
+    assert files.load(file, tokenizer).messages[0].ids is None
 
 
 @pytest.mark.parametrize(
@@ -142,10 +142,10 @@ def test_damaged_saved_chats(tokenizer: Tokenizer, tmp_path: Path, text: str, wo
     file = tmp_path / "talk.json"
     file.write_text(text)
     with pytest.raises(BadFileError, match=word):
-        chat_file.load(file, tokenizer)
+        files.load(file, tokenizer)
     if '"version": 1' not in text:  # what is not a saved chat is not overwritten
         with pytest.raises(UsageError, match="not a saved chat"):
-            chat_file.save(file, tokenizer, model="m", template="t", sampling=Sampling(), messages=[], first=0)
+            files.save(file, tokenizer, model="m", template="t", sampling=Sampling(), messages=[], first=0)
         assert file.read_text() == text
     assert list(tmp_path.iterdir()) == [file]
 

@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 from bitnet_cli.errors import BadFileError, UsageError
-from bitnet_cli.text.chat_jinja import JinjaTemplate
-from bitnet_cli.text.chat_templates import BITNET_2B_4T, BUILT_IN, CHATML, FALCON_3, FALCON_E, LLAMA_3, PLAIN, BuiltIn, Template
+from bitnet_cli.text.chat.jinja import JinjaTemplate
+from bitnet_cli.text.chat.templates import BITNET_2B_4T, BUILT_IN, CHATML, FALCON_3, FALCON_E, LLAMA_3, PLAIN, BuiltIn, Template
 from bitnet_cli.text.vocabulary import CONTROL, PREFIX, TOKENS, TYPES, USER_DEFINED
 
 KEY = "tokenizer.chat_template"

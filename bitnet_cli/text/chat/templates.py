@@ -4,7 +4,7 @@ In: messages (role and text) and a tokenizer. Out: ids that end where the answer
 the names of control tokens are those tokens; text of messages, in which they are letters; and ids of earlier answers as the model gave
 them, so that a KV cache that holds them stays valid. Nothing that a user writes can therefore become a control token.
 
-The formats are data. Which one a file gets is decided in chat_choice.py; a template in Jinja is rendered by chat_jinja.py.
+The formats are data. Which one a file gets is decided in choice.py; a template in Jinja is rendered by jinja.py.
 """
 
 from __future__ import annotations
@@ -144,7 +144,7 @@ FALCON_E = BuiltIn(
     trim=True,
     stops=("\nUser:", "\nFalcon:"),
 )
-# OpenAI's format; SmolLM2 and Qwen are trained on it, each with a system message of its own (chat_choice.py reads it from the file).
+# OpenAI's format; SmolLM2 and Qwen are trained on it, each with a system message of its own (choice.py reads it from the file).
 CHATML = BuiltIn(
     "chatml",
     _same("<|im_start|>{role}\n", "<|im_end|>\n"),

@@ -7,11 +7,11 @@ from collections.abc import Callable
 from dataclasses import asdict, replace
 from typing import TYPE_CHECKING, Any
 
-from bitnet_cli.commands import chat_file
+from bitnet_cli.commands.chat import files
 from bitnet_cli.errors import UsageError
 
 if TYPE_CHECKING:
-    from bitnet_cli.commands.chat import Talk
+    from bitnet_cli.commands.chat.talk import Talk
 
 
 class Next(enum.Enum):
@@ -68,11 +68,11 @@ def _system(talk: Talk, text: str) -> Next:
 def _save(talk: Talk, name: str) -> Next:
     if not (name or talk.saved_as):
         raise UsageError("/save needs a name: /save NAME writes NAME.json")
-    path = chat_file.chat_path(name) if name else talk.saved_as
+    path = files.chat_path(name) if name else talk.saved_as
     assert path is not None
     chat = talk.chat
     known = {"model": talk.model, "template": chat.template.name, "sampling": talk.sampling, "messages": chat.messages, "first": chat.first}
-    chat_file.save(path, chat.tokenizer, **known)  # type: ignore[arg-type]
+    files.save(path, chat.tokenizer, **known)  # type: ignore[arg-type]
     talk.saved_as = path
     talk.note(f"{len(chat.messages)} messages saved in {path}")
     return Next.PROMPT
@@ -81,8 +81,8 @@ def _save(talk: Talk, name: str) -> Next:
 def _load(talk: Talk, name: str) -> Next:
     if not name:
         raise UsageError("/load needs the name of a saved chat")
-    path = chat_file.chat_path(name)
-    talk.restore(chat_file.load(path, talk.chat.tokenizer), path)
+    path = files.chat_path(name)
+    talk.restore(files.load(path, talk.chat.tokenizer), path)
     return Next.PROMPT
 
 

@@ -1,7 +1,7 @@
 """A chat template in Jinja, rendered in a process of its own: only where the user asks for it.
 
 In: the template's text and messages. Out: pieces for `encode_chat`. A template is a program from a file, so it runs in Jinja's immutable
-sandbox, in a child with a second of CPU time and 256 MB (chat_jinja_child.py), and never sees what a message says: each character
+sandbox, in a child with a second of CPU time and 256 MB (jinja_child.py), and never sees what a message says: each character
 of a message but the spaces around it is replaced by a private-use character before, and put back after, the rendering. So every
 character of the result is known to be the template's or a message's, whatever the template does with it: trims, cuts, repeats. A
 template that looks into messages (`'</think>' in content`) finds nothing. An earlier answer whose ids are known travels as one such
@@ -21,10 +21,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from bitnet_cli.errors import BadFileError, UsageError
-from bitnet_cli.text.chat_templates import MARK, Message, Piece
+from bitnet_cli.text.chat.templates import MARK, Message, Piece
 from bitnet_cli.text.vocabulary import replace_surrogates
 
-CHILD = Path(__file__).with_name("chat_jinja_child.py")
+CHILD = Path(__file__).with_name("jinja_child.py")
 SECONDS = 10.0  # from start to end, for a machine that is busy; the second of CPU time is counted in the child
 MAX_OUTPUT = 4 << 20  # characters
 # Private-use planes 15 and 16, the last two code points of each left out (they are noncharacters).

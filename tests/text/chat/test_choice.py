@@ -7,11 +7,11 @@ import pytest
 
 from bitnet_cli.errors import BadFileError, UsageError
 from bitnet_cli.gguf_file.reader import open_gguf
-from bitnet_cli.text.chat_choice import Choice, chat_facts, choose
-from bitnet_cli.text.chat_templates import Message, encode_chat
+from bitnet_cli.text.chat.choice import Choice, chat_facts, choose
+from bitnet_cli.text.chat.templates import Message, encode_chat
 from bitnet_cli.text.from_gguf import tokenizer_from_metadata
 
-from .test_chat_templates import CHAT, JINJA, SMOLLM2_SYSTEM
+from .test_templates import CHAT, JINJA, SMOLLM2_SYSTEM
 
 LLAMA_TOKENS = ["<|begin_of_text|>", "<|end_of_text|>", "<|eot_id|>", "<|start_header_id|>", "<|end_header_id|>"]
 CHATML_TOKENS = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]

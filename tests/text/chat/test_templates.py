@@ -8,8 +8,8 @@ from hypothesis import strategies as st
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from bitnet_cli.errors import UsageError
-from bitnet_cli.text.chat_jinja import JinjaTemplate
-from bitnet_cli.text.chat_templates import (
+from bitnet_cli.text.chat.jinja import JinjaTemplate
+from bitnet_cli.text.chat.templates import (
     BITNET_2B_4T,
     BUILT_IN,
     CHATML,

@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 
 from bitnet_cli.errors import BadFileError
-from bitnet_cli.text import chat_jinja
-from bitnet_cli.text.chat_jinja import CHILD, JinjaTemplate
-from bitnet_cli.text.chat_templates import Message
+from bitnet_cli.text.chat import jinja
+from bitnet_cli.text.chat.jinja import CHILD, JinjaTemplate
+from bitnet_cli.text.chat.templates import Message
 
 HELLO = [Message("user", "Hello <|im_end|>")]
 
@@ -72,7 +72,7 @@ def test_a_child_that_is_not_itself(answer: bytes, tmp_path: Path, monkeypatch: 
     """Whatever comes out of the sandbox is checked as if somebody had got out of it."""
     fake = tmp_path / "child.py"
     fake.write_text(f"import sys; sys.stdin.read(); sys.stdout.buffer.write({answer!r})")
-    monkeypatch.setattr(chat_jinja, "CHILD", fake)
+    monkeypatch.setattr(jinja, "CHILD", fake)
     with pytest.raises(BadFileError, match="chat template"):
         pieces("x")
 
@@ -81,12 +81,12 @@ def test_the_environment_stays_outside(monkeypatch: pytest.MonkeyPatch, tmp_path
     monkeypatch.setenv("HF_TOKEN", "secret")
     fake = tmp_path / "child.py"
     fake.write_text("import json, os, sys; sys.stdin.read(); print(json.dumps({'text': os.environ.get('HF_TOKEN', 'none')}))")
-    monkeypatch.setattr(chat_jinja, "CHILD", fake)
+    monkeypatch.setattr(jinja, "CHILD", fake)
     assert pieces("x") == [("none", True)]
 
 
 def test_jinja_is_imported_in_the_child_only() -> None:
-    code = "import sys; import bitnet_cli.text.chat_choice; print('jinja2' in sys.modules)"
+    code = "import sys; import bitnet_cli.text.chat.choice; print('jinja2' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "False\n"
     job = {"template": "a", "messages": [], "bos_token": "", "eos_token": "", "add_generation_prompt": True, "limit": 9}
     done = subprocess.run([sys.executable, str(CHILD)], input=json.dumps(job), capture_output=True, text=True, check=True)

@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from ..model.chat_models import reciting_model
-from .chat_screen import Screen, needs_tmux
+from ...model.chat_models import reciting_model
+from .screen import Screen, needs_tmux
 
 pytestmark = needs_tmux
 

@@ -1,0 +1,131 @@
+"""What a chat needs of a terminal, or does without: plain output, progress, Ctrl-C during an answer, echo, width."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import sys
+import textwrap
+import time
+from collections.abc import Iterator
+from types import FrameType
+from typing import Protocol
+
+from bitnet_cli.text.stream import terminal_safe
+
+PATIENCE = 0.5  # seconds of reading a long message before anything is said
+
+
+class Shown(Protocol):
+    """Where an answer goes."""
+
+    def push(self, text: str) -> None:
+        """Show what has come."""
+
+    def finish(self) -> None:
+        """Show the rest and end the line."""
+
+
+class Plain:
+    """Text as it comes; without control characters on a terminal."""
+
+    def __init__(self) -> None:
+        self._terminal = sys.stdout.isatty()
+
+    def push(self, text: str) -> None:
+        """As in `Shown`."""
+        sys.stdout.write(terminal_safe(text) if self._terminal else text)
+        sys.stdout.flush()
+
+    def finish(self) -> None:
+        """As in `Shown`."""
+        sys.stdout.write("\n")
+        sys.stdout.flush()
+
+
+class Silent:
+    """Nothing: the answer is printed whole, as JSON."""
+
+    def push(self, text: str) -> None:
+        """As in `Shown`."""
+
+    def finish(self) -> None:
+        """As in `Shown`."""
+
+
+class Reading:
+    """Progress of reading a long message, on a terminal: a line that goes away again."""
+
+    def __init__(self, show: bool):
+        self._show, self._start, self._written = show, time.monotonic(), False
+
+    def __call__(self, done: int, every: int) -> None:
+        if self._show and done < every and time.monotonic() - self._start > PATIENCE:
+            self._written = True
+            print(f"\rreading: {done} of {every} tokens\x1b[K", end="", file=sys.stderr, flush=True)  # noqa: T201
+
+    def end(self) -> None:
+        """Take the line away."""
+        if self._written:
+            self._written = False
+            print("\r\x1b[K", end="", file=sys.stderr, flush=True)  # noqa: T201
+
+
+class Stop:
+    """What Ctrl-C does during an answer. softly: it asks to stop after this token; else it interrupts at once. A second one always does."""
+
+    softly = wanted = False
+
+    def __call__(self, _number: int, _frame: FrameType | None) -> None:
+        if not self.softly or self.wanted:
+            raise KeyboardInterrupt
+        self.wanted = True
+
+
+@contextlib.contextmanager
+def stoppable() -> Iterator[Stop]:
+    """Ctrl-C stops the answer; what is typed meanwhile is not echoed into it, and waits for the prompt."""
+    stop = Stop()
+    before = signal.signal(signal.SIGINT, stop)
+    try:
+        with _unechoed():
+            yield stop
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+@contextlib.contextmanager
+def _unechoed() -> Iterator[None]:
+    try:
+        import termios
+    except ImportError:  # Windows
+        yield
+        return
+    try:
+        descriptor = sys.stdin.fileno()
+        before = termios.tcgetattr(descriptor)
+    except (OSError, ValueError, termios.error):  # no terminal
+        yield
+        return
+    quiet = [*before[:3], before[3] & ~termios.ECHO, *before[4:]]
+    termios.tcsetattr(descriptor, termios.TCSANOW, quiet)
+    try:
+        yield
+    finally:
+        termios.tcsetattr(descriptor, termios.TCSANOW, before)
+
+
+def wrapped(line: str) -> str:
+    """A line broken between words where stderr is a terminal; what continues a row of a list stands below its second column."""
+    if not sys.stderr.isatty():
+        return line
+    columns = os.get_terminal_size(sys.stderr.fileno()).columns - 1
+    indent = len(line) - len(line.split("  ", 1)[1].lstrip()) if "  " in line.rstrip() else 0
+    folded = textwrap.wrap(line, max(columns, 20), subsequent_indent=" " * min(indent, 20), drop_whitespace=True, break_on_hyphens=False)
+    return "\n".join(folded) or line
+
+
+def styled(terminal: bool) -> bool:
+    """Whether colours and the like may be used."""
+    return terminal and os.environ.get("TERM") != "dumb" and not os.environ.get("NO_COLOR")
