@@ -13,6 +13,8 @@ import typer
 from bitnet_cli.errors import BitnetError
 from bitnet_cli.options import bench, convert, embed, inspect, perplexity, quantize, run
 
+COMPLETING = "_BITNET_COMPLETE"  # set by a shell that asks what Tab may offer
+
 app = typer.Typer(
     name="bitnet",
     help="Run 1-bit large language models (ternary weights) on this computer's CPU.",
@@ -70,6 +72,8 @@ def _run() -> None:
 def main() -> None:
     """Entry point. Exit codes: see bitnet_cli.errors; 130 on Ctrl-C."""
     _open_closed_streams()
+    if COMPLETING in os.environ:
+        os.environ["TERMINAL_WIDTH"] = "10000"  # Typer would break the help beside a candidate, and each line of it would be another one
     try:
         _run()
     except KeyboardInterrupt:  # Typer makes its own of most of them

@@ -7,6 +7,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
+from bitnet_cli.options.completion import several
 from bitnet_cli.options.shared import ModelOption
 
 
@@ -21,6 +22,8 @@ class ModelOrCommand(TyperGroup):
 
 
 NAME = "bench"
+# Names of commands.bench.shapes.SHAPES.
+SHAPES = ("125M", "350M", "700M", "1B", "1.5B", "2.5B", "2B-4T", "3.8B", "7B", "13B", "30B", "70B", "100B")
 app = typer.Typer(name=NAME, cls=ModelOrCommand, context_settings={"help_option_names": ["-h", "--help"]})
 
 
@@ -46,8 +49,9 @@ def bench(
         typer.Option(
             "--shape",
             metavar="SHAPE[,SHAPE]",
-            help="Instead of a model, random weights in a published shape: 125M, 350M, 700M, 1B, 1.5B, 2.5B, 2B-4T, 3.8B, 7B, 13B, 30B, "
-            "70B, 100B. What memory does not hold is projected from some of its layers.",
+            help=f"Instead of a model, random weights in a published shape: {', '.join(SHAPES)}. What memory does not hold is projected "
+            "from some of its layers.",
+            autocompletion=several(*SHAPES),
         ),
     ] = None,
     projected: Annotated[bool, typer.Option("--projected", help="With --shape: project even what memory holds.")] = False,

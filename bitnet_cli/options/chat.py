@@ -6,6 +6,8 @@ from typing import Annotated
 
 import typer
 
+from bitnet_cli.options import completion
+
 _chat = partial(typer.Option, rich_help_panel="Chat")
 
 CHAT_HELP = "Chat. -p is then the system message, or with -sys the first message."
@@ -17,5 +19,7 @@ SHIFT_HELP = "When the context is full: leave out the oldest turns, or refuse."
 class Conversation:
     conversation: Annotated[bool, _chat("-cnv", "--conversation", "--chat", help=CHAT_HELP)] = False
     system: Annotated[str | None, _chat("-sys", "--system-prompt", help="System message of the chat; means -cnv.")] = None
-    chat_template: Annotated[str | None, _chat("--chat-template", metavar="NAME|FILE", help=TEMPLATE_HELP)] = None
+    chat_template: Annotated[
+        str | None, _chat("--chat-template", metavar="NAME|FILE", help=TEMPLATE_HELP, autocompletion=completion.template)
+    ] = None
     context_shift: Annotated[bool, _chat("--context-shift/--no-context-shift", help=SHIFT_HELP)] = True

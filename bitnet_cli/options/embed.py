@@ -6,7 +6,8 @@ from typing import Annotated
 
 import typer
 
-from bitnet_cli.options.shared import MODEL_HELP, complete_model
+from bitnet_cli.options import completion
+from bitnet_cli.options.shared import MODEL_HELP
 
 
 class Pooling(str, Enum):
@@ -17,7 +18,7 @@ class Pooling(str, Enum):
 
 def embed(
     texts: Annotated[list[str] | None, typer.Argument(metavar="[TEXT]...", help="Texts to embed; without any, the lines of stdin.")] = None,
-    model: Annotated[str | None, typer.Option("-m", "--model", metavar="MODEL", help=MODEL_HELP, autocompletion=complete_model)] = None,
+    model: Annotated[str | None, typer.Option("-m", "--model", metavar="MODEL", help=MODEL_HELP, autocompletion=completion.model)] = None,
     file: Annotated[Path | None, typer.Option("-f", "--file", help="Read texts from this file, one a line.")] = None,
     pooling: Annotated[
         Pooling | None, typer.Option("--pooling", help="Vector of the last token, mean of all, or one a token. Default: as the model says.")

@@ -4,12 +4,13 @@ from typing import Annotated
 
 import typer
 
-from bitnet_cli.options.shared import MODEL_HELP, ModelOption, complete_model
+from bitnet_cli.options import completion
+from bitnet_cli.options.shared import MODEL_HELP, ModelOption
 
 
 def inspect(
     model_argument: Annotated[
-        str | None, typer.Argument(metavar="MODEL", help=f"Checkpoint folder, or: {MODEL_HELP}", autocompletion=complete_model)
+        str | None, typer.Argument(metavar="MODEL", help=f"Checkpoint folder, or: {MODEL_HELP}", autocompletion=completion.model)
     ] = None,
     model: ModelOption = None,
     check: Annotated[bool, typer.Option("--check", help="Read all weights: every code and number must be usable. Exit 3 if not.")] = False,

@@ -5,6 +5,8 @@ from typing import Annotated
 
 import typer
 
+from bitnet_cli.options import completion
+
 CACHE_HELP = "KV cache. q8, q4, q3: about 8, 4, 3 bits a number, less memory and quicker at long contexts, less exact; f32: every bit."
 
 
@@ -66,25 +68,8 @@ class QuantizedType(str, Enum):
     f16 = "f16"
 
 
-def complete_model(incomplete: str) -> list[str]:
-    """For shell completion: names of models, and GGUF files and folders."""
-    from pathlib import Path
-
-    from bitnet_cli.model.names import SUFFIX, available
-
-    folder, _, start = incomplete.rpartition("/")
-    try:
-        inside = sorted((Path(folder or "/") if "/" in incomplete else Path()).iterdir())
-    except OSError:
-        inside = []
-    prefix = incomplete[: len(incomplete) - len(start)]
-    files = [f"{prefix}{path.name}" for path in inside if path.suffix.lower() == SUFFIX]
-    folders = [f"{prefix}{path.name}/" for path in inside if path.is_dir() and not path.name.startswith(".")]
-    return [name for name in [*(model.name for model in available()), *files, *folders] if name.startswith(incomplete)]
-
-
 MODEL_HELP = "GGUF file, folder with one, name (see `bitnet run --list`) or hub id owner/name. Without it: the embedded model."
-ModelArgument = Annotated[str | None, typer.Argument(metavar="MODEL", help=MODEL_HELP, autocompletion=complete_model)]
+ModelArgument = Annotated[str | None, typer.Argument(metavar="MODEL", help=MODEL_HELP, autocompletion=completion.model)]
 ModelOption = Annotated[
-    str | None, typer.Option("-m", "--model", metavar="MODEL", help="The same as MODEL.", autocompletion=complete_model)
+    str | None, typer.Option("-m", "--model", metavar="MODEL", help="The same as MODEL.", autocompletion=completion.model)
 ]
