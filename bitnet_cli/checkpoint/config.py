@@ -65,9 +65,9 @@ def read_config(folder: Path) -> ModelConfig:
     if head_dim % 2:
         raise BadFileError(path, "head_dim", f"{head_dim}, expected an even number")
     activation = fields.get("hidden_activation", fields.get("hidden_act", family.activation))
-    if activation not in family.gguf:
+    if not isinstance(activation, str) or activation not in family.gguf:
         known = " and ".join(family.gguf) + (" are" if len(family.gguf) > 1 else " is")
-        raise UnsupportedError(f"{path}: hidden_act: {activation!r} is not supported; {known}")
+        raise UnsupportedError(f"{path}: hidden_act: {_short(activation)} is not supported; {known}")
     theta = rope_theta(fields, family.rope_theta)
     vocab_size = fields.integer("vocab_size", 1, 1 << 24)
     return ModelConfig(

@@ -139,6 +139,7 @@ def test_bad_values(folder: Path, key: str, value: Any, message: str) -> None:
 
 UNSUPPORTED = {
     "hidden_act": ("gelu", "hidden_act: 'gelu' is not supported; relu2 and silu are"),
+    "hidden_activation": (["silu"], r"hidden_act: \['silu'\] is not supported; relu2 and silu are"),
     "attention_bias": (True, "attention_bias: biases are not supported"),
     "rope_scaling": ({"type": "yarn", "factor": 4}, "rope_scaling: RoPE scaling 'yarn' is not supported"),
     "rope_parameters": ({"rope_type": "llama3", "rope_theta": 1e6}, "rope_parameters: RoPE scaling 'llama3' is not supported"),
