@@ -1,16 +1,17 @@
 """The speed table of the bitnet.cpp papers (arXiv 2410.16144, table 4) redone on this machine: decode tokens/s of every published shape.
 
-    python scripts/papers_table.py --shapes 125M 350M 700M 1B --threads 2 --rounds 3 --folder build/papers
+    python scripts/papers_table.py --shapes 2B-4T 7B 700M --threads 2 --rounds 3 --folder build/papers
+    python scripts/papers_table.py --print --folder build/papers
 
 Ours beside llama.cpp through llama-cpp-python (`pip install llama-cpp-python`) in F16, as the papers' baseline, and in Q4_0, TQ1_0, TQ2_0:
 random weights, the same shape, float16 head, f16 KV cache, no ReLU² (llama.cpp's `bitnet` has SiLU), all logits. Ours also as `bitnet run`
-computes: ReLU², of which zeros are skipped, and the top 40 logits. Each figure is a process of its own: warm-up, then --tokens tokens
-from an empty context. Medians over --rounds, engines in turn.
+computes: ReLU², of which zeros are skipped, and the top 40 logits. Each figure is a process of its own: warm-up, then tokens from an empty
+context, as many as read READ bytes in float16. A round measures all engines of a shape, one after the other.
 
 Where a model takes more than --memory, its layers are projected. Ours as `bitnet bench --projected` does; llama.cpp's from two files, of
-as many layers as --memory holds and of a quarter of them, whose difference is that of the layers. The files of a shape exist at once, and
-are deleted. --wrap puts a command before each measuring process, such as `taskset -c 0,1`. Prints lines of Markdown; FOLDER/papers.json
-keeps every sample of all calls.
+a few layers and of MORE times as many, whose difference is that of the layers. The files of a shape exist at once, and are deleted when it
+has its --rounds. FOLDER/papers.json keeps every sample as soon as its round is done: what was stopped goes on where it was, unless the
+kernels have changed meanwhile. --wrap puts a command before each round, such as `taskset -c 0,1`. Prints lines of Markdown.
 """
 
 import argparse
@@ -19,8 +20,11 @@ import shlex
 import statistics
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
+
+from bitnet_kernels import compile_cache
 
 from bitnet_cli.commands.bench.project import CACHES, LEAST
 from bitnet_cli.commands.bench.shapes import SHAPES, Shape, write_shape
@@ -40,11 +44,13 @@ PUBLISHED = {
     "13B": (1.78, 10.99),
 }
 PEERS = {"F16": TensorType.F16, "Q4_0": TensorType.Q4_0, "TQ1_0": TensorType.TQ1_0, "TQ2_0": TensorType.TQ2_0}
+READ = 40e9  # bytes of float16 weights
+MORE = 4  # times as many layers in the larger of two files
 OURS = {"bitnet, same work": ("silu", 0), "bitnet run": ("relu2", 40)}  # title -> activation of hidden units, top logits
 
 
-def run_ours(model: Path, whole: int, top: int, threads: int, tokens: int) -> float:
-    """Decode tokens/s of our engine on a file of `whole` layers or fewer."""
+def run_ours(model: Path, whole: int, activation: str, top: int, threads: int, tokens: int) -> float:
+    """Decode tokens/s of our engine on a file of `whole` layers or fewer. activation: of hidden units, whatever the file says."""
     from bitnet_cli.commands.bench.command import Choices, Run
     from bitnet_cli.commands.bench.plan import Plan, Setup, Trial
     from bitnet_cli.commands.bench.project import Layers
@@ -54,63 +60,79 @@ def run_ours(model: Path, whole: int, top: int, threads: int, tokens: int) -> fl
     plan = Plan([Setup(threads, "f16", "auto", "auto")], [Trial(0, tokens, 0, top)], 1, True)
     run = Run(plan, Choices(1, True, "json", None, None, Power(), True), 1)
     with open_gguf(model) as file:
-        measured = file.require_int(f"{file.require_str('general.architecture')}.block_count", 1, 4096)
+        arch = file.require_str("general.architecture")
+        file.metadata[f"{arch}.hidden_activation"] = activation
+        measured = file.require_int(f"{arch}.block_count", 1, 4096)
         run.measure(file, Layers(measured, whole), {"projected": measured < whole})
     return float(run.table[0]["median_ts"])
 
 
 def layers_for(shape: Shape, kind: TensorType, memory: float) -> list[int]:
-    """Layers of the files to measure: all, or two numbers from which all are projected."""
+    """Layers of the files to measure: all, or two numbers from which all are projected. None where memory does not hold two."""
     layer = sum(nbytes(kind, size) for size in shape.projections().values())
     head = 2 * shape.vocab * shape.hidden
     if layer * shape.layers + head <= memory:
         return [shape.layers]
-    few, many = max(1, -(-max(LEAST, CACHES * last_cache_bytes()) // layer)), int((memory - head) // layer)
+    few = max(1, -(-max(LEAST, CACHES * last_cache_bytes()) // layer))
     if kind is TensorType.I2_S:
-        return [max(few, many // 4)]
-    return [max(few, many // 4), many] if many > few else []
+        return [few]
+    many = min(int((memory - head) // layer), MORE * few)
+    return [few, many] if many > few else []
 
 
-def rate(command: list[str]) -> float:
-    """Tokens/s that a runner prints last."""
-    return float(subprocess.run(command, check=True, capture_output=True, text=True).stdout.splitlines()[-1])
+def tokens_for(shape: Shape) -> int:
+    """As many as take a few seconds with llama.cpp's F16."""
+    return max(8, min(64, int(READ / (2 * (shape.ternary_weights() + shape.vocab * shape.hidden)))))
 
 
-def measure(args: argparse.Namespace, name: str) -> dict[str, Any]:
-    """Samples of every engine for one shape. The files of all engines exist at once, and are deleted at the end."""
-    shape = SHAPES[name]
-    found: dict[str, Any] = {}
-    engines = {
-        **{title: (TensorType.I2_S, *how) for title, how in OURS.items()},
-        **{title: (kind, "silu", 0) for title, kind in PEERS.items()},
-    }
-    files: dict[str, list[tuple[int, Path]]] = {}
-    for title, (kind, activation, _) in engines.items():
-        counts = layers_for(shape, kind, args.memory * 1e9)
-        files[title] = []
-        for layers in counts:
-            path = args.folder / f"{name}-{kind.name}-{activation}-{layers}.gguf"
+def files_of(args: argparse.Namespace, name: str) -> dict[str, list[tuple[int, Path]]]:
+    """Engine -> its files, as layers and path. Written where they are absent."""
+    shape, files = SHAPES[name], {}
+    for title, kind in {**dict.fromkeys(OURS, TensorType.I2_S), **PEERS}.items():
+        files[title] = [(n, args.folder / f"{name}-{kind.name}-{n}.gguf") for n in layers_for(shape, kind, args.memory * 1e9)]
+        for layers, path in files[title]:
             if not path.exists():
-                write_shape(path, shape._replace(layers=layers), name, activation, kind)
-            files[title].append((layers, path))
-    try:
-        for title in engines:
-            if files[title]:
-                found[title] = {"layers": [layers for layers, _ in files[title]], "rates": []}
-        for _ in range(args.rounds):
-            for title, result in found.items():
-                rates = [rate(runner(args, title, path, shape.layers, engines[title][2])) for _, path in files[title]]
-                result["rates"].append(whole_rate(result["layers"], rates, shape.layers))
-    finally:
-        for _, path in (pair for pairs in files.values() for pair in pairs):
-            path.unlink(missing_ok=True)
+                write_shape(path, shape._replace(layers=layers), name, "silu", kind)
+    return files
+
+
+def measure_round(args: argparse.Namespace, name: str) -> dict[str, dict[str, Any]]:
+    """Engine -> layers of its files, and tokens/s of all layers. One process after the other."""
+    found, shape = {}, SHAPES[name]
+    for title, files in files_of(args, name).items():
+        if not files:
+            continue
+        command = [sys.executable, __file__, "--shapes", name, "--runner", title, "--threads", str(args.threads), "--model"]
+        done = [subprocess.run([*command, str(path)], check=True, capture_output=True, text=True) for _, path in files]
+        rates, layers = [float(each.stdout.splitlines()[-1]) for each in done], [layers for layers, _ in files]
+        found[title] = {"layers": layers, "rate": whole_rate(layers, rates, shape.layers)}
     return found
 
 
-def runner(args: argparse.Namespace, title: str, path: Path, whole: int, top: int) -> list[str]:
-    """The command of one measurement."""
-    command = [*shlex.split(args.wrap), sys.executable, __file__, "--runner", "ours" if title in OURS else "llama", "--model", str(path)]
-    return [*command, "--whole", str(whole), "--top", str(top), "--threads", str(args.threads), "--tokens", str(args.tokens)]
+def measure(args: argparse.Namespace, name: str, kept: Path) -> None:
+    """Rounds of one shape until there are as many as wanted, each kept as soon as it is done."""
+    while True:
+        results = json.loads(kept.read_text()) if kept.exists() else {}
+        row = results.get(name, {})
+        if row.get("kernels") != compile_cache.source_hash():
+            row = {"kernels": compile_cache.source_hash(), "engines": {}}
+        done = min((len(engine["rates"]) for engine in row["engines"].values()), default=0)
+        if done >= args.rounds:
+            break
+        files_of(args, name)
+        command = [*shlex.split(args.wrap), sys.executable, __file__, "--round", "--shapes", name, "--folder", str(args.folder)]
+        command += ["--threads", str(args.threads), "--memory", str(args.memory)]
+        output = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout
+        for title, found in json.loads(output.splitlines()[-1]).items():
+            engine = row["engines"].setdefault(title, {"layers": found["layers"], "rates": []})
+            if engine["layers"] != found["layers"]:
+                engine |= {"layers": found["layers"], "rates": []}
+            engine["rates"].append(found["rate"])
+        results[name] = row
+        kept.write_text(json.dumps(results, indent=1))
+        time.sleep(args.pause)
+    for path in args.folder.glob(f"{name}-*.gguf"):
+        path.unlink()
 
 
 def whole_rate(layers: list[int], rates: list[float], whole: int) -> float:
@@ -131,7 +153,8 @@ def line(name: str, found: dict[str, Any]) -> str:
             continue
         rates = found[title]["rates"]
         star = "*" if found[title]["layers"][0] < SHAPES[name].layers else ""
-        cells.append(f"{middle[title]:.3g}{star} ± {50 * (max(rates) - min(rates)) / middle[title]:.0f} %")
+        spread = f" ± {50 * (max(rates) - min(rates)) / middle[title]:.0f} %" if len(rates) > 1 else ""
+        cells.append(f"{middle[title]:.3g}{star}{spread}")
     ours = list(OURS)
     cells += [f"{middle[title] / middle['F16']:.2f}x" if "F16" in middle else "" for title in ours]
     cells.append(f"{PUBLISHED[name][1] / PUBLISHED[name][0]:.2f}x" if name in PUBLISHED else "")
@@ -142,33 +165,36 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--shapes", nargs="+", choices=list(SHAPES), default=list(SHAPES))
     parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--tokens", type=int, default=32)
+    parser.add_argument("--rounds", type=int, default=3, help="samples that each engine shall have, those of earlier calls included")
+    parser.add_argument("--pause", type=float, default=0.0, help="seconds between rounds")
     parser.add_argument("--memory", type=float, default=6.0, help="GB that the weights of one engine may take")
     parser.add_argument("--folder", type=Path, default=Path("build/papers"))
     parser.add_argument("--wrap", default="")
-    parser.add_argument("--runner", choices=("ours", "llama"), help=argparse.SUPPRESS)
+    parser.add_argument("--print", action="store_true", help="print the rows there are, measure nothing")
+    parser.add_argument("--round", action="store_true", help=argparse.SUPPRESS)
+    parser.add_argument("--runner", choices=(*OURS, *PEERS), help=argparse.SUPPRESS)
     parser.add_argument("--model", type=Path, help=argparse.SUPPRESS)
-    parser.add_argument("--whole", type=int, help=argparse.SUPPRESS)
-    parser.add_argument("--top", type=int, help=argparse.SUPPRESS)
     args = parser.parse_args()
-    if args.runner == "ours":
-        print(run_ours(args.model, args.whole, args.top, args.threads, args.tokens))
-        return
-    if args.runner == "llama":
+    name, shape = args.shapes[0], SHAPES[args.shapes[0]]
+    if args.runner in OURS:
+        print(run_ours(args.model, shape.layers, *OURS[args.runner], args.threads, tokens_for(shape)))
+    elif args.runner:
         from compare_peers import run_llama
 
-        print(run_llama(args.model, args.threads, 8, args.tokens)["decode"])
-        return
-    args.folder.mkdir(parents=True, exist_ok=True)
-    kept = args.folder / "papers.json"
-    results = json.loads(kept.read_text()) if kept.exists() else {}
-    titles = ["shape", *OURS, *(f"llama.cpp {kind}" for kind in PEERS), "same work / F16", "bitnet run / F16", "published, i7-13700H"]
-    print("| " + " | ".join(titles) + " |\n" + "|---" * len(titles) + "|")
-    for name in args.shapes:
-        results[name] = measure(args, name)
-        kept.write_text(json.dumps(results, indent=1))
-        print(line(name, results[name]), flush=True)
+        print(run_llama(args.model, args.threads, 8, tokens_for(shape))["decode"])
+    elif args.round:
+        print(json.dumps(measure_round(args, name)))
+    else:
+        args.folder.mkdir(parents=True, exist_ok=True)
+        kept = args.folder / "papers.json"
+        titles = ["shape", *OURS, *(f"llama.cpp {kind}" for kind in PEERS), "same work / F16", "bitnet run / F16", "published, i7-13700H"]
+        print("| " + " | ".join(titles) + " |\n" + "|---" * len(titles) + "|")
+        for name in args.shapes:
+            if not args.print:
+                measure(args, name, kept)
+            results = json.loads(kept.read_text()) if kept.exists() else {}
+            if name in results:
+                print(line(name, results[name]["engines"]), flush=True)
 
 
 if __name__ == "__main__":

@@ -25,7 +25,16 @@ from bitnet_cli.machine.memory import available_bytes
 from bitnet_cli.model import base3_rows, columns
 from bitnet_cli.model.config import read_config
 from bitnet_cli.model.head import build_planes, bytes_read, compile_builder
-from bitnet_cli.model.weights import HEAD_KINDS, embedding_info, head_info, load_weights, packed_shapes, rope_tables, sizes_of
+from bitnet_cli.model.weights import (
+    HEAD_KINDS,
+    embedding_info,
+    head_info,
+    load_weights,
+    packed_shapes,
+    projection_shapes,
+    rope_tables,
+    sizes_of,
+)
 
 QUERY_TYPES = {"f32": None, "q4": 4}  # bits of arrays.Sizes
 DEFAULT_CONTEXT = 2048  # tokens
@@ -124,13 +133,22 @@ class Decoder:
 
     def ternary_bytes_a_token(self) -> float:
         """The ternary part of `bytes_a_token`."""
+        return sum(self.projection_bytes_a_token())
+
+    def projection_bytes_a_token(self) -> list[float]:
+        """That part by projection, of all layers, in the order of arrays.Q to arrays.DOWN."""
         c = self.config
         a_weight = len(self._weights.base3) / c.ternary_weights if self._weights.base3_built[0] else 0.25
-        up = c.layers * c.hidden * c.feed_forward  # weights; `down` has as many, and its columns have 2 bits
+        sizes = [c.layers * rows * cols * a_weight for rows, cols in projection_shapes(c)]
         seen, by_columns = self._scratch.counts[:, 0].sum(), self._scratch.column_counts[0, 0]
-        skipped = up * self.skipped_share() * a_weight
-        skipped += up * (by_columns / max(seen, 1)) * (a_weight - (1 - self.skipped_columns_share()) / 4)
-        return float(c.ternary_weights * a_weight - skipped)
+        sizes[arrays.UP] *= 1 - self.skipped_share()
+        columns = c.layers * c.hidden * c.feed_forward * (1 - self.skipped_columns_share()) / 4  # of 2 bits a weight
+        sizes[arrays.DOWN] += float(by_columns / max(seen, 1)) * (columns - sizes[arrays.DOWN])
+        return sizes
+
+    def kernel_arrays(self) -> tuple[arrays.Sizes, arrays.Weights, kv_cache.AnyCache, arrays.Scratch]:
+        """What kernels work on. For measuring only."""
+        return self._sizes, self._weights, self._cache, self._scratch
 
     def head_bytes_a_token(self, searched: bool = True) -> float:
         """The head's part of `bytes_a_token`."""
@@ -158,7 +176,7 @@ class Decoder:
         if not 1 <= tokens <= self._chunk or not 0 <= position <= min(self.position, self.context - tokens):
             raise ValueError(f"{tokens} tokens at {position}: expected 1 to {self._chunk}, at 0 to {self.position}, inside {self.context}")
         states = self._scratch.x[:tokens]
-        before, top = states.copy(), self._top(top) if head else 0
+        before, top = states.copy(), self.prepare_head(top) if head else 0
         start = time.perf_counter()
         self._team.run(tokens, position, 0, layers, head, top)
         seconds = time.perf_counter() - start
@@ -194,7 +212,7 @@ class Decoder:
             self._perhaps_build_columns()
         for start in range(0, len(ids), self._chunk):
             part = ids[start : start + self._chunk]
-            self._layers(part, want_logits=start + len(part) == len(ids), top=self._top(top))
+            self._layers(part, want_logits=start + len(part) == len(ids), top=self.prepare_head(top))
             if progress:
                 progress(start + len(part), len(ids))
         return self._scratch.logits
@@ -212,7 +230,7 @@ class Decoder:
         if not 0 <= row < self._batched:
             raise ValueError(f"row {row} of a batch of {self._batched} tokens")
         layers = self.config.layers
-        self._team.run(row + 1, self.position, layers, layers, True, self._top(top))
+        self._team.run(row + 1, self.position, layers, layers, True, self.prepare_head(top))
         return self._scratch.logits
 
     def states(self, ids: Sequence[int]) -> NDArray[np.float32]:
@@ -237,8 +255,8 @@ class Decoder:
             np.matmul(states, matrix.T, out=logits[:, first:last])
         return logits
 
-    def _top(self, top: int) -> int:
-        """`top` where the head has planes, which are built when they are first needed; 0 elsewhere."""
+    def prepare_head(self, top: int) -> int:
+        """TOP of a step for `top` logits: the same where the head has planes, which are built when they are first needed; 0 elsewhere."""
         if not 0 < top <= arrays.MAX_TOP or not len(self._weights.planes.scales):
             return 0
         if not self._planes_built:
@@ -290,13 +308,19 @@ class Decoder:
         if min(ids) < 0 or max(ids) >= self.config.vocab:
             raise UsageError(f"token ids must be 0 to {self.config.vocab - 1}")
 
+    def embedding_rows(self, ids: Sequence[int], out: NDArray[np.float32] | None = None) -> NDArray[np.float32]:
+        """What the layers begin with: (>= len(ids), hidden) float32, in `out` where given."""
+        c, kind = self.config, HEAD_KINDS[self._embedding.type]
+        states = np.empty((len(ids), c.hidden), np.float32) if out is None else out
+        for row, token in enumerate(ids):
+            state = dense.rows(self._weights.head, self._embedding.offset, kind, token, token + 1, c.hidden)[0]
+            states[row] = state if c.embedding_scale == 1.0 else state * np.float32(c.embedding_scale)
+        return states
+
     def _layers(self, ids: Sequence[int], want_logits: bool, top: int = 0) -> None:
         """Run at most one chunk through all layers and count it as fed."""
         c, count, self._batched = self.config, len(ids), 0
-        for row, token in enumerate(ids):
-            kind = HEAD_KINDS[self._embedding.type]
-            state = dense.rows(self._weights.head, self._embedding.offset, kind, token, token + 1, c.hidden)[0]
-            self._scratch.x[row] = state if c.embedding_scale == 1.0 else state * np.float32(c.embedding_scale)
+        self.embedding_rows(ids, self._scratch.x)
         layers = max(1, int(WORK_A_CALL * c.layers / (c.ternary_weights * count)))
         for first in range(0, c.layers, layers):
             last = min(first + layers, c.layers)

@@ -8,6 +8,8 @@ from typing import NamedTuple
 
 from bitnet_cli.model.config import ModelConfig
 from bitnet_cli.model.decoder import CHUNK, Decoder
+from bitnet_cli.model.projections import PROJECTIONS
+from bitnet_cli.model.weights import projection_shapes
 
 
 class Traffic(NamedTuple):
@@ -51,3 +53,24 @@ def operations(c: ModelConfig, depth: int, tokens: int, logits: int) -> Operatio
     """Mean over `tokens` tokens after `depth`, of which `logits` get logits."""
     seen = sum(min(depth + (tokens + 1) / 2, c.window if c.is_sliding(layer) else float("inf")) for layer in range(c.layers))
     return Operations(2.0 * c.ternary_weights, 2.0 * c.vocab * c.hidden * logits / tokens, 4.0 * c.inner * seen)
+
+
+class Work(NamedTuple):
+    """Of one kernel in a token."""
+
+    bytes: float
+    operations: float
+
+
+def kernel_work(decoder: Decoder, position: int, tokens: int, logits: float, searched: bool) -> dict[str, Work]:
+    """Projections, attention and head -> their work for a token, in steps of `tokens` from `position` on. logits: per token.
+
+    One token: by the decoder's counts of what was read, as `decode_traffic`.
+    """
+    c = decoder.config
+    weights = [float(c.layers * rows * cols) for rows, cols in projection_shapes(c)]
+    sizes = decoder.projection_bytes_a_token() if tokens == 1 else [count / 4 / tokens for count in weights]
+    work = {name: Work(size, 2 * count) for name, size, count in zip(PROJECTIONS, sizes, weights, strict=True)}
+    work["attention"] = Work(decoder.cache_bytes_at(position + tokens - 1) / tokens, operations(c, position, tokens, 1).attention)
+    work["head"] = Work(decoder.head_bytes_a_token(searched) * logits, 2.0 * c.vocab * c.hidden * logits)
+    return work

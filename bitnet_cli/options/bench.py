@@ -72,6 +72,7 @@ def bench(
     ] = "40",
     repeats: Annotated[int, typer.Option("-r", "--repetitions", help="Samples of each test.")] = 5,
     warm_up: Annotated[bool, typer.Option("--warmup/--no-warmup", help="Run a little of everything before the first sample.")] = True,
+    kernels: Annotated[bool, typer.Option("--kernels", help="Also time each kernel; its first use compiles for 20 s.")] = False,
     output: Annotated[
         Format, typer.Option("-o", "--output", help="What goes to stdout; md, csv and json have llama-bench's names.")
     ] = Format.table,
@@ -94,7 +95,7 @@ def bench(
     from bitnet_cli.commands.bench.rows import power_of
 
     lists = command.Lists(prompt, gen, depth, threads, cache_type, weights, activations, top)
-    choices = command.Choices(repeats, warm_up, output.value, save, plot, power_of(watts, tdp, tdp_cpus), quiet)
+    choices = command.Choices(repeats, warm_up, output.value, save, plot, power_of(watts, tdp, tdp_cpus), quiet, kernels)
     command.bench(model, command.Shapes(shape, projected, hidden_act.value), lists, choices)
 
 

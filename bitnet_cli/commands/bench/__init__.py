@@ -2,6 +2,7 @@
 
 plan.py      the lists of options -> setups of a decoder and tests of each
 measure.py   a decoder -> samples of prefill and decode, seconds of its parts
+kernels.py   the same, kernel by kernel
 shapes.py    published shapes -> a temporary GGUF file of random ternary weights; project.py: shapes that memory does not hold
 rows.py      samples -> rows with llama-bench's keys
 output.py    rows -> table, Markdown, CSV, JSON, JSON lines

@@ -24,6 +24,7 @@ from bitnet_cli.machine.energy import Meter
 from bitnet_cli.machine.threads import physical_cores
 from bitnet_cli.model.config import NO_TEXT, read_config
 from bitnet_cli.model.decoder import CHUNK, Decoder
+from bitnet_cli.model.kernel_times import KernelTimer, require_timed_kernels
 
 
 @dataclass(frozen=True)
@@ -60,6 +61,7 @@ class Choices:
     plot: Path | None
     power: rows.Power
     quiet: bool
+    kernels: bool = False  # time each
 
 
 def bench(model: str | None, shapes: Shapes, lists: Lists, choices: Choices) -> None:
@@ -76,6 +78,8 @@ def bench(model: str | None, shapes: Shapes, lists: Lists, choices: Choices) -> 
         isa.chosen()
     except isa.InstructionSetError as error:
         raise UnsupportedError(str(error)) from None
+    if choices.kernels:
+        require_timed_kernels()
     run = Run(plan, choices, max(len(names), 1))
     try:
         with run.progress():
@@ -158,11 +162,12 @@ class Run:
             with compiling(self.choices.quiet):
                 decoder.start()
                 compile_loops()
+                timer = KernelTimer(decoder) if self.choices.kernels else None
             self.say("warm-up")
             if any(test.n_prompt for test in self.plan.tests):
                 limits.compute.append(matmul_rate(setup.threads))
             limits.read += read_rates(file.file_bytes(), setup.threads)
-            runner = Runner(decoder, ids, self.meter, layers)
+            runner = Runner(decoder, ids, self.meter, layers, timer)
             if self.plan.warm_up:
                 runner.warm_up(self.plan)
             runner.run(self.plan, results, lambda test: self._update(advance=1, description=test.name))
@@ -174,6 +179,7 @@ class Run:
         row = rows.base_row(self.machine, model, setup, result) | {"activations": limits.scheme}
         row |= rows.timing_keys([sample.ns for sample in result.samples], result.trial.tokens)
         row |= rows.limit_keys(result, limits.read, max(limits.compute, default=0.0))
+        row |= rows.kernel_keys(result, max(limits.read, default=0.0), max(limits.compute, default=0.0))
         return row | rows.energy_keys(result, model, self.choices.power, self.meter.idle_watts, self.meter.reason)
 
     def say(self, what: str) -> None:

@@ -11,12 +11,14 @@ from typing import NamedTuple
 
 import numpy as np
 
+from bitnet_cli.commands.bench.kernels import Kernel, middle, time_kernels
 from bitnet_cli.commands.bench.plan import Plan, Trial
 from bitnet_cli.commands.bench.project import Layers, layer_seconds
 from bitnet_cli.errors import BitnetError
 from bitnet_cli.gguf_file.reader import GGUFFile
 from bitnet_cli.machine.energy import Meter
 from bitnet_cli.model.decoder import CHUNK, Decoder
+from bitnet_cli.model.kernel_times import KernelTimer
 from bitnet_cli.model.traffic import Operations, Traffic, decode_traffic, operations, prefill_traffic
 from bitnet_cli.text.from_gguf import tokenizer_from_metadata
 
@@ -49,6 +51,7 @@ class Result:
     traffic: Traffic | None = None  # of a token
     operations: Operations | None = None
     parts: dict[str, float] = field(default_factory=dict)  # seconds of a decoded token: layers, attention, head, rest
+    kernels: list[Kernel] = field(default_factory=list)  # where they were wanted
     skipped_up: float = 0.0  # share of `up` rows and `down` columns that were not read
     skipped_down: float = 0.0
 
@@ -63,10 +66,13 @@ def token_ids(file: GGUFFile, vocab: int, count: int) -> tuple[list[int], str]:
 
 
 class Runner:
-    """Runs tests on one decoder. ids: at least the plan's context of token ids; layers: more than the decoder has where we project."""
+    """Runs tests on one decoder. ids: at least the plan's context of token ids; layers: more than the decoder has where we project.
 
-    def __init__(self, decoder: Decoder, ids: list[int], meter: Meter, layers: Layers):
-        self.decoder, self._ids, self._meter, self._layers = decoder, ids, meter, layers
+    timer: of kernels, if they are wanted.
+    """
+
+    def __init__(self, decoder: Decoder, ids: list[int], meter: Meter, layers: Layers, timer: KernelTimer | None = None):
+        self.decoder, self._ids, self._meter, self._layers, self._timer = decoder, ids, meter, layers, timer
 
     def warm_up(self, plan: Plan) -> None:
         """Run a little of every kind of work, so that the first sample is like the others."""
@@ -149,6 +155,9 @@ class Runner:
             result.parts = self._parts(test)
         result.operations = operations(d.config, test.depth, test.tokens, 1 if test.n_prompt else test.n_gen)
         self._scale(result)
+        if self._timer is not None:
+            self._seek(middle(test)[0])
+            result.kernels = time_kernels(self._timer, d, self._ids, test, self._layers)
 
     def _scale(self, result: Result) -> None:
         """From the measured layers to all of them."""

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from bitnet_cli.commands.bench.output import require_writable
 from bitnet_cli.commands.bench.rows import Row
-from bitnet_cli.commands.bench.tables import NAMES, digits
+from bitnet_cli.commands.bench.tables import KERNEL_TITLES, NAMES, digits
 from bitnet_cli.errors import UsageError
 
 if TYPE_CHECKING:
@@ -101,6 +101,10 @@ def _panels(rows: Sequence[Row], ink: str) -> list[Callable[[Axes], None]]:
         for kind, tests in (("decode", _decode(rows)), ("prefill", _prefill(rows))):
             if tests:
                 panels.append(lambda axes, kind=kind, tests=tests: _bars(axes, tests, kind))  # type: ignore[misc]
+    for tests in (_decode(rows), _prefill(rows)):
+        timed = [row for row in tests if row.get("kernels")]
+        if timed:
+            panels.append(lambda axes, row=timed[0]: _kernels(axes, row))  # type: ignore[misc]
     return panels
 
 
@@ -174,6 +178,21 @@ def _curve(axes: Axes, rows: Sequence[Row], key: str, title: str, kind: str) -> 
     axes.set_xticks(sorted({row[key] for row in rows}))
     if len(lines) > 1:
         axes.legend(frameon=False, fontsize=8)
+
+
+def _kernels(axes: Axes, row: Row) -> None:
+    """Microseconds of a token in each kernel, the slowest first."""
+    kernels = sorted(row["kernels"], key=lambda kernel: -float(kernel["ns_a_token"]))
+    values = [kernel["ns_a_token"] / 1e3 for kernel in kernels]
+    axes.barh(range(len(kernels)), values, color=COLOURS[0], height=0.6)
+    for place, value in enumerate(values):
+        share = f"{100 * value / sum(values):.0f} %"
+        axes.annotate(share, (value, place), xytext=(4, 0), textcoords="offset points", va="center", fontsize=8)
+    axes.set_yticks(range(len(kernels)), [KERNEL_TITLES.get(kernel["name"], kernel["name"]) for kernel in kernels])
+    axes.invert_yaxis()
+    axes.margins(x=0.1)
+    axes.grid(False, axis="y")
+    axes.set(xlabel="µs a token", title=f"{row['test']}, {row['n_threads']} thread{'s' * (row['n_threads'] > 1)}: time per kernel")
 
 
 def _bars(axes: Axes, rows: Sequence[Row], kind: str) -> None:

@@ -22,6 +22,7 @@ from bitnet_cli.machine import energy
 from bitnet_cli.machine.cpu import cpu_name, host_cpus
 from bitnet_cli.model.config import read_config
 from bitnet_cli.model.decoder import CHUNK
+from bitnet_cli.model.projections import PROJECTIONS
 
 NOISY = 0.10  # half the range of the samples, as a share of their median
 HASH_WHOLE = 4 << 30  # bytes: SHA-256 of so many takes two seconds
@@ -186,6 +187,23 @@ def limit_keys(result: Result, read: list[float], compute: float) -> Row:
     if result.parts:
         keys |= {f"{name}_ns_a_token": 1e9 * value for name, value in result.parts.items()}
     return keys
+
+
+def kernel_keys(result: Result, read: float, compute: float) -> Row:
+    """Of each kernel, and of what stands outside them; share_of_limit: of reading in decode, of the matmul kernel in prefill.
+
+    read, compute: bytes/s and operations/s at most; 0 if not measured.
+    """
+    kernels: list[Row] = []
+    for name, seconds, size, operations in result.kernels:
+        kernel: Row = {"name": name, "ns_a_token": 1e9 * seconds, "bytes_a_token": size, "ops_a_token": operations}
+        work, most = (operations * (name in PROJECTIONS), compute) if result.trial.n_prompt else (size, read)
+        if work and most:
+            kernel["share_of_limit"] = work / seconds / most
+        kernels.append(kernel)
+    if kernels and "rest" in result.parts:
+        kernels.append({"name": "python", "ns_a_token": 1e9 * result.parts["rest"], "bytes_a_token": 0.0, "ops_a_token": 0.0})
+    return {"kernels": kernels} if kernels else {}
 
 
 def energy_keys(result: Result, model: Row, power: Power, idle_watts: float, reason: str) -> Row:

@@ -1,6 +1,7 @@
 """Files of `bitnet bench --save`, `-o json` and `-o jsonl` -> rows, checked as far as comparing and drawing need."""
 
 import json
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,7 @@ NEEDED: dict[str, type | tuple[type, ...]] = {
     "model_type": str,
     "samples_ts": list,
 }
+KERNEL = ("ns_a_token", "bytes_a_token", "ops_a_token")
 # What files of other versions, or of llama-bench, do not say.
 ABSENT: Row = {
     "weights": "",
@@ -73,4 +75,8 @@ def _checked(path: Path, number: int, row: Any) -> Row:
     rates = row["samples_ts"]
     if not rates or not all(isinstance(rate, (int, float)) and not isinstance(rate, bool) and 0 < rate < 1e12 for rate in rates):
         raise BadFileError(path, f"row {number}: samples_ts", "are not rates above 0")
+    for kernel in row.get("kernels", []) if isinstance(row.get("kernels", []), list) else [None]:
+        numbers = [kernel.get(key) for key in KERNEL] if isinstance(kernel, dict) and isinstance(kernel.get("name"), str) else [None]
+        if not all(isinstance(value, (int, float)) and 0 <= value < math.inf for value in numbers):
+            raise BadFileError(path, f"row {number}: kernels", "are not of `bitnet bench`")
     return ABSENT | row

@@ -13,6 +13,25 @@ NAMES = {  # key -> title of its column
     "activations": "activations",
     "n_top": "top-k",
 }
+KERNEL_TITLES = {  # of kernel_times.KERNELS
+    **{f"attn_{name}": name for name in "qkv"},
+    "attn_output": "o",
+    "ffn_gate": "gate",
+    "ffn_up": "up",
+    "ffn_down": "down",
+    "attention": "attention",
+    "kv_store": "RoPE of keys, KV store",
+    "inputs": "norm, int8 of inputs",
+    "glu": "GLU",
+    "norms": "other norms",
+    "head": "head",
+    "waiting": "waiting at barriers",
+    "python": "embedding, Python",
+}
+KERNELS_NOTE = (
+    "mean of all threads in a step in the middle of the test, with a clock between kernels; the limit of decode is the read loop, that of "
+    "prefill the matmul kernel; operations of skipped rows count as done"
+)
 METHODS = {"rapl": "measured", "watts": "from --watts", "tdp": "TDP model"}  # of a column; the arithmetic model is a note
 
 
@@ -29,7 +48,7 @@ def sections(rows: Sequence[Row]) -> list[Section]:
     """Everything that is said about rows of one run: speed, the parts of a token, energy."""
     # What differs between rows is a column; what does not is said once, by `about`.
     varied = [key for key in NAMES if len({row[key] for row in rows}) > 1]
-    made = [_speed(rows, varied), _parts(rows, varied), _energy(rows, varied)]
+    made = [_speed(rows, varied), _parts(rows, varied), _kernels(rows, varied), _energy(rows, varied)]
     return [section for section in made if len(section.cells) > 1 or section.notes]
 
 
@@ -119,6 +138,28 @@ def _parts(rows: Sequence[Row], varied: Sequence[str]) -> Section:
         sizes = [scaled(row[f"{part}_bytes_a_token"], "B") for part in ("ternary", "kv", "head")]
         cells.append([*_choices(row, varied), name_of(row), *times, *sizes])
     return Section("Where a decoded token's time and bytes go", cells, len(varied) + 1, [])
+
+
+def _kernels(rows: Sequence[Row], varied: Sequence[str]) -> Section:
+    """A line a kernel, the slowest first."""
+    timed = [row for row in rows if row.get("kernels")]
+    cells = [[*(NAMES[key] for key in varied), "test", "kernel", "us/token", "share", "work/token", "rate", "of the limit"]]
+    notes = []
+    for row in timed:
+        total = sum(kernel["ns_a_token"] for kernel in row["kernels"])
+        named = [*_choices(row, varied), name_of(row)]
+        for kernel in sorted(row["kernels"], key=lambda kernel: -float(kernel["ns_a_token"])):
+            ns, size, operations = (kernel[key] for key in ("ns_a_token", "bytes_a_token", "ops_a_token"))
+            line = [*named, KERNEL_TITLES.get(kernel["name"], kernel["name"]), digits(ns / 1e3), f"{100 * ns / total:.1f} %"]
+            work, unit = (operations, "op") if row["n_prompt"] else (size, "B")
+            share = f"{100 * kernel['share_of_limit']:.0f} %" if "share_of_limit" in kernel else ""
+            cells.append([*line, scaled(work, unit), f"{scaled(1e9 * work / ns, unit)}/s", share] if work else [*line, "", "", ""])
+            named = [""] * len(named)
+        times = f"{total / 1e6:.3g} ms, {total / 1e6 * row['median_ts'] / 10:.0f} % of a token of the test"
+        notes.append(f"{', '.join([*_choices(row, varied), name_of(row)])}: sum {times}")
+    if timed:
+        notes.append(KERNELS_NOTE)
+    return Section("Time per kernel", cells, len(varied) + 2, notes)
 
 
 def _energy(rows: Sequence[Row], varied: Sequence[str]) -> Section:

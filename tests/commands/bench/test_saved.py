@@ -69,6 +69,9 @@ def row(test: str = "tg8", rates: list[float] | None = None, **keys: Any) -> Row
         "energy": [{"method": "arithmetic", "joules": 1e-6, "low": 5e-7, "high": 1e-6, "note": "arithmetic only", "unit": "J/token"}],
         "energy_not_measured": "no counter",
     }
+    kernels = [("ffn_up", 2e6, 1e6, 4e6, 0.5), ("attention", 1e6, 1e5, 1e5, 0.2), ("waiting", 5e5, 0.0, 0.0, None)]
+    names = ("name", "ns_a_token", "bytes_a_token", "ops_a_token", "share_of_limit")
+    made["kernels"] = [{key: value for key, value in zip(names, kernel, strict=True) if value is not None} for kernel in kernels]
     if gen:
         made |= {f"{part}_ns_a_token": 1e6 for part in ("layers", "attention", "head", "rest")}
     return made | keys
@@ -151,6 +154,7 @@ def test_compare_as_a_command(bitnet: Callable[..., Any], refused: Callable[...,
         (json.dumps([row(), row() | {"samples_ts": [1.0, -1.0]}]), "row 1: samples_ts"),
         (json.dumps([row() | {"samples_ts": []}]), "samples_ts"),
         (json.dumps([row() | {"samples_ts": [True]}]), "samples_ts"),
+        (json.dumps([row() | {"kernels": [{"name": "head", "ns_a_token": "1"}]}]), "kernels"),
         ("\x00\x01", "not JSON"),
     ],
 )
@@ -220,7 +224,16 @@ def test_report(tmp_path: Path) -> None:
     assert re.findall(r"url\((?!#)", text) == [] and "@import" not in text
     ids = re.findall(r'clipPath id="(\w+)"', text)
     assert len(ids) == len(set(ids)) > 1
-    for words in ("pp16", "arithmetic only", "no counter", "Roofline", "operations per byte read", "Decode against threads"):
+    for words in (
+        "pp16",
+        "arithmetic only",
+        "no counter",
+        "Roofline",
+        "operations per byte read",
+        "Decode against threads",
+        "Time per kernel",
+        "waiting at barriers",
+    ):
         assert words in text
 
 

@@ -1,0 +1,82 @@
+"""How long each kernel takes in a step of a decoder. For measuring only; bitnet_kernels.timed_step reads the clock."""
+
+import threading
+import time
+from collections.abc import Sequence
+
+import numpy as np
+from bitnet_kernels import isa
+from bitnet_kernels.control import new_control
+from numpy.typing import NDArray
+
+from bitnet_cli.errors import UnsupportedError
+from bitnet_cli.machine.threads import split
+from bitnet_cli.model.decoder import Decoder
+from bitnet_cli.model.projections import PROJECTIONS
+
+# In the order of timed_step's slots. inputs: norm and rounding of what projections take; norms: of heads and branches, in few models.
+KERNELS = (*PROJECTIONS, "attention", "kv_store", "inputs", "glu", "norms", "head", "waiting")
+ROUNDS = 9  # of which the one in the middle counts
+SECONDS = 0.05  # of a round
+
+
+def require_timed_kernels() -> None:
+    """UnsupportedError where kernels are not compiled, or there is no clock that a program may read."""
+    if isa.chosen() != isa.NAIVE:
+        from bitnet_kernels.timed_step import HAS_CLOCK
+
+        if HAS_CLOCK:
+            return
+    raise UnsupportedError("--kernels needs compiled kernels, on x86-64 or aarch64")
+
+
+class KernelTimer:
+    """Times steps of one decoder."""
+
+    def __init__(self, decoder: Decoder):
+        """Compiles (20 s, once on a machine) or loads what is called."""
+        from bitnet_kernels.jit import interruptible
+
+        self._decoder, self._control = decoder, new_control()
+        with interruptible():
+            self._steps(decoder.embedding_rows([0])[None], 0, 0, 0, 0, 1, np.zeros(16, np.int64))
+
+    def _steps(self, states: NDArray[np.float32], position: int, top: int, steps: int, thread: int, threads: int, laps: object) -> int:
+        from bitnet_kernels.timed_step import TimedScratch, timed_steps
+
+        sizes, weights, cache, scratch = self._decoder.kernel_arrays()
+        timed = TimedScratch(*scratch, laps)
+        return int(timed_steps(sizes, weights, cache, timed, self._control, states, position, top, steps, thread, threads))
+
+    def _round(self, states: NDArray[np.float32], position: int, top: int, steps: int) -> NDArray[np.float64]:
+        """Seconds of a step: of each kernel, the mean of all threads; their sum is the step."""
+        from bitnet_kernels.timed_step import SLOTS, WORDS
+
+        threads = self._decoder.threads
+        laps, ticks = np.zeros((threads, WORDS), np.int64), np.zeros(threads, np.int64)
+
+        def work(thread: int, _: int) -> None:
+            ticks[thread] = self._steps(states, position, top, steps, thread, threads, laps[thread])
+
+        # Not in the main thread, where Ctrl-C could come between two threads' starts, and leave one waiting for ever.
+        team = threading.Thread(target=split, args=(work, threads, threads), daemon=True)
+        start = time.perf_counter()
+        team.start()
+        team.join()
+        seconds = time.perf_counter() - start
+        mean: NDArray[np.float64] = laps[:, :SLOTS].mean(0) * (seconds / steps / max(float(ticks.mean()), 1.0))
+        return mean
+
+    def seconds(self, inputs: Sequence[Sequence[int]], position: int, top: int) -> dict[str, float]:
+        """Kernel -> seconds of a step from `position` on, with logits of its last token.
+
+        inputs: tokens of one step each, as many in all, at most a chunk; taken in turn. top: as Decoder.feed's. The cache from `position`
+        on is overwritten, and what is read is counted, as if the tokens were fed; the decoder's position stays.
+        """
+        d = self._decoder
+        states, top, steps = np.stack([d.embedding_rows(ids) for ids in inputs]), d.prepare_head(top), len(inputs)
+        step = float(self._round(states, position, top, steps).sum())
+        d.reset_counts()
+        steps *= max(1, round(SECONDS / step / steps))
+        rounds = sorted((self._round(states, position, top, steps) for _ in range(ROUNDS)), key=np.sum)
+        return dict(zip(KERNELS, rounds[ROUNDS // 2].tolist(), strict=True))

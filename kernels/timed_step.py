@@ -1,0 +1,173 @@
+"""Where the time of a step goes: the functions of step.py, with a clock read after each kernel. For measuring only.
+
+The names in them that stand for kernels are bound to versions that add the time since the last reading to a slot. So it is the real
+step, with its inputs, its cold caches and its skipped rows, and a clock of a few nanoseconds some 30 times a layer.
+"""
+
+import collections
+import platform
+import types as python_types
+from typing import Any
+
+from llvmlite import ir
+from numba import types
+
+from . import head_search, step
+from .arrays import DOWN, UP, Scratch
+from .barrier import barrier
+from .dense import head_matvec
+from .jit import inlined, kernel
+from .norm import rms_norm
+from .simd.vectors import intrinsic
+
+# Slots of a thread's laps, 0 to 6 as arrays.Q to arrays.DOWN. INPUTS: norm and rounding of what projections take; NORMS: of heads, and
+# before something is added to the residual stream; WAITING: for other threads, at barriers.
+ATTENTION, STORE, INPUTS, GLU, NORMS, HEAD, WAITING = range(7, 14)
+SLOTS, LAST, WORDS = 14, 14, 16  # LAST: the clock when it was last read
+MACHINE = platform.machine().lower()
+HAS_CLOCK = MACHINE in ("x86_64", "amd64", "aarch64", "arm64")
+
+_named_tuple: Any = collections.namedtuple  # mypy wants its fields as literals
+TimedScratch = _named_tuple("TimedScratch", (*Scratch._fields, "laps"))
+
+
+@intrinsic
+def clock(typingctx: Any) -> Any:
+    """A counter of constant rate that a program may read: x86-64's time stamp, aarch64's virtual timer. 0 elsewhere."""
+
+    def codegen(ctx: Any, b: Any, sig: Any, args: Any) -> Any:
+        i64 = ir.IntType(64)
+        if MACHINE in ("x86_64", "amd64"):
+            return b.call(b.module.declare_intrinsic("llvm.readcyclecounter", (), ir.FunctionType(i64, [])), [])
+        if MACHINE in ("aarch64", "arm64"):
+            return b.asm(ir.FunctionType(i64, []), "mrs $0, cntvct_el0", "=r", [], True)
+        return ir.Constant(i64, 0)
+
+    return types.int64(), codegen
+
+
+@inlined
+def lap(laps, slot):  # type: ignore[no-untyped-def]
+    """Add the time since the last reading to a slot."""
+    now = clock()
+    laps[slot] += now - laps[LAST]
+    laps[LAST] = now
+
+
+def _bound(dispatcher: Any, make: Any, **names: Any) -> Any:
+    """A kernel again, with some of the names in it bound to other functions."""
+    source = dispatcher.py_func
+    missing = [name for name in names if name not in source.__code__.co_names]
+    if missing:
+        raise NameError(f"{source.__name__} does not call {', '.join(missing)}")
+    copy = python_types.FunctionType(source.__code__, source.__globals__ | names, f"timed_{source.__name__}", source.__defaults__)
+    copy.__qualname__ = copy.__name__  # kept apart from the original's in the cache
+    return make(copy)
+
+
+def _barrier_after(slot: int) -> Any:
+    """A barrier before which the time belongs to `slot`. It gets the team's control and the thread's laps in one."""
+
+    @inlined
+    def timed_barrier(both, threads):  # type: ignore[no-untyped-def]
+        control, laps = both
+        lap(laps, slot)
+        barrier(control, threads)
+        lap(laps, WAITING)
+
+    return timed_barrier
+
+
+_prepare = _bound(step.prepare, kernel, barrier=_barrier_after(INPUTS))
+_append = step.append_to_cache
+_up = step.up_where_gate_is_open
+_down = step.down_by_columns
+_project = step.project
+_threshold = _bound(head_search._threshold, kernel, barrier=_barrier_after(HEAD))
+_top_logits = _bound(head_search.top_logits, kernel, _threshold=_threshold)
+
+
+@inlined
+def _timed_prepare(x, cols, w, norm_at, then_at, eps, kind, kept, turned, s, tokens, thread, threads, both):  # type: ignore[no-untyped-def]
+    _prepare(x, cols, w, norm_at, then_at, eps, kind, kept, turned, s, tokens, thread, threads, both)
+    lap(s.laps, INPUTS)
+
+
+@inlined
+def _timed_project(w, s, layer, which, cols, rows, out, place, accumulate, tokens, thread, threads):  # type: ignore[no-untyped-def]
+    _project(w, s, layer, which, cols, rows, out, place, accumulate, tokens, thread, threads)
+    lap(s.laps, which)
+
+
+@inlined
+def _timed_append(z, w, cache, s, layer, kv, tokens, position, scratch):  # type: ignore[no-untyped-def]
+    lap(s.laps, ATTENTION)
+    _append(z, w, cache, s, layer, kv, tokens, position, scratch)
+    lap(s.laps, STORE)
+
+
+_attention = _bound(step.attention, inlined, append_to_cache=_timed_append)
+
+
+@inlined
+def _timed_attention(z, w, cache, s, layer, tokens, position, thread, threads):  # type: ignore[no-untyped-def]
+    _attention(z, w, cache, s, layer, tokens, position, thread, threads)
+    lap(s.laps, ATTENTION)
+
+
+@inlined
+def _timed_up(z, w, s, layer, thread, threads):  # type: ignore[no-untyped-def]
+    _up(z, w, s, layer, thread, threads)
+    lap(s.laps, UP)
+
+
+@inlined
+def _timed_down(z, w, s, layer, thread, threads):  # type: ignore[no-untyped-def]
+    done = _down(z, w, s, layer, thread, threads)
+    lap(s.laps, DOWN)
+    return done
+
+
+_run_layer = _bound(
+    step.run_layer,
+    inlined,
+    prepare=_timed_prepare,
+    project=_timed_project,
+    attention=_timed_attention,
+    up_where_gate_is_open=_timed_up,
+    down_by_columns=_timed_down,
+    norm_heads=_bound(step.norm_heads, inlined, barrier=_barrier_after(NORMS)),
+    add_branch=_bound(step.add_branch, inlined, barrier=_barrier_after(NORMS)),
+    barrier=_barrier_after(GLU),  # which has no name of its own to bind: nothing else of weight stands before these barriers
+)
+_after_head = _barrier_after(HEAD)
+
+
+@kernel
+def timed_steps(z, w, cache, s, control, states, position, top, steps, thread, threads):  # type: ignore[no-untyped-def]
+    """This thread's part of `steps` steps through all layers and the head, each of `tokens` tokens from `position` on.
+
+    s: TimedScratch; states: (inputs, tokens, hidden) float32, what the layers begin with, in turn. Returns the clock's ticks meanwhile.
+    """
+    total, tokens, both = 0, states.shape[1], (control, s.laps)
+    for number in range(steps):
+        barrier(control, threads)
+        if thread == 0:
+            for t in range(tokens):
+                for i in range(z.hidden):
+                    s.x[t, i] = states[number % len(states), t, i]
+        barrier(control, threads)
+        begin = clock()
+        s.laps[LAST] = begin
+        for layer in range(z.layers):
+            _run_layer(z, w, cache, s, layer, tokens, position, thread, threads, both)
+        row = s.normed[thread]
+        rms_norm(s.x[tokens - 1], w.norms, w.norm_offsets[z.layers, 0], z.hidden, z.norm_eps, row)
+        if top > 0:
+            _top_logits(w, z, row, s, top, thread, threads, both)
+        else:
+            first, last = step.share(z.vocab, 4, thread, threads)
+            head_matvec(w.head, w.head_offset[0], z.head_kind, z.hidden, row, s.logits, first, last)
+        _after_head(both, threads)
+        total += clock() - begin
+    return total
