@@ -27,6 +27,7 @@ from bitnet_cli.model import embedding
 from bitnet_cli.model.chat import BASE_LIMIT, Chat, resumed
 from bitnet_cli.model.completion import Completion, Request
 from bitnet_cli.model.config import NO_TEXT, ModelConfig
+from bitnet_cli.model.constraint import grammar_of
 from bitnet_cli.model.generate import Timings
 from bitnet_cli.model.names import find
 from bitnet_cli.model.opening import Engine, OpenModel, open_model, prompt_ids
@@ -36,7 +37,9 @@ from bitnet_cli.text.chat.choice import Choice, choose
 from bitnet_cli.text.chat.templates import Message, checked_messages
 from bitnet_cli.text.tokenizer import Tokenizer
 
-__all__ = ["Answer", "Generation", "Model", "load"]
+__all__ = ["Answer", "Generation", "JsonSchema", "Model", "load"]
+
+JsonSchema = Mapping[str, Any] | str | bool | None  # a schema, JSON text of one, or True for any JSON object
 
 
 def load(
@@ -124,7 +127,8 @@ def _answered(
     chats: list[Chat],
 ) -> Generator[str, None, None]:
     with model._alone() as opened:
-        chat = Chat(opened.session, opened.tokenizer, choice.template, shift=shift, draft=request.draft, stops=request.stop)
+        wanted = {"draft": request.draft, "stops": request.stop, "grammar": request.grammar}
+        chat = Chat(opened.session, opened.tokenizer, choice.template, shift=shift, **wanted)  # type: ignore[arg-type]
         chat.messages, first = resumed(model._chat, messages) if model._chat else (list(messages), 0)
         chat.first = first if shift else 0
         model._chat = chat
@@ -171,7 +175,7 @@ class Model:
         self,
         prompt: str | Sequence[int],
         *,
-        max_tokens: int = 128,
+        max_tokens: int | None = None,
         temperature: float = 0.8,
         top_k: int = 40,
         top_p: float = 0.95,
@@ -188,21 +192,28 @@ class Model:
         ignore_eos: bool = False,
         logprobs: int | None = None,
         lookup: int = 0,
+        json_schema: JsonSchema = None,
+        regex: str | None = None,
     ) -> Generation:
         """Continue a text, or token ids: yields pieces of text as they come.
 
-        max_tokens   -1: until the context is full
+        max_tokens   -1: until the context is full; None: 128, or -1 where the text has a form that ends it
         temperature  0: always the likeliest token
         seed         same seed, same text; -1: random (`Generation.seed` tells which)
         stop         strings that end the text; nothing of them is yielded
         ignore_eos   never choose a token that ends the text
         logprobs     also the log-probability of every token, and of so many of the likeliest ones
         lookup       guess at most so many tokens ahead from the text itself: quicker where it repeats itself, and the same text
+        json_schema  the text is JSON that this schema describes, a dictionary or JSON text of one; True: any JSON object. Whole only
+                     where `timings.finish` is `stop` and no stop string ended it
+        regex        the text is one that this expression (of Rust's `regex`) matches as a whole
 
         The others are what the options of `bitnet run` with these names are. What the last call's text begins with alike is not computed
         again. UsageError: a value out of range.
         """
-        if max_tokens < -1:
+        grammar = grammar_of(json_schema, regex)
+        limit = (BASE_LIMIT if grammar is None else -1) if max_tokens is None else max_tokens
+        if limit < -1:
             raise UsageError("max_tokens must be -1 or more")
         if lookup < 0 or (logprobs is not None and logprobs < 0):
             raise UsageError("lookup and logprobs must be 0 or more")
@@ -212,7 +223,7 @@ class Model:
         surprise = {"mirostat": mirostat, "mirostat_tau": mirostat_tau, "mirostat_eta": mirostat_eta}
         sampling = Sampling(temperature, top_k, top_p, min_p, repeat_penalty, seed, **penalties, **surprise)  # type: ignore[arg-type]
         stops = [stop] if isinstance(stop, str) else list(stop)
-        request = Request(max_tokens, stops, None, ignore_eos, logprobs, lookup)
+        request = Request(limit, stops, None, ignore_eos, logprobs, lookup, grammar)
         return Generation(self, self._open(), self._ids(prompt), sampling, request)
 
     def chat(
@@ -229,13 +240,16 @@ class Model:
         template: str | None = None,
         shift: bool = True,
         lookup: int = 0,
+        json_schema: JsonSchema = None,
+        regex: str | None = None,
         **more: Any,
     ) -> Answer:
         """Answer the last of `messages`, dictionaries with `role` (system, user, assistant) and `content`: yields pieces of text.
 
-        max_tokens  None or -1: until the model ends its answer; for a base model, which does not, None is 128
+        max_tokens  None or -1: until the model ends its answer; for a base model, which does not, None is 128 unless the answer has a form
         template    name of a built-in format, `model` (the file's own), or path of a Jinja template; None: what the file says
         shift       when the context is full, leave out the oldest turns; False: raise ContextFullError
+        json_schema, regex  the form of the answer, as in `generate`
         more        other fields of Sampling: repeat_penalty, presence_penalty, mirostat, ...
 
         What the last chat had alike is not computed again: add the answer and the next message to the list, and only those are.
@@ -247,11 +261,12 @@ class Model:
         if self.config.pooling is not None:
             raise UsageError(f"{self.path}: {NO_TEXT}")
         choice = choose(self._open().chat, template)
-        limit = (-1 if choice.trained else BASE_LIMIT) if max_tokens is None else max_tokens
+        grammar = grammar_of(json_schema, regex)
+        limit = (-1 if choice.trained or grammar else BASE_LIMIT) if max_tokens is None else max_tokens
         if limit < -1 or lookup < 0:
             raise UsageError("max_tokens must be -1 or more, lookup 0 or more")
         sampling = Sampling(temperature, top_k, top_p, min_p, seed=seed, **more)
-        request = Request(limit, [stop] if isinstance(stop, str) else list(stop), draft=lookup)
+        request = Request(limit, [stop] if isinstance(stop, str) else list(stop), draft=lookup, grammar=grammar)
         return Answer(self, choice, new, sampling, shift, request)
 
     def tokenize(self, text: str, *, special: bool = False, bos: bool | None = None) -> list[int]:

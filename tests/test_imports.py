@@ -20,6 +20,7 @@ HEAVY = {
     "tokenizers",
     "sentencepiece",
     "huggingface_hub",
+    "llguidance",
     "torch",
     "starlette",
     "uvicorn",

@@ -16,6 +16,7 @@ from bitnet_cli.commands.reporting import Reporter, byte_size, print_json
 from bitnet_cli.errors import BitnetError, UsageError
 from bitnet_cli.model import prompt_cache
 from bitnet_cli.model.completion import Completion, Request
+from bitnet_cli.model.constraint import grammar_of
 from bitnet_cli.model.generate import Timings
 from bitnet_cli.model.logprobs import TokenLogprob
 from bitnet_cli.model.opening import prompt_ids
@@ -24,9 +25,10 @@ from bitnet_cli.text.chat.choice import choose
 from bitnet_cli.text.stream import terminal_safe
 from bitnet_cli.text.tokenizer import Tokenizer
 
-__all__ = ["Engine", "Prompt", "Request", "Sampling", "Show", "read_prompt", "run", "unescaped"]
+__all__ = ["Engine", "Prompt", "Request", "Sampling", "Show", "read_grammar", "read_prompt", "run", "unescaped"]
 
 MAX_PROMPT_BYTES = 64 << 20
+CUT_OFF = "the text was cut off before it had the form that was asked for; a larger -n or -c gives it more room"
 ESCAPES = {"\\n": "\n", "\\t": "\t", "\\r": "\r", "\\\\": "\\"}
 
 
@@ -57,11 +59,7 @@ def read_prompt(prompt: str | None, file: Path | None) -> str:
     if prompt is not None and file is not None:
         raise UsageError("give the prompt by -p or by -f, not both")
     if file is not None:
-        try:
-            with file.open("rb") as source:
-                data = source.read(MAX_PROMPT_BYTES + 1)  # not all of it: the file may be a device without an end
-        except OSError as error:
-            raise UsageError(f"{file}: {error.strerror}") from None
+        data = _read(file)
     elif prompt == "-" or (prompt is None and sys.stdin is not None and not sys.stdin.isatty()):
         data = sys.stdin.buffer.read(MAX_PROMPT_BYTES + 1)
     else:
@@ -70,6 +68,35 @@ def read_prompt(prompt: str | None, file: Path | None) -> str:
         raise UsageError(f"the prompt is larger than {MAX_PROMPT_BYTES >> 20} MiB")
     # One line end at the end is the file's or the shell's, not the prompt's: `echo text | bitnet run` should continue the text.
     return data.decode("utf-8", "replace").removesuffix("\n").removesuffix("\r")
+
+
+def _read(file: Path) -> bytes:
+    """At most MAX_PROMPT_BYTES and one: the file may be a device without an end."""
+    try:
+        with file.open("rb") as source:
+            return source.read(MAX_PROMPT_BYTES + 1)
+    except OSError as error:
+        raise UsageError(f"{file}: {error.strerror}") from None
+
+
+def read_grammar(schema: str | None, regex: str | None, *, stdin_is_free: bool) -> str | None:
+    """The form of the text that --json-schema (a schema, a file with one, `-` for stdin, `json`) or --regex asks for.
+
+    stdin_is_free: nothing else is read from it. UsageError: see grammar_of; or the file cannot be read.
+    """
+    if schema is None:
+        return grammar_of(None, regex)
+    if schema == "json":
+        return grammar_of(True, regex)
+    if schema.lstrip().startswith("{"):
+        return grammar_of(schema, regex)
+    if schema == "-" and not stdin_is_free:
+        raise UsageError("--json-schema - reads the schema from stdin; give a prompt by -p or -f, and no -cnv")
+    data = sys.stdin.buffer.read(MAX_PROMPT_BYTES + 1) if schema == "-" else _read(Path(schema))
+    try:
+        return grammar_of(data.decode("utf-8-sig"), regex)
+    except UnicodeDecodeError:
+        raise UsageError(f"{schema}: is not UTF-8, expected a JSON schema") from None
 
 
 def unescaped(text: str) -> str:
@@ -202,6 +229,8 @@ def _finish(opened: OpenModel, completion: Completion, text: str, finish: str, o
     else:
         output.write("\n")
     if not show.quiet:
+        if completion.request.grammar is not None and finish != "stop":
+            Reporter(show.quiet).note(CUT_OFF)
         _report(opened, completion, finish, load_seconds, show.verbose)
 
 

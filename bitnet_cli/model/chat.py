@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Generator, Iterable, Sequence
 
 from bitnet_cli.errors import UsageError
+from bitnet_cli.model.constraint import Constraint, constraint
 from bitnet_cli.model.generate import Plan, Timings, generate
 from bitnet_cli.model.sampler import Sampler
 from bitnet_cli.model.session import Progress, Session
@@ -34,6 +35,7 @@ class Chat:
     shift     whether the oldest turns may be left out
     draft     tokens that prompt lookup guesses ahead at most; 0: none
     stops     strings that end an answer, beside those of the template
+    grammar   the form of an answer (constraint.py); None: any
     """
 
     def __init__(
@@ -46,11 +48,12 @@ class Chat:
         messages: Iterable[Message] = (),
         draft: int = 0,
         stops: Iterable[str] = (),
+        grammar: str | None = None,
     ):
         self.session, self.tokenizer, self.template, self.shift = session, tokenizer, template, shift
         self.messages = list(messages)
         self.first = 0
-        self.draft, self.stops = draft, tuple(stops)
+        self.draft, self.stops, self.grammar = draft, tuple(stops), grammar
         self.finish = ""  # of the last answer: stop, length, interrupted
         self._ends = end_ids(tokenizer)
 
@@ -102,21 +105,30 @@ class Chat:
         prompt = self._fitted(limit)
         ids: list[int] = []
         words = _Words([*self.template.stops, *self.stops])
+        form = constraint(self.tokenizer, self.grammar, self._ends)
         self.finish = "interrupted"
         try:
-            yield from self._written(prompt, ids, limit, sampler, words, t, progress)
+            yield from self._written(prompt, ids, limit, sampler, words, t, progress, form)
             self.finish = "stop" if words.stopped else t.finish
         finally:
             if ids or self.finish == "stop":
                 self.messages.append(Message("assistant", words.text, self._kept(ids, words)))
 
     def _written(
-        self, prompt: list[int], ids: list[int], limit: int, sampler: Sampler, words: _Words, t: Timings, progress: Progress | None
+        self,
+        prompt: list[int],
+        ids: list[int],
+        limit: int,
+        sampler: Sampler,
+        words: _Words,
+        t: Timings,
+        progress: Progress | None,
+        form: Constraint | None,
     ) -> Generator[str, None, None]:
         """Generates into `ids` and `words`. Where the context gets full in the middle, goes on with fewer old turns."""
 
         def plan() -> Plan:
-            return Plan(limit if limit < 0 else limit - len(ids), self._ends, self.draft, progress)
+            return Plan(limit if limit < 0 else limit - len(ids), self._ends, self.draft, progress, form=form)
 
         decoded = IncrementalDecoder(self.tokenizer, at_start=False)
         while True:

@@ -6,6 +6,7 @@ ids ── generate ──> new ids ── IncrementalDecoder ──> text ─�
 from collections.abc import Collection, Generator, Iterator, Sequence
 from dataclasses import dataclass
 
+from bitnet_cli.model.constraint import constraint
 from bitnet_cli.model.generate import Plan, Timings, Watch, generate
 from bitnet_cli.model.logprobs import TokenLogprob, token_logprob
 from bitnet_cli.model.opening import OpenModel
@@ -26,6 +27,7 @@ class Request:
     ignore_eos  never choose a token that ends the text
     logprobs    None: none; else of every new token, with so many of the likeliest ones
     draft       tokens that prompt lookup guesses ahead at most (model/lookup.py); 0: none. The text is the same.
+    grammar     the form of the text (model/constraint.py); None: any
     """
 
     limit: int = 128
@@ -34,6 +36,7 @@ class Request:
     ignore_eos: bool = False
     logprobs: int | None = None
     draft: int = 0
+    grammar: str | None = None
 
 
 class Completion(Iterator[str]):
@@ -57,7 +60,8 @@ class Completion(Iterator[str]):
         self.logprobs: list[TokenLogprob] = []
         self.timings = Timings()
         self._stops = StopStrings(r.stop)
-        plan = Plan(r.limit, ends, r.draft, progress, watch(self.logprobs, r.logprobs))
+        form = constraint(opened.tokenizer, r.grammar, () if r.ignore_eos else ends)
+        plan = Plan(r.limit, ends, r.draft, progress, watch(self.logprobs, r.logprobs), form)
         tokens = generate(opened.session, prompt, self._sampler, plan, self.timings)
         # Not a method: a generator that holds this object would make a circle, and a text that nobody holds any more would not be closed.
         self._pieces = _pieces(tokens, opened.tokenizer, self.ids, self._stops, self.timings)

@@ -6,6 +6,7 @@
 import time
 from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,6 +16,15 @@ from bitnet_cli.model.sampler import Sampler
 from bitnet_cli.model.session import Progress, Session
 
 Watch = Callable[[NDArray[np.float32], int], None]  # (all logits, the token that was chosen from them)
+
+
+class Form(Protocol):
+    """What may come next in a text of a given form; model/constraint.py has one."""
+
+    allowed: NDArray[np.int64]  # ids, ascending
+    done: bool  # the text is complete
+
+    def accept(self, token: int) -> None: ...
 
 
 @dataclass
@@ -53,6 +63,7 @@ class Plan:
     draft     tokens that prompt lookup (lookup.py) guesses ahead at most; 0: none
     progress  as Session.prefill
     watch     sees all logits and the token of every choice, but not of one that ends the text
+    form      tokens are chosen among those that it allows, and the text ends where it is done; it goes on with the text
     """
 
     limit: int
@@ -60,6 +71,12 @@ class Plan:
     draft: int = 0
     progress: Progress | None = None
     watch: Watch | None = None
+    form: Form | None = None
+
+    @property
+    def every(self) -> bool:
+        """Whether all logits are needed, whatever the sampler looks at. The largest ones may all be of tokens that are not allowed."""
+        return self.watch is not None or self.form is not None
 
 
 def generate(session: Session, prompt: Sequence[int], sampler: Sampler, plan: Plan, timings: Timings | None = None) -> Iterator[int]:
@@ -68,25 +85,32 @@ def generate(session: Session, prompt: Sequence[int], sampler: Sampler, plan: Pl
     ahead = _Ahead(session, plan.draft, t)
     start = time.perf_counter()
     sampler.observe(prompt)
-    logits, fed = session.prefill(prompt, 0 if plan.watch else sampler.top, plan.progress)
+    logits, fed = session.prefill(prompt, 0 if plan.every else sampler.top, plan.progress)
     ahead.begin(prompt)
     t.prompt_tokens, t.cached_tokens, t.prefill_seconds = len(prompt), len(prompt) - fed, time.perf_counter() - start
+    token = None
     try:
-        while plan.limit < 0 or t.new_tokens < plan.limit:
-            token = sampler.choose(logits, ahead.position)
+        while True:
+            if plan.form and plan.form.done:
+                t.finish = "stop"
+                return
+            if t.new_tokens == plan.limit or (token is not None and ahead.position == session.context):
+                return
+            if token is not None:
+                start = time.perf_counter()
+                room = plan.limit - t.new_tokens if plan.limit >= 0 else session.context
+                logits = ahead.after(token, room, 0 if plan.every else sampler.top)
+                t.decode_seconds += time.perf_counter() - start
+            token = sampler.choose(logits, ahead.position, plan.form.allowed if plan.form else None)
             if token in plan.ends:
                 t.finish = "stop"
                 return
             if plan.watch:
                 plan.watch(logits, token)
+            if plan.form:
+                plan.form.accept(token)
             t.new_tokens += 1
             yield token
-            if t.new_tokens == plan.limit or ahead.position == session.context:
-                return
-            start = time.perf_counter()
-            room = plan.limit - t.new_tokens if plan.limit >= 0 else session.context
-            logits = ahead.after(token, room, 0 if plan.watch else sampler.top)
-            t.decode_seconds += time.perf_counter() - start
     finally:
         ahead.settle()
 

@@ -97,13 +97,20 @@ class Sampler:
             for token in ids:
                 self._remember(token)
 
-    def choose(self, logits: NDArray[np.float32], position: int = 0) -> int:
-        """The token for `position`; counted as recent. BitnetError where the logits are not finite."""
+    def choose(self, logits: NDArray[np.float32], position: int = 0, among: NDArray[np.int64] | None = None) -> int:
+        """The token for `position`; counted as recent. BitnetError where the logits are not finite.
+
+        among: ids of the only tokens that may be chosen, ascending, as if there were no others; their logits must all be there.
+        """
         # With a top, minus infinity stands for logits that do not matter: a few of 100,000 are left, NaN among them.
         top = self.top
-        ids = np.flatnonzero(logits != -np.inf) if top else np.arange(len(logits))
-        if top:
+        if among is not None:
+            ids, logits = among, logits[among]
+        elif top:
+            ids = np.flatnonzero(logits != -np.inf)
             logits = logits[ids]
+        else:
+            ids = np.arange(len(logits))
         if not len(logits) or not math.isfinite(float(logits.max()) - float(logits.min())):
             raise BitnetError(f"the model produced logits that are not finite, at position {position}")
         s = self.sampling

@@ -26,6 +26,8 @@ _choice = partial(typer.Option, rich_help_panel="Choice of tokens")
 _engine = partial(typer.Option, rich_help_panel="Memory and speed")
 _output = partial(typer.Option, rich_help_panel="Output")
 
+SCHEMA_HELP = "The text is JSON of this schema, a file or '{...}' ('-': from stdin); json: any object. No -n: until it is whole."
+
 
 class WeightBits(str, Enum):
     auto = "auto"
@@ -47,6 +49,11 @@ class Text:
         _text("--stop", "-r", "--reverse-prompt", help="End before this text; may be repeated. \\n: a new line."),
     ] = None
     ignore_eos: Annotated[bool, _text("--ignore-eos", help="Never choose a token that ends the text.")] = False
+    json_schema: Annotated[
+        str | None,
+        _text("--json-schema", "-j", "--schema", "--format", metavar="SCHEMA|FILE|json", help=SCHEMA_HELP),
+    ] = None
+    regex: Annotated[str | None, _text("--regex", help="The text matches this regular expression (Rust's syntax) as a whole.")] = None
 
 
 @dataclass(frozen=True)
@@ -128,12 +135,15 @@ def run(
     from bitnet_cli.commands.chat.talk import Wishes
 
     stops, c = [command.unescaped(stop) for stop in text.stop or []], conversation
-    draft, limit = engine.draft if engine.lookup else 0, 128 if text.n_predict is None else text.n_predict
-    wishes = Wishes(c.system, text.n_predict, c.context_shift, output.as_json, output.quiet, output.verbose, draft, stops)
+    prompted = not (c.conversation or c.system is not None) and (text.file is not None or text.prompt not in (None, "-"))
+    grammar = command.read_grammar(text.json_schema, text.regex, stdin_is_free=prompted)
+    draft = engine.draft if engine.lookup else 0
+    limit = (128 if grammar is None else -1) if text.n_predict is None else text.n_predict
+    wishes = Wishes(c.system, text.n_predict, c.context_shift, output.as_json, output.quiet, output.verbose, draft, stops, grammar)
     command.run(
         models.chosen(model_argument, model),
         command.Prompt(text.prompt, text.file, c.conversation or c.system is not None, c.chat_template, wishes),
-        command.Request(limit, stops, None, text.ignore_eos, output.logprobs, draft),
+        command.Request(limit, stops, None, text.ignore_eos, output.logprobs, draft, grammar),
         command.Sampling(**asdict(choice)),
         command.Engine(
             engine.ctx_size,

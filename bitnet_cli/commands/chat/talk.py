@@ -39,6 +39,7 @@ class Wishes(NamedTuple):
     verbose: bool = False
     draft: int = 0
     stops: Sequence[str] = ()
+    grammar: str | None = None
 
 
 class Talk:
@@ -49,11 +50,12 @@ class Talk:
     """
 
     def __init__(self, opened: OpenModel, choice: Choice, sampling: Sampling, wishes: Wishes):
-        self.chat = Chat(opened.session, opened.tokenizer, choice.template, shift=wishes.shift, draft=wishes.draft, stops=wishes.stops)
+        wanted = {"shift": wishes.shift, "draft": wishes.draft, "stops": wishes.stops, "grammar": wishes.grammar}
+        self.chat = Chat(opened.session, opened.tokenizer, choice.template, **wanted)  # type: ignore[arg-type]
         self.chat.system = wishes.system
         self.model = opened.path.stem
         self.sampling = replace(sampling, seed=Sampler(sampling).seed)
-        self.limit = wishes.limit if wishes.limit is not None else -1 if choice.trained else BASE_LIMIT
+        self.limit = wishes.limit if wishes.limit is not None else -1 if choice.trained or wishes.grammar else BASE_LIMIT
         self.verbose, self.quiet, self.as_json = wishes.verbose, wishes.quiet, wishes.as_json
         self.saved_as: Path | None = None
         self.on_terminal = sys.stdin.isatty() and sys.stdout.isatty() and not wishes.as_json
