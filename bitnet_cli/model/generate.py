@@ -6,25 +6,16 @@
 import time
 from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
+from bitnet_cli.model.constraint import Constraint
 from bitnet_cli.model.lookup import Lookup
 from bitnet_cli.model.sampler import Sampler
 from bitnet_cli.model.session import Progress, Session
 
 Watch = Callable[[NDArray[np.float32], int], None]  # (all logits, the token that was chosen from them)
-
-
-class Form(Protocol):
-    """What may come next in a text of a given form; model/constraint.py has one."""
-
-    allowed: NDArray[np.int64]  # ids, ascending
-    done: bool  # the text is complete
-
-    def accept(self, token: int) -> None: ...
 
 
 @dataclass
@@ -71,7 +62,7 @@ class Plan:
     draft: int = 0
     progress: Progress | None = None
     watch: Watch | None = None
-    form: Form | None = None
+    form: Constraint | None = None
 
     @property
     def every(self) -> bool:
