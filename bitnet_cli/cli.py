@@ -5,7 +5,9 @@ Options are in options/, one file a command. What they call is imported when it 
 
 import gc
 import os
+import signal
 import sys
+from types import FrameType
 from typing import Annotated, NoReturn
 
 import typer
@@ -60,6 +62,18 @@ def _open_closed_streams() -> None:
             setattr(sys, name, open(os.devnull, mode, encoding="utf-8"))  # noqa: PTH123, SIM115
 
 
+def _unknown_terminal() -> None:
+    """Without TERM nothing is known of the terminal, so all that draws on one may only write lines. Windows' terminals have no TERM."""
+    if os.name == "posix" and not os.environ.get("TERM"):
+        os.environ["TERM"] = "dumb"
+
+
+def _terminated(number: int, _frame: FrameType | None) -> NoReturn:
+    """SIGTERM ends the command as Ctrl-C does, so that the terminal is left as it was and no half file stays; a second one at once."""
+    signal.signal(number, signal.SIG_DFL)
+    raise SystemExit(128 + number)
+
+
 def _run() -> None:
     """The command. Afterwards the interpreter need not look for garbage while it ends, which takes a quarter of a second with Numba."""
     try:
@@ -72,6 +86,8 @@ def _run() -> None:
 def main() -> None:
     """Entry point. Exit codes: see bitnet_cli.errors; 130 on Ctrl-C."""
     _open_closed_streams()
+    _unknown_terminal()
+    signal.signal(signal.SIGTERM, _terminated)
     if COMPLETING in os.environ:
         os.environ["TERMINAL_WIDTH"] = "10000"  # Typer would break the help beside a candidate, and each line of it would be another one
     try:

@@ -1,12 +1,9 @@
 """Shell completion: what Tab offers, by the protocol, and in real shells where they are installed."""
 
 import os
-import shlex
 import shutil
 import subprocess
 import sys
-import time
-import uuid
 from pathlib import Path
 
 import pytest
@@ -14,6 +11,7 @@ import pytest
 from bitnet_cli.commands.bench.shapes import SHAPES
 from bitnet_cli.options import bench, completion
 
+from .screen import Screen, needs_tmux
 from .test_imports import HEAVY, modules_after
 
 BIN = Path(sys.executable).parent
@@ -90,7 +88,7 @@ def test_a_tab_imports_nothing_heavy(folder: Path) -> None:
 
 
 @pytest.mark.parametrize("shell", list(SHELLS))
-@pytest.mark.skipif(shutil.which("tmux") is None, reason="tmux is not installed")
+@needs_tmux
 def test_in_a_real_shell(shell: str, folder: Path) -> None:
     """Tab after the beginning of an option, of one of its values and of a name, with the script that --show-completion prints."""
     if shutil.which(shell) is None:
@@ -101,27 +99,14 @@ def test_in_a_real_shell(shell: str, folder: Path) -> None:
     # `--show-completion SHELL` exists only where the shell is not detected; here it is, from the parent process.
     script = subprocess.run([shell, "-c", "bitnet --show-completion; true"], env=environment, capture_output=True, text=True, check=True)
     (folder / "script").write_text(("autoload -Uz compinit; compinit -u\n" if shell == "zsh" else "") + script.stdout)
-    socket = f"bitnet-{uuid.uuid4().hex[:8]}"
-
-    def tmux(*arguments: str) -> str:
-        return subprocess.run(["tmux", "-L", socket, *arguments], env=environment, check=True, capture_output=True, text=True).stdout
-
-    def wait(text: str) -> None:
-        end = time.monotonic() + 60
-        while text not in (screen := tmux("capture-pane", "-p", "-t", "x")):
-            assert time.monotonic() < end, screen
-            time.sleep(0.05)
-
+    values = {"PATH": environment["PATH"], "HOME": str(folder), "HF_HOME": environment["HF_HOME"]}
+    screen = Screen(SHELLS[shell], folder, columns=100, **values)
     try:
-        tmux("-f", "/dev/null", "new-session", "-d", "-s", "x", "-x", "100", "-c", str(folder), shlex.join(SHELLS[shell]))
         two = "(math 1+1)" if shell == "fish" else "$((1 + 1))"
-        tmux("send-keys", "-t", "x", f". ./script; echo ready-{two}", "Enter")
-        wait("ready-2")
-        tmux("send-keys", "-t", "x", "bitnet run --mirostat-t", "Tab")
-        wait("--mirostat-tau")
-        tmux("send-keys", "-t", "x", "3 --cache-type f1", "Tab")
-        wait("--cache-type f16")
-        tmux("send-keys", "-t", "x", " -m tiny-", "Tab")
-        wait("-m tiny-a4.8")
+        screen.line(f". ./script; echo ready-{two}")
+        screen.wait("ready-2")
+        for typed, completed in (("bitnet run --mirostat-t", "--mirostat-tau"), ("3 --cache-type f1", "f16"), (" -m tiny-", "tiny-a4.8")):
+            screen.keys(typed, "Tab")
+            screen.wait(completed)
     finally:
-        subprocess.run(["tmux", "-L", socket, "kill-server"], check=False, capture_output=True)
+        screen.close()

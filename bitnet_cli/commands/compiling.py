@@ -5,7 +5,6 @@ takes a third of a second and shows nothing.
 """
 
 import contextlib
-import os
 import sys
 import threading
 import time
@@ -14,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from bitnet_kernels import compile_cache, isa
 
-from bitnet_cli.commands.reporting import Bar
+from bitnet_cli.commands.reporting import Bar, dumb
 
 if TYPE_CHECKING:
     from bitnet_kernels.jit import Compilations
@@ -45,7 +44,7 @@ def compiling(quiet: bool) -> Iterator[None]:
 
     stop, start = threading.Event(), time.perf_counter()
     with counting_compilations() as counter:
-        teller = threading.Thread(target=_say, args=(stop, counter, sys.stderr.isatty() and os.environ.get("TERM") != "dumb"), daemon=True)
+        teller = threading.Thread(target=_say, args=(stop, counter, sys.stderr.isatty() and not dumb()), daemon=True)
         teller.start()
         try:
             yield

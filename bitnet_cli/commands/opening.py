@@ -3,8 +3,9 @@
 import sys
 from pathlib import Path
 
+from bitnet_cli.commands.chat.terminal import unechoed
 from bitnet_cli.commands.compiling import compiling
-from bitnet_cli.commands.reporting import byte_size
+from bitnet_cli.commands.reporting import Reporter, byte_size
 from bitnet_cli.embedded import DEFAULT_MODEL, EMBEDDED
 from bitnet_cli.errors import printable
 from bitnet_cli.model import opening
@@ -59,9 +60,11 @@ def open_model(model: str | None, engine: Engine, quiet: bool) -> OpenModel:
     if model is None and not quiet:
         about = f"the embedded model {DEFAULT_MODEL} ({EMBEDDED[DEFAULT_MODEL].description})"
         print(f"bitnet: using {about}; choose another with -m MODEL", file=sys.stderr, flush=True)  # noqa: T201
-    opened = opening.open_model(find_model(model), engine)
+    path = find_model(model)
+    with unechoed(), Reporter(quiet).working(f"loading {printable(path.name)}"):
+        opened = opening.open_model(path, engine)
     if opened.decoder.note and not quiet:
         print(f"bitnet: warning: {opened.decoder.note}", file=sys.stderr, flush=True)  # noqa: T201
-    with compiling(quiet):
+    with unechoed(), compiling(quiet):
         opened.decoder.start()
     return opened

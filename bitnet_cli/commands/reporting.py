@@ -6,8 +6,10 @@ Reports are plain ASCII words in 80 columns, the same on a terminal and in a pip
 import contextlib
 import json
 import math
+import os
 import sys
 import textwrap
+import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -19,7 +21,7 @@ Progress = Callable[[str, int, int], None]
 
 
 PATIENCE = 0.5  # seconds before a bar appears
-NARROW = 64  # columns of a terminal
+NARROW, NUMBERS = 64, 9  # columns of a terminal in which a bar is short; of what then stands beside its name
 WIDTH, LABEL = 80, 14  # columns of a report, and of the labels on its left
 
 
@@ -34,6 +36,11 @@ def put(line: str) -> None:
     """A line on stdout; characters that its encoding lacks are replaced."""
     encoding = sys.stdout.encoding or "ascii"
     sys.stdout.write(line.encode(encoding, "replace").decode(encoding) + "\n")
+
+
+def dumb() -> bool:
+    """Whether the terminal only writes lines: no moving of the cursor, no colours."""
+    return os.environ.get("TERM") in ("dumb", "unknown")
 
 
 def byte_size(size: int | None) -> str:
@@ -89,6 +96,27 @@ class Reporter:
             yield lambda _name, done, total: bar.update(done, total)
 
     @contextlib.contextmanager
+    def working(self, what: str) -> Iterator[None]:
+        """A bar without an end while the body runs."""
+        if not self.on_terminal:
+            yield
+            return
+        done = threading.Event()
+        with Bar(what, "", patience=0) as bar:
+
+            def tell() -> None:
+                if not done.wait(PATIENCE):
+                    bar.update(0, None)
+
+            teller = threading.Thread(target=tell, daemon=True)
+            teller.start()
+            try:
+                yield
+            finally:
+                done.set()
+                teller.join()
+
+    @contextlib.contextmanager
     def counting(self, what: str, unit: str) -> Iterator[Callable[[int, int], None] | None]:
         """A function of (done, all) for what is counted in `unit`s; None where nobody would see a bar."""
         if not self.on_terminal:
@@ -101,7 +129,8 @@ class Reporter:
 class Bar:
     """A progress bar on stderr. It appears after `patience` seconds (None: PATIENCE), and goes away when all is done.
 
-    unit: `bytes`, or what is counted. In a narrow terminal it has fewer columns; where the cursor cannot move (TERM=dumb), it is not drawn.
+    unit: `bytes`, what is counted, or nothing. In a narrow terminal it has fewer columns; where the cursor cannot move (TERM=dumb), it is
+    not drawn.
     """
 
     def __init__(self, what: str, unit: str, patience: float | None = None):
@@ -124,7 +153,7 @@ class Bar:
         if self._bar is None:
             if time.monotonic() < self._due:
                 return
-            self._show(total is not None)
+            self._show(total)
         self._bar.update(self._task, completed=done, total=total)
 
     def end(self) -> None:
@@ -134,7 +163,8 @@ class Bar:
             self._bar.stop()
             self._bar = None
 
-    def _show(self, known: bool) -> None:
+    def _show(self, total: int | None) -> None:
+        from rich.cells import cell_len, set_cell_size
         from rich.console import Console
         from rich.progress import (
             BarColumn,
@@ -146,16 +176,21 @@ class Bar:
             TransferSpeedColumn,
         )
 
-        console = Console(stderr=True)
+        # COLUMNS may be of another window, or of this one before it was resized; a bar that is too wide leaves a line behind each time.
+        sizeless = {name: value for name, value in os.environ.items() if name not in ("COLUMNS", "LINES")}
+        known, console = total is not None, Console(stderr=True, _environ=sizeless)
         wide: list[Any] = [BarColumn()]
         if self._unit == "bytes":
             wide += [DownloadColumn(), TransferSpeedColumn()]
-        else:
+        elif self._unit:
             of = " of {task.total:.0f}" if known else ""
             wide.append(TextColumn(f"{{task.completed:.0f}}{of} {self._unit}"))
         wide.append(TimeRemainingColumn() if known else TimeElapsedColumn())
         narrow: list[Any] = [TextColumn("{task.percentage:.0f} %")] if known else [TimeElapsedColumn()]
-        columns = [TextColumn(self._what), *(wide if console.width >= NARROW else narrow)]
+        what = self._what
+        if console.width < NARROW and cell_len(what) > (room := max(console.width - NUMBERS, 1)):
+            what = set_cell_size(what, room - 1) + "…"
+        columns = [TextColumn(what, markup=False), *(wide if console.width >= NARROW else narrow)]
         self._bar = Progress(*columns, console=console, transient=True, disable=console.is_dumb_terminal)
-        self._task = self._bar.add_task(self._what, total=None)
+        self._task = self._bar.add_task(self._what, total=total)
         self._bar.start()

@@ -114,12 +114,13 @@ class Output:
 
     def __init__(self) -> None:
         self._terminal = sys.stdout.isatty()
-        self._wrote = False
+        self._wrote, self._before = False, ""
         if hasattr(sys.stdout, "reconfigure"):
             sys.stdout.reconfigure(errors="replace")
 
     def write(self, text: str) -> None:
         """Show model text at once."""
+        text, self._before = self._before + text, ""
         if text:
             self._wrote = True
             sys.stdout.write(terminal_safe(text) if self._terminal else text)
@@ -131,9 +132,12 @@ class Output:
             self.write("\n")
 
     def echo(self, prompt: str) -> None:
-        """Show the prompt before its continuation, on a terminal only: a pipe gets the model's text and nothing else."""
+        """Show the prompt before its continuation, on a terminal only: a pipe gets the model's text and nothing else.
+
+        Both at once: a progress bar between them would take the prompt's last line away with it.
+        """
         if self._terminal:
-            self.write(prompt)
+            self._before = prompt
 
 
 def run(model: str | None, prompt: Prompt, request: Request, sampling: Sampling, engine: Engine, show: Show) -> None:

@@ -51,7 +51,7 @@ class Sampling:
         )
         for name, value, low, high in ranges:
             if not low <= value <= high:  # also true of NaN
-                raise UsageError(f"{name} is {value}, expected {low} to {high}")
+                raise UsageError(f"{name} is {value}, expected {f'{low} or more' if high == math.inf else f'{low} to {high}'}")
         if self.mirostat not in (0, 2):
             raise UsageError(f"--mirostat is {self.mirostat}, expected 0 (off) or 2 (Mirostat 2.0)")
 

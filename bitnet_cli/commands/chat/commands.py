@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import enum
+import re
 from collections.abc import Callable
 from dataclasses import asdict, replace
 from typing import TYPE_CHECKING, Any
@@ -28,17 +29,22 @@ Up and Down walk through the history, Ctrl-R searches it. Ctrl-C stops an answer
 SETTINGS = {"temp": "temperature", "n": "max_tokens"}  # other names of settings
 
 
+def is_command(line: str) -> bool:
+    """Whether it is one, known or not: `/word ...`, on one line. A path or a comment in a program is a message."""
+    return re.fullmatch(r"/\w*( .*)?", line.rstrip()) is not None
+
+
 def names() -> dict[str, str]:
     """Command -> what it does, in the order of `/help`."""
     return {name: about for name, (_, about, _) in COMMANDS.items()}
 
 
 def run(talk: Talk, line: str) -> Next:
-    """Do what `line`, which begins with a slash, says. UsageError, BadFileError: why it cannot be done."""
+    """Do what `line`, a command, says. UsageError, BadFileError: why it cannot be done."""
     name, _, rest = line.strip().partition(" ")
     matches = [known for known in COMMANDS if known.startswith(name)]
     if name not in COMMANDS and len(matches) != 1:
-        raise UsageError(f"no command {name}; /help lists them")
+        raise UsageError(f"no command {name}; /help lists them. A message that begins with a slash needs a space before it")
     return COMMANDS[name if name in COMMANDS else matches[0]][0](talk, rest.strip())
 
 
@@ -107,13 +113,15 @@ def _set(talk: Talk, text: str) -> Next:
     values = asdict(talk.sampling) | {"max_tokens": talk.limit, "stats": talk.verbose}
     if not text:
         for key, value in values.items():
-            talk.say(f"{key.replace('_', '-'):<18} {'on' if value is True else 'off' if value is False else value}")
+            talk.say(f"{key.replace('_', '-'):<18} {_shown(value)}")
         return Next.PROMPT
     name, _, given = text.replace("=", " ", 1).partition(" ")
-    key = SETTINGS.get(name, name.replace("-", "_"))
-    if key not in values or not given.strip():
+    key, given = SETTINGS.get(name, name.replace("-", "_")), given.strip()
+    if key not in values:
         raise UsageError(f"/set NAME VALUE, with a name of {', '.join(known.replace('_', '-') for known in values)}")
-    given = given.strip()
+    if not given:
+        talk.note(f"{name} is {_shown(values[key])}")
+        return Next.PROMPT
     if key == "stats":
         if given not in ("on", "off"):
             raise UsageError("stats is on or off")
@@ -125,9 +133,16 @@ def _set(talk: Talk, text: str) -> Next:
         talk.limit = limit
     else:
         changed: dict[str, Any] = {key: _number(given, values[key])}
-        talk.sampling = replace(talk.sampling, **changed)
+        try:
+            talk.sampling = replace(talk.sampling, **changed)
+        except UsageError as error:
+            raise UsageError(str(error).removeprefix("--")) from None
     talk.note(f"{name} is {given}")
     return Next.PROMPT
+
+
+def _shown(value: object) -> str:
+    return {True: "on", False: "off"}[value] if isinstance(value, bool) else str(value)
 
 
 def _number(text: str, old: object) -> int | float:

@@ -33,8 +33,11 @@ class MarkdownStream:
 
     def __init__(self) -> None:
         from rich.console import Console
+        from rich.theme import Theme
 
-        self._console = Console(highlight=False, emoji=False, markup=False, soft_wrap=False)
+        # A background of its own would suit either dark terminals or light ones.
+        theme = Theme({"markdown.code": "bold cyan"})
+        self._console = Console(highlight=False, emoji=False, markup=False, soft_wrap=False, theme=theme)
         self._block = ""  # source of the block that grows
         self._lines: list[str] = []  # of it on the screen; the cursor is at the end of the last
         self._shown_before = 0  # characters of it on the screen above these, from before the window got narrower
@@ -128,7 +131,7 @@ def _size() -> os.terminal_size:
         size = os.get_terminal_size(sys.stdout.fileno())
     except (OSError, ValueError):
         return os.terminal_size((80, 24))
-    return os.terminal_size((max(size.columns, 12), max(size.lines, 2)))
+    return os.terminal_size((max(size.columns or 80, 12), max(size.lines or 24, 2)))  # 0: the terminal does not know
 
 
 def _parse(text: str) -> list[Token]:
@@ -144,11 +147,12 @@ def _parse(text: str) -> list[Token]:
 
 
 def _markdown(text: str) -> Markdown:
-    """What rich prints: headings on the left, code without a background, links with their address as text."""
+    """What rich prints: headings on the left, code without a background, links with their address as text, tables with all their words."""
     from rich.console import Console, ConsoleOptions, RenderResult
-    from rich.markdown import CodeBlock, Heading, Markdown
+    from rich.markdown import CodeBlock, Heading, Markdown, TableElement
     from rich.padding import Padding
     from rich.syntax import Syntax
+    from rich.table import Table
     from rich.text import Text
 
     class LeftHeading(Heading):
@@ -161,8 +165,21 @@ def _markdown(text: str) -> Markdown:
             code = str(self.text).rstrip()
             yield Padding(Syntax(code, self.lexer_name, theme="ansi_dark", word_wrap=True, background_color="default"), (0, 0, 0, 2))
 
+    class WholeTable(TableElement):
+        def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+            for part in super().__rich_console__(console, options):
+                for column in part.columns if isinstance(part, Table) else []:
+                    column.overflow = "fold"  # rich cuts what is wider than a column
+                yield part
+
     class Shown(Markdown):
-        elements = {**Markdown.elements, "heading_open": LeftHeading, "fence": PlainCode, "code_block": PlainCode}  # noqa: RUF012
+        elements = {  # noqa: RUF012
+            **Markdown.elements,
+            "heading_open": LeftHeading,
+            "fence": PlainCode,
+            "code_block": PlainCode,
+            "table_open": WholeTable,
+        }
 
     shown = Shown("", hyperlinks=False)
     shown.markup, shown.parsed = text, _parse(text)

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 QUOTES = '"""'
 PROMPT, CONTINUED = ">>> ", "... "
+HELP = "Send a message (/help for help)"
 HINT = "Ctrl-D or /bye leaves, /help lists commands"
 
 
@@ -90,11 +91,13 @@ class TerminalReader:
     """A line editor. meter: text for the line below it; commands: name -> help, for completion."""
 
     def __init__(self, meter: Callable[[], str], commands: Mapping[str, str]):
-        self._session = _session(meter, commands)
+        self._meter, self._full = meter, ""
+        self._session = _session(lambda: self._full, commands)
         self._interrupted = False
 
     def read(self) -> str | None:
         """As in `Reader`. The first Ctrl-C clears the line or hints, the second in a row ends."""
+        self._full = self._meter()  # once a prompt, not once a key: it encodes the whole chat
         while True:
             try:
                 text = self._session.prompt()
@@ -113,6 +116,7 @@ class TerminalReader:
 
 def _session(meter: Callable[[], str], commands: Mapping[str, str]) -> PromptSession[str]:
     from prompt_toolkit import PromptSession
+    from prompt_toolkit.application import get_app
     from prompt_toolkit.completion import Completer, Completion
     from prompt_toolkit.formatted_text import HTML
     from prompt_toolkit.output.color_depth import ColorDepth
@@ -126,6 +130,10 @@ def _session(meter: Callable[[], str], commands: Mapping[str, str]) -> PromptSes
                     if name.startswith(text):
                         yield Completion(name, -len(text), display_meta=about)
 
+    def placeholder() -> HTML:
+        narrow = get_app().output.get_size().columns <= len(PROMPT + HELP)
+        return HTML(f"<placeholder>{'/help' if narrow else HELP}</placeholder>")
+
     style = Style.from_dict({"bottom-toolbar": "noreverse fg:ansibrightblack", "placeholder": "fg:ansibrightblack"})
     return PromptSession(
         PROMPT,
@@ -136,7 +144,7 @@ def _session(meter: Callable[[], str], commands: Mapping[str, str]) -> PromptSes
         completer=Commands(),
         complete_while_typing=True,
         reserve_space_for_menu=6,
-        placeholder=HTML("<placeholder>Send a message (/help for help)</placeholder>"),
+        placeholder=placeholder,
         bottom_toolbar=meter,
         color_depth=ColorDepth.DEPTH_1_BIT if os.environ.get("NO_COLOR") else None,
         style=style,

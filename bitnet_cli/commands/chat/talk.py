@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
 import sys
 from collections.abc import Sequence
 from dataclasses import replace
@@ -17,7 +16,8 @@ from typing import NamedTuple
 from bitnet_cli.commands.chat import commands
 from bitnet_cli.commands.chat.files import Saved
 from bitnet_cli.commands.chat.reader import PipeReader, Reader, TerminalReader
-from bitnet_cli.commands.chat.terminal import Plain, Reading, Shown, Silent, stoppable, styled, wrapped
+from bitnet_cli.commands.chat.terminal import Plain, Shown, Silent, stoppable, styled, wrapped
+from bitnet_cli.commands.reporting import Bar, Reporter, dumb
 from bitnet_cli.errors import BitnetError, UsageError, printable
 from bitnet_cli.model.chat import BASE_LIMIT, Chat, ContextFullError
 from bitnet_cli.model.generate import Timings
@@ -85,33 +85,36 @@ class Talk:
 
     def turn(self, line: str) -> bool:
         """Do what was typed. False: leave. Errors end a scripted chat and are told in an interactive one."""
+        before = list(self.chat.messages)
         try:
-            if line.startswith("/"):
+            if commands.is_command(line):
                 following = commands.run(self, line)
                 if following is commands.Next.ANSWER:
-                    self.answer()
+                    self.answer(before)
                 return following is not commands.Next.LEAVE
             self.chat.messages.append(Message("user", line))
-            self.answer()
+            self.answer(before)
         except ContextFullError as error:
-            self.chat.undo()
             if not self.on_terminal:
                 raise UsageError(f"{error}; use a larger -c, or --context-shift") from None
-            self.note(f"{error}; /clear begins anew, /undo takes back a turn")
+            alone = self.chat.shift or not any(message.role == "user" for message in self.chat.messages)
+            self.note(f"{error}; {'start with a larger -c' if alone else '/clear begins anew, /undo takes back a turn'}")
         except BitnetError as error:
             if not self.on_terminal:
                 raise
             self.note(str(error))
         return True
 
-    def answer(self) -> None:
-        """Let the model answer the last message, and show it as it comes."""
+    def answer(self, before: list[Message]) -> None:
+        """Let the model answer the last message, and show it as it comes. before: the chat again, where not one word comes."""
         chat, first = self.chat, self.chat.first
         self._timings = timings = Timings()
         sampler = Sampler(replace(self.sampling, seed=(self.sampling.seed + self._answers) % 2**63))
         self._answers += 1
-        shown, reading, count = self._shown(), Reading(sys.stderr.isatty() and not self.quiet), len(chat.messages)
-        pieces = chat.answer(sampler, self.limit, timings=timings, progress=reading)
+        shown, count = self._shown(), len(chat.messages)
+        reading = Bar("reading", "tokens")
+        progress = reading.update if Reporter(self.quiet).on_terminal else None
+        pieces = chat.answer(sampler, self.limit, timings=timings, progress=progress)
         with stoppable() as stop, contextlib.closing(pieces):
             try:
                 for piece in pieces:
@@ -126,22 +129,23 @@ class Talk:
                 stop.softly = True
                 reading.end()
                 pieces.close()
-                if len(chat.messages) > count:
+                if len(chat.messages) == count:
+                    chat.messages, chat.first = before, first
+                else:
                     shown.finish()
                     if self.on_terminal:
                         print(flush=True)  # noqa: T201
         if stop.wanted and not sys.stdin.isatty():  # nobody is there to go on
             raise KeyboardInterrupt
-        if len(chat.messages) == count:  # stopped before the first word
-            chat.undo()
-            self.note("stopped before the answer began; the message is taken back")
+        if chat.messages is before:
+            self.note("stopped before the answer began; the chat is as it was before")
             return
         self._after(chat.first - first)
 
     def _shown(self) -> Shown:
         if self.as_json:
             return Silent()
-        if not self.on_terminal or os.environ.get("TERM") == "dumb":
+        if not self.on_terminal or dumb():
             return Plain()
         from bitnet_cli.commands.chat.markdown import MarkdownStream
 

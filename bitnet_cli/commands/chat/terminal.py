@@ -1,4 +1,4 @@
-"""What a chat needs of a terminal, or does without: plain output, progress, Ctrl-C during an answer, echo, width."""
+"""What a chat needs of a terminal, or does without: plain output, Ctrl-C during an answer, echo, width."""
 
 from __future__ import annotations
 
@@ -7,14 +7,12 @@ import os
 import signal
 import sys
 import textwrap
-import time
 from collections.abc import Iterator
 from types import FrameType
 from typing import Protocol
 
+from bitnet_cli.commands.reporting import dumb
 from bitnet_cli.text.stream import terminal_safe
-
-PATIENCE = 0.5  # seconds of reading a long message before anything is said
 
 
 class Shown(Protocol):
@@ -54,24 +52,6 @@ class Silent:
         """As in `Shown`."""
 
 
-class Reading:
-    """Progress of reading a long message, on a terminal: a line that goes away again."""
-
-    def __init__(self, show: bool):
-        self._show, self._start, self._written = show, time.monotonic(), False
-
-    def __call__(self, done: int, every: int) -> None:
-        if self._show and done < every and time.monotonic() - self._start > PATIENCE:
-            self._written = True
-            print(f"\rreading: {done} of {every} tokens\x1b[K", end="", file=sys.stderr, flush=True)  # noqa: T201
-
-    def end(self) -> None:
-        """Take the line away."""
-        if self._written:
-            self._written = False
-            print("\r\x1b[K", end="", file=sys.stderr, flush=True)  # noqa: T201
-
-
 class Stop:
     """What Ctrl-C does during an answer. softly: it asks to stop after this token; else it interrupts at once. A second one always does."""
 
@@ -89,14 +69,15 @@ def stoppable() -> Iterator[Stop]:
     stop = Stop()
     before = signal.signal(signal.SIGINT, stop)
     try:
-        with _unechoed():
+        with unechoed():
             yield stop
     finally:
         signal.signal(signal.SIGINT, before)
 
 
 @contextlib.contextmanager
-def _unechoed() -> Iterator[None]:
+def unechoed() -> Iterator[None]:
+    """What is typed meanwhile is not echoed, and waits."""
     try:
         import termios
     except ImportError:  # Windows
@@ -120,7 +101,7 @@ def wrapped(line: str) -> str:
     """A line broken between words where stderr is a terminal; what continues a row of a list stands below its second column."""
     if not sys.stderr.isatty():
         return line
-    columns = os.get_terminal_size(sys.stderr.fileno()).columns - 1
+    columns = (os.get_terminal_size(sys.stderr.fileno()).columns or 80) - 1
     indent = len(line) - len(line.split("  ", 1)[1].lstrip()) if "  " in line.rstrip() else 0
     folded = textwrap.wrap(line, max(columns, 20), subsequent_indent=" " * min(indent, 20), drop_whitespace=True, break_on_hyphens=False)
     return "\n".join(folded) or line
@@ -128,4 +109,4 @@ def wrapped(line: str) -> str:
 
 def styled(terminal: bool) -> bool:
     """Whether colours and the like may be used."""
-    return terminal and os.environ.get("TERM") != "dumb" and not os.environ.get("NO_COLOR")
+    return terminal and not dumb() and not os.environ.get("NO_COLOR")

@@ -13,10 +13,12 @@ from typing import Any
 
 import pytest
 
-from bitnet_cli.commands.chat import files
+from bitnet_cli.commands.chat import commands, files
 from bitnet_cli.commands.chat.talk import Talk, Wishes
-from bitnet_cli.errors import BadFileError, UsageError
+from bitnet_cli.commands.chat.terminal import Silent
+from bitnet_cli.errors import BadFileError, BitnetError, UsageError
 from bitnet_cli.gguf_file.reader import open_gguf
+from bitnet_cli.model.chat import ContextFullError
 from bitnet_cli.model.opening import Engine, OpenModel, open_model
 from bitnet_cli.model.sampler import Sampling
 from bitnet_cli.text.chat.choice import choose
@@ -158,7 +160,7 @@ def test_prompt_and_system_message(model: Path) -> None:
 
 
 def test_commands(reciting: Path) -> None:
-    lines = "/help\nhi\n/stats\n/set\n/set temp 0.5\n/set n 2\n/system You are old.\n/system\nagain\n/clear\n/he\n/bye\nnever\n"
+    lines = "/help\nhi\n/stats\n/set\n/set temp 0.5\n/set n 2\n/set n\n/system You are old.\n/system\nagain\n/clear\n/he\n/bye\nnever\n"
     done = talk(reciting, lines)
     assert done.stdout == "I know **one** answer.\nI know\n"
     for text in (
@@ -168,6 +170,7 @@ def test_commands(reciting: Path) -> None:
         "of 2048 tokens, template chatml",
         "temperature        0.0",
         "temp is 0.5",
+        "n is 2",
         "You are old.",
     ):
         assert text in done.stderr
@@ -182,7 +185,7 @@ def test_commands(reciting: Path) -> None:
         ("/s", "no command /s"),  # /save, /set, /stats, /system
         ("/set temp hot", "expected a number"),
         ("/set heat 1", "/set NAME VALUE"),
-        ("/set temp -1", "--temp is -1.0"),
+        ("/set temp -1", "temp is -1.0"),
         ("/set n -2", "max-tokens"),
         ("/retry", "nothing to answer again"),
         ("/undo", "nothing to take back"),
@@ -198,6 +201,38 @@ def test_wrong_commands(opened: OpenModel, line: str, word: str) -> None:
     with pytest.raises(UsageError, match=re.escape(word)):
         talk.turn(line)
     assert talk.chat.messages == []
+
+
+def test_what_is_no_command(opened: OpenModel) -> None:
+    """A path, a comment in a program, several lines: messages."""
+    for line in ("/", "/help", "/set temp 0.5", "/nonsense at all"):
+        assert commands.is_command(line)
+    for line in ("/usr/bin is full", "/* why? */", "//", "/help\nme", " /help"):
+        assert not commands.is_command(line)
+    talk = Talk(opened, choose(opened.chat), Sampling(temperature=0), Wishes(limit=1))
+    assert talk.turn("/* why? */")
+    assert talk.chat.messages[0].content == "/* why? */"
+
+
+def test_a_retry_that_gives_nothing_keeps_the_old_answer(opened: OpenModel, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Stopped while the message is read, or refused."""
+    talk = Talk(opened, choose(opened.chat), Sampling(temperature=0), Wishes(limit=2))
+    talk.on_terminal = True
+    monkeypatch.setattr(talk, "_shown", Silent)
+    monkeypatch.setattr(sys.stdin, "isatty", lambda: True)
+    talk.turn("hello")
+    before = list(talk.chat.messages)
+    assert len(before) == 2
+    for error in (KeyboardInterrupt, ContextFullError, BitnetError):
+
+        def nothing(*_: object, why: type[BaseException] = error, **__: object) -> Iterator[str]:
+            raise why("why")
+            yield ""
+
+        monkeypatch.setattr(talk.chat, "answer", nothing)
+        for line in ("/retry", "another"):
+            assert talk.turn(line)
+            assert talk.chat.messages == before
 
 
 def test_a_wrong_command_ends_a_script(reciting: Path) -> None:

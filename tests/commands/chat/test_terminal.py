@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from ...model.chat_models import reciting_model
-from .screen import Screen, needs_tmux
+from ...screen import BITNET, Screen, needs_tmux
 
 pytestmark = needs_tmux
 
@@ -59,7 +59,7 @@ def screen(tmp_path: Path) -> Iterator[Callable[..., Screen]]:
     screens = []
 
     def make(model: Path, *arguments: str, **options: Any) -> Screen:
-        screens.append(Screen(model, tmp_path, "-t", "1", "--temp", "0", *arguments, **options))
+        screens.append(Screen([*BITNET, "run", str(model), "-t", "1", "--temp", "0", *arguments], tmp_path, **options))
         screens[-1].wait(">>> ")
         return screens[-1]
 

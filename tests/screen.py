@@ -6,7 +6,7 @@ import subprocess
 import sys
 import time
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
@@ -14,16 +14,18 @@ import pytest
 PATIENCE = 120.0  # seconds: a machine that is busy, not a measurement
 
 
-class Screen:
-    """One window of a tmux server of its own, in which `bitnet run` runs."""
+BITNET = (sys.executable, "-m", "bitnet_cli")
 
-    def __init__(self, model: Path, folder: Path, *arguments: str, columns: int = 80, lines: int = 24, **environment: str):
+
+class Screen:
+    """One window of a tmux server of its own, in which a command runs in `folder`."""
+
+    def __init__(self, command: Sequence[str], folder: Path, *, columns: int = 80, lines: int = 24, **environment: str):
         self._socket, self._columns = f"bitnet-{uuid.uuid4().hex[:8]}", columns
         values = {"BITNET_ISA": "naive", "XDG_STATE_HOME": str(folder), "LANG": "C.UTF-8", "TERM": "screen-256color"} | environment
         given = [f"{name}={value}" for name, value in values.items()]
-        command = ["env", "-u", "NO_COLOR", *given, sys.executable, "-m", "bitnet_cli", "run", str(model), *arguments]
         # Not an interactive shell: it would report, and leave, a program that is paused from outside.
-        script = shlex.join(command) + "; echo left with $?; exec cat"
+        script = shlex.join(["env", "-u", "NO_COLOR", *given, *command]) + "; echo left with $?; exec cat"
         size = ["-x", str(columns), "-y", str(lines)]
         self._tmux("-f", "/dev/null", "new-session", "-d", "-s", "x", *size, "-c", str(folder), script)
 
