@@ -2,7 +2,8 @@
 
     python scripts/projection_error.py --shapes 125M 350M 700M 1B 1.5B 2.5B 2B-4T 3.8B 7B --folder build/projection
 
-Prints a Markdown line a shape and test: medians of full and projected tokens/s, half their ranges, and the error of the projection.
+Full and projected take turns in one process, test after test. Prints a Markdown line a shape and test: medians of full and projected
+tokens/s, half their ranges, and the projection's error: the median of the rounds', and their range.
 --wrap puts a command before each measuring process.
 """
 
@@ -37,8 +38,8 @@ def samples(name: str, files: list[Path], threads: int, rounds: int, prompt: int
         runners.append(Runner(decoder, ids, Meter(), Layers(read_config(file).layers, SHAPES[name].layers)))
         runners[-1].warm_up(plan)
     results = [[Result(trial) for trial in trials] for _ in runners]
-    for _ in range(rounds):
-        for number in range(len(trials)):
+    for number in range(len(trials)):
+        for _ in range(rounds):
             for runner, own in zip(runners, results, strict=True):
                 runner.sample(own[number])
     for runner in runners:
@@ -52,14 +53,16 @@ def line(name: str, test: str, layers: Layers, full: list[float], projected: lis
     cells = [name, test, f"{layers.measured} of {layers.whole}"]
     for rates in (full, projected):
         cells.append(f"{statistics.median(rates):.4g} ± {50 * (max(rates) - min(rates)) / statistics.median(rates):.0f} %")
-    return "| " + " | ".join([*cells, f"{100 * (statistics.median(projected) / statistics.median(full) - 1):+.1f} %"]) + " |"
+    errors = [100 * (b / a - 1) for a, b in zip(full, projected, strict=True)]
+    cells.append(f"{statistics.median(errors):+.1f} % ({min(errors):+.0f} to {max(errors):+.0f})")
+    return "| " + " | ".join(cells) + " |"
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--shapes", nargs="+", choices=list(SHAPES), default=["125M", "350M", "700M", "1B"])
     parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--prompt", type=int, default=256)
     parser.add_argument("--tokens", type=int, default=16)
     parser.add_argument("--folder", type=Path, default=Path("build/projection"))

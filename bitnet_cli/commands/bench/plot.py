@@ -1,6 +1,7 @@
 """Rows -> figures: the roofline of this machine with the measured points in it, and tokens/s against threads and depth.
 
-Colours are those of Okabe and Ito (2008), which colour-blind people can tell apart; markers differ as well. matplotlib is an optional
+Colours are those of Okabe and Ito (2008), which colour-blind people can tell apart, with grey for black, which a dark page would hide;
+markers differ as well. matplotlib is an optional
 dependency, imported when a figure is wanted.
 """
 
@@ -21,8 +22,9 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
+Panel = Callable[["Axes"], None]
 FORMATS = (".png", ".svg")
-COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#8A8A8A")
 MARKERS = "osD^vPX"
 INK = "#1b1b1f"  # of text and axes
 STYLE: Any = {
@@ -57,30 +59,34 @@ def write_plot(rows: Sequence[Row], path: Path) -> None:
     from matplotlib import rc_context
 
     with rc_context(STYLE):
-        figure = _figure(rows, INK, 2)
+        figure = _figure(_panels(rows, INK), INK)
         figure.savefig(path, dpi=160, facecolor="white", metadata={"Date": None} if path.suffix.lower() == ".svg" else None)
 
 
-def svg(rows: Sequence[Row], name: str) -> str:
-    """As `write_plot`, as an SVG element for a page, whose colours of text and background it takes. name: unlike others on the page."""
+def svgs(rows: Sequence[Row], name: str) -> list[str]:
+    """Each panel of `write_plot` as an SVG element for a page, whose colours of text and background it takes. name: one for these only."""
     from matplotlib import rc_context
 
-    stand_in, text = "#010203", io.StringIO()
-    with rc_context(STYLE | {"svg.hashsalt": name}):
-        _figure(rows, stand_in, 2).savefig(text, format="svg", transparent=True, metadata={"Date": None})
-    return text.getvalue()[text.getvalue().index("<svg") :].replace(stand_in, "currentColor")
+    stand_in, drawn = "#010203", []
+    for number, panel in enumerate(_panels(rows, stand_in)):
+        text = io.StringIO()
+        with rc_context(STYLE | {"svg.hashsalt": f"{name}-{number}"}):
+            _figure([panel], stand_in).savefig(text, format="svg", transparent=True, metadata={"Date": None})
+        drawn.append(text.getvalue()[text.getvalue().index("<svg") :].replace(stand_in, "currentColor"))
+    return drawn
 
 
-def _figure(rows: Sequence[Row], ink: str, columns: int) -> Figure:
+def _figure(panels: Sequence[Panel], ink: str) -> Figure:
+    """Panels, two in a row."""
     from matplotlib import rcParams
     from matplotlib.figure import Figure
 
     for key in ("text.color", "axes.edgecolor", "axes.labelcolor", "axes.titlecolor", "xtick.color", "ytick.color"):
         rcParams[key] = ink
-    panels = _panels(rows, ink)
-    columns = min(columns, len(panels))
-    lines = -(-len(panels) // columns)
+    columns = min(2, len(panels))
+    lines = -(-len(panels) // 2)
     figure = Figure(figsize=(PANEL[0] * columns, PANEL[1] * lines), layout="constrained")
+    figure.get_layout_engine().set(w_pad=0.12, h_pad=0.12)  # type: ignore[union-attr]
     for number, draw in enumerate(panels):
         axes = figure.add_subplot(lines, columns, number + 1)
         axes.grid(True, which="major", alpha=0.25, linewidth=0.6)
@@ -88,9 +94,9 @@ def _figure(rows: Sequence[Row], ink: str, columns: int) -> Figure:
     return figure
 
 
-def _panels(rows: Sequence[Row], ink: str) -> list[Callable[[Axes], None]]:
+def _panels(rows: Sequence[Row], ink: str) -> list[Panel]:
     """What there is to draw."""
-    panels: list[Callable[[Axes], None]] = []
+    panels: list[Panel] = []
     if any("read_bytes_per_s" in row for row in rows):
         panels.append(lambda axes: _roofline(axes, rows, ink))
     for key, title in (("n_threads", "threads"), ("n_depth", "tokens in the KV cache")):
@@ -148,7 +154,7 @@ def _roofline(axes: Axes, rows: Sequence[Row], ink: str) -> None:
     axes.plot([], [], "o", color=ink, markersize=6, label="decode")
     axes.plot([], [], "s", color=ink, markersize=6, label="prefill")
     for axis in (axes.xaxis, axes.yaxis):
-        axis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0), numticks=12))
+        axis.set_major_locator(LogLocator(numticks=12))
         axis.set_major_formatter(FormatStrFormatter("%g"))
         axis.set_minor_formatter(NullFormatter())
     axes.legend(frameon=False, fontsize=8, loc="lower right")

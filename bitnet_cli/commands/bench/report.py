@@ -1,6 +1,7 @@
 """`bitnet bench report FILES -o report.html`: one page with the tables and figures of saved runs. It loads nothing and runs no script."""
 
 import html
+import re
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -41,7 +42,8 @@ dd { margin: 0; overflow-wrap: anywhere; }
 .wide { overflow-x: auto; } table { border-collapse: collapse; font-variant-numeric: tabular-nums; }
 th, td { padding: .3rem .8rem; text-align: right; white-space: nowrap; border-bottom: 1px solid var(--rule); }
 th { font-weight: 600; } th.word, td.word { text-align: left; } tbody tr:nth-child(odd) { background: var(--band); }
-.notes { padding-left: 1.1rem; margin: .5rem 0; } figure { margin: 1rem 0; } figure svg { max-width: 100%; height: auto; }
+.notes { padding-left: 1.1rem; margin: .5rem 0; } figure { margin: 1rem 0; display: flex; flex-wrap: wrap; gap: 1rem; }
+figure svg { max-width: 100%; height: auto; }
 """
 
 
@@ -80,7 +82,7 @@ def render(runs: Sequence[tuple[Path, Sequence[Row]]]) -> str:
         made = sections(rows)
         body.append(_section(made[0]))
         if plot.has_plotting():
-            body.append(f"<figure>{plot.svg(rows, f'run{number}')}</figure>")
+            body.append(f"<figure>{''.join(plot.svgs(rows, f'run{number}'))}</figure>")
         body += [_section(section) for section in made[1:]]
     text = "\n".join(body)
     head = '<meta charset="utf-8">\n<meta name="viewport" content="width=device-width, initial-scale=1">\n<title>bitnet bench</title>'
@@ -93,8 +95,13 @@ def _section(section: Section) -> str:
         header, lines = _cells(section.cells[0], section.words, "th"), [_cells(cells, section.words, "td") for cells in section.cells[1:]]
         parts.append(f"<div class=wide><table><thead>{header}</thead><tbody>{''.join(lines)}</tbody></table></div>")
     if section.notes:
-        parts.append("<ul class=notes>" + "".join(f"<li>{html.escape(note)}</li>" for note in section.notes) + "</ul>")
+        parts.append("<ul class=notes>" + "".join(f"<li>{_note(note)}</li>" for note in section.notes) + "</ul>")
     return "\n".join(parts)
+
+
+def _note(text: str) -> str:
+    """A name between backticks is set as code."""
+    return re.sub(r"`(\w+)`", r"<code>\1</code>", html.escape(text))
 
 
 def _cells(cells: Sequence[str], words: int, tag: str) -> str:

@@ -113,11 +113,11 @@ def _limits(row: Row) -> list[str]:
 
 def _limit_notes(rows: Sequence[Row]) -> list[str]:
     notes = []
-    by_threads = {row["n_threads"]: row for row in rows if "read_bytes_per_s" in row}
-    for threads, row in by_threads.items():
-        peak = f"; matmul kernel on weights in the cache, {row['peak_ops_per_s'] / 1e9:.0f} Gop/s" if "peak_ops_per_s" in row else ""
-        where = f"limits, {threads} thread{'s' * (threads > 1)}"
-        notes.append(f"{where}: read loop over the same bytes, best pass {row['read_bytes_per_s'] / 1e9:.1f} GB/s{peak}")
+    for threads in dict.fromkeys(row["n_threads"] for row in rows if "read_bytes_per_s" in row):
+        here = [row for row in rows if row["n_threads"] == threads]
+        read, most = (max(row.get(key, 0.0) for row in here) / 1e9 for key in ("read_bytes_per_s", "peak_ops_per_s"))
+        peak = f"; matmul kernel on weights in the cache, {most:.0f} Gop/s" if most else ""
+        notes.append(f"limits, {threads} thread{'s' * (threads > 1)}: read loop over the same bytes, best pass {read:.1f} GB/s{peak}")
     skipped = [row for row in rows if row.get("skipped_up")]
     if skipped:
         up, down = (100 * skipped[-1][key] for key in ("skipped_up", "skipped_down"))

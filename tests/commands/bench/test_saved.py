@@ -266,10 +266,10 @@ def test_plots(tmp_path: Path, suffix: str) -> None:
     rows = [row("tg8", n_threads=threads, n_depth=depth) for threads in (1, 2) for depth in (0, 64)]
     plot.write_plot(rows, path)
     assert path.read_bytes()[:4] == (b"\x89PNG" if suffix == ".png" else b"<?xm")
-    drawn = plot.svg(rows, "x")
+    drawn = "".join(plot.svgs(rows, "x"))
     assert all(title in drawn for title in ("Roofline", "Decode against threads", "Decode against tokens in the KV cache"))
     bare = [{key: value for key, value in row().items() if not key.startswith("read")}]
-    assert ">100.0<" in plot.svg(bare, "x")
+    assert ">100.0<" in "".join(plot.svgs(bare, "x"))
 
 
 def test_names_of_plots(tmp_path: Path) -> None:
