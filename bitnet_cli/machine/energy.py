@@ -166,7 +166,7 @@ def from_arithmetic(weights: float, layers: int, inner: int) -> Energy:
     joules = arithmetic_joules(weights, layers, inner, ternary=True) / PAPER_TOKENS
     linear = weights * ADD_INT8 * 1e-12
     note = (
-        f"arithmetic only: the papers' model of adders and multipliers at 7 nm, {joules * PAPER_TOKENS:.3f} J for {PAPER_TOKENS} tokens; "
+        f"arithmetic only: the papers' model of adders and multipliers at 7 nm, {joules * PAPER_TOKENS:.2g} J for {PAPER_TOKENS} tokens; "
         "no memory, no control logic: not comparable with a measurement; from linear layers alone to with attention"
     )
     return Energy("arithmetic", joules, linear, joules, note)

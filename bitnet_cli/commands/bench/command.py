@@ -82,6 +82,10 @@ def bench(model: str | None, shapes: Shapes, lists: Lists, choices: Choices) -> 
         require_timed_kernels()
     run = Run(plan, choices, max(len(names), 1))
     try:
+        most = max(setup.threads for setup in plan.setups)
+        if most > physical_cores():
+            cores = physical_cores()
+            run.reporter.warn(f"-t {most}: this process may use {cores} core{'s' * (cores > 1)}; more threads wait for each other")
         with run.progress():
             for name in names:
                 _measure_shape(run, name, shapes)
@@ -205,12 +209,14 @@ class Run:
         """Print the rows, keep them as JSON if so wished, and warn where the machine was noisy."""
         if not self.table:
             return
-        sys.stdout.write(output.write_rows(self.table, self.choices.kind))
-        sys.stdout.flush()
-        if self.choices.save is not None:
-            self.choices.save.write_text(output.write_rows(self.table, "json"), encoding="utf-8")
-        if self.choices.plot is not None:
-            plot.write_plot(self.table, self.choices.plot)
+        try:  # files first: a pipe may be closed
+            if self.choices.save is not None:
+                output.write_file(self.choices.save, output.write_rows(self.table, "json").encode())
+            if self.choices.plot is not None:
+                plot.write_plot(self.table, self.choices.plot)
+        finally:
+            sys.stdout.write(output.write_rows(self.table, self.choices.kind))
+            sys.stdout.flush()
         noisy = [row for row in self.table if row["noisy"]]
         if noisy:
             worst = max(noisy, key=lambda row: float(row["spread"]))

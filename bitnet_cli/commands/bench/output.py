@@ -12,6 +12,7 @@ from typing import Any
 from bitnet_cli.commands.bench.rows import Row
 from bitnet_cli.commands.bench.tables import about, name_of, scaled, sections
 from bitnet_cli.errors import UsageError
+from bitnet_cli.gguf_file.part_file import explain_write_errors, part_file
 
 FORMATS = ("table", "md", "csv", "json", "jsonl")
 WIDTH = 110  # columns of notes
@@ -24,6 +25,16 @@ def require_writable(path: Path | None) -> None:
     target = path if path.exists() else path.absolute().parent
     if path.is_dir() or not target.exists() or not os.access(target, os.W_OK):
         raise UsageError(f"{path}: cannot be written")
+
+
+def write_file(path: Path, data: bytes) -> None:
+    """All of it or nothing, an old file staying; BitnetError names the file. Devices are written to as they are."""
+    with explain_write_errors(path, len(data)):
+        if path.exists() and not path.is_file():
+            path.write_bytes(data)
+            return
+        with part_file(path.resolve(), len(data)) as part:
+            part.write_bytes(data)
 
 
 def write_rows(rows: Sequence[Row], kind: str) -> str:

@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from bitnet_cli.commands.bench.output import require_writable
+from bitnet_cli.commands.bench.output import require_writable, write_file
 from bitnet_cli.commands.bench.rows import Row
 from bitnet_cli.commands.bench.tables import KERNEL_TITLES, NAMES, digits
 from bitnet_cli.errors import UsageError
@@ -59,8 +59,10 @@ def write_plot(rows: Sequence[Row], path: Path) -> None:
     from matplotlib import rc_context
 
     with rc_context(STYLE):
-        figure = _figure(_panels(rows, INK), INK)
-        figure.savefig(path, dpi=160, facecolor="white", metadata={"Date": None} if path.suffix.lower() == ".svg" else None)
+        kind, drawn = path.suffix.lower()[1:], io.BytesIO()
+        metadata = {"Date": None} if kind == "svg" else None
+        _figure(_panels(rows, INK), INK).savefig(drawn, format=kind, dpi=160, facecolor="white", metadata=metadata)
+    write_file(path, drawn.getvalue())
 
 
 def svgs(rows: Sequence[Row], name: str) -> list[str]:
@@ -80,13 +82,13 @@ def _figure(panels: Sequence[Panel], ink: str) -> Figure:
     """Panels, two in a row."""
     from matplotlib import rcParams
     from matplotlib.figure import Figure
+    from matplotlib.layout_engine import ConstrainedLayoutEngine
 
     for key in ("text.color", "axes.edgecolor", "axes.labelcolor", "axes.titlecolor", "xtick.color", "ytick.color"):
         rcParams[key] = ink
     columns = min(2, len(panels))
     lines = -(-len(panels) // 2)
-    figure = Figure(figsize=(PANEL[0] * columns, PANEL[1] * lines), layout="constrained")
-    figure.get_layout_engine().set(w_pad=0.12, h_pad=0.12)  # type: ignore[union-attr]
+    figure = Figure(figsize=(PANEL[0] * columns, PANEL[1] * lines), layout=ConstrainedLayoutEngine(w_pad=0.12, h_pad=0.12))
     for number, draw in enumerate(panels):
         axes = figure.add_subplot(lines, columns, number + 1)
         axes.grid(True, which="major", alpha=0.25, linewidth=0.6)

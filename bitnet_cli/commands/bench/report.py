@@ -8,12 +8,11 @@ from pathlib import Path
 
 from bitnet_cli import __version__
 from bitnet_cli.commands.bench import plot
-from bitnet_cli.commands.bench.output import require_writable
+from bitnet_cli.commands.bench.output import require_writable, write_file
 from bitnet_cli.commands.bench.rows import Row
 from bitnet_cli.commands.bench.saved import read_rows
 from bitnet_cli.commands.bench.tables import Section, about, sections
 from bitnet_cli.errors import BadFileError, UsageError
-from bitnet_cli.gguf_file.part_file import part_file
 
 NEEDED = (
     "median_ts",
@@ -54,8 +53,7 @@ def report(files: Sequence[Path], target: Path) -> None:
         raise UsageError(f"-o {target}: expected a name that ends in .html")
     runs = [(path, _complete(path)) for path in files]
     page = render(runs)
-    with part_file(target, len(page.encode())) as part:
-        part.write_text(page, encoding="utf-8")
+    write_file(target, page.encode())
     if not plot.has_plotting():
         print("bitnet: note: without figures: they need matplotlib, pip install 'bitnet-cli[plot]'", file=sys.stderr)  # noqa: T201
 

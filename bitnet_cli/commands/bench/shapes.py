@@ -183,7 +183,7 @@ def temporary_model(shape: Shape, name: str, activation: str) -> Iterator[GGUFFi
     try:
         need, free = shape.file_bytes(), shutil.disk_usage(folder).free
         if need > free - (256 << 20):
-            raise BitnetError(f"{folder}: random weights need {need / 1e9:.1f} GB of disk, {free / 1e9:.1f} are free; TMPDIR names another")
+            raise BitnetError(f"{folder}: random weights need {need / 1e6:.0f} MB of disk, {free / 1e6:.0f} are free; TMPDIR names another")
         path = folder / f"{name}.gguf"
         write_shape(path, shape, name, activation)
         with open_gguf(path) as file:

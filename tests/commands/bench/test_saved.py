@@ -1,9 +1,13 @@
 """`bitnet bench compare`, `report` and `--plot`: what saved runs become."""
 
+import errno
 import json
 import math
+import os
 import re
 import statistics
+import subprocess
+import sys
 from collections.abc import Callable
 from html.parser import HTMLParser
 from pathlib import Path
@@ -11,9 +15,9 @@ from typing import Any
 
 import pytest
 
-from bitnet_cli.commands.bench import compare, plot, report, saved
+from bitnet_cli.commands.bench import compare, output, plot, report, saved
 from bitnet_cli.commands.bench.rows import Row
-from bitnet_cli.errors import BadFileError, UsageError
+from bitnet_cli.errors import BadFileError, BitnetError, UsageError
 
 needs_matplotlib = pytest.mark.skipif(not plot.has_plotting(), reason="matplotlib is not installed")
 
@@ -275,3 +279,48 @@ def test_plots(tmp_path: Path, suffix: str) -> None:
 def test_names_of_plots(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match=r"\.png or \.svg"):
         plot.require_plotting(tmp_path / "x.jpg")
+
+
+def test_a_full_disk_keeps_the_old_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(self: Path, data: bytes) -> int:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    path = write(tmp_path / "kept.json", [row()])
+    before = path.read_bytes()
+    monkeypatch.setattr(Path, "write_bytes", full)
+    with pytest.raises(BitnetError, match=r"kept\.json: the disk is full .* needs 3 bytes"):
+        output.write_file(path, b"new")
+    assert path.read_bytes() == before
+    assert list(tmp_path.iterdir()) == [path]
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="a pipe that closes is a signal's business there")
+def test_a_closed_pipe_does_not_cost_the_saved_rows(tmp_path: Path) -> None:
+    kept = tmp_path / "rows.json"
+    read, write_end = os.pipe()
+    os.close(read)
+    command = [
+        sys.executable,
+        "-m",
+        "bitnet_cli",
+        "bench",
+        "-p",
+        "0",
+        "-n",
+        "1",
+        "-r",
+        "1",
+        "-t",
+        "1",
+        "-q",
+        "-o",
+        "json",
+        "--save",
+        str(kept),
+    ]
+    done = subprocess.run(
+        command, stdout=write_end, stderr=subprocess.PIPE, text=True, env=os.environ | {"BITNET_ISA": "naive"}, check=False
+    )
+    os.close(write_end)
+    assert (done.returncode, done.stderr) == (1, "")
+    assert [row["test"] for row in json.loads(kept.read_text())] == ["tg1"]
