@@ -34,6 +34,7 @@ from typing import Any
 import make_test_models
 
 from bitnet_cli.commands.bench.compare import compare
+from bitnet_cli.commands.bench.report import report
 from bitnet_cli.commands.chat import files as chat_files
 from bitnet_cli.commands.convert import convert
 from bitnet_cli.commands.inspect import inspect
@@ -182,6 +183,12 @@ def check_folder(folder: Path) -> None:
     run_model(folder / "out.gguf")
 
 
+def check_bench(folder: Path) -> None:
+    path = folder / "bench.json"
+    report([path, path], folder / "report.html")
+    compare(path, path, "md")
+
+
 def one_line(error: BitnetError) -> None:
     text = str(error)
     if "\n" in text or not text.isprintable() or len(text) > 2000:
@@ -258,7 +265,7 @@ def make_targets(root: Path) -> dict[str, Target]:
         "folder": Target(folders, ("config.json", "tokenizer.json", "tokenizer_config.json", "model.safetensors"), check_folder),
         "chat": Target(chats, ("chat.json",), lambda f: with_model(lambda m: chat_files.load(f / "chat.json", m.tokenizer))),
         "cache": Target(caches, ("prompt.cache",), lambda f: with_model(lambda m: prompt_cache.load(m, f / "prompt.cache")), checksum=True),
-        "bench": Target(benches, ("bench.json",), lambda f: compare(f / "bench.json", benches[0] / "bench.json", "md")),
+        "bench": Target(benches, ("bench.json",), check_bench),
     }
 
 

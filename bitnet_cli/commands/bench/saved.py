@@ -1,11 +1,11 @@
 """Files of `bitnet bench --save`, `-o json` and `-o jsonl` -> rows, checked as far as comparing and drawing need."""
 
 import json
-import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from bitnet_cli.commands.bench.fields import is_number, wrong_field
 from bitnet_cli.commands.bench.rows import Row
 from bitnet_cli.errors import BadFileError
 
@@ -22,7 +22,6 @@ NEEDED: dict[str, type | tuple[type, ...]] = {
     "model_type": str,
     "samples_ts": list,
 }
-KERNEL = ("ns_a_token", "bytes_a_token", "ops_a_token")
 # What files of other versions, or of llama-bench, do not say.
 ABSENT: Row = {
     "weights": "",
@@ -73,10 +72,8 @@ def _checked(path: Path, number: int, row: Any) -> Row:
         if not isinstance(row.get(key), expected):
             raise BadFileError(path, f"row {number}: {key}", "is missing or of another type, expected a result of `bitnet bench`")
     rates = row["samples_ts"]
-    if not rates or not all(isinstance(rate, (int, float)) and not isinstance(rate, bool) and 0 < rate < 1e12 for rate in rates):
+    if not rates or not all(is_number(rate, above_zero=True) and rate < 1e12 for rate in rates):
         raise BadFileError(path, f"row {number}: samples_ts", "are not rates above 0")
-    for kernel in row.get("kernels", []) if isinstance(row.get("kernels", []), list) else [None]:
-        numbers = [kernel.get(key) for key in KERNEL] if isinstance(kernel, dict) and isinstance(kernel.get("name"), str) else [None]
-        if not all(isinstance(value, (int, float)) and 0 <= value < math.inf for value in numbers):
-            raise BadFileError(path, f"row {number}: kernels", "are not of `bitnet bench`")
+    if wrong := wrong_field(row):
+        raise BadFileError(path, f"row {number}: {wrong:.40}", "is not as `bitnet bench` writes it")
     return ABSENT | row

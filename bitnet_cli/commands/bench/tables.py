@@ -60,7 +60,7 @@ def about(rows: Sequence[Row]) -> list[tuple[str, str]]:
         size = f"{scaled(row['model_n_params'], '')} parameters, {scaled(row['model_size'], 'B')}, head {row['head_type']}"
         digest = f", sha256 {row['model_sha256'][:16]}" if row["model_sha256"] else ""
         said.append(("model", f"{row['model_type']}, {row['hidden_act']}, {size}{digest}"))
-    versions = ", ".join(f"{name} {first['versions'][name]}" for name in ("bitnet", "numba", "numpy", "python"))
+    versions = ", ".join(f"{name} {first['versions'].get(name, 'unknown')}" for name in ("bitnet", "numba", "numpy", "python"))
     said.append(("machine", f"{first['cpu_info']}, {first['isa']}; {versions}"))
     same = [f"{title} {first[key]}" for key, title in NAMES.items() if key != "model_filename" and len({row[key] for row in rows}) == 1]
     said.append(("setup", ", ".join(same) + f"; tokens fed: {first['tokens']}"))
@@ -175,8 +175,8 @@ def _energy(rows: Sequence[Row], varied: Sequence[str]) -> Section:
     reason = next((row["energy_not_measured"] for row in priced if "energy_not_measured" in row), "")
     notes += [f"energy was not measured: {reason}"] if reason else []
     for row in {row["model_filename"]: row for row in priced}.values():
-        rung = next(rung for rung in row["energy"] if rung["method"] == "arithmetic")
-        notes.append(f"arithmetic, {row['model_type']}: {_range(rung)} J/token: {rung['note']}")
+        computed = [rung for rung in row["energy"] if rung["method"] == "arithmetic"]
+        notes += [f"arithmetic, {row['model_type']}: {_range(rung)} J/token: {rung['note']}" for rung in computed]
     return Section("Energy", cells, len(varied) + 1, notes)
 
 
