@@ -33,7 +33,9 @@ def blocks(path: Path, language: str) -> list[str]:
 
 def command_lines() -> list[str]:
     """Lines of the shell blocks that call `bitnet`, without their comments; each once."""
-    lines = [line for name in ("README.md", "docs/cli.md") for block in blocks(ROOT / name, "sh") for line in block.splitlines()]
+    lines = [
+        line for name in ("README.md", "docs/cli.md", "docs/json.md") for block in blocks(ROOT / name, "sh") for line in block.splitlines()
+    ]
     commands = [re.sub(r"\s+# .*", "", line) for line in lines]
     return [line for line in dict.fromkeys(commands) if re.search(r"\bbitnet ", line)]
 
@@ -78,7 +80,7 @@ def test_python_examples(capsys: pytest.CaptureFixture[str]) -> None:
     assert [known for _, known in counts][1:] == [every for every, _ in counts][:-1]
 
 
-@pytest.mark.parametrize("page", ["README.md", "docs/chat.md"])
+@pytest.mark.parametrize("page", ["README.md", "docs/chat.md", "docs/json.md"])
 def test_other_examples(page: str, capsys: pytest.CaptureFixture[str]) -> None:
     (block,) = blocks(ROOT / page, "python")
     exec(compile(block, page, "exec"), {})
@@ -92,6 +94,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (folder / "models").mkdir()
     for name in ("model.gguf", "models/model.gguf"):
         shutil.copy(EMBEDDED_MODEL, folder / name)
+    (folder / "facts.json").write_text('{"type": "array", "items": {"enum": ["old", "wise"]}, "maxItems": 3}')
     for name in ("text.txt", "README.md"):
         (folder / name).write_text("And God said, Let there be light: and there was light. " * 12, encoding="utf-8")
     return folder

@@ -137,27 +137,30 @@ def _library(tokenizer: Tokenizer) -> LLTokenizer:
     return _LIBRARY[tokenizer]
 
 
-def constraint(tokenizer: Tokenizer, grammar: str | None, ends: Collection[int]) -> Constraint | None:
+def constraint(tokenizer: Tokenizer, grammar: str | None, ends: Collection[int], *, endless: bool = False) -> Constraint | None:
     """A new text of that form; None where any will do."""
-    return None if grammar is None else Constraint(tokenizer, grammar, ends)
+    return None if grammar is None else Constraint(tokenizer, grammar, ends, endless=endless)
 
 
 class Constraint:
     """The state of one text.
 
-    allowed  ids of the tokens that may come next, ascending, int64; the ends among them where the text may end here
+    allowed  (vocab,) bool: the tokens that may come next; the ends among them where the text may end here
     done     whether the text is complete and nothing may follow
     """
 
-    allowed: NDArray[np.int64]
+    allowed: NDArray[np.bool_]
     done: bool
 
-    def __init__(self, tokenizer: Tokenizer, grammar: str, ends: Collection[int] = ()):
-        """grammar: of json_grammar or regex_grammar. ends: tokens that end a text. UsageError: it is too large, or no text has the form."""
+    def __init__(self, tokenizer: Tokenizer, grammar: str, ends: Collection[int] = (), *, endless: bool = False):
+        """grammar: of json_grammar or regex_grammar. ends: tokens that end a text; endless: not even where it could end.
+
+        UsageError: the grammar is too large, or no text has the form.
+        """
         from llguidance import LLMatcher
 
-        self._ends = np.array(sorted(end for end in ends if end < tokenizer.vocab_size), np.int64)
-        self._vocab = tokenizer.vocab_size
+        self._vocab, self._endless = tokenizer.vocab_size, endless
+        self._ends = np.array(sorted(end for end in ends if end < self._vocab), np.int64)
         self._mask = np.zeros(-(-(self._vocab + 1) // 32), np.uint32)
         self._matcher = LLMatcher(_library(tokenizer), grammar, log_level=0)
         self._look(UsageError)
@@ -174,11 +177,10 @@ class Constraint:
         if self._matcher.is_error():
             raise error(f"the form of the text cannot be followed: {_one_line(self._matcher.get_error())}")
         bits = np.unpackbits(self._mask.view(np.uint8), count=self._vocab + 1, bitorder="little").view(bool)
-        may_end = bool(bits[-1])
-        bits[-1] = False
-        bits[self._ends] = False
-        self.done = may_end and not bits.any()
-        bits[self._ends] = may_end
-        self.allowed = np.flatnonzero(bits)
-        if not len(self.allowed) and not self.done:
+        may_end, self.allowed = bool(bits[-1]), bits[:-1]
+        self.allowed[self._ends] = False
+        goes_on = bool(self.allowed.any())
+        self.allowed[self._ends] = may_end and not self._endless
+        self.done = may_end and not goes_on
+        if not goes_on and not may_end:
             raise error("no token of this model can go on with a text of the form that is asked for")

@@ -213,6 +213,7 @@ class Decoder:
         for start in range(0, len(ids), self._chunk):
             part = ids[start : start + self._chunk]
             self._layers(part, want_logits=start + len(part) == len(ids), top=self.prepare_head(top))
+            self._batched = len(part)
             if progress:
                 progress(start + len(part), len(ids))
         return self._scratch.logits
@@ -226,7 +227,11 @@ class Decoder:
         self._batched = len(ids)
 
     def logits_of(self, row: int, top: int = 0) -> NDArray[np.float32]:
-        """Logits after token `row` of the last `feed_batch`, the same as `feed` gives of one token after the other; top: as there."""
+        """Logits after token `row` of the last step, the same as `feed` gives of one token after the other; top: as there.
+
+        row: of the last `feed_batch`; -1: the last token, also of `feed`, of which other logits than before may be asked for.
+        """
+        row = self._batched - 1 if row == -1 else row
         if not 0 <= row < self._batched:
             raise ValueError(f"row {row} of a batch of {self._batched} tokens")
         layers = self.config.layers

@@ -15,6 +15,8 @@ from bitnet_cli.model.lookup import Lookup
 from bitnet_cli.model.sampler import Sampler
 from bitnet_cli.model.session import Progress, Session
 
+FORBIDDEN = 8  # logits that are asked for beyond those that are looked at, where a form forbids tokens
+WORTH_A_SEARCH = 0.6  # a search takes about half as long as all logits, which are needed where it fails
 Watch = Callable[[NDArray[np.float32], int], None]  # (all logits, the token that was chosen from them)
 
 
@@ -64,11 +66,6 @@ class Plan:
     watch: Watch | None = None
     form: Constraint | None = None
 
-    @property
-    def every(self) -> bool:
-        """Whether all logits are needed, whatever the sampler looks at. The largest ones may all be of tokens that are not allowed."""
-        return self.watch is not None or self.form is not None
-
 
 def generate(session: Session, prompt: Sequence[int], sampler: Sampler, plan: Plan, timings: Timings | None = None) -> Iterator[int]:
     """Yield the tokens that follow `prompt`. What the session holds of the prompt is not computed again."""
@@ -76,7 +73,7 @@ def generate(session: Session, prompt: Sequence[int], sampler: Sampler, plan: Pl
     ahead = _Ahead(session, plan.draft, t)
     start = time.perf_counter()
     sampler.observe(prompt)
-    logits, fed = session.prefill(prompt, 0 if plan.every else sampler.top, plan.progress)
+    logits, fed = session.prefill(prompt, ahead.asks(sampler, plan), plan.progress)
     ahead.begin(prompt)
     t.prompt_tokens, t.cached_tokens, t.prefill_seconds = len(prompt), len(prompt) - fed, time.perf_counter() - start
     token = None
@@ -90,9 +87,9 @@ def generate(session: Session, prompt: Sequence[int], sampler: Sampler, plan: Pl
             if token is not None:
                 start = time.perf_counter()
                 room = plan.limit - t.new_tokens if plan.limit >= 0 else session.context
-                logits = ahead.after(token, room, 0 if plan.every else sampler.top)
+                logits = ahead.after(token, room, ahead.asks(sampler, plan))
                 t.decode_seconds += time.perf_counter() - start
-            token = sampler.choose(logits, ahead.position, plan.form.allowed if plan.form else None)
+            token = ahead.choose(sampler, plan, logits)
             if token in plan.ends:
                 t.finish = "stop"
                 return
@@ -118,6 +115,9 @@ class _Ahead:
         self._lookup = Lookup(most) if most else None
         self._draft: Sequence[int] = ()  # of the last step
         self._right = 0  # of these, chosen too
+        self._asked = 0  # of the largest logits
+        self._few = False  # whether few tokens are allowed
+        self._agreed = 1.0  # share of such choices for which the largest logits were enough, or would have been; the latest count most
         self.position = 0  # tokens of the text so far that are computed
 
     def begin(self, prompt: Sequence[int]) -> None:
@@ -156,6 +156,35 @@ class _Ahead:
         logits = self._session.logits_of(self._right, top)
         lookup.took_logits(time.perf_counter() - start)
         return logits
+
+    def asks(self, sampler: Sampler, plan: Plan) -> int:
+        """How many of the largest logits to ask for, for the next choice; 0: all.
+
+        With a form, some more, since some of the largest are of tokens that are not allowed. These are enough where nearly everything is
+        allowed, as in a string of JSON, and elsewhere as far as the model would have gone on like this by itself.
+        """
+        self._asked = 0 if plan.watch else sampler.top
+        if plan.form and self._asked:
+            self._few = 2 * int(np.count_nonzero(plan.form.allowed)) < len(plan.form.allowed)
+            self._asked = 0 if self._few and self._agreed < WORTH_A_SEARCH else self._asked + FORBIDDEN
+        return self._asked
+
+    def choose(self, sampler: Sampler, plan: Plan, logits: NDArray[np.float32]) -> int:
+        """The next token, from the logits that were asked for, or from all where these leave it open which one."""
+        if plan.form is None:
+            return sampler.choose(logits, self.position)
+        token = sampler.choose_allowed(logits, plan.form.allowed, self._asked, self.position)
+        enough = token is not None
+        if token is None:
+            start = time.perf_counter()
+            logits = self._session.logits_of(self._right if self._draft else -1)
+            self._timings.decode_seconds += time.perf_counter() - start
+            token = sampler.choose_allowed(logits, plan.form.allowed, 0, self.position)
+            assert token is not None
+        if self._few:
+            enough = enough and (self._asked > 0 or int(np.count_nonzero(logits > logits[token])) < sampler.top + FORBIDDEN)
+            self._agreed = 0.8 * self._agreed + 0.2 * enough
+        return token
 
     def settle(self) -> None:
         """Cut off what was drafted and not chosen."""

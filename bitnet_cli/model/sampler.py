@@ -97,26 +97,60 @@ class Sampler:
             for token in ids:
                 self._remember(token)
 
-    def choose(self, logits: NDArray[np.float32], position: int = 0, among: NDArray[np.int64] | None = None) -> int:
-        """The token for `position`; counted as recent. BitnetError where the logits are not finite.
-
-        among: ids of the only tokens that may be chosen, ascending, as if there were no others; their logits must all be there.
-        """
+    def choose(self, logits: NDArray[np.float32], position: int = 0) -> int:
+        """The token for `position`; counted as recent. BitnetError where the logits are not finite."""
         # With a top, minus infinity stands for logits that do not matter: a few of 100,000 are left, NaN among them.
-        top = self.top
-        if among is not None:
-            ids, logits = among, logits[among]
-        elif top:
+        if self.top:
             ids = np.flatnonzero(logits != -np.inf)
-            logits = logits[ids]
+            return self._chosen(ids, logits[ids], position)
+        return self._chosen(np.arange(len(logits)), logits, position)
+
+    def choose_allowed(self, logits: NDArray[np.float32], allowed: NDArray[np.bool_], asked: int = 0, position: int = 0) -> int | None:
+        """As `choose`, as if there were no tokens but the allowed ones: (tokens of the vocabulary,), at least one, and none of `never`.
+
+        asked: how many of the largest logits there are at least (Decoder.feed), 0 for all. None, and nothing has happened: with all
+        logits the choice might be another one.
+        """
+        ids = np.flatnonzero(logits != -np.inf) if asked else np.empty(0, np.int64)
+        if asked and len(ids) < len(logits):
+            values = logits[ids]
+            edge = np.partition(values, -asked)[-asked]  # no logit that is missing is as large
+            ids = ids[values >= edge]
+            ids = ids[: np.searchsorted(ids, len(allowed))]
+            ids = ids[allowed[ids]]
+            if not self._decided(ids, logits[ids], int(np.count_nonzero(allowed)) - len(ids), float(edge)):
+                return None
         else:
-            ids = np.arange(len(logits))
-        if not len(logits) or not math.isfinite(float(logits.max()) - float(logits.min())):
-            raise BitnetError(f"the model produced logits that are not finite, at position {position}")
+            _check_finite(logits, position)
+            ids = np.flatnonzero(allowed)
+        return self._chosen(ids, logits[ids], position)
+
+    def _decided(self, ids: NDArray[np.int64], logits: NDArray[np.float32], others: int, edge: float) -> bool:
+        """Whether the choice among `ids` is the same with `others` more tokens, all with logits under `edge`. No penalty raises a logit."""
+        s = self.sampling
+        if not others:
+            return True
+        if s.penalises and self._recent:
+            logits = self._penalised(logits, ids)
+        values = -np.sort(-logits[logits >= edge].astype(np.float64))
+        if s.temperature == 0 or len(values) >= s.top_k:
+            return len(values) > 0
+        # The others are some of the top-k. Each weighs at most `heaviest`, so min-p cuts them off; and they make the sum from which
+        # top-p counts larger, by nothing or by all of them: either way the same tokens must be kept. 1e-9: for rounding of float64 sums.
+        if not len(values) or (heaviest := math.exp(edge - values[0])) >= s.min_p:
+            return False
+        weights = np.exp(values - values[0])
+        before, least = np.cumsum(weights) - weights, weights.sum()
+        most = least + (s.top_k - len(values)) * heaviest
+        return bool(((before < s.top_p * least * (1 - 1e-9)) == (before < s.top_p * most * (1 + 1e-9))).all())
+
+    def _chosen(self, ids: NDArray[np.int64], logits: NDArray[np.float32], position: int) -> int:
+        """One of `ids`, by their logits."""
+        _check_finite(logits, position)
         s = self.sampling
         if len(self._never):
-            allowed = ~np.isin(ids, self._never)
-            ids, logits = ids[allowed], logits[allowed]
+            kept = ~np.isin(ids, self._never)
+            ids, logits = ids[kept], logits[kept]
         if s.penalises and self._recent:
             logits = self._penalised(logits, ids)
         if s.temperature == 0 or (s.top_k == 1 and not s.mirostat):
@@ -187,6 +221,11 @@ class Sampler:
         """A place, drawn by weight: the one random number that a choice takes."""
         edges = np.cumsum(weights)
         return min(int(np.searchsorted(edges, self._random.random() * edges[-1], side="right")), len(weights) - 1)
+
+
+def _check_finite(logits: NDArray[np.float32], position: int) -> None:
+    if not len(logits) or not math.isfinite(float(logits.max()) - float(logits.min())):
+        raise BitnetError(f"the model produced logits that are not finite, at position {position}")
 
 
 def _largest(logits: NDArray[np.float32], count: int) -> NDArray[np.intp]:

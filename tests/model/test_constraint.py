@@ -7,16 +7,18 @@ from typing import Any
 import jsonschema
 import numpy as np
 import pytest
+from bitnet_kernels import isa
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bitnet_cli.embedded import EMBEDDED_MODEL
 from bitnet_cli.errors import BitnetError, UsageError
-from bitnet_cli.model import lookup
+from bitnet_cli.model import head, lookup
 from bitnet_cli.model.completion import Completion, Request
 from bitnet_cli.model.constraint import Constraint, json_grammar, regex_grammar
 from bitnet_cli.model.opening import Engine, OpenModel, open_model
-from bitnet_cli.model.sampler import Sampling
+from bitnet_cli.model.sampler import Sampler, Sampling
+from bitnet_cli.model.session import Session
 from bitnet_cli.text.from_gguf import tokenizer_from_metadata
 from bitnet_cli.text.tokenizer import Tokenizer
 
@@ -50,6 +52,16 @@ WORDS = ["alpha", "alps", "be", "bé😀", "", 'a"']
 @pytest.fixture(scope="module")
 def opened() -> Iterator[OpenModel]:
     model = open_model(EMBEDDED_MODEL, Engine(threads=1, context=512))
+    yield model
+    model.session.close()
+
+
+@pytest.fixture(scope="module")
+def searching() -> Iterator[OpenModel]:
+    """The same model; its head is searched for the largest logits, as are those of larger models."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(head, "SMALLEST", 0)
+        model = open_model(EMBEDDED_MODEL, Engine(threads=1, context=512))
     yield model
     model.session.close()
 
@@ -104,10 +116,10 @@ def test_exactly_the_tokens_that_begin_a_text_of_the_form(tokenizer: Tokenizer, 
         for cut in range(len(text) + 1):
             constraint = Constraint(tokenizer, grammar, ends)
             for token in spelt(tokenizer, text[:cut]):
-                assert token in constraint.allowed
+                assert constraint.allowed[token]
                 constraint.accept(token)
             expected = allowed_by(texts, text[:cut], tokenizer)
-            assert set(constraint.allowed.tolist()) == expected
+            assert set(np.flatnonzero(constraint.allowed).tolist()) == expected
             assert constraint.done == (expected == ends)
 
 
@@ -126,9 +138,9 @@ def test_all_json_is_allowed(opened: OpenModel, value: Any, compact: bool) -> No
     tokenizer, separators = opened.tokenizer, (",", ":") if compact else None
     constraint = Constraint(tokenizer, json_grammar("{}"), tokenizer.eos_ids)
     for token in tokenizer.encode(json.dumps(value, ensure_ascii=False, separators=separators), bos=False):
-        assert token in constraint.allowed
+        assert constraint.allowed[token]
         constraint.accept(token)
-    assert constraint.done or set(tokenizer.eos_ids) <= set(constraint.allowed.tolist())
+    assert constraint.done or set(tokenizer.eos_ids) <= set(np.flatnonzero(constraint.allowed).tolist())
 
 
 def text_of(opened: OpenModel, grammar: str, sampling: Sampling, **wanted: Any) -> tuple[str, Completion]:
@@ -149,7 +161,7 @@ def test_what_is_generated_fits_the_schema(source: str, name: str, request: pyte
         text, completion = text_of(model, grammar, Sampling(temperature, seed % 2 * 40, 1.0, 0.0, seed=seed))
         again = Constraint(model.tokenizer, grammar, model.tokenizer.eos_ids)
         for token in completion.ids:
-            assert token in again.allowed
+            assert again.allowed[token]
             again.accept(token)
         assert model.tokenizer.decode(completion.ids, at_start=False) == text
         if completion.timings.finish == "stop":
@@ -158,6 +170,29 @@ def test_what_is_generated_fits_the_schema(source: str, name: str, request: pyte
         else:
             assert model.session.position == model.session.context
     assert whole >= 2  # numbers may have any number of digits
+
+
+@pytest.mark.parametrize("sampling", [Sampling(0.0), Sampling(seed=3), Sampling(1.5, 20, 0.9, 0.02, 1.2, seed=4)], ids=str)
+@pytest.mark.parametrize("draft", [0, 6])
+def test_the_largest_logits_give_the_tokens_of_all(
+    searching: OpenModel, sampling: Sampling, draft: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And are mostly enough."""
+    monkeypatch.setattr(lookup, "GAIN", 0.0)
+    grammar, logits_of, whole = json_grammar({"type": "array", "items": OBJECT, "minItems": 3}), Session.logits_of, 0
+
+    def counted(session: Session, row: int, top: int = 0) -> Any:
+        nonlocal whole
+        whole += top == 0
+        return logits_of(session, row, top)
+
+    monkeypatch.setattr(Session, "logits_of", counted)
+    text, completion = text_of(searching, grammar, sampling, limit=150, draft=draft)
+    if isa.chosen() != isa.NAIVE:
+        assert 0 < whole < len(completion.ids)
+        assert not np.isfinite(searching.session.feed([5], 40)).all()
+    monkeypatch.setattr(Sampler, "top", 0)
+    assert text_of(searching, grammar, sampling, limit=150, draft=draft)[0] == text
 
 
 @pytest.mark.parametrize("sampling", [Sampling(0.0), Sampling(1.3, seed=2), Sampling(0.9, mirostat=2, seed=3, repeat_penalty=1.2)], ids=str)
