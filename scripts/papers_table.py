@@ -28,6 +28,7 @@ from bitnet_kernels import compile_cache
 
 from bitnet_cli.commands.bench.project import CACHES, LEAST
 from bitnet_cli.commands.bench.shapes import SHAPES, Shape, write_shape
+from bitnet_cli.gguf_file.reader import open_gguf
 from bitnet_cli.gguf_file.types import TensorType, nbytes
 from bitnet_cli.machine.cpu import last_cache_bytes
 
@@ -55,7 +56,6 @@ def run_ours(model: Path, whole: int, activation: str, top: int, threads: int, t
     from bitnet_cli.commands.bench.plan import Plan, Setup, Trial
     from bitnet_cli.commands.bench.project import Layers
     from bitnet_cli.commands.bench.rows import Power
-    from bitnet_cli.gguf_file.reader import open_gguf
 
     plan = Plan([Setup(threads, "f16", "auto", "auto")], [Trial(0, tokens, 0, top)], 1, True)
     run = Run(plan, Choices(1, True, "json", None, None, Power(), True), 1)
@@ -81,7 +81,7 @@ def layers_for(shape: Shape, kind: TensorType, memory: float) -> list[int]:
 
 
 def tokens_for(shape: Shape) -> int:
-    """As many as take a few seconds with llama.cpp's F16."""
+    """As many as take a few seconds with llama.cpp's F16, of so many layers."""
     return max(8, min(64, int(READ / (2 * (shape.ternary_weights() + shape.vocab * shape.hidden)))))
 
 
@@ -176,12 +176,16 @@ def main() -> None:
     parser.add_argument("--model", type=Path, help=argparse.SUPPRESS)
     args = parser.parse_args()
     name, shape = args.shapes[0], SHAPES[args.shapes[0]]
+    if args.runner:
+        with open_gguf(args.model) as file:
+            measured = file.require_int(f"{file.require_str('general.architecture')}.block_count", 1, 4096)
+        tokens = tokens_for(shape._replace(layers=measured))
     if args.runner in OURS:
-        print(run_ours(args.model, shape.layers, *OURS[args.runner], args.threads, tokens_for(shape)))
+        print(run_ours(args.model, shape.layers, *OURS[args.runner], args.threads, tokens))
     elif args.runner:
         from compare_peers import run_llama
 
-        print(run_llama(args.model, args.threads, 8, tokens_for(shape))["decode"])
+        print(run_llama(args.model, args.threads, 8, tokens)["decode"])
     elif args.round:
         print(json.dumps(measure_round(args, name)))
     else:

@@ -7,16 +7,15 @@ I2_S files are BitNet models as bitnet.cpp and `bitnet run` read them (arch `bit
 """
 
 import argparse
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
 from bitnet_cli.commands.bench.shapes import SHAPES as PUBLISHED
-from bitnet_cli.commands.bench.shapes import Shape
+from bitnet_cli.commands.bench.shapes import Producer, Shape, write_model
 from bitnet_cli.gguf_file.types import TensorType
-from bitnet_cli.gguf_file.writer import OutputTensor, write_gguf
 
 # 0.7B: 1bitLLM/bitnet_b1_58-large has the shape of the papers' 700M. A short context keeps tables of angles small.
 SHAPES = {name: PUBLISHED[of]._replace(context=4096) for name, of in (("2B-4T", "2B-4T"), ("0.7B", "700M"), ("125M", "125M"))}
@@ -53,7 +52,7 @@ def pack_tq2_0(values: NDArray[np.int8], scale: float) -> NDArray[np.uint8]:
     return blocks.reshape(-1)
 
 
-def _projection(seed: int, rows: int, cols: int, kind: TensorType, sparse: bool) -> Callable[[], NDArray[np.uint8]]:
+def _projection(seed: int, rows: int, cols: int, kind: TensorType, sparse: bool) -> Producer:
     def produce() -> NDArray[np.uint8]:
         from bitnet_cli.ternary import i2_s
 
@@ -63,7 +62,7 @@ def _projection(seed: int, rows: int, cols: int, kind: TensorType, sparse: bool)
     return produce
 
 
-def _head(shape: Shape, kind: TensorType) -> Callable[[], NDArray[np.generic]]:
+def _head(shape: Shape, kind: TensorType) -> Producer:
     def produce() -> NDArray[np.generic]:
         weights = np.random.default_rng(1).standard_normal((shape.vocab, shape.hidden), np.float32) / 50
         if kind is TensorType.F32:
@@ -85,36 +84,14 @@ def write(
     head: TensorType,
     name: str,
     sparse: bool = False,
-    keys: Mapping[str, object] | None = None,
+    keys: Mapping[str, str | int | float] | None = None,
 ) -> int:
     """Write the model; returns its bytes. sparse: gates as `sparse_gate` makes them. keys: more metadata, without the architecture."""
-    arch = "bitnet-b1.58" if weights is TensorType.I2_S else "bitnet"
-    ones = {n: np.ones(n, np.float32) for n in (shape.hidden, shape.feed_forward)}
-    tensors = [
-        OutputTensor("token_embd.weight", head, (shape.vocab, shape.hidden), _head(shape, head)),
-        OutputTensor("output_norm.weight", TensorType.F32, (shape.hidden,), lambda: ones[shape.hidden]),
-    ]
-    norms = {"attn_norm": shape.hidden, "attn_sub_norm": shape.hidden, "ffn_norm": shape.hidden, "ffn_sub_norm": shape.feed_forward}
-    for layer in range(shape.layers):
-        for i, (part, (rows, cols)) in enumerate(shape.projections().items()):
-            produce = _projection(7 * layer + i, rows, cols, weights, sparse and part == "ffn_gate")
-            tensors.append(OutputTensor(f"blk.{layer}.{part}.weight", weights, (rows, cols), produce))
-        tensors += [OutputTensor(f"blk.{layer}.{n}.weight", TensorType.F32, (size,), lambda s=size: ones[s]) for n, size in norms.items()]
-    metadata = {
-        "general.name": f"synthetic {name}",
-        f"{arch}.vocab_size": shape.vocab,
-        f"{arch}.block_count": shape.layers,
-        f"{arch}.context_length": shape.context,
-        f"{arch}.embedding_length": shape.hidden,
-        f"{arch}.feed_forward_length": shape.feed_forward,
-        f"{arch}.attention.head_count": shape.heads,
-        f"{arch}.attention.head_count_kv": shape.kv_heads,
-        f"{arch}.attention.layer_norm_rms_epsilon": 1e-5,
-        f"{arch}.rope.dimension_count": shape.head_dim,
-        f"{arch}.rope.freq_base": 500000.0,
-        "tokenizer.ggml.model": "no_vocab",
-    } | {f"{arch}.{key}": value for key, value in (keys or {}).items()}
-    return write_gguf(path, arch, metadata, tensors, force=True)
+
+    def projection(seed: int, part: str, rows: int, cols: int) -> Producer:
+        return _projection(seed, rows, cols, weights, sparse and part == "ffn_gate")
+
+    return write_model(path, shape, f"synthetic {name}", (head, _head(shape, head)), (weights, projection), keys or {})
 
 
 def main() -> None:

@@ -10,9 +10,9 @@ import functools
 import os
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,6 +26,7 @@ from bitnet_cli.ternary import i2_s
 POOL = 1 << 24  # bytes, or a little less
 BLOCKS_APART = 2 * 18 * 54 * 66  # a multiple of every block's bytes
 SCALE = 1 / 32
+Producer = Callable[[], NDArray[Any]]  # of a tensor's values, or of its bytes
 
 
 class Shape(NamedTuple):
@@ -107,7 +108,7 @@ def _pool(kind: TensorType) -> NDArray[np.uint8]:
     return _blocks(generator, POOL // block[0], *block)
 
 
-def _projection(pool: NDArray[np.uint8], seed: int, size: int, tail: int) -> Callable[[], NDArray[np.uint8]]:
+def _projection(pool: NDArray[np.uint8], seed: int, size: int, tail: int) -> Producer:
     """`size` bytes from the pool, from a place that depends on the seed, and the scale in `tail` bytes more."""
 
     def produce() -> NDArray[np.uint8]:
@@ -125,7 +126,7 @@ def _projection(pool: NDArray[np.uint8], seed: int, size: int, tail: int) -> Cal
     return produce
 
 
-def _head(shape: Shape) -> Callable[[], NDArray[np.generic]]:
+def _head(shape: Shape) -> Producer:
     def produce() -> NDArray[np.generic]:
         rows = np.random.default_rng(1).standard_normal((min(shape.vocab, 4096), shape.hidden), np.float32) / 50
         whole = np.empty((shape.vocab, shape.hidden), np.float16)
@@ -143,22 +144,43 @@ def write_shape(path: Path, shape: Shape, name: str, activation: str = "relu2", 
 
     kind: I2_S is for `bitnet`; F16, Q4_0, TQ1_0 and TQ2_0 are for llama.cpp, whose architecture `bitnet` has SiLU.
     """
-    arch = "bitnet-b1.58" if kind is TensorType.I2_S else "bitnet"
     pool, tail = _pool(kind), i2_s.TAIL if kind is TensorType.I2_S else 0
+
+    def projection(seed: int, _: str, rows: int, cols: int) -> Producer:
+        return _projection(pool, seed, nbytes(kind, (rows, cols)) - tail, tail)
+
+    keys = {"hidden_activation": activation} if kind is TensorType.I2_S else {}
+    return write_model(path, shape, f"random {name}", (TensorType.F16, _head(shape)), (kind, projection), keys)
+
+
+def write_model(
+    path: Path,
+    shape: Shape,
+    name: str,
+    head: tuple[TensorType, Producer],
+    projections: tuple[TensorType, Callable[[int, str, int, int], Producer]],
+    keys: Mapping[str, str | int | float],
+) -> int:
+    """Write a model of a shape, without a vocabulary; returns its bytes. Its architecture is that of who reads the projections' type.
+
+    head: type and what makes it; projections: type, and a function of seed, name, rows and cols that gives what makes one; keys: more
+    metadata, named without the architecture.
+    """
+    arch = "bitnet-b1.58" if projections[0] is TensorType.I2_S else "bitnet"
     tensors = [
-        OutputTensor("token_embd.weight", TensorType.F16, (shape.vocab, shape.hidden), _head(shape)),
+        OutputTensor("token_embd.weight", head[0], (shape.vocab, shape.hidden), head[1]),
         OutputTensor("output_norm.weight", TensorType.F32, (shape.hidden,), functools.partial(np.ones, shape.hidden, np.float32)),
     ]
     norms = {"attn_norm": shape.hidden, "attn_sub_norm": shape.hidden, "ffn_norm": shape.hidden, "ffn_sub_norm": shape.feed_forward}
     for layer in range(shape.layers):
         for i, (part, (rows, cols)) in enumerate(shape.projections().items()):
-            produce = _projection(pool, 7 * layer + i, nbytes(kind, (rows, cols)) - tail, tail)
-            tensors.append(OutputTensor(f"blk.{layer}.{part}.weight", kind, (rows, cols), produce))
+            produce = projections[1](7 * layer + i, part, rows, cols)
+            tensors.append(OutputTensor(f"blk.{layer}.{part}.weight", projections[0], (rows, cols), produce))
         for norm, size in norms.items():
             ones = functools.partial(np.ones, size, np.float32)
             tensors.append(OutputTensor(f"blk.{layer}.{norm}.weight", TensorType.F32, (size,), ones))
     metadata: dict[str, str | int | float] = {
-        "general.name": f"random {name}",
+        "general.name": name,
         f"{arch}.vocab_size": shape.vocab,
         f"{arch}.block_count": shape.layers,
         f"{arch}.context_length": shape.context,
@@ -171,9 +193,7 @@ def write_shape(path: Path, shape: Shape, name: str, activation: str = "relu2", 
         f"{arch}.rope.freq_base": 500000.0,
         "tokenizer.ggml.model": "no_vocab",
     }
-    if kind is TensorType.I2_S:
-        metadata[f"{arch}.hidden_activation"] = activation
-    return write_gguf(path, arch, metadata, tensors)
+    return write_gguf(path, arch, metadata | {f"{arch}.{key}": value for key, value in keys.items()}, tensors, force=True)
 
 
 @contextlib.contextmanager
