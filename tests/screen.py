@@ -25,7 +25,7 @@ class Screen:
         values = {"BITNET_ISA": "naive", "XDG_STATE_HOME": str(folder), "LANG": "C.UTF-8", "TERM": "screen-256color"} | environment
         given = [f"{name}={value}" for name, value in values.items()]
         # Not an interactive shell: it would report, and leave, a program that is paused from outside.
-        script = shlex.join(["env", "-u", "NO_COLOR", *given, *command]) + "; echo left with $?; exec cat"
+        script = "trap : INT; " + shlex.join(["env", "-u", "NO_COLOR", *given, *command]) + "; echo left with $?; exec cat"
         size = ["-x", str(columns), "-y", str(lines)]
         self._tmux("-f", "/dev/null", "new-session", "-d", "-s", "x", *size, "-c", str(folder), script)
 

@@ -50,7 +50,12 @@ def _get(missing: NotHereError) -> Path:
 def _ask(question: str, missing: NotHereError) -> None:
     """Return if the user says yes, which is what Enter says."""
     print(f"{question} [Y/n] ", end="", file=sys.stderr, flush=True)  # noqa: T201
-    answer = sys.stdin.readline()
+    answer = ""
+    try:
+        answer = sys.stdin.readline()
+    finally:
+        if not answer:  # Ctrl-C, Ctrl-D: nobody has ended the line
+            print(file=sys.stderr, flush=True)  # noqa: T201
     if not answer or answer.strip().lower() not in ("", "y", "yes"):
         raise missing
 
