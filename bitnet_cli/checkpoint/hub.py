@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bitnet_cli.checkpoint.config import ModelConfig, read_config
+from bitnet_cli.checkpoint.hub_bar import bar_options
 from bitnet_cli.checkpoint.hub_id import READY
 from bitnet_cli.checkpoint.pooling import POOLING_FILE
 from bitnet_cli.checkpoint.shards import PICKLED, shard_names
@@ -93,6 +94,7 @@ class Repository:
         self._hub, self._errors, self._store = huggingface_hub, errors, str(cache_dir or constants.HF_HUB_CACHE)
         self.name, self.revision, self._token = name, revision or "main", token
         self.endpoint = constants.ENDPOINT.rstrip("/")
+        self._bars = bars
         self.offline = offline or bool(constants.HF_HUB_OFFLINE)
         set_verbosity(logging.ERROR)  # an error is one line, and that line is ours
         if not bars:
@@ -213,7 +215,9 @@ class Repository:
 
     def _download_once(self, name: str, revision: str) -> Path:
         with self._explained(f"the download of {name} broke off; run the command again, what is complete stays in the cache"):
-            return Path(self._hub.hf_hub_download(self.name, name, revision=revision, cache_dir=self._store, token=self._token))
+            download = self._hub.hf_hub_download
+            bars = bar_options(download, name) if self._bars else {}
+            return Path(download(self.name, name, revision=revision, cache_dir=self._store, token=self._token, **bars))
 
     def _check_space(self, listing: Listing) -> None:
         cache = Path(self._store).expanduser().absolute()

@@ -64,6 +64,7 @@ def test_yes_downloads_converts_and_runs(hub: Hub, ask: Callable[..., Screen], t
     text = screen.wait("left with")
     assert text.count("[Y/n]") == 1 and text.count("code 0") == 2
     assert text.count("3 new tokens") == 2
+    assert "model.safetensors" not in text and "%" not in text  # no bar is left behind
     assert [path.name for path in (tmp_path / "models").iterdir()] == ["tiny-bitnet.gguf"]
     assert hub.fetched().count("model.safetensors") == 1
 
