@@ -1,9 +1,9 @@
-"""How far `bitnet bench --projected` is from a full run: both measured in turn, in one process, for shapes that memory holds.
+"""How far `bitnet bench --projected` is from a full run: both measured in turn, for shapes that memory holds.
 
     python scripts/projection_error.py --shapes 125M 350M 700M 1B 1.5B 2.5B 2B-4T 3.8B 7B --folder build/projection
 
-Full and projected take turns in one process, test after test. Prints a Markdown line a shape and test: medians of full and projected
-tokens/s, half their ranges, and the projection's error: the median of the rounds', and their range.
+Full and projected take turns in each of some processes, test after test. Prints a Markdown line a shape and test: medians of full and
+projected tokens/s, half their ranges, and the projection's error: the median of the rounds', and their range.
 --wrap puts a command before each measuring process.
 """
 
@@ -13,6 +13,7 @@ import shlex
 import statistics
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 from bitnet_cli.commands.bench.project import Layers, layers_to_measure
@@ -62,7 +63,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--shapes", nargs="+", choices=list(SHAPES), default=["125M", "350M", "700M", "1B"])
     parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument(
+        "--processes", type=int, default=3, help="where arrays lie in memory differs from one to the next, and with it speed"
+    )
+    parser.add_argument("--rounds", type=int, default=3, help="of each process")
+    parser.add_argument("--pause", type=float, default=0.0, help="seconds after each process")
     parser.add_argument("--prompt", type=int, default=256)
     parser.add_argument("--tokens", type=int, default=16)
     parser.add_argument("--folder", type=Path, default=Path("build/projection"))
@@ -84,8 +89,13 @@ def main() -> None:
             command = [*shlex.split(args.wrap), sys.executable, __file__, "--shapes", name, "--runner", *map(str, files)]
             command += ["--threads", str(args.threads), "--rounds", str(args.rounds)]
             command += ["--prompt", str(args.prompt), "--tokens", str(args.tokens)]
-            output = subprocess.run(command, check=True, capture_output=True, text=True).stdout
-            for test, (full, projected) in json.loads(output.splitlines()[-1]).items():
+            found: dict[str, list[list[float]]] = {}
+            for _ in range(args.processes):
+                output = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+                for test, rates in json.loads(output.splitlines()[-1]).items():
+                    found[test] = [before + now for before, now in zip(found.get(test, [[], []]), rates, strict=True)]
+                time.sleep(args.pause)
+            for test, (full, projected) in found.items():
                 print(line(name, test, layers, full, projected), flush=True)
         finally:
             for path in files:

@@ -36,6 +36,7 @@ STYLE: Any = {
     "svg.hashsalt": "bitnet",
 }
 PANEL = (5.6, 4.2)  # inches
+LOG_FROM = 20  # times the slowest, from which on tokens/s are drawn on a logarithmic axis
 
 
 def require_plotting(path: Path | None) -> None:
@@ -126,8 +127,8 @@ def _prefill(rows: Sequence[Row]) -> list[Row]:
 
 def _label(row: Row, rows: Sequence[Row], without: Sequence[str] = ()) -> str:
     """What tells this row from others: the choices that differ between them, and its test."""
-    parts = [f"{title} {row[key]}" for key, title in NAMES.items() if key not in without and len({r[key] for r in rows}) > 1]
-    return ", ".join([*(part.removeprefix("model ") for part in parts)])
+    varied = [key for key in NAMES if key not in without and len({r[key] for r in rows}) > 1]
+    return ", ".join(Path(row[key]).name if key == "model_filename" else f"{NAMES[key]} {row[key]}" for key in varied)
 
 
 def _roofline(axes: Axes, rows: Sequence[Row], ink: str) -> None:
@@ -182,10 +183,15 @@ def _curve(axes: Axes, rows: Sequence[Row], key: str, title: str, kind: str) -> 
         colour, marker = COLOURS[number % len(COLOURS)], MARKERS[number % len(MARKERS)]
         axes.errorbar(x, y, [below, above], color=colour, marker=marker, markersize=5, capsize=3, linewidth=1.4, label=name or None)
     axes.set(xlabel=title, ylabel=f"{kind}, tokens/s", title=f"{kind.capitalize()} against {title}")
-    axes.set_ylim(bottom=0)
+    rates = [row["median_ts"] for row in rows]
+    if max(rates) > LOG_FROM * min(rates):
+        axes.set_yscale("log")
+        axes.yaxis.set_major_formatter("{x:g}")
+    else:
+        axes.set_ylim(bottom=0)
     axes.set_xticks(sorted({row[key] for row in rows}))
-    if len(lines) > 1:
-        axes.legend(frameon=False, fontsize=8)
+    if len(lines) > 1:  # under the axes, where it hides nothing
+        axes.legend(frameon=False, fontsize=8, loc="upper left", bbox_to_anchor=(0, -0.16), borderaxespad=0)
 
 
 def _kernels(axes: Axes, row: Row) -> None:
@@ -211,6 +217,6 @@ def _bars(axes: Axes, rows: Sequence[Row], kind: str) -> None:
     for place, value in enumerate(values):
         axes.annotate(digits(value), (value, place), xytext=(4, 0), textcoords="offset points", va="center", fontsize=8)
     axes.set_yticks(range(len(rows)), names)
-    axes.invert_yaxis()
+    axes.set_ylim(max(len(rows), 4) - 0.5, -0.5)
     axes.margins(x=0.15)
     axes.set(xlabel=f"{kind}, tokens/s", title=kind.capitalize())

@@ -201,7 +201,7 @@ def kernel_keys(result: Result, read: float, compute: float) -> Row:
         if work and most:
             kernel["share_of_limit"] = work / seconds / most
         kernels.append(kernel)
-    if kernels and "rest" in result.parts:
+    if kernels and result.parts.get("rest"):
         kernels.append({"name": "python", "ns_a_token": 1e9 * result.parts["rest"], "bytes_a_token": 0.0, "ops_a_token": 0.0})
     return {"kernels": kernels} if kernels else {}
 

@@ -278,6 +278,9 @@ def test_plots(tmp_path: Path, suffix: str) -> None:
     assert path.read_bytes()[:4] == (b"\x89PNG" if suffix == ".png" else b"<?xm")
     drawn = "".join(plot.svgs(rows, "x"))
     assert all(title in drawn for title in ("Roofline", "Decode against threads", "Decode against tokens in the KV cache"))
+    models = [row(n_threads=1), row(n_threads=2), row(n_threads=1, model_filename="folder/b.gguf", rates=[3.0, 3.1])]
+    drawn = plot.svgs(models, "x")[1]
+    assert ">b.gguf<" in drawn and ">10<" in drawn  # 33 times slower: tokens/s on a logarithmic axis
     bare = [{key: value for key, value in row().items() if not key.startswith("read")}]
     assert ">100.0<" in "".join(plot.svgs(bare, "x"))
 
