@@ -11,9 +11,12 @@ The library is llguidance, imported where a form is wanted: 20 ms that others do
 
 from __future__ import annotations
 
+import contextlib
 import json
+import os
 import re
-from collections.abc import Collection, Mapping
+import threading
+from collections.abc import Collection, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 from weakref import WeakKeyDictionary
 
@@ -90,12 +93,48 @@ def _check_size(text: str, what: str) -> None:
 
 
 def _checked(grammar: str, what: str) -> str:
-    from llguidance import LLMatcher
-
-    message = LLMatcher.validate_grammar(grammar)
-    if message and not message.startswith("WARNING"):
+    message = _fault(grammar)
+    if message:
         raise UsageError(f"{what}: {_one_line(message)}")
     return grammar
+
+
+def _fault(grammar: str) -> str:
+    """What the library has against a grammar; empty where nothing."""
+    from llguidance import LLMatcher
+
+    try:
+        with contextlib.nullcontext() if grammar.isascii() and "\\u" not in grammar else _without_stderr():
+            is_error, messages = LLMatcher.validate_grammar_with_warnings(grammar)
+        return messages[0] if is_error else ""
+    except BaseException as error:
+        if type(error).__name__ != "PanicException":
+            raise
+        # llguidance 1.9.1 shortens what it quotes in a message to 100 bytes, and panics where that is in the middle of a character.
+        letters = re.sub(r"\\u[0-9a-f]{4}|[^\x00-\x7f]", "?", grammar)
+        return "llguidance fails on it" if letters == grammar else _fault(letters) or "llguidance fails on it"
+
+
+_STDERR = threading.Lock()
+
+
+@contextlib.contextmanager
+def _without_stderr() -> Iterator[None]:
+    """What is written to file descriptor 2 meanwhile, a millisecond, is lost: a library in Rust says there why it panics."""
+    with _STDERR:
+        try:
+            stderr = os.dup(2)
+        except OSError:  # closed
+            yield
+            return
+        null = os.open(os.devnull, os.O_WRONLY)
+        try:
+            os.dup2(null, 2)
+            yield
+        finally:
+            os.dup2(stderr, 2)
+            os.close(stderr)
+            os.close(null)
 
 
 def _one_line(message: str) -> str:
