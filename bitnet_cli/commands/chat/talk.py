@@ -145,7 +145,7 @@ class Talk:
     def _shown(self) -> Shown:
         if self.as_json:
             return Silent()
-        if not self.on_terminal or dumb():
+        if not self.on_terminal or dumb() or self.chat.grammar is not None:  # JSON is no Markdown
             return Plain()
         from bitnet_cli.commands.chat.markdown import MarkdownStream
 
