@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from bitnet_cli.errors import BitnetError, UsageError
 
 PENALTY_WINDOW = 64  # tokens that the penalties look back at, unless told otherwise
+GROUPS = 8  # of logits for each of the largest: two of these are rarely in one
 COLDEST = 1e-6  # a temperature that divides
 
 
@@ -103,7 +104,7 @@ class Sampler:
         if self.top:
             ids = np.flatnonzero(logits != -np.inf)
             return self._chosen(ids, logits[ids], position)
-        return self._chosen(np.arange(len(logits)), logits, position)
+        return self._chosen(None, logits, position)
 
     def choose_allowed(self, logits: NDArray[np.float32], allowed: NDArray[np.bool_], asked: int = 0, position: int = 0) -> int | None:
         """As `choose`, as if there were no tokens but the allowed ones: (tokens of the vocabulary,), at least one, and none of `never`.
@@ -144,19 +145,22 @@ class Sampler:
         most = least + (s.top_k - len(values)) * heaviest
         return bool(((before < s.top_p * least * (1 - 1e-9)) == (before < s.top_p * most * (1 + 1e-9))).all())
 
-    def _chosen(self, ids: NDArray[np.int64], logits: NDArray[np.float32], position: int) -> int:
-        """One of `ids`, by their logits."""
+    def _chosen(self, ids: NDArray[np.int64] | None, logits: NDArray[np.float32], position: int) -> int:
+        """One of `ids` (None: of all tokens), by their logits."""
         _check_finite(logits, position)
         s = self.sampling
-        if len(self._never):
+        if ids is None and (len(self._never) or s.penalises):
+            ids = np.arange(len(logits))
+        if len(self._never) and ids is not None:
             kept = ~np.isin(ids, self._never)
             ids, logits = ids[kept], logits[kept]
-        if s.penalises and self._recent:
+        if s.penalises and self._recent and ids is not None:
             logits = self._penalised(logits, ids)
         if s.temperature == 0 or (s.top_k == 1 and not s.mirostat):
-            token = int(ids[logits.argmax()])
+            place = int(logits.argmax())
         else:
-            token = int(ids[self._draw_by_surprise(logits) if s.mirostat else self._draw(logits)])
+            place = self._draw_by_surprise(logits) if s.mirostat else self._draw(logits)
+        token = place if ids is None else int(ids[place])
         if s.penalises:
             self._remember(token)
         return token
@@ -197,7 +201,7 @@ class Sampler:
         weights = np.exp(values - values[0])
         probabilities = weights / weights.sum()
         # A token stays while the ones before it fall short of top_p; the likeliest always stays.
-        keep = (np.cumsum(probabilities) - probabilities < s.top_p) & (weights >= s.min_p)
+        keep = (probabilities.cumsum() - probabilities < s.top_p) & (weights >= s.min_p)
         keep[0] = True
         ids, values = ids[keep], values[keep]
         return int(ids[self._pick(np.exp((values - values[0]) / max(s.temperature, COLDEST)))])
@@ -219,8 +223,8 @@ class Sampler:
 
     def _pick(self, weights: NDArray[np.float64]) -> int:
         """A place, drawn by weight: the one random number that a choice takes."""
-        edges = np.cumsum(weights)
-        return min(int(np.searchsorted(edges, self._random.random() * edges[-1], side="right")), len(weights) - 1)
+        edges = weights.cumsum()
+        return min(int(edges.searchsorted(self._random.random() * edges[-1], side="right")), len(weights) - 1)
 
 
 def _check_finite(logits: NDArray[np.float32], position: int) -> None:
@@ -231,9 +235,24 @@ def _check_finite(logits: NDArray[np.float32], position: int) -> None:
 def _largest(logits: NDArray[np.float32], count: int) -> NDArray[np.intp]:
     """Ids of the `count` largest logits (0: all), largest first; equal ones by id, so that the choice never depends on the partition."""
     if 0 < count < len(logits):
-        edge = np.partition(logits, -count)[-count]
-        ids = np.flatnonzero(logits >= edge)
+        ids = _candidates(logits, count)
+        values = logits[ids]
+        ids = ids[values >= np.partition(values, -count)[-count]]
     else:
         ids = np.arange(len(logits))
     order = np.argsort(-logits[ids], kind="stable")
     return ids[order][: count or None]
+
+
+def _candidates(logits: NDArray[np.float32], count: int) -> NDArray[np.intp]:
+    """Ids, ascending, of few logits with the `count` largest among them.
+
+    Of groups of logits, those with the largest maxima hold at least `count` logits that reach the least of these maxima, so the largest
+    reach it too. A tenth of the time of a partition of 128,256 logits, for most of which this is one comparison.
+    """
+    groups = GROUPS * count
+    size = len(logits) // groups
+    if size < 2:
+        return np.arange(len(logits))
+    maxima = logits[: size * groups].reshape(size, groups).max(0)
+    return np.flatnonzero(logits >= np.partition(maxima, -count)[-count])
