@@ -18,7 +18,7 @@ from .barrier import barrier
 from .dense import head_matvec
 from .jit import inlined, kernel
 from .norm import rms_norm
-from .simd.vectors import intrinsic
+from .simd.vectors import call, intrinsic
 
 # Slots of a thread's laps, 0 to 6 as arrays.Q to arrays.DOWN. INPUTS: norm and rounding of what projections take; NORMS: of heads, and
 # before something is added to the residual stream; WAITING: for other threads, at barriers.
@@ -31,17 +31,22 @@ _named_tuple: Any = collections.namedtuple  # mypy wants its fields as literals
 TimedScratch = _named_tuple("TimedScratch", (*Scratch._fields, "laps"))
 
 
+def emit_clock(b: Any, machine: str) -> Any:
+    """LLVM code that reads the clock of a machine, as platform.machine() names it in lower case."""
+    i64 = ir.IntType(64)
+    if machine in ("x86_64", "amd64"):
+        return call(b, "llvm.readcyclecounter", i64, [])
+    if machine in ("aarch64", "arm64"):  # not the cycle counter, which the operating system keeps to itself
+        return call(b, "llvm.read_volatile_register.i64", i64, [b.module.add_metadata([ir.MetaDataString(b.module, "cntvct_el0")])])
+    return ir.Constant(i64, 0)
+
+
 @intrinsic
 def clock(typingctx: Any) -> Any:
     """A counter of constant rate that a program may read: x86-64's time stamp, aarch64's virtual timer. 0 elsewhere."""
 
     def codegen(ctx: Any, b: Any, sig: Any, args: Any) -> Any:
-        i64 = ir.IntType(64)
-        if MACHINE in ("x86_64", "amd64"):
-            return b.call(b.module.declare_intrinsic("llvm.readcyclecounter", (), ir.FunctionType(i64, [])), [])
-        if MACHINE in ("aarch64", "arm64"):
-            return b.asm(ir.FunctionType(i64, []), "mrs $0, cntvct_el0", "=r", [], True)
-        return ir.Constant(i64, 0)
+        return emit_clock(b, MACHINE)
 
     return types.int64(), codegen
 

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 from bitnet_kernels import isa
-from llvmlite import binding
+from llvmlite import binding, ir
 
 KERNELS = Path(isa.__file__).parent
 ASIMDDP = 1 << 20  # in AT_HWCAP of Linux
@@ -34,6 +34,22 @@ WINDOWS = {"neon": True, "crc": True, "lse": True, "dotprod": True, "sve": False
 )
 def test_sets_of_a_cpu(features: set[str], sets: list[str]) -> None:
     assert isa.supported(frozenset(features)) == sets
+
+
+@pytest.mark.parametrize(
+    ("machine", "triple", "reads"), [("aarch64", "aarch64-linux-gnu", "CNTVCT_EL0"), ("x86_64", "x86_64-linux-gnu", "rdtsc")]
+)
+def test_the_clock_of_timed_steps(machine: str, triple: str, reads: str) -> None:
+    """A register that programs may read; inline assembly would abort the process, since Numba loads no parser for it."""
+    from bitnet_kernels.timed_step import emit_clock
+
+    binding.initialize_all_targets()
+    binding.initialize_all_asmprinters()
+    module = ir.Module()
+    builder = ir.IRBuilder(ir.Function(module, ir.FunctionType(ir.IntType(64), []), "clock").append_basic_block())
+    builder.ret(emit_clock(builder, machine))
+    target = binding.Target.from_triple(triple).create_target_machine()
+    assert reads in target.emit_assembly(binding.parse_assembly(str(module)))
 
 
 @pytest.fixture
