@@ -42,6 +42,7 @@ def wrong_field(row: Mapping[str, Any]) -> str | None:
 
 
 def is_number(value: Any, above_zero: bool = False) -> bool:
+    """Whether a field holds a number that can be: finite, under 1e30, and not negative, or above zero."""
     if not isinstance(value, (int, float)) or isinstance(value, bool):
         return False
     return (value > 0 if above_zero else value >= 0) and value < 1e30 and math.isfinite(value)
