@@ -137,7 +137,7 @@ class Runner:
         missing = self._layers.whole - self._layers.measured
         if not missing:
             return 1.0
-        each = layer_seconds(self.decoder, test.n_prompt > 0, test.tokens, test.depth) * (test.n_gen or 1)
+        each = layer_seconds(self.decoder, test.n_prompt > 0, test.tokens, test.depth, test.top) * (test.n_gen or 1)
         return 1 + missing * each * 1e9 / ns
 
     def _account(self, result: Result) -> None:

@@ -57,15 +57,19 @@ def layers_to_measure(shape: Shape, need: int, forced: bool) -> Layers:
     return Layers(max(1, min(enough, shape.layers - 1)), shape.layers)
 
 
-def layer_seconds(decoder: Decoder, prompt: bool, tokens: int, depth: int) -> float:
+def layer_seconds(decoder: Decoder, prompt: bool, tokens: int, depth: int, top: int) -> float:
     """Seconds that one layer adds to a test: to a whole prompt of `tokens`, or to one decoded token, both after `depth`.
 
-    A chunk, or a token, in the middle of the test stands for all: attention grows linearly with the position.
+    A chunk, or a token, in the middle of the test stands for all: attention grows linearly with the position. In decode the head runs
+    before each timing, as it does before the layers of the next token: it takes their place in the cache. top: of the head, as in the test.
     """
     layers = decoder.config.layers
     count = min(CHUNK, tokens) if prompt else 1
-    middle = depth + (tokens - count) // 2
-    timings = [decoder.time_part(count, middle, layers, False) for _ in range(TIMINGS["prefill" if prompt else "decode"])]
+    middle, timings = depth + (tokens - count) // 2, []
+    for _ in range(TIMINGS["prefill" if prompt else "decode"]):
+        if not prompt:
+            decoder.time_part(1, middle, 0, True, top)
+        timings.append(decoder.time_part(count, middle, layers, False))
     return float(np.median(timings)) / layers * (tokens / count if prompt else 1)
 
 
