@@ -96,6 +96,30 @@ class Planes(NamedTuple):
     errors: NDArray[np.float32]  # (rows, 3) length of what is left of a row after 4, 6 and 8 bits
 
 
+class CutFrame(NamedTuple):
+    """The frame of head_planes.build_rows; values and codes are one thread's scratch."""
+
+    data: NDArray[np.uint8]
+    planes: Planes
+    values: NDArray[np.float32]
+    codes: NDArray[np.uint8]
+
+
+class TurnFrame(NamedTuple):
+    """The frame of columns.transpose_rows."""
+
+    packed: NDArray[np.uint8]
+    columns: NDArray[np.uint8]
+
+
+class Base3Frame(NamedTuple):
+    """The frame of base3.build_rows; tile is one thread's scratch."""
+
+    packed: NDArray[np.uint8]
+    rows: NDArray[np.uint8]
+    tile: NDArray[np.uint8]
+
+
 def new_planes(rows: int, cols: int, width: int = 64) -> Planes:
     """Room for planes; kernels read registers of `width` bytes."""
     length = padded(cols, width)
@@ -156,6 +180,12 @@ def padded(cols: int, width: int = 64) -> int:
     """Length of an activation row in kernel order: whole groups of 4 registers of `width` bytes."""
     group = max(128, 4 * width)
     return -(-cols // group) * group
+
+
+def base3_row_bytes(cols, width):  # type: ignore[no-untyped-def]  # base3.py compiles it too
+    """Bytes of a base-3 row: 320 weights (64-byte registers) or 160 take one register. `cols`: a multiple of 128."""
+    registers = (cols + 4 * width - 1) // (4 * width) * 4
+    return (registers + 4) // 5 * width
 
 
 def new_scratch(z: Sizes, chunk: int, context: int, threads: int) -> Scratch:

@@ -15,6 +15,7 @@ from .arrays import EVERYTHING
 from .exponential import exp
 from .jit import kernel
 from .simd import floats, selected, vectors
+from .simd.vectors import flattened
 
 load, store, zero, splat = floats.load_f32, floats.store_f32, floats.zero_f32, floats.splat_f32
 add, sub, mul, total = floats.add_f32, floats.sub_f32, floats.mul_f32, floats.total_f32
@@ -188,7 +189,7 @@ def attend_one(q, at, length, keys, values, dim, scores, out, place, window=EVER
     scale = np.float32(1.0) / np.sqrt(np.float32(dim))
     for i in range(at, at + dim):
         q[i] *= scale
-    flat = scores.reshape(scores.size)
+    flat = flattened(scores)
     _scores_of_one(q, at, keys, (length + 15) // 16, dim, flat)
     hide(flat, 0, length - window)
     softmax(flat, 0, length)
@@ -212,7 +213,7 @@ def attend(q, lengths, keys, values, dim, scores, out, window=EVERYTHING):  # ty
     scale = np.float32(1.0) / np.sqrt(np.float32(dim))
     for i in range(4 * dim):
         q[i] *= scale
-    flat = scores.reshape(scores.size)
+    flat = flattened(scores)
     _scores(q, keys, (longest + 15) // 16, dim, flat, stride)
     for i in range(4):
         hide(flat, i * stride, lengths[i] - window)

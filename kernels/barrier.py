@@ -1,7 +1,7 @@
 """How the threads of a team wait for each other: a barrier inside a step, and the wait for the next step."""
 
 from .control import ARRIVED, ASLEEP, GENERATION, MAX_THREADS, SPINS_BEFORE_SLEEP, SPINS_BEFORE_YIELD, STEP
-from .jit import kernel
+from .jit import entry, kernel
 from .simd.atomics import atomic_add, atomic_load, atomic_store, pause, yield_thread
 
 
@@ -22,13 +22,14 @@ def barrier(control, threads):  # type: ignore[no-untyped-def]
                     yield_thread()
 
 
-@kernel
-def announce(control, step):  # type: ignore[no-untyped-def]
-    """Make `step` the number to do; returns whether any thread sleeps and must be woken."""
+@entry
+def announce(frame, step):  # type: ignore[no-untyped-def]
+    """Make `step` the number to do; returns whether any thread sleeps and must be woken. frame: a Shared."""
+    control = frame.control
     atomic_add(control, STEP, step - atomic_load(control, STEP))
-    asleep = False
+    asleep = 0
     for thread in range(MAX_THREADS):
-        asleep |= control[ASLEEP + thread] != 0
+        asleep |= control[ASLEEP + thread]
     return asleep
 
 

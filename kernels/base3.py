@@ -21,7 +21,8 @@ the activations: there must be memory, no matter what is in it. docs/log.md has 
 
 import numpy as np
 
-from .jit import inlined, kernel
+from .arrays import base3_row_bytes
+from .jit import entry, inlined, kernel
 from .simd import selected, trits, vectors
 from .ternary import NEXT_ROWS, PREFETCH, unpack
 
@@ -33,12 +34,7 @@ zero_narrow, zero_wide = selected.zero_narrow, selected.zero_wide
 encode = trits.as_fraction(selected.Bytes)
 
 
-@kernel
-def row_bytes(cols):  # type: ignore[no-untyped-def]
-    """Bytes of a row: 320 weights (64-byte registers) or 160 take one register. `cols`: a multiple of 128."""
-    registers = (cols + 4 * WIDTH - 1) // (4 * WIDTH) * 4
-    return (registers + 4) // 5 * WIDTH
-
+row_bytes = kernel(base3_row_bytes)
 
 if selected.ANY_BYTE:
     subtract = vectors.binary(selected.Wide, "sub")
@@ -123,7 +119,7 @@ else:
 @kernel
 def base3_matvec(rows, offset, cols, codes, code_sum, scale, out, accumulate, first, last):  # type: ignore[no-untyped-def]
     """As ternary.matvec_scaled, for base-3 rows that begin at byte `offset`: four streams, a quarter of the rows apart."""
-    stride, quarter = row_bytes(cols), (last - first + 3) // 4
+    stride, quarter = row_bytes(cols, WIDTH), (last - first + 3) // 4
     for row in range(first, first + quarter):
         # Where rows do not divide by four the last streams run past the end: there they read the last row and drop the sum.
         r1, r2, r3 = min(row + quarter, last - 1), min(row + 2 * quarter, last - 1), min(row + 3 * quarter, last - 1)
@@ -139,7 +135,7 @@ def base3_matvec(rows, offset, cols, codes, code_sum, scale, out, accumulate, fi
 @kernel
 def base3_matvec_chosen(rows, offset, cols, codes, code_sum, scale, out, chosen, count):  # type: ignore[no-untyped-def]
     """As ternary.matvec_chosen, for base-3 rows that begin at byte `offset`. Rows that are not chosen are not read."""
-    stride, quarter, end = row_bytes(cols), (count + 3) // 4, count - 1
+    stride, quarter, end = row_bytes(cols, WIDTH), (count + 3) // 4, count - 1
     for i in range(quarter):
         r0, r1 = chosen[i], chosen[min(i + quarter, end)]
         r2, r3 = chosen[min(i + 2 * quarter, end)], chosen[min(i + 3 * quarter, end)]
@@ -158,7 +154,7 @@ def build_base3(packed, offset, cols, rows, at, tile, first, last):  # type: ign
 
     tile: (>= 5 row_bytes,) uint8, overwritten. A code 3 is no weight and has no place in base 3: rows built from it are useless.
     """
-    stride, length, largest = cols // 4, row_bytes(cols), np.uint8(0)
+    stride, length, largest = cols // 4, row_bytes(cols, WIDTH), np.uint8(0)
     for i in range(5 * length):
         tile[i] = 0
     for r in range(first, last):
@@ -173,3 +169,9 @@ def build_base3(packed, offset, cols, rows, at, tile, first, last):  # type: ign
             n = add(triple(n), load(tile, byte * 5 + 4 * WIDTH))
             store(rows, at + r * length + byte, encode(n))
     return largest
+
+
+@entry
+def build_rows(frame, offset, cols, at, first, last):  # type: ignore[no-untyped-def]
+    """As build_base3, over an arrays.Base3Frame."""
+    return np.int64(build_base3(frame.packed, offset, cols, frame.rows, at, frame.tile, first, last))

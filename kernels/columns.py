@@ -10,7 +10,7 @@ meet their four activations in one instruction. ORDER says which row a byte must
 
 import numpy as np
 
-from .jit import inlined, kernel
+from .jit import entry, inlined, kernel
 from .simd import selected, vectors
 from .simd.vectors import I32, Vector
 
@@ -55,6 +55,13 @@ def transpose(packed, offset, cols, rows, out, at, first, last):  # type: ignore
                     place = at + _place(start + b) * length + block * WIDTH + p  # columns 32 further on lie WIDTH places further on
                     out[place], out[place + WIDTH * length] = t0, t1
                     out[place + 2 * WIDTH * length], out[place + 3 * WIDTH * length] = t2, t3
+
+
+@entry
+def transpose_rows(frame, offset, cols, rows, at, first, last):  # type: ignore[no-untyped-def]
+    """As transpose, over an arrays.TurnFrame. Returns 0."""
+    transpose(frame.packed, offset, cols, rows, frame.columns, at, first, last)
+    return 0
 
 
 @inlined

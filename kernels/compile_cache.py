@@ -4,13 +4,17 @@ Numba's cache files are unpickled when read, so whoever can write them runs code
 a shared temporary folder. Its name holds everything that Numba's own key misses: changes in a callee in another file (a hash over all
 kernel sources), the instruction set, and the versions of Python and Numba. Numba adds the CPU's name and features.
 
-`prepare()` must run before the first `@njit(cache=True)` is met; kernels/__init__.py sees to it. Where no folder can be had, kernels
+`prepare()` must run before the first `@njit(cache=True)` is met; jit.py sees to it. Where no folder can be had, kernels
 still compile, but into memory: `njit` options then leave caching out (Numba would refuse to import otherwise).
+The same folder holds the machine code of what Python calls, which runs without Numba: native.py.
 """
 
 import contextlib
 import hashlib
+import importlib.metadata
+import importlib.util
 import os
+import re
 import shutil
 import stat
 import sys
@@ -21,6 +25,15 @@ from pathlib import Path
 from typing import Any
 
 UNUSED_DAYS = 30
+
+
+class Compilations:
+    """How many functions Numba has compiled in this process."""
+
+    done = 0
+
+
+compiled = Compilations()
 
 
 def _base() -> Path | None:
@@ -73,24 +86,43 @@ def _remove_unused(base: Path, current: Path) -> None:
                 shutil.rmtree(other, ignore_errors=True)
 
 
-@cache
-def prepare() -> Path | None:
-    """Point Numba at the private folder and return it; None where nothing can be kept."""
-    import numba
+def _numba_version() -> str:
+    """Without importing Numba, which takes a fifth of a second."""
+    found = importlib.util.find_spec("numba")
+    try:
+        text = Path(str(found.origin)).with_name("_version.py").read_text(encoding="utf-8") if found else ""
+        version = re.search(r'"version": "([^"]+)"', text)
+    except OSError:
+        version = None
+    return version[1] if version else importlib.metadata.version("numba")
 
+
+@cache
+def folder() -> Path | None:
+    """The private folder of this version on this machine; None where nothing can be kept."""
     from . import isa
 
     base = _base()
     if base is None:
         return None
     python = f"py{sys.version_info.major}{sys.version_info.minor}"
-    folder = base / f"kernels-{source_hash()}-{isa.chosen()}-{python}-numba{numba.__version__}"
-    if not (_private(base) and _private(folder)):
+    path = base / f"kernels-{source_hash()}-{isa.chosen()}-{python}-numba{_numba_version()}"
+    if not (_private(base) and _private(path)):
         return None
-    _remove_unused(base, folder)
-    config: Any = numba.config
-    config.CACHE_DIR = str(folder)
-    return folder
+    _remove_unused(base, path)
+    return path
+
+
+@cache
+def prepare() -> Path | None:
+    """Point Numba at the private folder and return it; None where nothing can be kept."""
+    import numba
+
+    path = folder()
+    if path is not None:
+        config: Any = numba.config
+        config.CACHE_DIR = str(path)
+    return path
 
 
 def tolerate_faults(dispatcher: Any) -> Any:

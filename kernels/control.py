@@ -3,6 +3,8 @@
 `control` is (WORDS,) int64. What threads spin on lies on cache lines of its own (8 words each), away from the parameters.
 """
 
+from typing import NamedTuple
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -15,6 +17,12 @@ STOP = -1  # value of STEP that ends the team
 
 SPINS_BEFORE_YIELD = 4096  # about 0.1 ms: longer means that the other thread is not running
 SPINS_BEFORE_SLEEP = 65536  # about 2 ms without a next step: stop using the CPU
+
+
+class Shared(NamedTuple):
+    """The frame of barrier.announce."""
+
+    control: NDArray[np.int64]
 
 
 def new_control() -> NDArray[np.int64]:

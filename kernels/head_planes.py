@@ -19,7 +19,7 @@ import numpy as np
 
 from .arrays import HEAD_F16, HEAD_F32
 from .dense import load_f32, load_i8, mul, one_f16, row_bytes, splat
-from .jit import fast_kernel, kernel
+from .jit import entry, fast_kernel, kernel
 from .quantise import largest_magnitude
 from .simd import floats, selected
 
@@ -102,3 +102,10 @@ def build(data, offset, kind, cols, planes, values, codes, first, last):  # type
         for i in range(3):
             length_left = np.sqrt(np.float64(left[i])) * 1.002 + scale * root * 1e-4
             planes.errors[r, i] = length_left if largest > np.float32(1e-12) else scale * root * 8.01
+
+
+@entry
+def build_rows(frame, offset, kind, cols, first, last):  # type: ignore[no-untyped-def]
+    """As build, over an arrays.CutFrame. Returns 0."""
+    build(frame.data, offset, kind, cols, frame.planes, frame.values, frame.codes, first, last)
+    return 0

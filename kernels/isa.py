@@ -20,6 +20,7 @@ REQUIRED_FEATURES: dict[str, frozenset[str]] = {
     "portable": frozenset(),
 }
 NAIVE = "naive"
+WIDE = frozenset({"avx512vnni"})  # sets with registers of 64 bytes; the others have 32
 
 
 class InstructionSetError(Exception):
@@ -57,6 +58,13 @@ def cpu_features() -> frozenset[str]:
     return frozenset(features)
 
 
+def host() -> tuple[str, ...]:
+    """Name and features of this CPU: code compiled for another may not run here."""
+    from llvmlite import binding
+
+    return (binding.get_host_cpu_name(), *sorted(cpu_features()))
+
+
 def supported(features: frozenset[str]) -> list[str]:
     """Instruction sets that a CPU with these features runs, fastest first; `naive` is always the last."""
     return [name for name, needed in REQUIRED_FEATURES.items() if needed <= features] + [NAIVE]
@@ -75,3 +83,8 @@ def chosen() -> str:
         missing = sorted(REQUIRED_FEATURES[forced] - cpu_features())
         raise InstructionSetError(f"BITNET_ISA={forced}: this CPU lacks {', '.join(missing)}; it runs {', '.join(available)}")
     return forced or available[0]
+
+
+def width() -> int:
+    """Bytes of a register of this process's instruction set."""
+    return 64 if chosen() in WIDE else 32

@@ -1,6 +1,7 @@
 """The one way kernels are compiled: `@kernel`, which is Numba's `njit` without the GIL, cached where a private folder can be had.
 
-`@fast_kernel` also lets LLVM reorder float sums, so that reductions use vectors. Infinities and NaNs keep their meaning in both.
+`@entry` is a kernel that Python calls over a frame (native.py). `@fast_kernel` also lets LLVM reorder float sums, so that reductions use
+vectors. Infinities and NaNs keep their meaning in both.
 """
 
 import signal
@@ -40,29 +41,24 @@ def inlined(function: Callable[..., Any]) -> Any:
     return _compiled(function, inline="always")
 
 
-class Compilations(event.Listener):
-    """How many functions Numba has compiled since."""
+def entry(function: Callable[..., Any]) -> Any:
+    """A kernel for Python, native.py's `Entry`: its arguments are a frame and integers, its result is an integer.
 
-    def __init__(self) -> None:
-        self.done = 0
+    Without the wrappers by which Numba is called from Python and C, its machine code needs neither Numba nor Python.
+    """
+    return _compiled(function, fastmath=False, no_cpython_wrapper=True, no_cfunc_wrapper=True)
 
+
+class _Counter(event.Listener):
     def on_start(self, event: Any) -> None:
         """Called by Numba."""
 
     def on_end(self, event: Any) -> None:
         """Called by Numba, in the thread that compiles."""
-        self.done += 1
+        compile_cache.compiled.done += 1
 
 
-@contextmanager
-def counting_compilations() -> Iterator[Compilations]:
-    """Counts while the body runs."""
-    counter = Compilations()
-    event.register("numba:compile", counter)
-    try:
-        yield counter
-    finally:
-        event.unregister("numba:compile", counter)
+event.register("numba:compile", _Counter())
 
 
 @contextmanager

@@ -11,6 +11,7 @@ from .attention import hide, softmax
 from .jit import inlined, kernel
 from .kv_cache import COLUMNS, ROWS
 from .simd import cached, floats, selected, vectors
+from .simd.vectors import flattened
 
 load, store, zero, splat = floats.load_f32, floats.store_f32, floats.zero_f32, floats.splat_f32
 add, mul, total, fma, prefetch = floats.add_f32, floats.mul_f32, floats.total_f32, selected.fma, vectors.prefetch
@@ -186,7 +187,7 @@ def _weigh(scores, at, length, window, head, out, place, wide):  # type: ignore[
 def attend_one(q, at, length, head, dim, scores, out, place, window=EVERYTHING):  # type: ignore[no-untyped-def]
     """One query, q[at : at + dim], rotated -> out[place : place + dim]. Otherwise as `attend`."""
     wide, rows = out.size // 4, (dim + _ROWS - 1) // _ROWS * _ROWS
-    flat = scores.reshape(scores.size)
+    flat = flattened(scores)
     _take_query(q, at, dim, out, place, wide)
     _scores_of_one(out, place, head.keys, head.key_steps, (length + 15) // 16, rows, flat)
     begin = _weigh(flat, _START, length, window, head, out, place, wide)
@@ -205,7 +206,7 @@ def attend(q, lengths, head, dim, scores, out, window=EVERYTHING):  # type: igno
     window: how many of the positions, the last ones, each query does see (sliding-window layers).
     """
     wide, rows, stride, longest = out.size // 4, (dim + _ROWS - 1) // _ROWS * _ROWS, scores.shape[1], lengths[3]
-    flat = scores.reshape(scores.size)
+    flat = flattened(scores)
     for i in range(4):
         _take_query(q, i * dim, dim, out, i * wide, wide)
     _scores(out, wide, head.keys, head.key_steps, (longest + 15) // 16, rows, flat, stride)

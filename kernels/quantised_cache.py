@@ -6,6 +6,7 @@ from .jit import kernel
 from .kv_cache import ROWS
 from .quantise import largest_magnitude
 from .simd import cached
+from .simd.vectors import flattened
 
 value_bits = cached.value_bits
 _ROWS, _QUERY_BITS = np.int64(ROWS), np.int64(4)
@@ -57,7 +58,7 @@ def store_key(head, p, x, dim):  # type: ignore[no-untyped-def]
 
     A byte of keys is one position's alone, so threads that write neighbours do not meet in it.
     """
-    keys, bits = head.keys.reshape(head.keys.size), value_bits(head.values)
+    keys, bits = flattened(head.keys), value_bits(head.values)
     if bits == 3 and p == 0:
         _keep(x, dim, head.first_key)
     head.key_steps[p] = _codes(x, dim, bits)
@@ -81,7 +82,7 @@ def store_key(head, p, x, dim):  # type: ignore[no-untyped-def]
 @kernel
 def store_value(head, p, source, at, dim, x):  # type: ignore[no-untyped-def]
     """source[at : at + dim] becomes position p. x: (>= dim,) float32, overwritten. Otherwise as `store_key`."""
-    values, bits = head.values.reshape(head.values.size), value_bits(head.values)
+    values, bits = flattened(head.values), value_bits(head.values)
     for d in range(dim):
         x[d] = source[at + d]
     if bits == 3 and p == 0:

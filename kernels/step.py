@@ -45,7 +45,7 @@ from .dense import head_matvec
 from .glu import gated
 from .head_search import top_logits
 from .inputs import hadamard, keep_largest, own_row, quantise_row_4
-from .jit import inlined, kernel
+from .jit import entry, inlined, kernel
 from .norm import add_rms_norm, rms_norm
 from .parts import AT_ONCE, end_and_scale, left_over
 from .quantise import quantise_row
@@ -340,14 +340,15 @@ def run_step(z, w, cache, s, control, thread, threads):  # type: ignore[no-untyp
         barrier(control, threads)
 
 
-@kernel
-def serve(z, w, cache, s, control, thread, threads, done, slept):  # type: ignore[no-untyped-def]
+@entry
+def serve(frame, thread, threads, done, slept):  # type: ignore[no-untyped-def]
     """Thread 0: its part of the announced step, once. Others: steps as they are announced, until none comes for a while; returns the last
     one done, or STOP.
 
     slept: whether this thread has slept in Python since its last call, and so still counts as asleep.
     One function for both, and what only it calls is copied into it: a function's code is compiled again in each that calls it.
     """
+    z, w, cache, s, control = frame.sizes, frame.weights, frame.cache, frame.scratch, frame.control
     if slept:
         atomic_add(control, ASLEEP + thread, -1)
     while True:

@@ -6,12 +6,30 @@ time, survives several callers and fork, and compiles in a fraction of the time 
 """
 
 import threading
-from typing import Any
+from functools import partial
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
 
 from . import isa
 from .arrays import Scratch, Sizes, Weights
-from .control import DONE, FIRST_LAYER, LAST_LAYER, MAX_THREADS, POSITION, STEP, STOP, TOKENS, TOP, WANT_LOGITS, new_control
+from .control import DONE, FIRST_LAYER, LAST_LAYER, MAX_THREADS, POSITION, STEP, STOP, TOKENS, TOP, WANT_LOGITS, Shared, new_control
+from .frame import Frame
 from .kv_cache import AnyCache
+from .native import Call, Entry
+
+_SERVE, _ANNOUNCE = Entry("step", "serve"), Entry("barrier", "announce")
+
+
+class Step(NamedTuple):
+    """The frame of step.serve."""
+
+    sizes: Sizes
+    weights: Weights
+    cache: AnyCache
+    scratch: Scratch
+    control: NDArray[np.int64]
 
 
 class Team:
@@ -23,7 +41,9 @@ class Team:
         self._naive = isa.chosen() == isa.NAIVE
         self._threads = 1 if self._naive else threads
         self._control = new_control()
-        self._arrays = (sizes, weights, cache, scratch, self._control)
+        self._arrays = Step(sizes, weights, cache, scratch, self._control)
+        self._serve: Call = int  # until it is started
+        self._announce_step: Call = int
         self._lock = threading.Lock()
         self._step = 0
         self._wake = [threading.Semaphore(0) for _ in range(self._threads)]
@@ -31,21 +51,15 @@ class Team:
         self._started = False
 
     def _work(self, number: int) -> None:
-        from .step import serve
-
         done, slept = 0, False
         while done != STOP:
-            done = serve(*self._arrays, number, self._threads, done, slept)
+            done = self._serve(number, self._threads, done, slept)
             if done != STOP:
                 self._wake[number].acquire()
                 slept = True
 
     def _announce(self, step: int) -> None:
-        if self._threads == 1:
-            return
-        from .barrier import announce
-
-        if announce(self._control, step):
+        if self._threads > 1 and self._announce_step(step):
             for number in range(1, self._threads):
                 self._wake[number].release()
 
@@ -57,10 +71,6 @@ class Team:
         if first_layer >= last_layer and not want_logits:
             return  # nothing to do, and no barrier after which no thread reads this step's parameters any more
         with self._lock:
-            if self._naive:
-                from .naive.step import run_step
-            else:
-                from .step import serve as run_step
             self._compile_and_start()
             c = self._control
             c[TOKENS], c[POSITION], c[FIRST_LAYER], c[LAST_LAYER], c[WANT_LOGITS] = tokens, position, first_layer, last_layer, want_logits
@@ -68,9 +78,9 @@ class Team:
             self._step += 1
             try:
                 self._announce(self._step)
-                run_step(*self._arrays, 0, self._threads, 0, False)
+                self._serve(0, self._threads, 0, False)
             except KeyboardInterrupt:
-                self._finish(run_step)
+                self._finish()
                 raise
 
     def start(self) -> None:
@@ -80,32 +90,30 @@ class Team:
 
     def _compile_and_start(self) -> None:
         """Compile before any thread starts: a failure or Ctrl-C meanwhile must not leave others waiting at a barrier."""
-        if self._naive or self._started:
+        if self._started:
             return
-        from .jit import interruptible
+        if self._naive:
+            from .naive.step import run_step
 
-        with interruptible():
-            from .step import serve
-
-            self._control[:] = 0
-            serve(*self._arrays, 0, 1, 0, False)  # no layers, no logits: compiles and does nothing
-            if self._threads > 1:
-                self._control[STEP] = STOP
-                serve(*self._arrays, 1, self._threads, 0, False)
-        self._control[STEP] = self._step = 0
+            self._serve, self._started = partial(run_step, *self._arrays), True
+            return
+        self._serve = _SERVE.over(Frame(self._arrays), 4)
+        if self._threads > 1:
+            self._announce_step = _ANNOUNCE.over(Frame(Shared(self._control)), 1)
+        self._control[:], self._step = 0, 0
         self._started = True
         for number in range(1, self._threads):
             worker = threading.Thread(target=self._work, args=(number,), name=f"bitnet-{number}", daemon=True)
             worker.start()
             self._workers.append(worker)
 
-    def _finish(self, run_step: Any) -> None:
+    def _finish(self) -> None:
         """The exception came from Python between two calls: do what was left undone, however often it is interrupted again."""
         while self._threads > 1 and self._control[DONE] != self._step and self._control[STEP] == self._step:
             try:
                 for semaphore in self._wake[1:]:
                     semaphore.release()
-                run_step(*self._arrays, 0, self._threads, 0, False)
+                self._serve(0, self._threads, 0, False)
             except KeyboardInterrupt:
                 continue
 

@@ -1,7 +1,7 @@
 """What the user sees while Numba compiles the kernels, which happens once on a machine and takes 10 to 30 seconds.
 
 After a second of it: on a terminal a bar that goes away again, elsewhere one line on stderr. Loading compiled kernels
-takes a third of a second and shows nothing.
+takes a few milliseconds and shows nothing.
 """
 
 import contextlib
@@ -9,20 +9,16 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
 
 from bitnet_kernels import compile_cache, isa
 
 from bitnet_cli.commands.reporting import Bar, dumb
 
-if TYPE_CHECKING:
-    from bitnet_kernels.jit import Compilations
-
 PATIENCE = 1.0  # seconds before anything is said
 EVERY = 0.25  # seconds between two counts
 
 
-def _say(stop: threading.Event, counter: "Compilations", terminal: bool) -> None:
+def _say(stop: threading.Event, terminal: bool) -> None:
     if stop.wait(PATIENCE):
         return
     what = f"bitnet: compiling the kernels for this CPU ({isa.chosen()})"
@@ -31,7 +27,7 @@ def _say(stop: threading.Event, counter: "Compilations", terminal: bool) -> None
         return
     with Bar(f"compiling the kernels ({isa.chosen()})", "functions", patience=0) as bar:
         while not stop.wait(EVERY):
-            bar.update(counter.done, None)
+            bar.update(compile_cache.compiled.done, None)
 
 
 @contextlib.contextmanager
@@ -40,17 +36,14 @@ def compiling(quiet: bool) -> Iterator[None]:
     if quiet:
         yield
         return
-    from bitnet_kernels.jit import counting_compilations
-
     stop, start = threading.Event(), time.perf_counter()
-    with counting_compilations() as counter:
-        teller = threading.Thread(target=_say, args=(stop, counter, sys.stderr.isatty() and not dumb()), daemon=True)
-        teller.start()
-        try:
-            yield
-        finally:
-            stop.set()
-            teller.join()
-    if compile_cache.prepare() is None and isa.chosen() != isa.NAIVE and time.perf_counter() - start > PATIENCE:
+    teller = threading.Thread(target=_say, args=(stop, sys.stderr.isatty() and not dumb()), daemon=True)
+    teller.start()
+    try:
+        yield
+    finally:
+        stop.set()
+        teller.join()
+    if compile_cache.folder() is None and isa.chosen() != isa.NAIVE and time.perf_counter() - start > PATIENCE:
         note = "bitnet: note: compiled kernels could not be kept, so every start compiles them; BITNET_CACHE_DIR names a private folder"
         print(note, file=sys.stderr)  # noqa: T201

@@ -10,6 +10,8 @@ from typing import NamedTuple
 
 import numpy as np
 from bitnet_kernels import arrays, isa
+from bitnet_kernels.frame import Frame
+from bitnet_kernels.native import Entry
 
 from bitnet_cli.errors import UnsupportedError
 from bitnet_cli.machine.memory import available_bytes, give_back, is_mapped_file, zeros_on_huge_pages
@@ -20,6 +22,7 @@ CHOICES = ("auto", "2", "1.6")  # bits a weight that decode reads
 SETS = ("avx512vnni",)  # where base-3 rows are read as quickly as memory delivers them (docs/log.md)
 SMALLEST = 64 << 20  # bytes of 2-bit weights: fewer stay in the cache, where 2-bit rows are read 1.4 times as fast
 DECIDE_AFTER = 8  # decoded tokens: building takes the time that the rows save in 100 tokens or more
+_BUILD = Entry("base3", "build_rows")
 CHUNK_BYTES = 16 << 20  # of 2-bit rows between two times that pages are given back
 
 
@@ -40,15 +43,17 @@ def reserve(weights: arrays.Weights, c: ModelConfig, shapes: Sequence[tuple[int,
         if choice == "auto":
             return weights, nothing
         raise UnsupportedError("1.6 bits a weight: not supported with several scales in a tensor, nor with float activations")
-    from bitnet_kernels.base3 import row_bytes
-
-    sizes = np.array([[rows * row_bytes(cols) for rows, cols in shapes]] * c.layers, np.int64)
+    sizes = np.array([[rows * _row_bytes(cols) for rows, cols in shapes]] * c.layers, np.int64)
     ends = sizes.cumsum()
     if choice == "auto" and not _pays(weights, c, int(ends[-1])):
         return weights, nothing
     rows, offsets = zeros_on_huge_pages(int(ends[-1])), ends.reshape(sizes.shape) - sizes
     room = weights._replace(base3=rows, base3_offsets=offsets, base3_built=np.zeros(1, np.int64))
     return room, Plan(shapes, 0 if choice == "1.6" else DECIDE_AFTER, choice == "1.6")
+
+
+def _row_bytes(cols: int) -> int:
+    return int(arrays.base3_row_bytes(cols, isa.width()))
 
 
 def _pays(weights: arrays.Weights, c: ModelConfig, size: int) -> bool:
@@ -62,9 +67,7 @@ def _pays(weights: arrays.Weights, c: ModelConfig, size: int) -> bool:
 def compile_builder(weights: arrays.Weights, plan: Plan) -> None:
     """Compile what `build` calls, so that it does not happen in the middle of a text."""
     if plan.shapes:
-        from bitnet_kernels import base3
-
-        base3.build_base3(weights.packed, np.int64(0), 128, weights.base3, np.int64(0), np.zeros(512, np.uint8), 0, 0)
+        _BUILD.over(Frame(arrays.Base3Frame(weights.packed, weights.base3, np.zeros(0, np.uint8))), 5)
 
 
 def build(weights: arrays.Weights, plan: Plan, threads: int, path: str) -> None:
@@ -72,19 +75,17 @@ def build(weights: arrays.Weights, plan: Plan, threads: int, path: str) -> None:
 
     UnsupportedError where a weight has the code 3 and base-3 rows are required: 3 is no digit.
     """
-    from bitnet_kernels import base3
-
     largest = [0] * threads
 
     def convert(number: int, share: int) -> None:
-        tile = np.zeros(5 * max(base3.row_bytes(cols) for _, cols in plan.shapes), np.uint8)
+        tile = np.zeros(5 * max(_row_bytes(cols) for _, cols in plan.shapes), np.uint8)
+        build_rows = _BUILD.over(Frame(arrays.Base3Frame(weights.packed, weights.base3, tile)), 5)
         for offsets, places in zip(weights.offsets, weights.base3_offsets, strict=True):
             for (rows, cols), offset, at in zip(plan.shapes, offsets, places, strict=True):
                 end, step = rows * (number + 1) // share, max(CHUNK_BYTES // (cols // 4), 1)
                 for first in range(rows * number // share, end, step):
                     last = min(first + step, end)
-                    code = base3.build_base3(weights.packed, offset, cols, weights.base3, at, tile, first, last)
-                    largest[number] = max(largest[number], int(code))
+                    largest[number] = max(largest[number], build_rows(int(offset), cols, int(at), first, last))
                     give_back(weights.packed, int(offset) + first * cols // 4, int(offset) + last * cols // 4)
 
     split(lambda number, _: convert(number, threads), threads, threads)

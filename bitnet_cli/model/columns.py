@@ -6,12 +6,15 @@ prefill, so the columns are a second copy, 4.4 MB a layer for BitNet 2B-4T, made
 
 import numpy as np
 from bitnet_kernels import arrays, isa
+from bitnet_kernels.frame import Frame
+from bitnet_kernels.native import Entry
 from numpy.typing import NDArray
 
 from bitnet_cli.machine.memory import available_bytes, zeros_on_huge_pages
 from bitnet_cli.machine.threads import split
 from bitnet_cli.model.config import ModelConfig
 
+_TURN = Entry("columns", "transpose_rows")
 SMALLEST = 64 << 20  # bytes of all ternary weights: smaller models live in the cache, where rows are read twice as fast as columns
 DECIDE_AFTER = 8  # tokens decoded
 SPARSE = 0.4  # share of hidden units closed by their gate from which on columns pay, with some margin (docs/log.md)
@@ -19,9 +22,12 @@ SPARSE_BESIDE_BASE3 = 0.6  # the same where rows are read in base 3
 
 
 def _layer_bytes(hidden: int, feed_forward: int) -> int:
-    from bitnet_kernels.columns import BLOCK, WIDTH
+    return arrays.padded(feed_forward, isa.width()) * _blocks(hidden) * isa.width()
 
-    return arrays.padded(feed_forward, int(WIDTH)) * -(-hidden // int(BLOCK)) * int(WIDTH)
+
+def _blocks(hidden: int) -> int:
+    """Of output rows: those of a register of packed bytes."""
+    return -(-hidden // (4 * isa.width()))
 
 
 def columns_for(c: ModelConfig) -> NDArray[np.uint8]:
@@ -38,22 +44,19 @@ def columns_for(c: ModelConfig) -> NDArray[np.uint8]:
 
 def compile_builder(weights: arrays.Weights) -> None:
     """Compile what `build_columns` calls, so that it does not happen in the middle of a text."""
-    from bitnet_kernels.columns import transpose
-
-    transpose(weights.packed, 0, 128, 0, weights.columns, 0, 0, 0)
+    _TURN.over(Frame(arrays.TurnFrame(weights.packed, weights.columns)), 6)
 
 
 def build_columns(sizes: arrays.Sizes, weights: arrays.Weights, threads: int) -> None:
     """Fill weights.columns, layers split between threads. 0.25 s of one core for BitNet 2B-4T (docs/log.md)."""
-    from bitnet_kernels.columns import BLOCK, transpose
-
-    size, blocks = _layer_bytes(sizes.hidden, sizes.feed_forward), -(-sizes.hidden // BLOCK)
+    size, blocks = _layer_bytes(sizes.hidden, sizes.feed_forward), _blocks(sizes.hidden)
+    transpose = _TURN.over(Frame(arrays.TurnFrame(weights.packed, weights.columns)), 6)
     width = arrays.packed_width(sizes.feed_forward)
 
     def turn(first: int, last: int) -> None:
         for layer in range(first, last):
             offset = int(weights.offsets[layer, arrays.DOWN])
-            transpose(weights.packed, offset, width, sizes.hidden, weights.columns, layer * size, 0, blocks)
+            transpose(offset, width, sizes.hidden, layer * size, 0, blocks)
 
     split(turn, sizes.layers, threads)
     weights.columns_built[0] = 1

@@ -7,6 +7,8 @@ read that matter.
 
 import numpy as np
 from bitnet_kernels import arrays, isa
+from bitnet_kernels.frame import Frame
+from bitnet_kernels.native import Entry
 from numpy.typing import NDArray
 
 from bitnet_cli.machine.memory import give_back
@@ -14,6 +16,7 @@ from bitnet_cli.machine.threads import split
 
 # Kinds with more bits than the planes, and heads that do not stay in a cache between two tokens.
 KINDS = (arrays.HEAD_F32, arrays.HEAD_F16, arrays.HEAD_Q8_0)
+_CUT = Entry("head_planes", "build_rows")
 SMALLEST = 8 << 20  # weights
 CHUNK_ROWS = 4096  # a thread's rows between two times that pages are given back: 20 MB of float16 at hidden 2,560
 
@@ -26,25 +29,22 @@ def planes_for(kind: int, vocab: int, hidden: int) -> arrays.Planes:
 
 def compile_builder() -> None:
     """Compile what `build_planes` calls, so that it does not happen in the middle of a text."""
-    from bitnet_kernels import head_planes
-
-    data, values, codes = np.zeros(256, np.uint8), np.zeros(128, np.float32), np.zeros(512, np.uint8)
-    head_planes.build(data, 0, np.int64(arrays.HEAD_F16), 128, arrays.new_planes(1, 128), values, codes, 0, 0)
+    nothing = np.zeros(0, np.uint8)
+    _CUT.over(Frame(arrays.CutFrame(nothing, arrays.new_planes(0, 128), np.zeros(0, np.float32), nothing)), 5)
 
 
 def build_planes(sizes: arrays.Sizes, weights: arrays.Weights, threads: int) -> None:
     """Fill weights.planes from the head, rows split between threads. 0.2 s for 128,256 x 2,560 with two threads (docs/log.md)."""
-    from bitnet_kernels import head_planes
-
-    offset, kind, hidden, vocab = int(weights.head_offset[0]), np.int64(sizes.head_kind), sizes.hidden, len(weights.planes.scales)
+    offset, kind, hidden, vocab = int(weights.head_offset[0]), int(sizes.head_kind), sizes.hidden, len(weights.planes.scales)
     per_block, size = arrays.HEAD_BLOCKS[sizes.head_kind]
     stride = hidden // per_block * size
 
     def cut(first: int, last: int) -> None:
         values, codes = np.zeros(hidden, np.float32), np.zeros(arrays.padded(hidden), np.uint8)
+        build_rows = _CUT.over(Frame(arrays.CutFrame(weights.head, weights.planes, values, codes)), 5)
         for begin in range(first, last, CHUNK_ROWS):
             end = min(begin + CHUNK_ROWS, last)
-            head_planes.build(weights.head, offset, kind, hidden, weights.planes, values, codes, begin, end)
+            build_rows(offset, kind, hidden, begin, end)
             give_back(weights.head, offset + begin * stride, offset + end * stride)
 
     split(cut, vocab, threads)

@@ -95,8 +95,8 @@ def run_layer(z: Sizes, w: Weights, cache: AnyCache, layer: int, x: Floats, posi
     return x + _norm(z, w, layer, FFN_OUT_NORM, _project(z, w, layer, DOWN, h, z.hidden))
 
 
-def run_step(z: Sizes, w: Weights, cache: AnyCache, s: Scratch, control: NDArray[np.int64], *_: int) -> None:
-    """As kernels/step.py `serve` for thread 0; what follows `control` there is not needed."""
+def run_step(z: Sizes, w: Weights, cache: AnyCache, s: Scratch, control: NDArray[np.int64], *_: int) -> int:
+    """As kernels/step.py `serve` for thread 0; the numbers that it takes are not needed."""
     tokens = int(control[TOKENS])
     x = s.x[:tokens]
     for layer in range(int(control[FIRST_LAYER]), int(control[LAST_LAYER])):
@@ -104,3 +104,4 @@ def run_step(z: Sizes, w: Weights, cache: AnyCache, s: Scratch, control: NDArray
     if control[WANT_LOGITS]:
         last = _norm(z, w, z.layers, 0, x[-1])
         dense.head_matvec(w.head, int(w.head_offset[0]), z.head_kind, last, s.logits)
+    return 0

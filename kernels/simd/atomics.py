@@ -4,14 +4,13 @@ The team's `control` array is int64; the barrier uses two elements on cache line
 a token are microseconds; a sleep would cost more than the work between two barriers.
 """
 
-import ctypes
 import platform
-import sys
 from typing import Any
 
-from llvmlite import binding, ir
+from llvmlite import ir
 from numba import types
 
+from ..externals import register
 from .vectors import I32, call, element_pointer, intrinsic
 
 
@@ -68,18 +67,7 @@ def pause_instruction() -> Any:
 pause = pause_instruction()
 
 
-def _operating_system_yield() -> int:
-    """Address of the function that lets another thread run; 0 where none is known."""
-    try:
-        library = ctypes.CDLL("kernel32").SwitchToThread if sys.platform == "win32" else ctypes.CDLL(None).sched_yield
-    except (OSError, AttributeError):
-        return 0
-    return ctypes.cast(library, ctypes.c_void_p).value or 0
-
-
-_yield_address = _operating_system_yield()
-if _yield_address:
-    binding.add_symbol("bitnet_yield_thread", _yield_address)
+_YIELDS = register()["bitnet_yield_thread"]
 
 
 @intrinsic
@@ -87,7 +75,7 @@ def yield_thread(typingctx: Any) -> Any:
     """Let the operating system run another thread: for waits that last because there are more threads than free cores."""
 
     def codegen(ctx: Any, b: Any, sig: Any, args: Any) -> Any:
-        if _yield_address:
+        if _YIELDS:
             call(b, "bitnet_yield_thread", I32, [])
         return ctx.get_dummy_value()
 

@@ -44,6 +44,21 @@ def element_pointer(ctx: Any, builder: Any, array_type: Any, array: Any, offset:
     return builder.gep(data, [offset])
 
 
+@intrinsic
+def flattened(typingctx: Any, array: Any) -> Any:
+    """All elements of a contiguous array as one dimension, without the checks (and the code for them) of `reshape`."""
+    kind = types.Array(array.dtype, 1, "C")
+
+    def codegen(ctx: Any, b: Any, sig: Any, args: Any) -> Any:
+        source, out = cgutils.create_struct_proxy(array)(ctx, b, args[0]), cgutils.create_struct_proxy(kind)(ctx, b)
+        for name in ("meminfo", "parent", "nitems", "itemsize", "data"):
+            setattr(out, name, getattr(source, name))
+        out.shape, out.strides = (cgutils.pack_array(b, [size]) for size in (source.nitems, source.itemsize))
+        return out._getvalue()
+
+    return kind(array), codegen
+
+
 def call(builder: Any, name: str, result: ir.Type, args: list[Any]) -> Any:
     """Call an LLVM intrinsic or external function by name."""
     kind = ir.FunctionType(result, [a.type for a in args])

@@ -1,0 +1,145 @@
+"""Kernels that Python calls: compiled once, and afterwards run as bare machine code, without Numba.
+
+Importing Numba and loading its caches takes a third of a second, more than all else until the first token. So the machine code of an
+`@entry` (jit.py) is kept beside Numba's own files, in the same private folder, one file for each layout of a frame (frame.py). llvmlite
+links it, and it is called by the convention of Numba's native functions:
+
+    int32 status = f(int64 *result, void **error, char *frame, int64 ...)
+
+Such code needs nothing but the C library, which is tried in another process before it is kept: LLVM ends a process that has a symbol it
+cannot resolve. Where anything is amiss, a file missing, damaged or not to be linked, Numba compiles, or loads what it has kept itself.
+"""
+
+import ctypes
+import gc
+import hashlib
+import os
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+from . import compile_cache, externals, isa
+from .frame import Frame, Layout
+
+Call = Callable[..., int]
+_MAGIC = b"bitnet machine code 1\n"
+_TRIAL_SECONDS = 60
+_lock = threading.RLock()
+_engines: list[Any] = []  # they own the machine code
+
+
+class Entry:
+    """The function `name` of the module `module` of this package. `over(frame)` is a function of integers that returns one."""
+
+    def __init__(self, module: str, name: str):
+        self._module, self._name = module, name
+        self._functions: dict[Layout, Any] = {}
+
+    def over(self, frame: Frame, integers: int) -> Call:
+        """Load the code for the frame's layout, or compile it, which takes seconds. integers: how many there are besides the frame."""
+        with _lock:
+            if frame.layout not in self._functions:
+                address = self._load(frame.layout) or self._compile(frame.layout, integers)
+                prototype = ctypes.CFUNCTYPE(ctypes.c_int32, *[ctypes.c_void_p] * 3, *[ctypes.c_int64] * integers)
+                self._functions[frame.layout] = prototype(address)
+        return _bound(self._functions[frame.layout], frame)
+
+    def _file(self, layout: Layout) -> Path | None:
+        folder = compile_cache.folder()
+        if folder is None:
+            return None
+        key = repr((layout, isa.host()))
+        return folder / f"{self._module}.{self._name}-{hashlib.sha256(key.encode()).hexdigest()[:16]}.code"
+
+    def _load(self, layout: Layout) -> int:
+        path = self._file(layout)
+        try:
+            return link(path.read_bytes()) if path else 0
+        except (OSError, ValueError, RuntimeError):
+            return 0
+
+    def _compile(self, layout: Layout, integers: int) -> int:
+        from .jit import interruptible
+
+        with interruptible(), _collecting_less():
+            from numba import types
+
+            from .records import Record
+
+            kernel = getattr(import_module(f".{self._module}", __package__), self._name)
+            signature = (Record(layout), *[types.int64] * integers)
+            kernel.compile(signature)
+            compiled = kernel.overloads[signature]
+        symbol = compiled.fndesc.llvm_func_name
+        path = self._file(layout)
+        if path:
+            with suppress(Exception):  # Numba's own functions, which may change; what it has loaded from its cache it cannot give
+                _keep(path, symbol, compiled.library.serialize_using_object_code()[2][0])
+        return int(compiled.library.get_pointer_to_function(symbol))
+
+
+def _bound(function: Any, frame: Frame) -> Call:
+    address, byref, integer, pointer = frame.address, ctypes.byref, ctypes.c_int64, ctypes.c_void_p
+
+    def call(*integers: int) -> int:
+        # A kernel raises nothing: the status is always 0.
+        result, error = integer(), pointer()
+        function(byref(result), byref(error), address, *integers)
+        return result.value
+
+    call.frame = frame  # type: ignore[attr-defined]  # lives as long as what may run over it
+    return call
+
+
+@contextmanager
+def _collecting_less() -> Iterator[None]:
+    """Numba makes millions of objects; looking for garbage among them takes a sixth of the time. 70 MB more at the peak."""
+    before = gc.get_threshold()
+    gc.set_threshold(20_000, 20, 100)
+    try:
+        yield
+    finally:
+        gc.set_threshold(*before)
+
+
+def _keep(path: Path, symbol: str, code: bytes) -> None:
+    """Write the file if another process can link it."""
+    data = symbol.encode() + b"\n" + code
+    new = path.with_suffix(f".{os.getpid()}")
+    try:
+        new.write_bytes(_MAGIC + hashlib.sha256(data).digest() + data)
+        trial = [sys.executable, "-c", "import sys; from bitnet_kernels.native import link; link(open(sys.argv[1], 'rb').read())", str(new)]
+        nothing = subprocess.DEVNULL
+        if not subprocess.run(trial, stdin=nothing, stdout=nothing, stderr=nothing, timeout=_TRIAL_SECONDS, check=False).returncode:
+            new.replace(path)
+    finally:
+        new.unlink(missing_ok=True)
+
+
+def link(file: bytes) -> int:
+    """The contents of a kept file -> the function's address. ValueError where they are damaged."""
+    start = len(_MAGIC) + 32
+    data = file[start:]
+    if file[:start] != _MAGIC + hashlib.sha256(data).digest():
+        raise ValueError("not machine code, or damaged")
+    symbol, code = data.split(b"\n", 1)
+
+    from llvmlite import binding
+
+    externals.register()
+    binding.initialize_native_target()
+    binding.initialize_native_asmprinter()
+    machine = binding.Target.from_triple(binding.get_process_triple()).create_target_machine(cpu=binding.get_host_cpu_name())
+    engine = binding.create_mcjit_compiler(binding.parse_assembly(""), machine)
+    engine.add_object_file(binding.ObjectFileRef.from_data(code))
+    engine.finalize_object()
+    _engines.append(engine)
+    address = int(engine.get_function_address(symbol.decode()))
+    if not address:
+        raise ValueError("the function is missing")
+    return address
