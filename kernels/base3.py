@@ -34,7 +34,14 @@ zero_narrow, zero_wide = selected.zero_narrow, selected.zero_wide
 encode = trits.as_fraction(selected.Bytes)
 
 
-row_bytes = kernel(base3_row_bytes)
+_row_bytes = kernel(base3_row_bytes)
+
+
+@kernel
+def row_bytes(cols):  # type: ignore[no-untyped-def]
+    """Bytes of a row of `cols` weights."""
+    return _row_bytes(cols, WIDTH)
+
 
 if selected.ANY_BYTE:
     subtract = vectors.binary(selected.Wide, "sub")
@@ -119,7 +126,7 @@ else:
 @kernel
 def base3_matvec(rows, offset, cols, codes, code_sum, scale, out, accumulate, first, last):  # type: ignore[no-untyped-def]
     """As ternary.matvec_scaled, for base-3 rows that begin at byte `offset`: four streams, a quarter of the rows apart."""
-    stride, quarter = row_bytes(cols, WIDTH), (last - first + 3) // 4
+    stride, quarter = row_bytes(cols), (last - first + 3) // 4
     for row in range(first, first + quarter):
         # Where rows do not divide by four the last streams run past the end: there they read the last row and drop the sum.
         r1, r2, r3 = min(row + quarter, last - 1), min(row + 2 * quarter, last - 1), min(row + 3 * quarter, last - 1)
@@ -135,7 +142,7 @@ def base3_matvec(rows, offset, cols, codes, code_sum, scale, out, accumulate, fi
 @kernel
 def base3_matvec_chosen(rows, offset, cols, codes, code_sum, scale, out, chosen, count):  # type: ignore[no-untyped-def]
     """As ternary.matvec_chosen, for base-3 rows that begin at byte `offset`. Rows that are not chosen are not read."""
-    stride, quarter, end = row_bytes(cols, WIDTH), (count + 3) // 4, count - 1
+    stride, quarter, end = row_bytes(cols), (count + 3) // 4, count - 1
     for i in range(quarter):
         r0, r1 = chosen[i], chosen[min(i + quarter, end)]
         r2, r3 = chosen[min(i + 2 * quarter, end)], chosen[min(i + 3 * quarter, end)]
@@ -154,7 +161,7 @@ def build_base3(packed, offset, cols, rows, at, tile, first, last):  # type: ign
 
     tile: (>= 5 row_bytes,) uint8, overwritten. A code 3 is no weight and has no place in base 3: rows built from it are useless.
     """
-    stride, length, largest = cols // 4, row_bytes(cols, WIDTH), np.uint8(0)
+    stride, length, largest = cols // 4, row_bytes(cols), np.uint8(0)
     for i in range(5 * length):
         tile[i] = 0
     for r in range(first, last):

@@ -79,7 +79,7 @@ class Entry:
         path = self._file(layout)
         if path:
             with suppress(Exception):  # Numba's own functions, which may change; what it has loaded from its cache it cannot give
-                _keep(path, symbol, compiled.library.serialize_using_object_code()[2][0])
+                keep(path, symbol, compiled.library.serialize_using_object_code()[2][0])
         return int(compiled.library.get_pointer_to_function(symbol))
 
 
@@ -107,7 +107,7 @@ def _collecting_less() -> Iterator[None]:
         gc.set_threshold(*before)
 
 
-def _keep(path: Path, symbol: str, code: bytes) -> None:
+def keep(path: Path, symbol: str, code: bytes) -> None:
     """Write the file if another process can link it."""
     data = symbol.encode() + b"\n" + code
     new = path.with_suffix(f".{os.getpid()}")

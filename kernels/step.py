@@ -348,7 +348,12 @@ def serve(frame, thread, threads, done, slept):  # type: ignore[no-untyped-def]
     slept: whether this thread has slept in Python since its last call, and so still counts as asleep.
     One function for both, and what only it calls is copied into it: a function's code is compiled again in each that calls it.
     """
-    z, w, cache, s, control = frame.sizes, frame.weights, frame.cache, frame.scratch, frame.control
+    # One by one: what is unpacked from a tuple Numba does not know as part of an argument, and it drops stores to it as dead.
+    z = frame.sizes
+    w = frame.weights
+    cache = frame.cache
+    s = frame.scratch
+    control = frame.control
     if slept:
         atomic_add(control, ASLEEP + thread, -1)
     while True:

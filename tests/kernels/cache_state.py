@@ -9,7 +9,6 @@ import sys
 
 import numpy as np
 from bitnet_kernels import compile_cache, isa
-from numba.core.dispatcher import Dispatcher
 
 
 def row() -> bool:
@@ -33,12 +32,17 @@ def team() -> bool:
 
 def main() -> None:
     right = {"row": row, "team": team}[sys.argv[1]]()
+    numba = "numba" in sys.modules
+    from numba.core.dispatcher import Dispatcher
+
     modules = [module for name, module in sys.modules.items() if name.startswith("bitnet_kernels")]
     kernels = {item for module in modules for item in vars(module).values() if isinstance(item, Dispatcher)}
-    folder = compile_cache.prepare()
+    folder = compile_cache.folder()
     result = {
         "right": right,
         "isa": isa.chosen(),
+        "numba": numba,
+        "machine code": [] if folder is None else sorted(path.name for path in folder.glob("*.code")),
         "folder": None if folder is None else str(folder),
         "found": sorted(item.__name__ for item in kernels if item.stats.cache_hits),
         "compiled": sorted(item.__name__ for item in kernels if item.stats.cache_misses),

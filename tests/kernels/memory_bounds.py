@@ -14,6 +14,7 @@ import numpy as np
 from bitnet_kernels import arrays, base3, columns, dense, inputs, quantise, quantised_attention, quantised_cache
 from bitnet_kernels import ternary as kernels
 from bitnet_kernels.kv_cache import QUANTISED_BITS, QuantisedCache, new_cache
+from bitnet_kernels.team import Step
 from cases import activations, kernel_order, packed, product, ternary
 from head_case import Head
 from numpy.typing import NDArray
@@ -155,8 +156,8 @@ def guarded_model(name: str) -> Model:
     model = Model(SHAPES[name])
     for field in ("weights", "cache", "scratch"):
         setattr(model, field, everything_at_the_end(getattr(model, field)))
-    model.team._arrays = (model.sizes, model.weights, model.cache, model.scratch, at_the_end(model.team._control))
-    model.team._control = model.team._arrays[-1]
+    model.team._arrays = Step(model.sizes, model.weights, model.cache, model.scratch, at_the_end(model.team._control))
+    model.team._control = model.team._arrays.control
     return model
 
 

@@ -11,7 +11,7 @@ from typing import Any
 
 import numba
 import pytest
-from bitnet_kernels import compile_cache, isa
+from bitnet_kernels import compile_cache, isa, native
 
 HERE = Path(__file__).parent
 POSIX = pytest.mark.skipif(not hasattr(os, "getuid"), reason="permissions as on POSIX")
@@ -22,6 +22,7 @@ COMPILED = pytest.mark.skipif(isa.chosen() == isa.NAIVE, reason="nothing is comp
 def prepare(monkeypatch: pytest.MonkeyPatch) -> Callable[[Path], Path | None]:
     """`prepare` as a new process would call it, with this base folder. Numba's own setting is put back afterwards."""
     monkeypatch.setattr(numba.config, "CACHE_DIR", numba.config.CACHE_DIR)
+    monkeypatch.setattr(compile_cache, "folder", compile_cache.folder.__wrapped__)
 
     def run(base: Path) -> Path | None:
         monkeypatch.setenv("BITNET_CACHE_DIR", str(base))
@@ -105,6 +106,7 @@ def test_without_a_home_there_is_no_folder(monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.setattr(Path, "home", no_home)
     for name in ("BITNET_CACHE_DIR", "XDG_CACHE_HOME", "LOCALAPPDATA"):
         monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(compile_cache, "folder", compile_cache.folder.__wrapped__)
     before = numba.config.CACHE_DIR
     assert compile_cache.prepare.__wrapped__() is None
     assert before == numba.config.CACHE_DIR
@@ -141,13 +143,46 @@ def test_kernels_work_without_a_folder(run_script: Callable[..., Any], tmp_path:
 
 @COMPILED
 def test_the_second_process_compiles_nothing(run_script: Callable[..., Any]) -> None:
-    """Every kernel that Python calls comes from the folder, whole with all that it calls."""
+    """Every kernel that Python calls comes from the folder, whole with all that it calls, as machine code: Numba is not imported."""
     first = run_script("cache_state.py", "team")
     second = run_script("cache_state.py", "team")
     assert first["right"] is second["right"] is True
-    assert second["compiled"] == []
     assert second["folder"] is not None
-    assert set(second["found"]) == set(second["used"]) >= {"serve", "announce"}
+    assert (second["numba"], second["compiled"], second["found"]) == (False, [], [])
+    assert {name.split("-")[0] for name in second["machine code"]} >= {"step.serve", "barrier.announce"}
+
+
+def after_the_first(run_script: Callable[..., Any], tmp_path: Path) -> tuple[dict[str, str], list[Path]]:
+    """A folder that one process has filled with what a team needs: the setting for others, and the files with machine code."""
+    shared = compile_cache.folder()
+    assert shared is not None
+    run_script("cache_state.py", "team")
+    shutil.copytree(shared, tmp_path / "base" / shared.name)
+    (tmp_path / "base").chmod(0o700)
+    return {"BITNET_CACHE_DIR": str(tmp_path / "base")}, sorted((tmp_path / "base").rglob("*.code"))
+
+
+@COMPILED
+@pytest.mark.parametrize("damage", ["cut", "changed", "not ours", "missing"])
+def test_damaged_machine_code_is_not_run(run_script: Callable[..., Any], tmp_path: Path, damage: str) -> None:
+    """It would crash. Numba has the same kernels in its own files."""
+    base, files = after_the_first(run_script, tmp_path)
+    for path in files:
+        data = path.read_bytes()
+        path.write_bytes({"cut": data[:-100], "changed": data[:-1] + bytes([data[-1] ^ 1]), "not ours": b"text"}.get(damage, b""))
+        if damage == "missing":
+            path.unlink()
+    again = run_script("cache_state.py", "team", **base)
+    assert again["right"] is True
+    assert (again["numba"], again["compiled"]) == (True, [])
+    assert {"serve", "announce"} <= set(again["found"])
+
+
+@COMPILED
+def test_machine_code_that_cannot_be_linked_is_not_kept(tmp_path: Path) -> None:
+    """As with a function that this system does not have: LLVM would end the process, so another one tries."""
+    native.keep(tmp_path / "a.code", "f", b"no object file")
+    assert list(tmp_path.iterdir()) == []
 
 
 @COMPILED

@@ -8,9 +8,8 @@ import sys
 from typing import Any
 
 import numpy as np
-from bitnet_kernels import isa
+from bitnet_kernels import isa, team
 from bitnet_kernels.naive import dense, norm
-from numba.core.dispatcher import Dispatcher
 from numpy.typing import NDArray
 from tiny_model import SHAPES, Model, Shape
 
@@ -75,11 +74,9 @@ def sequence(shape: Shape, mixed: bool, pieces: int) -> list[bytes]:
     return [np.concatenate(streams).tobytes(), logits.tobytes(), *cache]
 
 
-def compiled() -> list[str]:
-    """Kernels that exist as machine code in this process."""
-    modules = [module for name, module in sys.modules.items() if name.startswith("bitnet_kernels")]
-    kernels = {item for module in modules for item in vars(module).values() if isinstance(item, Dispatcher)}
-    return sorted(item.__name__ for item in kernels if item.signatures)
+def compiled() -> bool:
+    """Whether steps ran as machine code in this process."""
+    return bool(team._SERVE._functions)
 
 
 def main() -> None:
