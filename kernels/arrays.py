@@ -182,8 +182,11 @@ def padded(cols: int, width: int = 64) -> int:
     return -(-cols // group) * group
 
 
-def base3_row_bytes(cols, width):  # type: ignore[no-untyped-def]  # base3.py compiles it too
-    """Bytes of a base-3 row: 320 weights (64-byte registers) or 160 take one register. `cols`: a multiple of 128."""
+def base3_row_bytes(cols: int, width: int) -> int:
+    """Bytes of a base-3 row: 320 weights (64-byte registers) or 160 take one register. `cols`: a multiple of 128.
+
+    base3.py compiles it too.
+    """
     registers = (cols + 4 * width - 1) // (4 * width) * 4
     return (registers + 4) // 5 * width
 

@@ -21,7 +21,7 @@ from .frame import ARRAY, FLOAT, INT, NONE, Layout, words
 _I64 = ir.IntType(64)
 
 
-class Record(types.Type):  # type: ignore[misc]
+class Record(types.Type):
     """A pointer to a tuple in a frame. instance_class: the tuple's, as Numba's own types of named tuples call it."""
 
     def __init__(self, layout: Layout):
@@ -43,12 +43,12 @@ def _numba_type(layout: Layout) -> types.Type:
 
 
 @register_model(Record)
-class _RecordModel(models.OpaqueModel):  # type: ignore[misc]
+class _RecordModel(models.OpaqueModel):
     """An address without a type."""
 
 
 @infer_getattr
-class _Attributes(AttributeTemplate):  # type: ignore[misc]
+class _Attributes(AttributeTemplate):
     key = Record
 
     def generic_resolve(self, record: Any, name: str) -> Any:
@@ -56,7 +56,7 @@ class _Attributes(AttributeTemplate):  # type: ignore[misc]
         return None if field is None else _numba_type(field)
 
 
-@lower_getattr_generic(Record)  # type: ignore[untyped-decorator]
+@lower_getattr_generic(Record)
 def _load_attribute(context: Any, builder: Any, record: Any, pointer: Any, name: str) -> Any:
     at = 0
     for field, layout in record.layout[1]:

@@ -53,7 +53,7 @@ def reserve(weights: arrays.Weights, c: ModelConfig, shapes: Sequence[tuple[int,
 
 
 def _row_bytes(cols: int) -> int:
-    return int(arrays.base3_row_bytes(cols, isa.width()))
+    return arrays.base3_row_bytes(cols, isa.width())
 
 
 def _pays(weights: arrays.Weights, c: ModelConfig, size: int) -> bool:
