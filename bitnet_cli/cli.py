@@ -3,10 +3,12 @@
 Options are in options/, one file a command. What they call is imported when it is called, so `--help` stays quick.
 """
 
+import errno
 import gc
 import os
 import signal
 import sys
+import threading
 from types import FrameType
 from typing import Annotated, NoReturn
 
@@ -15,6 +17,7 @@ import typer
 from bitnet_cli.errors import BitnetError
 from bitnet_cli.options import bench, convert, embed, inspect, perplexity, quantize, run
 
+GRACE = 3.0  # seconds after SIGTERM in which files and the terminal are put in order
 COMPLETING = "_BITNET_COMPLETE"  # set by a shell that asks what Tab may offer
 
 app = typer.Typer(
@@ -71,7 +74,16 @@ def _unknown_terminal() -> None:
 def _terminated(number: int, _frame: FrameType | None) -> NoReturn:
     """SIGTERM ends the command as Ctrl-C does, so that the terminal is left as it was and no half file stays; a second one at once."""
     signal.signal(number, signal.SIG_DFL)
+    # While LLVM compiles, an exception may be lost in its callbacks.
+    later = threading.Timer(GRACE, os.kill, (os.getpid(), number))
+    later.daemon = True
+    later.start()
     raise SystemExit(128 + number)
+
+
+def reader_left(error: OSError, system: str = os.name) -> bool:
+    """Whether nobody reads the pipe any more that was written to. Windows calls that an invalid argument, and names no file."""
+    return isinstance(error, BrokenPipeError) or (system == "nt" and error.errno == errno.EINVAL and error.filename is None)
 
 
 def _run() -> None:
@@ -96,9 +108,9 @@ def main() -> None:
         raise SystemExit(130) from None
     except BitnetError as error:
         _fail(error, error.exit_code)
-    except BrokenPipeError:
-        # The reader went away (`| head`): say nothing. Point stdout at nowhere so that interpreter exit does not complain either.
+    except OSError as error:
+        if not reader_left(error):
+            _fail(error, 1)
+        # `| head`: say nothing. Point stdout at nowhere so that interpreter exit does not complain either.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         raise SystemExit(1) from None
-    except OSError as error:
-        _fail(error, 1)

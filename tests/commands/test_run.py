@@ -3,6 +3,7 @@
 The naive kernels do the work where it does not matter which: such a process starts in a third of the time.
 """
 
+import errno
 import os
 import signal
 import subprocess
@@ -12,6 +13,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
+from bitnet_cli.cli import reader_left
 
 from ..model.builder import Sizes, random_model, write_model
 
@@ -246,6 +249,13 @@ def test_a_reader_that_goes_away(endless: Path) -> None:
 
 
 @posix_only
+def test_what_a_pipe_without_a_reader_is_called() -> None:
+    """On Windows an invalid argument without a file."""
+    invalid, named = OSError(errno.EINVAL, "Invalid argument"), OSError(errno.EINVAL, "Invalid argument", "model.gguf")
+    assert reader_left(BrokenPipeError()) and reader_left(invalid, "nt")
+    assert not reader_left(invalid, "posix") and not reader_left(named, "nt") and not reader_left(OSError(errno.ENOSPC, "full"), "nt")
+
+
 @pytest.mark.parametrize("closed", ["<&-", ">&-", "2>&-", "<&- >&- 2>&-"])
 def test_closed_streams(model: Path, closed: str) -> None:
     """A note for a stderr that is closed must not land on stdout either."""

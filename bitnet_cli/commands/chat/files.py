@@ -53,7 +53,8 @@ def save(path: Path, tokenizer: Tokenizer, *, model: str, template: str, samplin
             raise UsageError(f"{path}: is there already, and is not a saved chat") from None
     part = path.with_name(f".{path.name}.{secrets.token_hex(4)}.part")
     try:
-        with os.fdopen(os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w", encoding="utf-8") as file:
+        handle = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0), 0o600)
+        with os.fdopen(handle, "w", encoding="utf-8", newline="\n") as file:
             json.dump(value, file, ensure_ascii=False, indent=1)
             file.write("\n")
             file.flush()

@@ -16,8 +16,8 @@ from typing import NamedTuple
 from bitnet_cli.commands.chat import commands
 from bitnet_cli.commands.chat.files import Saved
 from bitnet_cli.commands.chat.reader import PipeReader, Reader, TerminalReader
-from bitnet_cli.commands.chat.terminal import Plain, Shown, Silent, stoppable, styled, wrapped
-from bitnet_cli.commands.reporting import Bar, Reporter, dumb
+from bitnet_cli.commands.chat.terminal import Plain, Shown, Silent, moves, stoppable, styled, wrapped
+from bitnet_cli.commands.reporting import Bar, Reporter
 from bitnet_cli.errors import BitnetError, UsageError, printable
 from bitnet_cli.model.chat import BASE_LIMIT, Chat, ContextFullError
 from bitnet_cli.model.generate import Timings
@@ -145,7 +145,7 @@ class Talk:
     def _shown(self) -> Shown:
         if self.as_json:
             return Silent()
-        if not self.on_terminal or dumb() or self.chat.grammar is not None:  # JSON is no Markdown
+        if not self.on_terminal or not moves() or self.chat.grammar is not None:  # JSON is no Markdown
             return Plain()
         from bitnet_cli.commands.chat.markdown import MarkdownStream
 

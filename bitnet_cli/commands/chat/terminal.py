@@ -8,11 +8,14 @@ import signal
 import sys
 import textwrap
 from collections.abc import Iterator
+from ctypes import c_uint32
 from types import FrameType
-from typing import Protocol
+from typing import Any, Protocol
 
 from bitnet_cli.commands.reporting import dumb
 from bitnet_cli.text.stream import terminal_safe
+
+STDOUT, VIRTUAL_TERMINAL = -11, 4  # STD_OUTPUT_HANDLE and ENABLE_VIRTUAL_TERMINAL_PROCESSING of Windows' console functions
 
 
 class Shown(Protocol):
@@ -95,6 +98,20 @@ def unechoed() -> Iterator[None]:
         yield
     finally:
         termios.tcsetattr(descriptor, termios.TCSANOW, before)
+
+
+def moves(system: str = os.name, kernel32: Any = None) -> bool:
+    """Whether the terminal of stdout understands escape sequences. A console of Windows does from Windows 10 on, if asked to."""
+    if dumb():
+        return False
+    if system != "nt":
+        return True
+    if kernel32 is None:
+        import ctypes
+
+        kernel32 = ctypes.WinDLL("kernel32")  # type: ignore[attr-defined, unused-ignore]
+    output, mode = kernel32.GetStdHandle(STDOUT), (c_uint32 * 1)()
+    return bool(kernel32.GetConsoleMode(output, mode) and kernel32.SetConsoleMode(output, mode[0] | VIRTUAL_TERMINAL))
 
 
 def wrapped(line: str) -> str:

@@ -15,7 +15,7 @@ import pytest
 
 from bitnet_cli.commands.chat import commands, files
 from bitnet_cli.commands.chat.talk import Talk, Wishes
-from bitnet_cli.commands.chat.terminal import Silent
+from bitnet_cli.commands.chat.terminal import Silent, moves
 from bitnet_cli.errors import BadFileError, BitnetError, UsageError
 from bitnet_cli.gguf_file.reader import open_gguf
 from bitnet_cli.model.chat import ContextFullError
@@ -290,3 +290,28 @@ def test_templates_by_wish(model: Path, tmp_path: Path) -> None:
 def test_output_that_the_encoding_lacks(tmp_path: Path) -> None:
     path = reciting_model(tmp_path / "m.gguf", "caf\u00e9 \u4f60\u597d \x1b[31mred")
     assert talk(path, "x\n", PYTHONUTF8="0", PYTHONIOENCODING="ascii").stdout == "caf? ?? \x1b[31mred\n"
+
+
+@pytest.mark.parametrize("understands", [True, False])
+def test_a_console_of_windows_is_asked_for_escape_sequences(understands: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By its two functions; an old one refuses, and gets the text as it is."""
+    monkeypatch.setenv("TERM", "")
+    asked = []
+
+    class Kernel32:
+        def GetStdHandle(self, number: int) -> int:  # noqa: N802
+            return {-11: 7}[number]
+
+        def GetConsoleMode(self, handle: int, mode: Any) -> int:  # noqa: N802
+            mode[0] = 3
+            return int(handle == 7)
+
+        def SetConsoleMode(self, handle: int, mode: int) -> int:  # noqa: N802
+            asked.append((handle, mode))
+            return int(understands)
+
+    assert moves("nt", Kernel32()) == understands
+    assert asked == [(7, 3 | 4)]
+    assert moves("posix")
+    monkeypatch.setenv("TERM", "dumb")
+    assert not moves("nt", Kernel32())
