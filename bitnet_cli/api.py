@@ -152,6 +152,7 @@ class Model:
         self.context: int = opened.session.context
         self._opened: OpenModel | None = opened
         self._chat: Chat | None = None  # the last one, for the tokens of its answers
+        self._process = os.getpid()
         self._lock, self._owner = threading.Lock(), 0  # owner: the thread that holds the lock, 0 for none
 
     @contextlib.contextmanager
@@ -169,6 +170,8 @@ class Model:
     def _open(self) -> OpenModel:
         if self._opened is None:
             raise BitnetError("this model is closed")
+        if self._process != os.getpid():  # its threads stayed behind, and would be waited for without end
+            raise BitnetError("this model was loaded before a fork; load it in the new process")
         return self._opened
 
     def generate(

@@ -1,5 +1,6 @@
 """`from bitnet_cli import load`: text, tokens, logits, perplexity and embeddings of a model, alone and from several threads."""
 
+import os
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -137,3 +138,22 @@ def test_what_cannot_be_asked(model: Model, tmp_path: Path) -> None:
         model.generate(PROMPT, max_tokens=-2)
     with pytest.raises(UsageError, match="do not fit"):
         list(model.generate([1] * 5000))
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="processes that fork")
+@pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
+def test_a_forked_process_is_told(model: Model) -> None:
+    """Its copy of the model has no threads: it would wait for ever."""
+    read, write = os.pipe()
+    child = os.fork()
+    if child == 0:
+        try:
+            model.generate("x")
+        except BitnetError as error:
+            os.write(write, str(error).encode())
+        finally:
+            os._exit(0)
+    os.close(write)
+    os.waitpid(child, 0)
+    assert b"before a fork" in os.read(read, 200)
+    os.close(read)

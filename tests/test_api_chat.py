@@ -94,3 +94,8 @@ def test_a_full_context(model: Model) -> None:
 def test_refused(model: Model, messages: list[dict[str, Any]], options: dict[str, Any]) -> None:
     with pytest.raises(UsageError):
         model.chat(messages, **options)
+
+
+def test_messages_that_are_no_dictionaries(model: Model) -> None:
+    with pytest.raises(UsageError, match="no dictionary with role and content"):
+        model.chat("hello")  # type: ignore[arg-type]

@@ -202,6 +202,8 @@ def checked_messages(messages: Iterable[Mapping[str, Any]]) -> list[Message]:
     """Messages from dictionaries with `role` and `content`. UsageError: none, an unknown role, content that is no text."""
     result = []
     for number, message in enumerate(messages):
+        if not isinstance(message, Mapping):
+            raise UsageError(f"messages[{number}]: is no dictionary with role and content")
         role, content = message.get("role"), message.get("content")
         if role not in ROLES:
             raise UsageError(f"messages[{number}]: role is {role!r:.40}, expected {', '.join(ROLES)}")
