@@ -39,6 +39,7 @@ from bitnet_cli.model.weights import (
 QUERY_TYPES = {"f32": None, "q4": 4}  # bits of arrays.Sizes
 DEFAULT_CONTEXT = 2048  # tokens
 CHUNK = 128  # tokens: enough to use each unpacked weight many times, few enough that their activations stay in the L2 cache
+PAYS_OFF = 150  # decoded tokens in which decode's layouts (base3_rows.py, columns.py) gain what building them takes (docs/log.md)
 WORK_A_CALL = 4e9  # multiply-adds between two chances for Ctrl-C: under 100 ms where two cores do 50e9 a second
 
 
@@ -99,6 +100,7 @@ class Decoder:
         self._weights, self._base3 = base3_rows.reserve(weights, c, packed_shapes(c), weight_bits)
         self._columns_decided = bool(self._sizes.hadamard)  # after the transform no input of `down` is zero
         self._decoded, self._path = 0, str(file.path)
+        self._until: int | None = None
         self._embedding = embedding_info(file)
         self._head_bytes = head_info(file).nbytes
         self._cache = kv_cache.new_cache(c.layers, c.kv_heads, c.head_dim, self.context, cache_type)
@@ -118,6 +120,10 @@ class Decoder:
         if len(self._weights.columns):
             columns.compile_builder(self._weights)
         base3_rows.compile_builder(self._weights, self._base3)
+
+    def expect(self, tokens: int | None) -> None:
+        """At most so many tokens will be decoded next; None: nobody knows. For a short text no layouts are built: it would end later."""
+        self._until = None if tokens is None else self._decoded + tokens
 
     def cache_bytes(self) -> int:
         """Bytes of the KV cache when full."""
@@ -208,8 +214,12 @@ class Decoder:
         """
         self._check(ids)
         if len(ids) == 1:
-            self._perhaps_build_base3()
-            self._perhaps_build_columns()
+            self._decoded += 1
+            pays = self._until is None or max(self._decoded, self._until - self._decoded) >= PAYS_OFF
+            if pays or self._base3.required:
+                self._perhaps_build_base3()
+            if pays:
+                self._perhaps_build_columns()
         for start in range(0, len(ids), self._chunk):
             part = ids[start : start + self._chunk]
             self._layers(part, want_logits=start + len(part) == len(ids), top=self.prepare_head(top))
@@ -271,7 +281,6 @@ class Decoder:
 
     def _perhaps_build_base3(self) -> None:
         """Once, before the decoded token that the plan says."""
-        self._decoded += 1
         if self._base3.shapes and self._decoded > self._base3.after:
             plan, self._base3 = self._base3, self._base3._replace(shapes=())
             base3_rows.build(self._weights, plan, self.threads, self._path)

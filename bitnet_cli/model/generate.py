@@ -72,6 +72,7 @@ def generate(session: Session, prompt: Sequence[int], sampler: Sampler, plan: Pl
     t = timings if timings is not None else Timings()
     ahead = _Ahead(session, plan.draft, t)
     start = time.perf_counter()
+    session.decoder.expect(plan.limit if plan.limit >= 0 else None)
     sampler.observe(prompt)
     logits, fed = session.prefill(prompt, ahead.asks(sampler, plan), plan.progress)
     ahead.begin(prompt)

@@ -10,8 +10,8 @@ from bitnet_kernels import isa
 from bitnet_cli.embedded import EMBEDDED_MODEL
 from bitnet_cli.errors import UnsupportedError
 from bitnet_cli.gguf_file.reader import open_gguf
-from bitnet_cli.model import base3_rows
-from bitnet_cli.model.decoder import Decoder
+from bitnet_cli.model import base3_rows, columns
+from bitnet_cli.model.decoder import PAYS_OFF, Decoder
 
 from .builder import Sizes, random_model, write_model
 
@@ -63,6 +63,28 @@ def test_auto_is_for_large_models_and_waits_for_some_tokens(decoder_of: Make, mo
     assert len(decoder._weights.base3) <= decoder.config.ternary_weights / 4
     monkeypatch.setattr(base3_rows, "SETS", ())
     assert not len(decoder_of(EMBEDDED_MODEL)._weights.base3)
+
+
+def test_short_texts_are_not_worth_it(decoder_of: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(base3_rows, "SETS", (isa.chosen(),))
+    monkeypatch.setattr(base3_rows, "SMALLEST", 0)
+    monkeypatch.setattr(columns, "SMALLEST", 0)
+
+    def fed(decoder: Decoder, expected: int | None, tokens: int) -> tuple[bool, bool]:
+        """Whether base-3 rows and columns are built after some tokens of a text of at most `expected`."""
+        decoder.rewind(0)
+        decoder.expect(expected)
+        for token in IDS[:tokens]:
+            decoder.feed([token])
+        return is_built(decoder), bool(decoder._weights.columns_built[0])
+
+    unknown, long, short = (decoder_of(EMBEDDED_MODEL) for _ in range(3))
+    assert fed(unknown, None, 10) == fed(long, PAYS_OFF + 20, 10) == (True, True)
+    monkeypatch.setattr("bitnet_cli.model.decoder.PAYS_OFF", 50)
+    assert fed(short, 40, 40) == (False, False)
+    assert fed(short, 40, 9) == (False, False)
+    assert fed(short, 40, 2) == (True, True)  # the 50th and 51st: texts before this one count
+    assert fed(decoder_of(EMBEDDED_MODEL, weight_bits="1.6"), 1, 1)[0]
 
 
 def test_a_code_that_is_no_weight(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -22,7 +22,11 @@ class FakeDecoder:
     def __init__(self, context: int = 100, tick: Callable[[float], None] | None = None) -> None:
         self.position, self.context = 0, context
         self.fed: list[list[int]] = []
+        self.expected: list[int | None] = []
         self._tick = tick
+
+    def expect(self, tokens: int | None) -> None:
+        self.expected.append(tokens)
 
     def rewind(self, position: int) -> None:
         self.position = position
@@ -135,3 +139,8 @@ def test_timings(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_rates_without_time() -> None:
     assert (Timings().prefill_rate, Timings().decode_rate) == (0.0, 0.0)
     assert Timings(new_tokens=5).decode_rate == 0.0
+
+
+def test_the_decoder_is_told_how_long_the_text_may_be() -> None:
+    assert run([7], 3)[1].expected == [3]
+    assert run([7], -1)[1].expected == [None]
