@@ -14,6 +14,7 @@ import pytest
 from bitnet_kernels import control, isa
 from numpy.typing import NDArray
 
+from bitnet_cli.embedded import EMBEDDED_MODEL
 from bitnet_cli.errors import BitnetError, UsageError
 from bitnet_cli.model import decoder as module
 from bitnet_cli.model.decoder import CHUNK, Decoder
@@ -272,3 +273,9 @@ def test_without_the_compiler(talkative_file: Path) -> None:
 
 def test_threads_write_the_same_text(talkative_file: Path) -> None:
     assert greedy(talkative_file, threads=2)["tokens"] == greedy(talkative_file, threads=1)["tokens"]
+
+
+def test_scratch_begins_at_cache_lines(decoder_of: Make) -> None:
+    scratch = decoder_of(EMBEDDED_MODEL)._scratch
+    written = [name for name, array in scratch._asdict().items() if array.size and array.ctypes.data % 64]
+    assert set(written) <= {"factors", "fine_factors"}  # a float a token
