@@ -98,12 +98,13 @@ def compile_operations() -> None:
 def compile_step() -> None:
     """A thread's whole work, which needs every kernel that there is."""
     from bitnet_kernels import step
-    from numba import typeof
+    from bitnet_kernels.frame import Frame
+    from bitnet_kernels.records import Record
+    from numba import types
     from tiny_model import SHAPES, Model
 
-    model = Model(SHAPES["relu2"])
-    arrays = model.sizes, model.weights, model.cache, model.scratch, model.team._control
-    step.serve.compile(tuple(typeof(value) for value in (*arrays, 0, 2, 0, False)))
+    frame = Frame(Model(SHAPES["relu2"]).team._arrays)
+    step.serve.compile((Record(frame.layout), *[types.int64] * 4))
     compile_quantised_attention()
 
 
