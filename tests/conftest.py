@@ -1,6 +1,7 @@
 """Fixtures for every test: where the repository is, its files, its Python as syntax trees, and data that may lie beside it."""
 
 import ast
+import signal
 import subprocess
 from functools import cache
 from pathlib import Path
@@ -9,6 +10,10 @@ import pytest
 from hypothesis import settings
 
 ROOT = Path(__file__).resolve().parent.parent
+
+# What a shell starts in the background ignores Ctrl-C, and so would every process that a test interrupts.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # No deadline: an example that meets a kernel first also compiles it, which takes seconds. No database: a run leaves nothing behind.
 settings.register_profile("bitnet", deadline=None, database=None, print_blob=True)
