@@ -34,8 +34,8 @@ class GGUFSource:
     metadata       with types, as in the file
     rounded        names of projections that were not ternary
     kept, packed   numbers of projections that were ternary floats, and that were packed already
+    several        number of projections with several scales, which stay in blocks
     evidence       of the order of I2_S weights
-    blocks         number of projections with several scales
     trailing       bytes after the last tensor
     """
 
@@ -56,8 +56,8 @@ class GGUFSource:
         self.rounded: list[str] = []
         self.kept = 0
         self.packed = 0
-        self.blocks = 0
-        self._several: bool | None = None  # of projections in float types
+        self.several = 0
+        self._floats_differ: bool | None = None  # whether projections in float types have several scales
 
     def tensors(self, weight_type: TensorType, embedding_type: TensorType | None) -> list[OutputTensor]:
         """All tensors of the new file. UnsupportedError for what cannot be packed.
@@ -108,20 +108,20 @@ class GGUFSource:
                 raise BadFileError(self._file.path, info.name, reason)
             # Read again when it is written, so that memory holds one at a time.
             if info.type is not TensorType.I2_S and self._packed(info, shape).block_scales() is not None:
-                return self._blocks(info, weight_type, lambda size: self._packed(info, shape).in_blocks(size))
+                return self._with_several(info, weight_type, lambda size: self._packed(info, shape).in_blocks(size))
             return self._written(info, weight_type, lambda: self._unpacked(info, shape))
         stored = self._stored(info)
-        if self._several is None:  # at the first one only: it is read for this, and says enough to stop early
+        if self._floats_differ is None:  # at the first one only: it is read for this, and says enough to stop early
             ternary = looks_ternary(stored)
             self._require_ternary(stored, ternary)
-            self._several = ternary and not has_one_scale(stored)
-        if self._several:
-            return self._blocks(info, weight_type, lambda size: read_blocks(stored, size, 1))
+            self._floats_differ = ternary and not has_one_scale(stored)
+        if self._floats_differ:
+            return self._with_several(info, weight_type, lambda size: read_blocks(stored, size, 1))
         return self._written(info, weight_type, lambda: self._from_floats(stored, shape, extra))
 
-    def _blocks(self, info: TensorInfo, weight_type: TensorType, read: Blocks) -> list[OutputTensor]:
+    def _with_several(self, info: TensorInfo, weight_type: TensorType, read: Blocks) -> list[OutputTensor]:
         """A projection with several scales; the tensor that multiplies them all is copied."""
-        self.blocks += 1
+        self.several += 1
         name, extra = info.name.removesuffix(".weight"), self._tensors.get(_scale_name(info.name))
         tensors = [block_tensor(name, (info.shape[0], info.shape[1]), weight_type, self._file.path, info.name, read)]
         return tensors if extra is None else [*tensors, OutputTensor(extra.name, extra.type, extra.shape, self._copy(extra))]

@@ -5,7 +5,7 @@ import os
 import sys
 from typing import Any
 
-NARROW = 64  # columns of a terminal
+from bitnet_cli.machine.terminal import NARROW, dumb
 
 
 def bar_options(download: Any, name: str) -> dict[str, Any]:
@@ -23,7 +23,7 @@ def bar_options(download: Any, name: str) -> dict[str, Any]:
                 columns = 80
             if columns < NARROW:
                 options |= {"desc": options["desc"][: max(columns - 8, 1)], "bar_format": "{desc} {percentage:3.0f} %"}
-            if os.environ.get("TERM") in ("dumb", "unknown"):
+            if dumb():
                 options["disable"] = True
             super().__init__(*arguments, **options)  # type: ignore[no-untyped-call]
 

@@ -12,7 +12,8 @@ from collections.abc import Iterator
 
 from bitnet_kernels import compile_cache, isa
 
-from bitnet_cli.commands.reporting import Bar, dumb
+from bitnet_cli.commands.reporting import Bar
+from bitnet_cli.machine.terminal import dumb
 
 PATIENCE = 1.0  # seconds before anything is said
 EVERY = 0.25  # seconds between two counts

@@ -3,11 +3,11 @@
 import sys
 from pathlib import Path
 
-from bitnet_cli.commands.chat.terminal import unechoed
 from bitnet_cli.commands.compiling import compiling
 from bitnet_cli.commands.reporting import Reporter, byte_size
 from bitnet_cli.embedded import DEFAULT_MODEL, EMBEDDED
 from bitnet_cli.errors import printable
+from bitnet_cli.machine.terminal import unechoed
 from bitnet_cli.model import opening
 from bitnet_cli.model.names import NotHereError, find
 from bitnet_cli.model.opening import Engine, OpenModel

@@ -39,7 +39,7 @@ def quantize(
     model = GGUFSource(source, I2_S_LAYOUTS[i2_s_layout], ternarise)
     tensors = model.tensors(weight_type, EMBEDDING_TYPES[embedding_type] if embedding_type else None)
     metadata = dict(model.metadata)
-    stands_in = model.blocks and weight_type is TensorType.I2_S  # which has no place for several scales
+    stands_in = model.several and weight_type is TensorType.I2_S  # which has no place for several scales
     metadata["general.file_type"] = Typed(FILE_TYPES[TensorType.TQ2_0 if stands_in else weight_type], ValueType.UINT32)
     metadata.setdefault("general.quantization_version", Typed(QUANTIZATION_VERSION, ValueType.UINT32))
     metadata.pop(i2_s_order.KEY, None)
@@ -55,7 +55,7 @@ def quantize(
         model.architecture,
         f"{len(tensors)} tensors",
         f"projections: {model.kept} ternary already, {len(model.rounded)} by absmean, {model.packed} packed before"
-        + (f", {model.blocks} with several scales" if model.blocks else ""),
+        + (f", {model.several} with several scales" if model.several else ""),
     ]
     report.summary(output, details, size, time.perf_counter() - start)
 

@@ -16,12 +16,13 @@ from pathlib import Path
 from typing import Any
 
 from bitnet_cli.errors import printable
+from bitnet_cli.machine.terminal import NARROW
 
 Progress = Callable[[str, int, int], None]
 
 
 PATIENCE = 0.5  # seconds before a bar appears
-NARROW, NUMBERS = 64, 9  # columns of a terminal in which a bar is short; of what then stands beside its name
+NUMBERS = 9  # columns of what stands beside a bar's name in a narrow terminal
 WIDTH, LABEL = 80, 14  # columns of a report, and of the labels on its left
 
 
@@ -36,11 +37,6 @@ def put(line: str) -> None:
     """A line on stdout; characters that its encoding lacks are replaced."""
     encoding = sys.stdout.encoding or "ascii"
     sys.stdout.write(line.encode(encoding, "replace").decode(encoding) + "\n")
-
-
-def dumb() -> bool:
-    """Whether the terminal only writes lines: no moving of the cursor, no colours."""
-    return os.environ.get("TERM") in ("dumb", "unknown")
 
 
 def byte_size(size: int | None) -> str:

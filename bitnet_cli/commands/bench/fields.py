@@ -5,20 +5,8 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-WORDS = {
-    "test",
-    "type_k",
-    "weights",
-    "activations",
-    "cpu_info",
-    "isa",
-    "system",
-    "model_filename",
-    "model_type",
-    "model_sha256",
-    "hidden_act",
-}
-WORDS |= {"head_type", "tokens", "test_time", "build_commit", "method", "energy_not_measured"}
+WORDS = {"test", "type_k", "weights", "activations", "cpu_info", "isa", "system", "model_filename", "model_type", "model_sha256"}
+WORDS |= {"hidden_act", "head_type", "tokens", "test_time", "build_commit", "method", "energy_not_measured"}
 COUNTS = {"n_prompt", "n_gen", "n_depth", "n_threads", "n_top", "model_size", "model_n_params"}
 NUMBERS = re.compile(r".*(_a_token|_per_s|_per_s_median|_of_read|_of_peak_ops)|skipped_\w+|spread")
 ABOVE_ZERO = {"median_ts", "bytes_a_token", "read_bytes_per_s", "read_bytes_per_s_median"}
@@ -29,6 +17,7 @@ TOGETHER = (
     ("layers_ns_a_token", "attention_ns_a_token", "head_ns_a_token", "rest_ns_a_token"),
     ("layers_ns_a_token", "ternary_bytes_a_token", "kv_bytes_a_token", "head_bytes_a_token"),
 )
+MOST = 1e30  # of any number: products of two are still finite
 KERNEL = {"name": str, "ns_a_token": float, "bytes_a_token": int, "ops_a_token": int}
 RUNG = {"method": str, "note": str, "joules": int, "low": int, "high": int}
 
@@ -42,10 +31,10 @@ def wrong_field(row: Mapping[str, Any]) -> str | None:
 
 
 def is_number(value: Any, above_zero: bool = False) -> bool:
-    """Whether a field holds a number that can be: finite, under 1e30, and not negative, or above zero."""
+    """Whether a field holds a number that can be: finite, under MOST, and not negative, or above zero."""
     if not isinstance(value, (int, float)) or isinstance(value, bool):
         return False
-    return (value > 0 if above_zero else value >= 0) and value < 1e30 and math.isfinite(value)
+    return (value > 0 if above_zero else value >= 0) and value < MOST and math.isfinite(value)
 
 
 def _is_text(value: Any) -> bool:
@@ -60,6 +49,8 @@ def _fits(key: str, value: Any) -> bool:
         return isinstance(value, int) and is_number(value)
     if key in ABOVE_ZERO:
         return is_number(value, above_zero=True)
+    if key == "samples_ts":
+        return isinstance(value, list) and len(value) > 0 and all(is_number(rate, above_zero=True) and rate < 1e12 for rate in value)
     if key == "versions":
         return isinstance(value, dict) and all(map(_is_text, value.values()))
     if key in ("kernels", "energy"):

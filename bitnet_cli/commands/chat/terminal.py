@@ -1,4 +1,4 @@
-"""What a chat needs of a terminal, or does without: plain output, Ctrl-C during an answer, echo, width."""
+"""What a chat needs of a terminal, or does without: plain output, Ctrl-C during an answer, width."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from ctypes import c_uint32
 from types import FrameType
 from typing import Any, Protocol
 
-from bitnet_cli.commands.reporting import dumb
+from bitnet_cli.machine.terminal import dumb, unechoed
 from bitnet_cli.text.stream import terminal_safe
 
 STDOUT, VIRTUAL_TERMINAL = -11, 4  # STD_OUTPUT_HANDLE and ENABLE_VIRTUAL_TERMINAL_PROCESSING of Windows' console functions
@@ -76,28 +76,6 @@ def stoppable() -> Iterator[Stop]:
             yield stop
     finally:
         signal.signal(signal.SIGINT, before)
-
-
-@contextlib.contextmanager
-def unechoed() -> Iterator[None]:
-    """What is typed meanwhile is not echoed, and waits."""
-    try:
-        import termios
-    except ImportError:  # Windows
-        yield
-        return
-    try:
-        descriptor = sys.stdin.fileno()
-        before = termios.tcgetattr(descriptor)
-    except (OSError, ValueError, termios.error):  # no terminal
-        yield
-        return
-    quiet = [*before[:3], before[3] & ~termios.ECHO, *before[4:]]
-    termios.tcsetattr(descriptor, termios.TCSANOW, quiet)
-    try:
-        yield
-    finally:
-        termios.tcsetattr(descriptor, termios.TCSANOW, before)
 
 
 def moves(system: str = os.name, kernel32: Any = None) -> bool:
