@@ -13,6 +13,7 @@ ABOVE_ZERO = {"median_ts", "bytes_a_token", "read_bytes_per_s", "read_bytes_per_
 # Where the first is, the others are.
 TOGETHER = (
     ("bytes_a_token", "ops_a_token", "bytes_per_s", "ops_per_s"),
+    ("read_bytes_per_s", "read_bytes_per_s_median", "bytes_a_token"),
     ("skipped_up", "skipped_down"),
     ("layers_ns_a_token", "attention_ns_a_token", "head_ns_a_token", "rest_ns_a_token"),
     ("layers_ns_a_token", "ternary_bytes_a_token", "kv_bytes_a_token", "head_bytes_a_token"),
