@@ -1,11 +1,10 @@
 """Script: kernels compiled for an instruction set that this machine may lack -> {name of kernel: assembly}, as JSON.
 
-    assembly_of.py NAME step          all kernels of a decoder step for a CPU that has the set NAME, a row of TARGETS
-    assembly_of.py NAME operations    some of them, in a third of the time
-    assembly_of.py here operations    for this CPU; BITNET_ISA chooses the set
+    assembly_of.py NAME CPU step          all kernels of a decoder step in the set NAME, for one of LLVM's CPU names
+    assembly_of.py NAME CPU operations    some of them, in a third of the time
 
-For other CPUs too Numba's own pipeline does the work, with its passes and the target's cost model. Only the engine that links code into
-this process is replaced; what is compiled is never called. A process of its own, because LLVM aborts where a target has no instruction.
+Numba's own pipeline does the work, with its passes and the target's cost model. Only the engine that links code into this process is
+replaced; what is compiled is never called. A process of its own, because LLVM aborts where a target has no instruction.
 """
 
 import ctypes
@@ -13,22 +12,9 @@ import json
 import os
 import platform
 import sys
-from typing import Any, NamedTuple
+from typing import Any
 
-
-class Target(NamedTuple):
-    triple: str
-    cpu: str
-
-
-TARGETS = {
-    "avx512vnni": Target("x86_64-unknown-linux-gnu", "cascadelake"),
-    "avxvnni": Target("x86_64-unknown-linux-gnu", "alderlake"),
-    "avx2": Target("x86_64-unknown-linux-gnu", "haswell"),
-    # LLVM does not know this CPU, and only the operating system names its dot products: as in a virtual machine on a Mac.
-    "dotprod": Target("aarch64-unknown-linux-gnu", "generic"),
-    "neon": Target("aarch64-unknown-linux-gnu", "generic"),
-}
+TRIPLES = {"avx": "x86_64-unknown-linux-gnu", "arm": "aarch64-unknown-linux-gnu"}
 
 
 class NoLinking:
@@ -52,9 +38,9 @@ class NoLinking:
     add_module = add_global_mapping = set_object_cache = finalize_object = _load_defined_symbols = nothing
 
 
-def pretend(name: str) -> None:
-    """Make Numba and the kernels take this machine for one with the instruction set `name`."""
-    triple, cpu = TARGETS[name]
+def pretend(name: str, cpu: str) -> None:
+    """Make Numba and the kernels take this machine for one with that CPU, and choose the instruction set `name`."""
+    triple = TRIPLES["avx" if name.startswith("avx") else "arm"]
     os.environ["BITNET_ISA"] = name
     machine: Any = platform
     machine.machine = lambda: triple.split("-")[0]
@@ -132,10 +118,9 @@ def assembly() -> dict[str, str]:
     return {kernel.__name__: "".join(kernel.inspect_asm().values()) for kernel in kernels}
 
 
-def main(name: str, what: str) -> None:
+def main(name: str, cpu: str, what: str) -> None:
     os.environ["BITNET_CACHE_DIR"] = os.devnull  # what comes from the cache has no assembly, and what is for another CPU must not go there
-    if name != "here":
-        pretend(name)
+    pretend(name, cpu)
     {"operations": compile_operations, "step": compile_step}[what]()
     json.dump(assembly(), sys.stdout)
 
