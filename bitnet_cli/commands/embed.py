@@ -22,8 +22,9 @@ from bitnet_cli.errors import UnsupportedError, UsageError
 from bitnet_cli.gguf_file.part_file import check_target, part_file
 from bitnet_cli.gguf_file.reader import open_gguf
 from bitnet_cli.machine.threads import physical_cores
+from bitnet_cli.model.checks import DEFAULT_CONTEXT
 from bitnet_cli.model.config import NO_POOLING, ModelConfig, read_config
-from bitnet_cli.model.decoder import DEFAULT_CONTEXT, Decoder
+from bitnet_cli.model.decoder import Decoder
 from bitnet_cli.model.embedding import embed_ids, token_ids
 from bitnet_cli.text.from_gguf import tokenizer_from_metadata
 

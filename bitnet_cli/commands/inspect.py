@@ -23,8 +23,8 @@ from bitnet_cli.errors import BadFileError, BitnetError, printable
 from bitnet_cli.gguf_file.contents import PARTS, Checked, TensorRow, check, sample_zeros, tensor_rows
 from bitnet_cli.gguf_file.reader import GGUFFile, open_gguf
 from bitnet_cli.gguf_file.types import TensorType
+from bitnet_cli.model.checks import Verdict, why_not
 from bitnet_cli.model.config import ACTIVATION_TOP_K, ACTIVATION_TYPE
-from bitnet_cli.model.readiness import why_not
 from bitnet_cli.ternary import i2_s_order
 from bitnet_cli.text.chat.choice import KEY, chat_facts, choose
 from bitnet_cli.text.vocabulary import PREFIX, read_vocabulary
@@ -80,7 +80,7 @@ def describe(file: GGUFFile, checked: Checked | None = None) -> dict[str, Any]:
         "i2_s_order": evidence.order,
         "tokenizer": _tokenizer(file),
         "chat_template": _template(file),
-        "commands": _commands(file, evidence),
+        "commands": _commands(file, evidence, checked is not None),
         "check": {"problems": checked.problems, "unchecked": checked.unchecked} if checked else None,
         "metadata": {key: _plain(value) for key, value in file.metadata.items()},
         "tensors": [_tensor(r, checked) for r in rows],
@@ -153,16 +153,24 @@ def _template(file: GGUFFile) -> dict[str, Any]:
     return known | {"characters": None if text is None else len(text), "also": more}
 
 
-def _commands(file: GGUFFile, evidence: i2_s_order.Evidence) -> dict[str, dict[str, Any]]:
-    """Which commands work on the file; `reason` says why not."""
-    reasons: dict[str, str | None] = dict.fromkeys(("run", "perplexity"), why_not(file, evidence))
-    reasons["embed"] = why_not(file, evidence, embeds=True)
+def _commands(file: GGUFFile, evidence: i2_s_order.Evidence, full: bool) -> dict[str, dict[str, Any]]:
+    """Which commands work on the file; `reason` says why not, `sampled` that only a sample of the weights was looked at."""
+    verdicts = dict.fromkeys(("run", "perplexity"), why_not(file, evidence, full=full))
+    verdicts["embed"] = why_not(file, evidence, embeds=True, full=full)
+    verdicts["quantize"] = _why_not_quantized(file, full)
+    return {name: {"works": v.reason is None, "reason": v.reason, "sampled": v.sampled} for name, v in verdicts.items()}
+
+
+def _why_not_quantized(file: GGUFFile, full: bool) -> Verdict:
+    """Whether `bitnet quantize` works with its default types. full: make every tensor, which finds values that have no place there."""
     try:
-        GGUFSource(file.path).tensors(TensorType.I2_S, None)
-        reasons["quantize"] = None
+        source = GGUFSource(file.path)
+        tensors = source.tensors(TensorType.I2_S, None)
+        for tensor in tensors if full else ():
+            tensor.produce()
     except BitnetError as error:
-        reasons["quantize"] = str(error).removeprefix(f"{file.path}: ")
-    return {name: {"works": reason is None, "reason": reason} for name, reason in reasons.items()}
+        return Verdict(str(error).removeprefix(f"{file.path}: "))
+    return Verdict(None, sampled=not full)
 
 
 def _show(facts: dict[str, Any], tensors: bool) -> None:
@@ -174,7 +182,7 @@ def _show(facts: dict[str, Any], tensors: bool) -> None:
     _show_numbers(facts)
     _show_tokenizer(facts)
     for name, verdict in facts["commands"].items():
-        row(name, "works" if verdict["works"] else f"does not work: {verdict['reason']}")
+        row(name, _works(verdict))
     if facts["check"] is not None:
         _show_check(facts)
     put("\nmetadata")
@@ -182,6 +190,12 @@ def _show(facts: dict[str, Any], tensors: bool) -> None:
         put(f"  {_fit(key, KEY_WIDTH)}  {_fit(_shown(value), WIDTH - KEY_WIDTH - 4)}".rstrip())
     if tensors:
         _show_tensors((t["name"], t["type"], t["shape"], t["bytes"]) for t in facts["tensors"])
+
+
+def _works(verdict: dict[str, Any]) -> str:
+    if not verdict["works"]:
+        return f"does not work: {verdict['reason']}"
+    return "works, as far as sampled; --check reads all" if verdict["sampled"] else "works"
 
 
 def _show_bytes(facts: dict[str, Any]) -> None:

@@ -13,11 +13,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bitnet_cli.gguf_file.reader import GGUFFile, TensorInfo
-from bitnet_cli.gguf_file.types import BLOCKS, TAILS, TensorType
+from bitnet_cli.gguf_file.types import BLOCKS, LEGACY_Q2_0, TAILS, TensorType
 from bitnet_cli.ternary import counts
 
 PARTS = ("ternary", "head_embedding", "norms", "other")
-TERNARY = ("I2_S", "TQ1_0", "TQ2_0", "Q2_0", "TL1", "PTQ1_0", "PQ2_0")  # names of types, also of types that are not read
+TERNARY = ("I2_S", "TQ1_0", "TQ2_0", "Q2_0", "TL1", "PTQ1_0", "PQ2_0", LEGACY_Q2_0)  # names of types, also of types that are not read
 DENSE = ("token_embd.weight", "output.weight")
 SAMPLE, RUNS = 1 << 16, 16  # bytes of a ternary tensor that are sampled, in so many runs spread over it
 CHUNK = 1 << 20  # bytes, about: a chunk and its histogram stay in the L2 cache

@@ -13,16 +13,18 @@ Layout (GGUF specification, versions 2 and 3, little-endian):
 
 from __future__ import annotations
 
+import math
 import struct
 from array import array
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from mmap import mmap
 from pathlib import Path
-from typing import NoReturn
+from typing import NoReturn, TypeAlias
 
 from bitnet_cli.errors import BadFileError, UnsupportedError
 from bitnet_cli.gguf_file.metadata import TYPECODES, Typed, ValueType
-from bitnet_cli.gguf_file.types import UNREAD, TensorType, nbytes, tensor_type
+from bitnet_cli.gguf_file.types import LEGACY_BLOCK, LEGACY_Q2_0, UNREAD, TensorType, nbytes, not_read, tensor_type
 
 # Caps, each several times what a published model needs (Gemma 3: 262,144 tokens, 514,906 merges, 15 MB in all).
 MAX_HEADER = 64 << 20  # bytes of metadata and tensor table: bounds the memory that a file can make us take
@@ -69,6 +71,9 @@ class UnreadTensor:
     nbytes: int
 
 
+Table: TypeAlias = "dict[str, TensorInfo | UnreadTensor]"
+
+
 @dataclass(frozen=True)
 class Header:
     version: int
@@ -84,7 +89,7 @@ def parse(data: mmap, path: Path, *, unread: bool = False) -> Header:
 
     `unread`: for a look at the file only. Tensors of types that are not read, and one part of a split model, are then no errors.
     """
-    parser = _Parser(data, path, unread)
+    parser = _Parser(data, path)
     version, n_tensors, n_entries = parser.preamble()
     metadata: dict[str, Typed] = {}
     for i in range(n_entries):
@@ -92,16 +97,56 @@ def parse(data: mmap, path: Path, *, unread: bool = False) -> Header:
         metadata[key] = parser.value(key)
     alignment = parser.alignment(metadata)
     if not unread:
-        parser.refuse_split(metadata)
+        refuse_split(path, metadata)
     parser.count_fits(n_tensors, MIN_TENSOR, "tensor count")
-    table: dict[str, TensorInfo | UnreadTensor] = {}
+    table: Table = {}
     for i in range(n_tensors):
         info = parser.tensor(i, table)
         table[info.name] = info
-    placed, trailing = parser.place(table, alignment)
+    placed, trailing = _placed(parser, table, alignment)
     tensors = {name: info for name, info in placed.items() if isinstance(info, TensorInfo)}
     others = {name: info for name, info in placed.items() if isinstance(info, UnreadTensor)}
+    if not unread:
+        require_read(path, others)
     return Header(version, alignment, metadata, tensors, others, trailing)
+
+
+def _placed(parser: _Parser, table: Table, alignment: int) -> tuple[Table, int]:
+    """As `_Parser.place`. A file in which only LEGACY_Q2_0 makes all tensors follow each other has tensors of that type."""
+    try:
+        return parser.place(table, alignment)
+    except BadFileError:
+        weights, size = LEGACY_BLOCK
+        old = {n: t for n, t in table.items() if isinstance(t, TensorInfo) and t.type is TensorType.Q2_0 and t.shape[-1] % weights == 0}
+        resized = {name: replace(info, nbytes=math.prod(info.shape) // weights * size) for name, info in old.items()}
+        try:
+            placed, trailing = parser.place({**table, **resized}, alignment)
+        except BadFileError:
+            placed, trailing = {}, 0
+        if not (old and placed):
+            raise
+    named = {name: UnreadTensor(name, LEGACY_Q2_0, placed[name].shape, placed[name].offset, placed[name].nbytes) for name in old}
+    return placed | named, trailing
+
+
+def refuse_split(path: Path, metadata: Mapping[str, Typed]) -> None:
+    """UnsupportedError for one part of a model that was cut into several files: it has most of its tensors elsewhere."""
+    if "split.count" not in metadata:
+        return
+    count, number = metadata["split.count"].value, metadata.get("split.no", Typed(0, ValueType.UINT16)).value
+    if type(count) is not int or type(number) is not int or not 0 <= number < count:
+        raise BadFileError(path, "split.no and split.count", "expected a part's number and the number of parts")
+    if count > 1:
+        raise UnsupportedError(
+            f"{path}: split.count: this is part {number + 1} of {count} of a split model; merge the parts with "
+            "`llama-gguf-split --merge` first"
+        )
+
+
+def require_read(path: Path, others: Mapping[str, UnreadTensor]) -> None:
+    """UnsupportedError where there is a tensor of a type that is not read."""
+    for info in others.values():
+        raise not_read(path, f"tensor {info.name}", info.type)
 
 
 def pad(size: int, alignment: int) -> int:
@@ -112,8 +157,8 @@ def pad(size: int, alignment: int) -> int:
 class _Parser:
     """A position in the file, and the reads that move it."""
 
-    def __init__(self, data: mmap, path: Path, unread: bool = False):
-        self.data, self.path, self.pos, self.unread = data, path, 0, unread
+    def __init__(self, data: mmap, path: Path):
+        self.data, self.path, self.pos = data, path, 0
         self.size = len(data)
         self.limit = min(self.size, MAX_HEADER)
         self.strings_left = MAX_STRINGS
@@ -256,20 +301,7 @@ class _Parser:
             raise BadFileError(self.path, "general.alignment", f"is {value}, expected a power of two from 8 to 65536")
         return value
 
-    def refuse_split(self, metadata: dict[str, Typed]) -> None:
-        """A model cut into several files has most of its tensors elsewhere: say which part this is."""
-        if "split.count" not in metadata:
-            return
-        count, number = metadata["split.count"].value, metadata.get("split.no", Typed(0, ValueType.UINT16)).value
-        if type(count) is not int or type(number) is not int or not 0 <= number < count:
-            raise BadFileError(self.path, "split.no and split.count", "expected a part's number and the number of parts")
-        if count > 1:
-            raise UnsupportedError(
-                f"{self.path}: split.count: this is part {number + 1} of {count} of a split model; merge the parts with "
-                "`llama-gguf-split --merge` first"
-            )
-
-    def tensor(self, index: int, seen: dict[str, TensorInfo | UnreadTensor]) -> TensorInfo | UnreadTensor:
+    def tensor(self, index: int, seen: Table) -> TensorInfo | UnreadTensor:
         """The next row of the tensor table, with its offset still relative to the start of the data."""
         start = self.pos
         self.rows.append(start)
@@ -286,18 +318,18 @@ class _Parser:
             if not 1 <= n < 1 << 63:
                 self.fail(f"{field} ne[{i}]", f"is {n}, expected 1 to 2^63 - 1", at + 8 * i)
         number, shape = self.u32(f"{field} type"), tuple(reversed(ne))
-        if self.unread and number in UNREAD:
+        if number in UNREAD:
             return UnreadTensor(name, UNREAD[number], shape, self.u64(f"{field} offset"), 0)
         kind = tensor_type(number, self.path, field, self.pos - 4)
         try:
             size = nbytes(kind, shape)
         except ValueError as error:
             self.fail(f"{field} shape", str(error), at)
-        if size > self.size:
+        if size > self.size and kind is not TensorType.Q2_0:  # LEGACY_Q2_0 takes less
             self.fail(f"{field} shape", f"{shape} of {kind.name} needs {size} bytes, the file has {self.size}", at)
         return TensorInfo(name, kind, shape, self.u64(f"{field} offset"), size)
 
-    def place(self, table: dict[str, TensorInfo | UnreadTensor], alignment: int) -> tuple[dict[str, TensorInfo | UnreadTensor], int]:
+    def place(self, table: Table, alignment: int) -> tuple[Table, int]:
         """The table with absolute offsets, and the number of bytes after the data.
 
         Like llama.cpp, accepts only tensors that follow each other in the order of the table: no overlaps, so no two tensors share
@@ -305,7 +337,7 @@ class _Parser:
         """
         begin, expected, last = pad(self.pos, alignment), 0, len(table) - 1
         offsets = [info.offset for info in table.values()]
-        placed: dict[str, TensorInfo | UnreadTensor] = {}
+        placed: Table = {}
         for i, (row, (name, info)) in enumerate(zip(self.rows, table.items(), strict=True)):
             field = f"tensor {name} offset"
             if info.offset % alignment:

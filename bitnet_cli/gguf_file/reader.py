@@ -20,8 +20,9 @@ from types import TracebackType
 from typing import TYPE_CHECKING
 
 from bitnet_cli.errors import BadFileError, UnsupportedError
-from bitnet_cli.gguf_file.metadata import Typed, TypedMetadata, Value, ValueType
+from bitnet_cli.gguf_file.metadata import Typed, Value, ValueType
 from bitnet_cli.gguf_file.parse import Header, TensorInfo, UnreadTensor, parse
+from bitnet_cli.gguf_file.table import TensorTable
 from bitnet_cli.gguf_file.types import TensorType
 
 if TYPE_CHECKING:
@@ -39,7 +40,7 @@ _KINDS = {
 }
 
 
-class GGUFFile(TypedMetadata):
+class GGUFFile(TensorTable):
     """An open GGUF file. Use as a context manager, or call `close`.
 
     path             as given to `open_gguf`

@@ -86,6 +86,9 @@ UNREAD: dict[int, str] = {
     143: "PTQ1_0",
 }
 
+# Id 42 too, in PrismML's files of April to July 2026; only the sizes of all tensors together tell it from Q2_0, whose blocks have 64.
+LEGACY_Q2_0, LEGACY_BLOCK = "Q2_0 in groups of 128 (PrismML, before August 2026)", (128, 34)
+
 
 def tensor_type(type_id: int, path: str | os.PathLike[str], field: str, offset: int | None = None) -> TensorType:
     """The type with this id. UnsupportedError for one that is known but not read, BadFileError for an id that nobody has given out."""
@@ -94,9 +97,15 @@ def tensor_type(type_id: int, path: str | os.PathLike[str], field: str, offset: 
     except ValueError:
         pass
     if type_id in UNREAD:
-        supported = ", ".join(t.name for t in TensorType)
-        raise UnsupportedError(f"{os.fspath(path)}: {field}: type {UNREAD[type_id]} ({type_id}) is not supported; supported: {supported}")
+        raise not_read(path, field, UNREAD[type_id])
     raise BadFileError(path, field, f"unknown tensor type {type_id}", offset)
+
+
+def not_read(path: str | os.PathLike[str], field: str, name: str) -> UnsupportedError:
+    """The error for a type that has a name and is not read."""
+    number = next((number for number, known in UNREAD.items() if known == name), int(TensorType.Q2_0))
+    supported = ", ".join(t.name for t in TensorType)
+    return UnsupportedError(f"{os.fspath(path)}: {field}: type {name} ({number}) is not supported; supported: {supported}")
 
 
 def nbytes(kind: TensorType, shape: Sequence[int]) -> int:

@@ -59,7 +59,7 @@ def write_gguf(
     ValueError: what the caller asks for is not a GGUF file (a name twice, a shape without whole blocks, wrong bytes from `produce`).
     """
     target = Path(path)
-    typed = _typed(architecture, metadata)
+    typed = typed_metadata(architecture, metadata)
     alignment = _alignment(typed)
     _check_tensors(tensors)
     sizes = [nbytes(t.type, t.shape) for t in tensors]
@@ -96,12 +96,12 @@ def gguf_size(
     architecture: str, metadata: Mapping[str, Value | Typed | Sequence[int] | Sequence[float]], tensors: Sequence[OutputTensor]
 ) -> int:
     """Bytes of the file that `write_gguf` would write; nothing is written, no tensor is made."""
-    typed = _typed(architecture, metadata)
+    typed = typed_metadata(architecture, metadata)
     alignment = _alignment(typed)
     return _header_size(typed, tensors, alignment) + sum(pad(nbytes(t.type, t.shape), alignment) for t in tensors)
 
 
-def _typed(architecture: str, metadata: Mapping[str, Value | Typed | Sequence[int] | Sequence[float]]) -> dict[str, Typed]:
+def typed_metadata(architecture: str, metadata: Mapping[str, Value | Typed | Sequence[int] | Sequence[float]]) -> dict[str, Typed]:
     """All metadata with types; the architecture comes first, as llama.cpp writes it."""
     typed = {"general.architecture": Typed(architecture, ValueType.STRING)}
     return typed | {key: with_type(value) for key, value in metadata.items() if key != "general.architecture"}

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from bitnet_cli.activations import FLOAT, INT8, TOP_K, known_scheme
 from bitnet_cli.errors import BadFileError, UnsupportedError
-from bitnet_cli.gguf_file.reader import GGUFFile
+from bitnet_cli.gguf_file.table import TensorTable
 
 
 @dataclass(frozen=True)
@@ -98,8 +98,8 @@ class ModelConfig:
         return self.layers * self.hidden * (2 * self.inner + 2 * kv + 3 * self.feed_forward)
 
 
-def read_config(file: GGUFFile) -> ModelConfig:
-    """Config of an open file. BadFileError: a key is absent, of the wrong type, out of range or at odds with another."""
+def read_config(file: TensorTable) -> ModelConfig:
+    """Config of a file. BadFileError: a key is absent, of the wrong type, out of range or at odds with another."""
     arch = file.require_str("general.architecture")
     known = ARCHITECTURES.get(arch)
     if known is None:
@@ -146,18 +146,18 @@ def read_config(file: GGUFFile) -> ModelConfig:
     return config
 
 
-def _query_factor(file: GGUFFile, arch: str, head_dim: int) -> float:
+def _query_factor(file: TensorTable, arch: str, head_dim: int) -> float:
     scale = file.optional_float(f"{arch}.attention.scale", 1e-6, 1e6, None)
     factor = 1.0 if scale is None else scale * math.sqrt(head_dim)
     return 1.0 if math.isclose(factor, 1.0, rel_tol=1e-6) else factor  # the file holds a float32
 
 
-def _activation_type(file: GGUFFile, arch: str) -> str | None:
+def _activation_type(file: TensorTable, arch: str) -> str | None:
     key = f"{arch}.{ACTIVATION_TYPE}"
     return known_scheme(file.require_str(key), f"{file.path}: {key}") if key in file.metadata else None
 
 
-def _top_k(file: GGUFFile, arch: str) -> float:
+def _top_k(file: TensorTable, arch: str) -> float:
     key = f"{arch}.{ACTIVATION_TOP_K}"
     share = file.optional_float(key, 0.0, 1.0, TOP_K)
     if share == 0.0:
@@ -165,7 +165,7 @@ def _top_k(file: GGUFFile, arch: str) -> float:
     return share
 
 
-def _pooling(file: GGUFFile, arch: str) -> str | None:
+def _pooling(file: TensorTable, arch: str) -> str | None:
     kind = file.optional_int(f"{arch}.pooling_type", 0, 1 << 16, 0)
     if kind and kind not in POOLING:
         known = " and ".join(f"{number} ({name})" for number, name in POOLING.items())
@@ -173,7 +173,7 @@ def _pooling(file: GGUFFile, arch: str) -> str | None:
     return POOLING.get(kind)
 
 
-def _check(file: GGUFFile, c: ModelConfig) -> None:
+def _check(file: TensorTable, c: ModelConfig) -> None:
     """Numbers that must agree with each other."""
     arch = c.architecture
     if c.hidden % c.heads and f"{arch}.attention.key_length" not in file.metadata:

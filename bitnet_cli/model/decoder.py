@@ -19,11 +19,10 @@ from bitnet_kernels.team import Team
 from numpy.typing import NDArray
 
 from bitnet_cli.activations import post_hoc_note, scheme_for
-from bitnet_cli.errors import BitnetError, UsageError
+from bitnet_cli.errors import UsageError
 from bitnet_cli.gguf_file.reader import GGUFFile
-from bitnet_cli.machine.memory import available_bytes
 from bitnet_cli.model import base3_rows, columns
-from bitnet_cli.model.config import read_config
+from bitnet_cli.model.checks import DEFAULT_CONTEXT, check_model, require_memory
 from bitnet_cli.model.head import build_planes, bytes_read, compile_builder
 from bitnet_cli.model.weights import (
     HEAD_KINDS,
@@ -37,7 +36,6 @@ from bitnet_cli.model.weights import (
 )
 
 QUERY_TYPES = {"f32": None, "q4": 4}  # bits of arrays.Sizes
-DEFAULT_CONTEXT = 2048  # tokens
 CHUNK = 128  # tokens: enough to use each unpacked weight many times, few enough that their activations stay in the L2 cache
 PAYS_OFF = 150  # decoded tokens in which decode's layouts (base3_rows.py, columns.py) gain what building them takes (docs/log.md)
 WORK_A_CALL = 4e9  # multiply-adds between two chances for Ctrl-C: under 100 ms where two cores do 50e9 a second
@@ -75,7 +73,7 @@ class Decoder:
 
         Raises BitnetError where the cache cannot fit in memory.
         """
-        self.config = c = read_config(file)
+        self.config = c = check_model(file)
         self.context = context or min(DEFAULT_CONTEXT, c.context)
         if not 1 <= self.context <= c.context:
             raise UsageError(f"context {self.context}: this model was trained for 1 to {c.context} tokens")
@@ -89,7 +87,7 @@ class Decoder:
         self.cache_type = cache_type
         self.scheme = scheme_for(c.trained_scheme, activations, c.activation == "relu2", str(file.path))
         self.note = post_hoc_note(c.trained_scheme, self.scheme)
-        self._refuse_too_large()
+        require_memory(c, self.context, cache_type)
         self.position = 0
         self.threads, self._planes_built = threads, False
         cos, sin = rope_tables(file, c, self.context)
@@ -198,12 +196,6 @@ class Decoder:
         """Rows of the head read by all searches for top logits: upper four bits, next two, last two, exact. (4,)."""
         rows: NDArray[np.int64] = self._scratch.head_counts.sum(0)
         return rows
-
-    def _refuse_too_large(self) -> None:
-        free = available_bytes()
-        if free is not None and self.cache_bytes() > free:
-            need, have = self.cache_bytes() / 2**30, free / 2**30
-            raise BitnetError(f"a context of {self.context} tokens needs {need:.1f} GiB of memory, {have:.1f} are free; use a smaller -c")
 
     def feed(self, ids: Sequence[int], top: int = 0, progress: Callable[[int, int], None] | None = None) -> NDArray[np.float32]:
         """Append tokens; returns the logits of the last one, (vocab,) float32, valid until the next call.

@@ -9,11 +9,11 @@ from bitnet_kernels import isa
 from bitnet_cli.errors import UnsupportedError, UsageError
 from bitnet_cli.gguf_file.reader import open_gguf
 from bitnet_cli.machine.threads import physical_cores
-from bitnet_cli.model.config import NO_TEXT, read_config
+from bitnet_cli.model.checks import check_text
+from bitnet_cli.model.config import read_config
 from bitnet_cli.model.decoder import Decoder
 from bitnet_cli.model.session import Session
 from bitnet_cli.text.chat.choice import ChatFacts, chat_facts
-from bitnet_cli.text.from_gguf import tokenizer_from_metadata
 from bitnet_cli.text.tokenizer import Tokenizer
 
 
@@ -54,9 +54,7 @@ def open_model(path: Path, engine: Engine, *, embeds: bool = False) -> OpenModel
         isa.chosen()
         with open_gguf(path) as gguf:
             # The tokenizer first: what building it needs for a moment is free again before the weights are touched.
-            tokenizer = tokenizer_from_metadata(gguf.metadata, str(gguf.path))
-            if read_config(gguf).pooling is not None and not embeds:
-                raise UnsupportedError(f"{gguf.path}: {NO_TEXT}")
+            tokenizer = check_text(gguf, read_config(gguf), embeds=embeds)
             chat = chat_facts(gguf.metadata, path)
             data_start = min(info.offset for info in gguf.tensors.values())
             threaded = replace(engine, threads=engine.threads or physical_cores())

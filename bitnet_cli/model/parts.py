@@ -39,9 +39,7 @@ NO_PARTS = Parts(np.zeros((0, 7), np.int64), np.zeros(0, np.int64), np.zeros(0, 
 
 
 def parts_of(path: str, c: ModelConfig, layers: Sequence[Sequence[Scales]]) -> Parts:
-    """Scales of every layer's projections -> parts. UnsupportedError where scales of columns cannot move."""
-    if c.activation == "relu2":
-        raise UnsupportedError(f"{path}: several scales in a tensor, or float activations, are not supported with ReLU²")
+    """Scales of every layer's projections -> parts. UnsupportedError: of `require_movable`."""
     starts, ends, scales = [], [np.zeros(0, np.int64)], [np.zeros(0, np.float32)]
     done = 0
     for number, layer in enumerate(layers):
@@ -57,8 +55,10 @@ def parts_of(path: str, c: ModelConfig, layers: Sequence[Sequence[Scales]]) -> P
     return Parts(np.array(starts, np.int64), np.concatenate(ends).astype(np.int64), np.concatenate(scales).astype(np.float32))
 
 
-def _without_columns(path: str, c: ModelConfig, number: int, layer: Sequence[Scales]) -> list[Floats]:
-    rows = [scales.rows for scales in layer]
+def require_movable(path: str, c: ModelConfig, number: int, layer: Sequence[Scales]) -> None:
+    """UnsupportedError where a layer's projections have several scales that kernels cannot be given. number: of the layer."""
+    if c.activation == "relu2" and any(len(np.unique(scales.rows)) > 1 or scales.columns is not None for scales in layer):
+        raise UnsupportedError(f"{path}: layer {number}: several scales in a projection are not supported with ReLU²")
     for which, scales in enumerate(layer):
         if scales.columns is None:
             continue
@@ -67,11 +67,18 @@ def _without_columns(path: str, c: ModelConfig, number: int, layer: Sequence[Sca
             raise UnsupportedError(f"{where} are supported in attn_output and ffn_down only")
         if c.sub_norms or c.input_norms or c.float_activations is False:
             raise UnsupportedError(f"{where} need float activations, and no norm before it")
-        columns = scales.columns
-        if which == O:
-            heads = columns.reshape(c.kv_heads, -1, c.head_dim)
-            if not (heads == heads[:, :1]).all():
-                raise UnsupportedError(f"{where}, and between query heads that share values, are not supported")
-            columns = heads[:, 0].reshape(-1)
-        rows[MAKES[which]] = (rows[MAKES[which]] * columns).astype(np.float32)
+        heads = scales.columns.reshape(c.kv_heads, -1, c.head_dim) if which == O else scales.columns[None, None]
+        if not (heads == heads[:, :1]).all():
+            raise UnsupportedError(f"{where}, and between query heads that share values, are not supported")
+
+
+def _without_columns(path: str, c: ModelConfig, number: int, layer: Sequence[Scales]) -> list[Floats]:
+    require_movable(path, c, number, layer)
+    rows = [scales.rows for scales in layer]
+    for which, scales in enumerate(layer):
+        if scales.columns is not None:
+            columns = scales.columns
+            if which == O:
+                columns = columns.reshape(c.kv_heads, -1, c.head_dim)[:, 0].reshape(-1)
+            rows[MAKES[which]] = (rows[MAKES[which]] * columns).astype(np.float32)
     return rows

@@ -18,13 +18,15 @@ from numpy.typing import NDArray
 
 from bitnet_cli.errors import BadFileError, UnsupportedError
 from bitnet_cli.gguf_file.reader import GGUFFile, TensorInfo, TensorType
+from bitnet_cli.gguf_file.table import TensorTable
 from bitnet_cli.model.config import ModelConfig
-from bitnet_cli.model.parts import NO_PARTS, Parts, Scales, parts_of
-from bitnet_cli.ternary import i2_s, i2_s_order
+from bitnet_cli.model.parts import NO_PARTS, Parts, Scales, parts_of, require_movable
+from bitnet_cli.ternary import i2_s
 from bitnet_cli.ternary.layouts import CHUNK, LAYOUTS, PackedTensor, block_of, exact_signs
 
 PROJECTIONS = ("attn_q", "attn_k", "attn_v", "attn_output", "ffn_gate", "ffn_up", "ffn_down")  # order of arrays.Q .. arrays.DOWN
 FLOATS = {TensorType.F32: "<f4", TensorType.F16: "<f2"}  # of ternary values, where rows fit no layout
+SAMPLE = 1 << 16  # bytes of a tensor that `examine` looks at
 SMALLEST = np.finfo(np.float32).tiny  # a denormal scale is damage: no trained weights are that small
 
 
@@ -45,18 +47,18 @@ def scale_name(weight: str) -> str:
     return weight.removesuffix("weight") + "scale"
 
 
+def infos_of(file: TensorTable, c: ModelConfig) -> list[list[TensorInfo]]:
+    """The projections of each layer, in the order of PROJECTIONS."""
+    return [[file.tensors[weight_name(layer, name)] for name in PROJECTIONS] for layer in range(c.layers)]
+
+
 def load_projections(file: GGUFFile, c: ModelConfig) -> Projections:
-    """Shapes have been checked. UnsupportedError: another type, several scales in a tensor, I2_S in the order of ARM builds."""
-    infos = [[file.tensors[weight_name(layer, name)] for name in PROJECTIONS] for layer in range(c.layers)]
-    for info in (info for layer in infos for info in layer):
-        require_layout(file, info)
-    evidence = i2_s_order.judge_file(file)
-    if evidence.order == i2_s_order.ARM:
-        raise UnsupportedError(f"{file.path}: I2_S in an order that is not run: {evidence}; `bitnet quantize IN OUT i2_s` rewrites it")
+    """The file has passed checks.check_model. BadFileError, UnsupportedError: values or scales of blocks that are not run."""
+    infos = infos_of(file, c)
     if any(info.type != TensorType.I2_S for layer in infos for info in layer):
         return _repacked(file, infos, c)
     offsets = np.array([[info.offset for info in layer] for layer in infos], np.int64)
-    scales = np.array([[_i2_s_scale(file, info) for info in layer] for layer in infos], np.float32)
+    scales = np.array([[i2_s_scale(file, info) for info in layer] for layer in infos], np.float32)
     parts = NO_PARTS
     if c.float_activations:
         layers = zip(infos, scales, strict=True)
@@ -64,11 +66,33 @@ def load_projections(file: GGUFFile, c: ModelConfig) -> Projections:
     return Projections(file.file_bytes(), offsets, scales, parts)
 
 
+def examine(file: GGUFFile, c: ModelConfig, full: bool) -> bool:
+    """Meet what `load_projections` would meet, and keep nothing. full: in all weights; else in SAMPLE bytes a tensor. True: that was all.
+
+    BadFileError, UnsupportedError: as from `load_projections`.
+    """
+    everything = True
+    for number, layer in enumerate(infos_of(file, c)):
+        found: list[Scales] = []
+        for info in layer:
+            if info.type is TensorType.I2_S:  # checks.check_model has seen its one scale, and any code has a meaning
+                found.append(_one_scale(info, np.float32(1)))
+                continue
+            values = _values(file, info, None if full else SAMPLE)
+            everything &= values.rows == info.shape[0]
+            for _ in values.chunks():
+                pass
+            found.append(values.scales if isinstance(values.scales, Scales) else _one_scale(info, values.scales))
+            file.forget(info.name)
+        require_movable(str(file.path), c, number, found)
+    return everything
+
+
 def _one_scale(info: TensorInfo, scale: np.float32) -> Scales:
     return Scales(np.full(info.shape[0], scale, np.float32))
 
 
-def extra_scale(file: GGUFFile, weight: str) -> np.float32:
+def extra_scale(file: TensorTable, weight: str) -> np.float32:
     """Value of the `.scale` tensor of a weight; 1 where there is none."""
     info = file.tensors.get(scale_name(weight))
     if info is None:
@@ -86,7 +110,7 @@ def fits_a_layout(cols: int) -> bool:
     return any(cols % block_of(kind) == 0 for kind in LAYOUTS)
 
 
-def require_layout(file: GGUFFile, info: TensorInfo) -> None:
+def require_layout(file: TensorTable, info: TensorInfo) -> None:
     """UnsupportedError for a type that is not run, BadFileError for I2_S rows that are not whole blocks: the reader does not know them."""
     if info.type not in LAYOUTS and not (info.type in FLOATS and not fits_a_layout(info.shape[1])):
         hint = "; `bitnet quantize IN OUT i2_s` packs it" if info.type in (TensorType.F32, TensorType.F16, TensorType.BF16) else ""
@@ -96,7 +120,7 @@ def require_layout(file: GGUFFile, info: TensorInfo) -> None:
         raise BadFileError(file.path, f"tensor {info.name}", f"I2_S with rows of {info.shape[1]} weights, not a multiple of {i2_s.BLOCK}")
 
 
-def _i2_s_scale(file: GGUFFile, info: TensorInfo) -> np.float32:
+def i2_s_scale(file: GGUFFile, info: TensorInfo) -> np.float32:
     """The float32 after an I2_S tensor's weights, times that of a `.scale` tensor."""
     place = info.nbytes - i2_s.TAIL
     scale = file.raw(info.name)[place : place + 4].view("<f4")[0]
@@ -117,15 +141,15 @@ def _repacked(file: GGUFFile, infos: list[list[TensorInfo]], c: ModelConfig) -> 
     several = False
     for layer, row in enumerate(infos):
         for which, info in enumerate(row):
-            found, chunks = _values(file, info)
-            if isinstance(found, Scales):
+            values = _values(file, info)
+            if isinstance(values.scales, Scales):
                 several = True
-                every[layer].append(found)
+                every[layer].append(values.scales)
             else:
-                scales[layer, which] = found
-                every[layer].append(_one_scale(info, found))
+                scales[layer, which] = values.scales
+                every[layer].append(_one_scale(info, values.scales))
             at, past = int(offsets[layer, which]), packed_width(info.shape[1]) - info.shape[1]
-            for chunk in chunks():
+            for chunk in values.chunks():
                 rows = i2_s.pack_rows(np.pad(chunk, ((0, 0), (0, past))) if past else chunk)
                 packed[at : at + rows.size] = rows
                 at += rows.size
@@ -135,19 +159,34 @@ def _repacked(file: GGUFFile, infos: list[list[TensorInfo]], c: ModelConfig) -> 
     return Projections(packed, offsets, scales, parts)
 
 
-def _values(file: GGUFFile, info: TensorInfo) -> tuple[np.float32 | Scales, Callable[[], Iterator[NDArray[np.int8]]]]:
-    """The scale or scales of a projection, and its ternary values as chunks of whole rows."""
+class _Values(NamedTuple):
+    scales: np.float32 | Scales
+    rows: int  # that were looked at
+    chunks: Callable[[], Iterator[NDArray[np.int8]]]  # ternary values, whole rows
+
+
+def _values(file: GGUFFile, info: TensorInfo, sample: int | None = None) -> _Values:
+    """The scale or scales of a projection, and its values. sample: of a few rows only, of so many bytes."""
     shape, extra, field = (info.shape[0], info.shape[1]), extra_scale(file, info.name), f"tensor {info.name}"
     if info.type in LAYOUTS:
         source = PackedTensor(info.type, shape, file.raw(info.name), file.path, field, float(extra))
+        if sample is not None:
+            source = source.some_rows(sample)
         several = source.several()
-        return source.read() if several is None else (Scales(*several[:2]), several[2])
-    floats = file.raw(info.name).view(FLOATS[info.type]).reshape(shape)
+        found, chunks = source.read() if several is None else (Scales(*several[:2]), several[2])
+        return _Values(found, source.shape[0], chunks)
+    return _float_values(file, info, extra, sample)
+
+
+def _float_values(file: GGUFFile, info: TensorInfo, extra: np.float32, sample: int | None) -> _Values:
+    floats, field = file.raw(info.name).view(FLOATS[info.type]).reshape(info.shape), f"tensor {info.name}"
+    if sample is not None:
+        floats = floats[: max(4, sample // (floats.itemsize * info.shape[1]))]
     size = np.float32(np.abs(floats).max()) or np.float32(1)
-    step = max(1, CHUNK // shape[1])
+    step = max(1, CHUNK // info.shape[1])
 
     def chunks() -> Iterator[NDArray[np.int8]]:
-        for start in range(0, shape[0], step):
+        for start in range(0, len(floats), step):
             values = exact_signs(floats[start : start + step], size)
             if values is None:
                 kind = info.type.name
@@ -158,4 +197,4 @@ def _values(file: GGUFFile, info: TensorInfo) -> tuple[np.float32 | Scales, Call
         scale = np.float32(size * extra)
     if not np.isfinite(scale) or scale < SMALLEST:
         raise BadFileError(file.path, field, f"has the scale {scale}, expected a positive number", info.offset)
-    return scale, chunks
+    return _Values(scale, len(floats), chunks)

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from bitnet_cli.activations import A4_8, A4_8_FP4, INT8, V2_A4, V2_A8
 from bitnet_cli.errors import BadFileError, UnsupportedError
 from bitnet_cli.gguf_file.reader import GGUFFile, TensorInfo, TensorType
+from bitnet_cli.gguf_file.table import TensorTable
 from bitnet_cli.model.columns import columns_for
 from bitnet_cli.model.config import ModelConfig
 from bitnet_cli.model.head import planes_for
@@ -83,7 +84,7 @@ def expected_shapes(c: ModelConfig) -> Iterator[tuple[str, tuple[int, ...]]]:
             yield f"blk.{layer}.{name}.weight", (size,)
 
 
-def check_tensors(file: GGUFFile, c: ModelConfig) -> list[str]:
+def check_tensors(file: TensorTable, c: ModelConfig) -> list[str]:
     """BadFileError where a tensor is missing or has another shape; returns the names of tensors that the model does not use."""
     expected = dict(expected_shapes(c))
     missing = [name for name in expected if name not in file.tensors]
@@ -99,7 +100,7 @@ def check_tensors(file: GGUFFile, c: ModelConfig) -> list[str]:
     return [name for name in file.tensors if name not in expected and name not in read]
 
 
-def rope_factors(file: GGUFFile, c: ModelConfig) -> NDArray[np.float32] | None:
+def rope_factors(file: TensorTable, c: ModelConfig) -> NDArray[np.float32] | None:
     """What rotations are divided by, (head_dim / 2,) float32; None where the file has none (llama.cpp, src/models/llama.cpp)."""
     info = file.tensors.get(ROPE_FACTORS)
     if info is None or not c.rope_pairs:
@@ -120,7 +121,16 @@ def rope_tables(file: GGUFFile, c: ModelConfig, context: int) -> tuple[NDArray[n
     return cos, sin
 
 
-def _norm(file: GGUFFile, name: str) -> NDArray[np.float32]:
+def norm_names(c: ModelConfig) -> Iterator[str]:
+    """Names of all norms, which `norm_values` reads."""
+    for layer in range(c.layers):
+        for name, _ in norms_of(c).values():
+            yield f"blk.{layer}.{name}.weight"
+    yield "output_norm.weight"
+
+
+def norm_values(file: TensorTable, name: str) -> NDArray[np.float32]:
+    """(size,) float32. UnsupportedError: a type that is not read. BadFileError: values that are not finite."""
     info = file.tensors[name]
     if info.type not in (TensorType.F32, TensorType.F16):
         raise UnsupportedError(f"{file.path}: tensor {name}: norms of type {info.type.name} are not read; F32 and F16 are")
@@ -131,10 +141,7 @@ def _norm(file: GGUFFile, name: str) -> NDArray[np.float32]:
 
 
 def load_weights(file: GGUFFile, c: ModelConfig, cos: NDArray[np.float32], sin: NDArray[np.float32]) -> arrays.Weights:
-    """Check the tensors of an open file and describe them to the kernels. cos, sin: of `rope_tables`."""
-    for name in check_tensors(file, c):
-        if name.endswith((".bias", ".scale")) or name.startswith("rope_f"):
-            raise UnsupportedError(f"{file.path}: tensor {name}: changes the result and is not supported by {c.architecture} here")
+    """Describe the tensors of an open file, which checks.check_model has seen, to the kernels. cos, sin: of `rope_tables`."""
     projections = load_projections(file, c)
     norm_offsets = np.full((c.layers + 1, arrays.NORM_PLACES), -1, np.int64)
     norms: list[NDArray[np.float32]] = []
@@ -142,12 +149,12 @@ def load_weights(file: GGUFFile, c: ModelConfig, cos: NDArray[np.float32], sin: 
     for layer in range(c.layers):
         for place, (name, length) in norms_of(c).items():
             norm_offsets[layer, place] = size
-            weights = _norm(file, f"blk.{layer}.{name}.weight")
+            weights = norm_values(file, f"blk.{layer}.{name}.weight")
             # Attention divides scores by sqrt(head_dim); another scale is put where every query passes.
             norms.append(weights * np.float32(c.query_factor) if place == arrays.Q_HEAD_NORM else weights)
             size += length
     norm_offsets[c.layers, 0] = size
-    norms.append(_norm(file, "output_norm.weight"))
+    norms.append(norm_values(file, "output_norm.weight"))
     head = head_info(file)
     return arrays.Weights(
         packed=projections.packed,
@@ -171,7 +178,7 @@ def load_weights(file: GGUFFile, c: ModelConfig, cos: NDArray[np.float32], sin: 
     )
 
 
-def _dense(file: GGUFFile, name: str) -> TensorInfo:
+def _dense(file: TensorTable, name: str) -> TensorInfo:
     info = file.tensors[name]
     if info.type not in HEAD_KINDS:
         kinds = ", ".join(kind.name for kind in HEAD_KINDS)
@@ -179,12 +186,12 @@ def _dense(file: GGUFFile, name: str) -> TensorInfo:
     return info
 
 
-def head_info(file: GGUFFile) -> TensorInfo:
+def head_info(file: TensorTable) -> TensorInfo:
     """The matrix that makes logits: `output.weight`, or the embedding where they are tied."""
     return _dense(file, "output.weight" if "output.weight" in file.tensors else "token_embd.weight")
 
 
-def embedding_info(file: GGUFFile) -> TensorInfo:
+def embedding_info(file: TensorTable) -> TensorInfo:
     """The matrix whose rows are the tokens' first states."""
     return _dense(file, "token_embd.weight")
 
@@ -204,22 +211,16 @@ def sizes_of(file: GGUFFile, c: ModelConfig, scheme: str = INT8, query_bits: int
         head_kind=HEAD_KINDS[head_info(file).type],
         rope=arrays.ROPE_PAIRS if c.rope_pairs else arrays.ROPE_HALVES,
         query_bits=query_bits,
-        **_inputs(c, scheme, str(file.path)),
+        **_inputs(c, scheme),
     )
 
 
-def _inputs(c: ModelConfig, scheme: str, path: str) -> dict[str, int]:
+def _inputs(c: ModelConfig, scheme: str) -> dict[str, int]:
     """What a scheme does to the inputs of projections, as fields of arrays.Sizes. Papers: activations.SCHEMES."""
     if scheme == A4_8:
         return {"codes": arrays.INT4, "kept": max(1, round(c.top_k * c.inner))}
     if scheme == A4_8_FP4:
         return {"codes": arrays.FP4, "codes_o": arrays.FP4}
-    if scheme in (V2_A8, V2_A4):
-        for name, width in (("attention", c.inner), ("feed-forward", c.feed_forward)):
-            if width % 16:
-                raise UnsupportedError(
-                    f"{path}: activations {scheme}: {name} width {width} is not a multiple of 16, as the transform needs"
-                )
     if scheme == V2_A4:
         return {"codes": arrays.INT4, "codes_o": arrays.INT4, "codes_down": arrays.INT4, "hadamard": 1}
     return {"hadamard": 1} if scheme == V2_A8 else {}

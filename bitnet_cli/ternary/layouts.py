@@ -10,7 +10,7 @@ import functools
 import math
 import os
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import ModuleType
 
 import numpy as np
@@ -35,6 +35,19 @@ def block_of(kind: TensorType) -> int:
     """Weights that a row must be a multiple of."""
     block: int = LAYOUTS[kind].BLOCK
     return block
+
+
+def rows_or_columns(table: NDArray[np.float16], block: int, where: str) -> tuple[NDArray[np.float32], NDArray[np.float32] | None]:
+    """Scales of blocks, (rows, blocks of a row), 0 where a block has only zeros -> those of rows, (rows,), and of columns, None for 1.
+
+    UnsupportedError, which begins with `where`: they differ neither by row alone nor by column alone.
+    """
+    rows, blocks = table.max(1).astype(np.float32), table.max(0).astype(np.float32)
+    if ((table == rows[:, None]) | (table == 0)).all():
+        return np.where(rows, rows, np.float32(1)), None
+    if ((table == blocks) | (table == 0)).all():
+        return np.ones(len(table), np.float32), np.repeat(np.where(blocks, blocks, np.float32(1)), block)
+    raise UnsupportedError(f"{where}: scales that differ both along rows and along columns are not supported")
 
 
 def exact_signs(chunk: NDArray[np.floating] | NDArray[np.int8], scale: np.float32) -> NDArray[np.int8] | None:
@@ -88,14 +101,17 @@ class PackedTensor:
         table = self.block_scales()
         if table is None:
             return None
-        rows, blocks, extra = table.max(1).astype(np.float32), table.max(0).astype(np.float32), np.float32(self.extra)
-        values = functools.partial(self._values, table.reshape(-1) == 0)
-        if ((table == rows[:, None]) | (table == 0)).all():
-            return np.where(rows, rows, 1) * extra, None, values
-        if ((table == blocks) | (table == 0)).all():
-            return np.full(self.shape[0], extra), np.repeat(np.where(blocks, blocks, 1), block_of(self.kind)), values
-        where = f"{os.fspath(self.path)}: {self.field}"
-        raise UnsupportedError(f"{where}: scales that differ both along rows and along columns are not supported")
+        rows, columns = rows_or_columns(table, block_of(self.kind), f"{os.fspath(self.path)}: {self.field}")
+        return rows * np.float32(self.extra), columns, functools.partial(self._values, table.reshape(-1) == 0)
+
+    def some_rows(self, most_bytes: int) -> "PackedTensor":
+        """The same with a few whole rows only, spread over the tensor, of about so many bytes; itself where it has no more. No I2_S."""
+        rows, stride = self.shape[0], len(self.raw) // self.shape[0]
+        count = max(4, most_bytes // stride)
+        if count >= rows:
+            return self
+        chosen = np.linspace(0, rows - 1, count).astype(np.int64)
+        return replace(self, shape=(count, self.shape[1]), raw=self.raw.reshape(rows, stride)[chosen].reshape(-1))
 
     def block_scales(self) -> NDArray[np.float16] | None:
         """Scales without `extra`, (rows, blocks of a row), 0 where a block has only zeros; None where one scale serves all."""

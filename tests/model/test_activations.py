@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from bitnet_cli.activations import SCHEMES, WANTED
 from bitnet_cli.errors import BadFileError, UnsupportedError, UsageError
 from bitnet_cli.gguf_file.reader import open_gguf
+from bitnet_cli.model.checks import require_activations
 from bitnet_cli.model.config import read_config
 from bitnet_cli.model.decoder import QUERY_TYPES, Decoder
 from bitnet_cli.model.weights import sizes_of
@@ -152,8 +153,9 @@ def test_widths_that_the_transform_does_not_take(tmp_path: Path) -> None:
     with open_gguf(write_model(tmp_path / "m.gguf")) as file:
         odd = dataclasses.replace(read_config(file), feed_forward=5460)
         assert sizes_of(file, odd, "a4.8").hadamard == 0
+        require_activations("m.gguf", odd)
         with pytest.raises(UnsupportedError, match="v2-a4: feed-forward width 5460 is not a multiple of 16"):
-            sizes_of(file, odd, "v2-a4")
+            require_activations("m.gguf", dataclasses.replace(odd, activation_type="v2-a4"))
 
 
 def test_projections_see_what_the_scheme_says(tmp_path: Path) -> None:

@@ -16,11 +16,10 @@ from bitnet_cli.errors import BadFileError, UnsupportedError, UsageError
 from bitnet_cli.gguf_file.reader import open_gguf
 from bitnet_cli.gguf_file.types import TensorType
 from bitnet_cli.model import embedding
+from bitnet_cli.model.checks import why_not
 from bitnet_cli.model.config import read_config
 from bitnet_cli.model.decoder import Decoder
-from bitnet_cli.model.readiness import why_not
 from bitnet_cli.model.weights import load_weights, rope_tables
-from bitnet_cli.ternary import i2_s_order
 from bitnet_cli.text.from_gguf import tokenizer_from_metadata
 
 from .builder import random_model, write_model
@@ -173,7 +172,7 @@ def test_a_file_as_microsofts_converter_writes_it(converted: dict[str, Path], tm
         left = {k: v for k, v in file.typed_metadata.items() if not k.endswith(("_swa", "window", "pattern", "activation", "scale"))}
         write_gguf(tmp_path / "m.gguf", "gemma3", left | {"gemma3.pooling_type": 1}, tensors)
     with open_gguf(tmp_path / "m.gguf") as file:
-        assert why_not(file, i2_s_order.judge_file(file), embeds=True) is None
+        assert why_not(file, embeds=True).reason is None
         c = read_config(file)
         assert (c.pooling, c.window, c.activation, c.query_factor) == ("mean", 0, "gelu_pytorch_tanh", 1.0)
     assert np.isfinite(decoder_of(tmp_path / "m.gguf").states([1, 2, 3])).all()
@@ -226,7 +225,7 @@ def test_a_model_without_pooling(tmp_path: Path, decoder_of: Callable[..., Decod
     path = write_model(tmp_path / "m.gguf", random_model())
     with open_gguf(path) as file:
         tokenizer = tokenizer_from_metadata(file.metadata, "m")
-        assert "no embedding model; --pooling last or --pooling mean" in str(why_not(file, i2_s_order.judge_file(file), embeds=True))
+        assert "no embedding model; --pooling last or --pooling mean" in str(why_not(file, embeds=True).reason)
     with pytest.raises(UsageError, match="expected last or mean"):
         embedding.embed(decoder_of(path), tokenizer, ["a"])
     assert embedding.embed(decoder_of(path), tokenizer, ["a"], pooling="mean").shape == (1, 128)

@@ -16,9 +16,8 @@ import pytest
 from bitnet_cli.commands.convert import convert
 from bitnet_cli.gguf_file.reader import open_gguf
 from bitnet_cli.gguf_file.types import TensorType
+from bitnet_cli.model.checks import why_not
 from bitnet_cli.model.decoder import Decoder
-from bitnet_cli.model.readiness import why_not
-from bitnet_cli.ternary import i2_s_order
 
 from .builder import Model
 from .families import LLAMA3, llama3_factors, model_of, write
@@ -88,7 +87,7 @@ def test_every_type_gives_the_same_logits(
 
 def test_inspect_says_that_it_runs(case: tuple[Path, Path, Model]) -> None:
     with open_gguf(case[1]) as file:
-        assert why_not(file, i2_s_order.judge_file(file)) is None
+        assert why_not(file).reason is None
 
 
 def test_rows_that_no_layout_fits_are_ternary_floats_with_their_scale(maker: ModuleType, tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ from bitnet_cli.errors import BadFileError, UnsupportedError
 from bitnet_cli.gguf_file.reader import GGUFFile, open_gguf
 from bitnet_cli.gguf_file.types import TensorType
 from bitnet_cli.gguf_file.writer import OutputTensor
+from bitnet_cli.model.checks import check_model
 from bitnet_cli.model.config import read_config
 from bitnet_cli.model.decoder import Decoder
 from bitnet_cli.model.projections import PROJECTIONS, load_projections
@@ -48,7 +49,7 @@ def as_kind(model: Model, kind: TensorType, in_blocks: float | None = None) -> d
 @pytest.mark.parametrize("kind", [TensorType.TQ1_0, TensorType.TQ2_0, TensorType.Q2_0])
 def test_rows_and_scales_are_those_of_an_i2_s_file(kind: TensorType, model: Model, tmp_path: Path, opened: Open) -> None:
     file = opened(write_model(tmp_path / "m.gguf", model, tensors=as_kind(model, kind)))
-    loaded = load_projections(file, read_config(file))
+    loaded = load_projections(file, check_model(file))
     for layer in range(SIZES.layers):
         for which, name in enumerate(PROJECTIONS):
             values = model.ternary[f"blk.{layer}.{name}"]
@@ -76,13 +77,13 @@ def test_layouts_may_be_mixed(model: Model, tmp_path: Path, decoder_of: Callable
 
 def test_scale_in_the_blocks_as_llama_cpp_writes_it(model: Model, tmp_path: Path, opened: Open) -> None:
     file = opened(write_model(tmp_path / "m.gguf", model, tensors=as_kind(model, TensorType.TQ2_0, in_blocks=0.0371)))
-    assert (load_projections(file, read_config(file)).scales == np.float32(np.float16(0.0371))).all()
+    assert (load_projections(file, check_model(file)).scales == np.float32(np.float16(0.0371))).all()
 
 
 def test_a_scale_tensor_multiplies_i2_s_too(model: Model, tmp_path: Path, opened: Open) -> None:
     name = "blk.1.ffn_up"
     file = opened(write_model(tmp_path / "m.gguf", model, tensors={f"{name}.scale": f32(f"{name}.scale", [3])}))
-    scales = load_projections(file, read_config(file)).scales
+    scales = load_projections(file, check_model(file)).scales
     assert scales[1, PROJECTIONS.index("ffn_up")] == np.float32(3) * model.scales[name]
     assert scales[0, PROJECTIONS.index("ffn_up")] == model.scales["blk.0.ffn_up"]
 
@@ -105,7 +106,7 @@ def test_scale_tensors_that_are_refused(
         tensors[weight] = OutputTensor(weight, TensorType.I2_S, (256, 256), lambda: i2_s.pack(model.ternary["blk.0.attn_q"], 2.0))
     file = opened(write_model(tmp_path / "m.gguf", model, tensors=tensors))
     with pytest.raises(error, match=message):
-        load_projections(file, read_config(file))
+        load_projections(file, check_model(file))
 
 
 def test_scales_that_differ_both_ways_are_refused(model: Model, tmp_path: Path, opened: Open) -> None:
@@ -117,7 +118,7 @@ def test_scales_that_differ_both_ways_are_refused(model: Model, tmp_path: Path, 
     tensors[name] = OutputTensor(name, TensorType.Q2_0, model.ternary["blk.1.attn_k"].shape, lambda: blocks)
     file = opened(write_model(tmp_path / "m.gguf", model, tensors=tensors))
     with pytest.raises(UnsupportedError, match=r"tensor blk.1.attn_k.weight: scales that differ both along rows and"):
-        load_projections(file, read_config(file))
+        load_projections(file, check_model(file))
 
 
 @pytest.mark.skipif(not Path("/proc/self/smaps").exists(), reason="needs Linux's account of pages")
@@ -126,7 +127,7 @@ def test_pages_of_a_repacked_tensor_are_given_back(tmp_path: Path) -> None:
     model = random_model(Sizes(layers=1, hidden=1024, head_dim=256, feed_forward=4096), seed=5)
     path = write_model(tmp_path / "m.gguf", model, tensors=as_kind(model, TensorType.TQ2_0))
     with open_gguf(path) as file:
-        load_projections(file, read_config(file))
+        load_projections(file, check_model(file))
         mapped = resident(path)
     total = sum(values.size for values in model.ternary.values()) * 66 // 256
     assert total > 3_000_000 and mapped < 500_000

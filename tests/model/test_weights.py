@@ -14,6 +14,7 @@ from bitnet_cli.errors import BadFileError, BitnetError, UnsupportedError
 from bitnet_cli.gguf_file.reader import GGUFFile, open_gguf
 from bitnet_cli.gguf_file.types import TensorType, nbytes
 from bitnet_cli.gguf_file.writer import OutputTensor
+from bitnet_cli.model.checks import check_model
 from bitnet_cli.model.config import read_config
 from bitnet_cli.model.decoder import Decoder
 from bitnet_cli.model.weights import HEAD_KINDS, PROJECTIONS, check_tensors, embedding_info, head_info, load_weights, sizes_of
@@ -29,7 +30,7 @@ IDS = [256, 84, 104, 101, 32, 255, 0, 66]
 
 
 def load(file: GGUFFile) -> arrays.Weights:
-    return load_weights(file, read_config(file), ANGLES, ANGLES)
+    return load_weights(file, check_model(file), ANGLES, ANGLES)
 
 
 def refused(folder: Path, kind: type[BitnetError], tensors: dict[str, Any], model: Model | None = None, **metadata: Any) -> str:

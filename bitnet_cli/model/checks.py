@@ -1,0 +1,127 @@
+"""What does not run, decided in one place: the loader, `inspect`, `convert`, its dry run and `quantize` ask here.
+
+    check_model     metadata, the table of tensors and single numbers: of a file, or of one that is to be written
+    check_text      the tokenizer, and whether the model writes text or makes vectors
+    why_not         both, and the weights or a sample of them: what `inspect` says
+
+A refusal is an error with the exit code and the line that `bitnet run` ends with: BadFileError for what is damaged, UnsupportedError for
+what is sound and not run.
+"""
+
+from typing import NamedTuple
+
+from bitnet_kernels.kv_cache import cache_bytes
+
+from bitnet_cli.activations import V2_A4, V2_A8
+from bitnet_cli.errors import BitnetError, UnsupportedError
+from bitnet_cli.gguf_file.parse import refuse_split, require_read
+from bitnet_cli.gguf_file.reader import GGUFFile, TensorType
+from bitnet_cli.gguf_file.table import TensorTable
+from bitnet_cli.machine.memory import available_bytes
+from bitnet_cli.model.config import ACTIVATION_TYPE, NO_POOLING, NO_TEXT, ModelConfig, read_config
+from bitnet_cli.model.projections import examine, extra_scale, i2_s_scale, infos_of, require_layout
+from bitnet_cli.model.weights import check_tensors, embedding_info, head_info, norm_names, norm_values, rope_factors
+from bitnet_cli.ternary import i2_s_order
+from bitnet_cli.text.from_gguf import tokenizer_from_metadata
+from bitnet_cli.text.tokenizer import Tokenizer
+
+DEFAULT_CONTEXT = 2048  # tokens
+# Keys that change what weights mean, by their beginning, and are not applied.
+FOREIGN_KEYS = {"prism.hadamard.": "weights that are folded with a Hadamard transform"}
+
+
+class Verdict(NamedTuple):
+    """reason: None where it runs. sampled: only a sample of the weights was looked at."""
+
+    reason: str | None
+    sampled: bool = False
+
+
+def check_model(file: TensorTable, evidence: i2_s_order.Evidence | None = None) -> ModelConfig:
+    """The config of a file whose model runs, as far as that is known without its weights. BadFileError, UnsupportedError: it does not.
+
+    evidence: of the order of I2_S weights, where it is known already.
+    """
+    _require_whole(file)
+    c = read_config(file)
+    for name in check_tensors(file, c):
+        if name.endswith((".bias", ".scale")) or name.startswith("rope_f"):
+            raise UnsupportedError(f"{file.path}: tensor {name}: changes the result and is not supported by {c.architecture} here")
+    for name in norm_names(c):
+        norm_values(file, name)
+    rope_factors(file, c)
+    embedding_info(file)
+    head_info(file)
+    require_activations(str(file.path), c)
+    infos = [info for layer in infos_of(file, c) for info in layer]
+    for info in infos:
+        require_layout(file, info)
+    if isinstance(file, GGUFFile):
+        for info in infos:
+            if info.type is TensorType.I2_S:
+                i2_s_scale(file, info)
+            else:
+                extra_scale(file, info.name)
+        evidence = evidence or i2_s_order.judge_file(file)
+        if evidence.order == i2_s_order.ARM:
+            raise UnsupportedError(f"{file.path}: I2_S in an order that is not run: {evidence}; `bitnet quantize IN OUT i2_s` rewrites it")
+    return c
+
+
+def _require_whole(file: TensorTable) -> None:
+    refuse_split(file.path, file.typed_metadata)
+    require_read(file.path, file.unread)
+    for prefix, meaning in FOREIGN_KEYS.items():
+        key = next((key for key in file.metadata if key.startswith(prefix)), None)
+        if key is not None:
+            raise UnsupportedError(f"{file.path}: {key}: {meaning} are not supported: without it the model writes nonsense")
+
+
+def require_activations(path: str, c: ModelConfig) -> None:
+    """UnsupportedError where the model lacks what its activation scheme needs. Papers: activations.SCHEMES."""
+    if c.float_activations and c.activation == "relu2":
+        raise UnsupportedError(f"{path}: {c.architecture}.{ACTIVATION_TYPE}: float activations are not supported with ReLU²")
+    if c.trained_scheme in (V2_A8, V2_A4):
+        for name, width in (("attention", c.inner), ("feed-forward", c.feed_forward)):
+            if width % 16:
+                raise UnsupportedError(
+                    f"{path}: activations {c.trained_scheme}: {name} width {width} is not a multiple of 16, as the transform needs"
+                )
+
+
+def require_memory(c: ModelConfig, context: int, cache_type: str) -> None:
+    """BitnetError where the KV cache of so many tokens does not fit into this machine's free memory."""
+    free, need = available_bytes(), cache_bytes(cache_type, c.layers, c.kv_heads, c.head_dim, context)
+    if free is not None and need > free:
+        have = free / 2**30
+        raise BitnetError(f"a context of {context} tokens needs {need / 2**30:.1f} GiB of memory, {have:.1f} are free; use a smaller -c")
+
+
+def check_text(file: TensorTable, c: ModelConfig, *, embeds: bool = False) -> Tokenizer:
+    """The tokenizer. BadFileError, UnsupportedError: it cannot be built, or the model makes vectors and writes no text.
+
+    embeds: vectors are wanted; of a model that is not made for them too.
+    """
+    tokenizer = tokenizer_from_metadata(file.metadata, str(file.path))
+    if c.pooling is not None and not embeds:
+        raise UnsupportedError(f"{file.path}: {NO_TEXT}")
+    return tokenizer
+
+
+def why_not(file: TensorTable, evidence: i2_s_order.Evidence | None = None, *, embeds: bool = False, full: bool = False) -> Verdict:
+    """Whether `bitnet run` works on a file with its default options. A file that is not written yet is judged without its weights.
+
+    evidence: as in `check_model`. embeds: whether `bitnet embed` does, without --pooling. full: read all weights, not a sample.
+    """
+    sampled = False
+    try:
+        c = check_model(file, evidence)
+        check_text(file, c, embeds=embeds)
+        if embeds and c.pooling is None:
+            raise UnsupportedError(NO_POOLING)
+        require_memory(c, min(DEFAULT_CONTEXT, c.context), "f16")
+        if isinstance(file, GGUFFile):
+            sampled = not examine(file, c, full)
+    except BitnetError as error:
+        return Verdict(str(error).removeprefix(f"{file.path}: "))
+    return Verdict(None, sampled)
