@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from bitnet_cli.embedded import EMBEDDED_MODEL
 from bitnet_cli.errors import BitnetError, UsageError
+from bitnet_cli.model import checks
 from bitnet_cli.model import decoder as module
 from bitnet_cli.model.decoder import CHUNK, Decoder
 
@@ -167,9 +168,9 @@ def test_the_default_context(tmp_path: Path, small_file: Path, decoder_of: Make)
 def test_a_cache_larger_than_memory(tmp_path: Path, decoder_of: Make, monkeypatch: pytest.MonkeyPatch) -> None:
     """2 tables x 4 bytes x 2 layers x 2 KV heads x 32 numbers x 2^20 tokens = 1 GiB."""
     path = write_model(tmp_path / "m.gguf", metadata={"context_length": 1 << 20})
-    monkeypatch.setattr(module, "available_bytes", lambda: 2**30 - 1)
+    monkeypatch.setattr(checks, "available_bytes", lambda: 2**30 - 1)
     with monkeypatch.context() as guard:
-        guard.setattr(module.np, "zeros", lambda *_: pytest.fail("allocated"))
+        guard.setattr(module, "load_weights", lambda *_: pytest.fail("allocated"))
         guard.setattr(module, "rope_tables", lambda *_: pytest.fail("allocated"))
         with pytest.raises(
             BitnetError, match=r"a context of 1048576 tokens needs 1\.0 GiB of memory, 1\.0 are free; use a smaller -c"
@@ -180,7 +181,7 @@ def test_a_cache_larger_than_memory(tmp_path: Path, decoder_of: Make, monkeypatc
 
 
 def test_memory_that_is_not_known(small_file: Path, decoder_of: Make, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "available_bytes", lambda: None)
+    monkeypatch.setattr(checks, "available_bytes", lambda: None)
     assert decoder_of(small_file).context == 64
 
 
