@@ -115,10 +115,11 @@ def why_not(file: TensorTable, evidence: i2_s_order.Evidence | None = None, *, e
     """
     sampled = False
     try:
-        c = check_model(file, evidence)
+        c = read_config(file)  # in the order of opening.py, for a file with two faults
         check_text(file, c, embeds=embeds)
         if embeds and c.pooling is None:
             raise UnsupportedError(NO_POOLING)
+        check_model(file, evidence)
         require_memory(c, min(DEFAULT_CONTEXT, c.context), "f16")
         if isinstance(file, GGUFFile):
             sampled = not examine(file, c, full)
