@@ -1,11 +1,12 @@
 """GGUF file with projections in float or packed types -> the tensors of the same model with projections in another of them.
 
-Packed projections are I2_S (both orders), TQ1_0, TQ2_0 and Q2_0: values and scale are kept to the bit. Other converters write float
-tensors whose values are -s, 0, s already: sign and s are kept exactly. Anything else is taken as BitNet master weights and rounded by
-absmean, and reported in `rounded`. Scales in tensors of their own (`blk.N.attn_q.scale`) become part of their projection's, unless that
-has several (TriLM): these stay in blocks, and the tensor beside them.
+Packed projections are I2_S (both orders), TQ1_0, TQ2_0, Q2_0 and ik_llama.cpp's types: values and scale are kept to the bit. Other
+converters write float tensors whose values are -s, 0, s already: sign and s are kept exactly. Anything else is taken as BitNet master
+weights and rounded by absmean, and reported in `rounded`. Scales in tensors of their own (`blk.N.attn_q.scale`) become part of their
+projection's, unless that has several (TriLM): these stay in blocks, and the tensor beside them.
 """
 
+import dataclasses
 from collections.abc import Callable
 from pathlib import Path
 
@@ -16,10 +17,10 @@ from bitnet_cli.checkpoint import dense
 from bitnet_cli.checkpoint.families import PROJECTIONS
 from bitnet_cli.checkpoint.flavours import Flavour, TernaryWeight, has_one_scale, looks_ternary, read_blocks, read_ternary
 from bitnet_cli.checkpoint.packing import Blocks, block_tensor, ternary_tensors
-from bitnet_cli.checkpoint.stored import OpenFile, StoredTensor
+from bitnet_cli.checkpoint.stored import PartedFile, StoredTensor
 from bitnet_cli.errors import BadFileError, UnsupportedError, UsageError
 from bitnet_cli.gguf_file.reader import TensorInfo, open_gguf
-from bitnet_cli.gguf_file.types import TensorType
+from bitnet_cli.gguf_file.types import PREFIXES, TensorType
 from bitnet_cli.gguf_file.writer import OutputTensor
 from bitnet_cli.ternary import i2_s_order
 from bitnet_cli.ternary.layouts import LAYOUTS, PackedTensor, block_of
@@ -37,6 +38,7 @@ class GGUFSource:
     several        number of projections with several scales, which stay in blocks
     evidence       of the order of I2_S weights
     trailing       bytes after the last tensor
+    files          paths: one, or the parts of a split model
     """
 
     def __init__(self, path: Path, i2_s_layout: str | None = None, ternarise: bool = False):
@@ -50,8 +52,9 @@ class GGUFSource:
             self.architecture = gguf.require_str("general.architecture")
             self._tensors = gguf.tensors
             self.trailing = gguf.trailing
+            self.files = [place.path for place in gguf.files]
+            self._file = PartedFile(path, [(place.path, place.start) for place in gguf.files])
         self._may_round = ternarise or self.architecture.startswith("bitnet")
-        self._file = OpenFile(path)
         self.arm = (i2_s_layout or self.evidence.order) == i2_s_order.ARM
         self.rounded: list[str] = []
         self.kept = 0
@@ -79,6 +82,8 @@ class GGUFSource:
             elif info.name in DENSE and embedding_type not in (None, info.type):
                 assert embedding_type is not None
                 outputs.append(OutputTensor(info.name, embedding_type, info.shape, self._retyped(info, embedding_type)))
+            elif info.type is TensorType.IQ2_BN_UNSCALED:  # one number with IQ2_BN: beside that it could not be told from it
+                raise UnsupportedError(f"{self._file.path}: {info.name}: IQ2_BN without scales of rows is read as projections only")
             else:
                 outputs.append(OutputTensor(info.name, info.type, info.shape, self._copy(info)))
         return outputs
@@ -108,7 +113,9 @@ class GGUFSource:
                 raise BadFileError(self._file.path, info.name, reason)
             # Read again when it is written, so that memory holds one at a time.
             if info.type is not TensorType.I2_S and self._packed(info, shape).block_scales() is not None:
-                return self._with_several(info, weight_type, lambda size: self._packed(info, shape).in_blocks(size))
+                if weight_type is TensorType.IQ2_BN and info.type in PREFIXES:
+                    return self._with_several(info, OutputTensor(info.name, weight_type, shape, lambda: self._rows_repacked(info, shape)))
+                return self._in_blocks(info, weight_type, lambda size: self._packed(info, shape).in_blocks(size))
             return self._written(info, weight_type, lambda: self._unpacked(info, shape))
         stored = self._stored(info)
         if self._floats_differ is None:  # at the first one only: it is read for this, and says enough to stop early
@@ -116,15 +123,30 @@ class GGUFSource:
             self._require_ternary(stored, ternary)
             self._floats_differ = ternary and not has_one_scale(stored)
         if self._floats_differ:
-            return self._with_several(info, weight_type, lambda size: read_blocks(stored, size, 1))
+            return self._in_blocks(info, weight_type, lambda size: read_blocks(stored, size, 1))
         return self._written(info, weight_type, lambda: self._from_floats(stored, shape, extra))
 
-    def _with_several(self, info: TensorInfo, weight_type: TensorType, read: Blocks) -> list[OutputTensor]:
+    def _in_blocks(self, info: TensorInfo, weight_type: TensorType, read: Blocks) -> list[OutputTensor]:
+        name, shape = info.name.removesuffix(".weight"), (info.shape[0], info.shape[1])
+        return self._with_several(info, block_tensor(name, shape, weight_type, self._file.path, info.name, read))
+
+    def _with_several(self, info: TensorInfo, packed: OutputTensor) -> list[OutputTensor]:
         """A projection with several scales; the tensor that multiplies them all is copied."""
         self.several += 1
-        name, extra = info.name.removesuffix(".weight"), self._tensors.get(_scale_name(info.name))
-        tensors = [block_tensor(name, (info.shape[0], info.shape[1]), weight_type, self._file.path, info.name, read)]
-        return tensors if extra is None else [*tensors, OutputTensor(extra.name, extra.type, extra.shape, self._copy(extra))]
+        extra = self._tensors.get(_scale_name(info.name))
+        return [packed] if extra is None else [packed, OutputTensor(extra.name, extra.type, extra.shape, self._copy(extra))]
+
+    def _rows_repacked(self, info: TensorInfo, shape: tuple[int, int]) -> NDArray[np.uint8]:
+        """Rows with scales of their own as IQ2_BN, which holds them to the bit."""
+        source = dataclasses.replace(self._packed(info, shape), extra=1.0)
+        found = source.several(strict=True)
+        assert found is not None and found[1] is None  # rows have one scale each, and not all the same
+        scales, _, chunks = found
+        parts, row = [], 0
+        for values in chunks():
+            parts.append(LAYOUTS[TensorType.IQ2_BN].pack_rows(values, scales[row : row + len(values)]))
+            row += len(values)
+        return np.concatenate(parts)
 
     def _written(self, info: TensorInfo, weight_type: TensorType, read: Callable[[], TernaryWeight]) -> list[OutputTensor]:
         name, shape = info.name.removesuffix(".weight"), (info.shape[0], info.shape[1])

@@ -27,6 +27,7 @@ from bitnet_cli.checkpoint.pooling import POOLING_FILE
 from bitnet_cli.checkpoint.shards import PICKLED, shard_names
 from bitnet_cli.checkpoint.tokenizer import TOKENIZER_FILES
 from bitnet_cli.errors import BadFileError, BitnetError, UnsupportedError, UsageError, printable
+from bitnet_cli.gguf_file.split_names import first_of_each, model_name, parts_beside
 
 if TYPE_CHECKING:
     from huggingface_hub.hf_api import ModelInfo
@@ -135,21 +136,30 @@ class Repository:
         return self._download(CONFIG, listing.commit).parent  # the branch moved between the two questions
 
     def ready_file(self) -> HubFile | None:
-        """The GGUF file to run where a repository has no other weights: the one with I2_S weights, or the only one. Asks the hub."""
+        """The GGUF file to run where a repository has no other weights: the one with I2_S weights, or the only one. Asks the hub.
+
+        Of a split model the first part; `size` is then that of all parts.
+        """
         with self._explained():
             info = self._hub.HfApi().model_info(self.name, revision=self.revision, files_metadata=True, token=self._token)
         sizes = {item.rfilename: item.size for item in info.siblings or [] if "/" not in item.rfilename}
-        files = sorted(name for name in sizes if name.lower().endswith(".gguf"))
+        files = [path.name for path in first_of_each(Path(name) for name in sizes if name.lower().endswith(".gguf"))]
         packed = [name for name in files if READY in name.lower()]
         name = packed[0] if packed else files[0] if len(files) == 1 else None
         if name is None or any(other.endswith(".safetensors") for other in sizes):
             return None
-        return HubFile(name, sizes[name], self._cached(name, self.revision) is not None)
+        parts = [part.name for part in parts_beside(Path(name))]
+        if absent := [part for part in parts if part not in sizes]:
+            raise BadFileError(self.name, absent[0], f"is not in the repository, which has other parts of {model_name(Path(name))}")
+        known = [sizes[part] for part in parts]
+        size = None if None in known else sum(size or 0 for size in known)
+        return HubFile(name, size, all(self._cached(part, self.revision) is not None for part in parts))
 
     def fetch_ready(self, file: HubFile) -> Path:
-        """Download such a file into the cache."""
+        """Download such a file into the cache, or all parts of a split one. Returns the path of the one that is named."""
         self._check_space(Listing(self.revision, (file,)))
-        return self._download(file.name, self.revision)
+        parts = {part.name: self._download(part.name, self.revision) for part in parts_beside(Path(file.name))}
+        return parts[file.name]
 
     def cached(self) -> Path | None:
         """The folder in the cache, if all files of a conversion are there; no network is used."""
@@ -192,7 +202,7 @@ class Repository:
     def _nothing_to_convert(self, names: list[str]) -> BitnetError:
         ready = sorted((n for n in names if n.lower().endswith(".gguf")), key=lambda n: READY not in n.lower())
         if ready:
-            file = shlex.quote(printable(ready[0]))
+            file = " ".join(shlex.quote(printable(part.name)) for part in parts_beside(Path(ready[0])))
             fetch = f"hf download {self.name} {file}" + ("" if self.revision == "main" else f" --revision {shlex.quote(self.revision)}")
             return UsageError(
                 f"{self.name}: holds GGUF files only, which need no conversion; "

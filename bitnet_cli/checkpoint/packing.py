@@ -1,7 +1,8 @@
 """Ternary values and their scale -> the GGUF tensors that hold them, in any type that `--outtype` names.
 
 I2_S holds both to the bit. So do TQ1_0, TQ2_0 and Q2_0, with block scales of 1 and a tensor `.scale` (ternary/layouts.py), which llama.cpp
-applies. F16 holds the product, -s, 0, s: it is 8 times as large and its s has 11 bits, but anything can read it.
+applies. IQ2_BN, which ik_llama.cpp reads, has the float32 scale before every row. F16 holds the product, -s, 0, s: it is 8 times as large
+and its s has 11 bits, but anything can read it.
 
 A row must be whole blocks. Where it is not, another type stands in that holds the tensor to the bit: Q2_0 with its blocks of 64 (the down
 projection of bitnet_b1_58-3B has rows of 8,640), and for rows that 64 does not divide (5,460 in bitnet_b1_58-xl) F16 with the values -1, 0
@@ -18,14 +19,18 @@ from numpy.typing import NDArray
 
 from bitnet_cli.checkpoint.flavours import TernaryWeight
 from bitnet_cli.errors import UnsupportedError
-from bitnet_cli.gguf_file.types import TensorType, nbytes
+from bitnet_cli.gguf_file.types import PREFIXES, TensorType, nbytes
 from bitnet_cli.gguf_file.writer import OutputTensor
 from bitnet_cli.ternary import i2_s
-from bitnet_cli.ternary.layouts import LAYOUTS, block_of
+from bitnet_cli.ternary.layouts import LAYOUTS, ONE_SCALE, block_of
 
-OUTTYPES = {kind.name.lower(): kind for kind in (*LAYOUTS, TensorType.F16)}
-# general.file_type: 40 is bitnet.cpp's number for I2_S (mainline's for Q1_0), the others are llama.cpp's (include/llama.h).
+# Not IQ1_BN, whose scale has 11 bits, nor IQ2_BN_R4, which ik_llama.cpp makes of IQ2_BN itself (--run-time-repack).
+WRITTEN = (TensorType.I2_S, TensorType.TQ1_0, TensorType.TQ2_0, TensorType.Q2_0, TensorType.IQ2_BN, TensorType.F16)
+OUTTYPES = {kind.name.lower(): kind for kind in WRITTEN}
+# general.file_type: 40 is bitnet.cpp's number for I2_S (mainline's for Q1_0), 137 ik_llama.cpp's, the others are llama.cpp's
+# (include/llama.h).
 FILE_TYPES = {TensorType.I2_S: 40, TensorType.TQ1_0: 36, TensorType.TQ2_0: 37, TensorType.Q2_0: 41, TensorType.F16: 1}
+FILE_TYPES |= {TensorType.IQ2_BN: 137}
 QUANTIZATION_VERSION = 2  # of ggml
 
 
@@ -44,7 +49,7 @@ def ternary_tensors(
     `read` is called once, when the writer asks for the weights.
     """
     kind = type_of_rows(wanted, shape[1])
-    own_scale = wanted in LAYOUTS and kind is not TensorType.I2_S
+    own_scale = wanted in LAYOUTS and kind not in ONE_SCALE
     found: list[np.float32] = []
 
     def weights() -> NDArray[np.uint8]:
@@ -63,12 +68,14 @@ Blocks = Callable[[int], Iterator[tuple[NDArray[np.int8], NDArray[np.float16]]]]
 
 
 def block_tensor(name: str, shape: tuple[int, int], wanted: TensorType, path: Path, stored_name: str, read: Blocks) -> OutputTensor:
-    """A tensor with several scales, which lie in the blocks of a type that has them: in place of I2_S, TQ2_0 or Q2_0. F16 has products.
+    """A tensor with several scales, which lie in the blocks of a type that has them: in place of I2_S or IQ2_BN, TQ2_0 or Q2_0.
+
+    F16 has products.
 
     `read` is called once, with a number of weights: chunks of whole rows, and the scales of their blocks of that many weights.
     """
     finest = TensorType.Q2_0
-    fits = [kind for kind in (wanted, TensorType.TQ2_0, finest) if kind is not TensorType.I2_S and kind in LAYOUTS]
+    fits = [kind for kind in (wanted, TensorType.TQ2_0, finest) if kind not in ONE_SCALE and kind in LAYOUTS]
     kind = next((kind for kind in fits if shape[1] % block_of(kind) == 0), None)
     if kind is None:
         raise UnsupportedError(f"{path}: {stored_name}: several scales in rows of {shape[1]} weights, which 64 does not divide")
@@ -91,6 +98,12 @@ def block_tensor(name: str, shape: tuple[int, int], wanted: TensorType, path: Pa
     return OutputTensor(f"{name}.weight", kind, shape, packed)
 
 
+def file_type(wanted: TensorType, tensors: list[OutputTensor]) -> TensorType:
+    """The type that general.file_type names (FILE_TYPES): TQ2_0 where it stands in for one that has no place for several scales."""
+    stands_in = wanted in ONE_SCALE and any(tensor.type is TensorType.TQ2_0 for tensor in tensors)
+    return TensorType.TQ2_0 if stands_in else wanted
+
+
 def encode(weight: TernaryWeight, kind: TensorType, path: Path, name: str) -> NDArray[np.uint8]:
     """The bytes of a tensor of `kind`, made chunk by chunk: beside the result, a few MB."""
     result = np.empty(nbytes(kind, (weight.rows, weight.cols)), np.uint8)
@@ -102,7 +115,8 @@ def encode(weight: TernaryWeight, kind: TensorType, path: Path, name: str) -> ND
             raise UnsupportedError(f"{path}: {name}: the scale {weight.scale:g} is beyond the range of F16's normal numbers")
     done = 0
     for chunk in weight.chunks():
-        part = _halves(chunk, half).view(np.uint8) if kind is TensorType.F16 else LAYOUTS[kind].pack_rows(chunk)
+        scales = (weight.scale,) if kind in PREFIXES else ()
+        part = _halves(chunk, half).view(np.uint8) if kind is TensorType.F16 else LAYOUTS[kind].pack_rows(chunk, *scales)
         result[done : done + part.size] = part.reshape(-1)
         done += part.size
     if kind is TensorType.I2_S:
@@ -124,9 +138,12 @@ def type_notes(architecture: str, wanted: TensorType, tensors: list[OutputTensor
         stand_ins = sum(tensor.type is kind and tensor.name in ternary for tensor in tensors)
         if stand_ins and wanted in LAYOUTS and kind is not wanted:
             told.append(f"{stand_ins} projections have rows that {block_of(wanted)} does not divide and are {kind.name}, {reader}")
-    if wanted is TensorType.I2_S and any(tensor.type is TensorType.TQ2_0 for tensor in tensors):
-        told.append("several scales a tensor: the projections are TQ2_0, which has one in every block; I2_S has one a tensor")
-    if wanted in LAYOUTS and wanted is not TensorType.I2_S and architecture.startswith("bitnet-"):
+    if wanted in ONE_SCALE and file_type(wanted, tensors) is TensorType.TQ2_0:
+        unit = "tensor" if wanted is TensorType.I2_S else "row"
+        told.append(f"several scales a tensor: the projections are TQ2_0, which has one in every block; {wanted.name} has one a {unit}")
+    if wanted is TensorType.IQ2_BN:
+        told.append("`bitnet run` and ik_llama.cpp read IQ2_BN; llama.cpp and bitnet.cpp do not")
+    if wanted in LAYOUTS and wanted not in ONE_SCALE and architecture.startswith("bitnet-"):
         told.append(f"llama.cpp has no architecture {architecture} (ReLU²): `bitnet run` runs this file, llama.cpp does not")
     if wanted is TensorType.F16:
         told.append("F16 holds weight * scale with the scale rounded to 11 bits; `bitnet run` wants a packed type")

@@ -6,7 +6,7 @@ use is what the caller holds. Numbers are little-endian.
 
 import math
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -55,6 +55,19 @@ class OpenFile:
                 raise BadFileError(self.path, "data", "the file ended while it was read", offset + done)
             done += count
         return buffer
+
+
+class PartedFile(OpenFile):
+    """Several files read as one: `files` are paths and where each begins, as gguf_file/split.py lays them. A read lies in one of them."""
+
+    def __init__(self, path: Path, files: Sequence[tuple[Path, int]]):
+        self.path = path
+        self._files = [(start, OpenFile(file)) for file, start in files]
+
+    def read(self, offset: int, size: int) -> NDArray[np.uint8]:
+        """As OpenFile.read."""
+        start, file = next((start, file) for start, file in reversed(self._files) if start <= offset)
+        return file.read(offset - start, size)
 
 
 @dataclass(frozen=True)

@@ -22,6 +22,7 @@ from bitnet_cli.checkpoint.pooling import read_pooling
 from bitnet_cli.checkpoint.stored import CHUNK, StoredTensor
 from bitnet_cli.gguf_file.types import TensorType
 from bitnet_cli.gguf_file.writer import OutputTensor
+from bitnet_cli.ternary.layouts import ONE_SCALE
 
 ROTATED = ("attn_q", "attn_k")
 
@@ -64,7 +65,7 @@ def model_metadata(checkpoint: Checkpoint, weight_type: TensorType = TensorType.
         hyperparameters["activation_type"] = checkpoint.activation_type
     if checkpoint.activation_type in SPARSE:
         hyperparameters["activation_top_k"] = config.quantization.top_k if config.quantization else TOP_K
-    if checkpoint.flavour is Flavour.SEVERAL and weight_type is TensorType.I2_S:
+    if checkpoint.flavour is Flavour.SEVERAL and weight_type in ONE_SCALE:
         weight_type = TensorType.TQ2_0  # packing.py says why
     general = {
         "general.name": _name(checkpoint.folder),

@@ -67,6 +67,7 @@ def describe(file: GGUFFile, checked: Checked | None = None) -> dict[str, Any]:
         "format": "GGUF",
         "version": file.version,
         "bytes": file.size,
+        "files": [{"path": str(place.path), "bytes": place.size} for place in file.files],
         "alignment": file.alignment,
         "trailing_bytes": file.trailing,
         "architecture": _text(file, "general.architecture"),
@@ -83,7 +84,7 @@ def describe(file: GGUFFile, checked: Checked | None = None) -> dict[str, Any]:
         "commands": _commands(file, evidence, checked is not None),
         "check": {"problems": checked.problems, "unchecked": checked.unchecked} if checked else None,
         "metadata": {key: _plain(value) for key, value in file.metadata.items()},
-        "tensors": [_tensor(r, checked) for r in rows],
+        "tensors": [_tensor(file, r, checked) for r in rows],
     }
 
 
@@ -96,9 +97,11 @@ def _bits(part: dict[str, int]) -> float | None:
     return 8 * part["bytes"] / part["weights"] if part["weights"] else None
 
 
-def _tensor(r: TensorRow, checked: Checked | None) -> dict[str, Any]:
-    """`sha256`: of the tensor's bytes; null without --check, which reads them."""
-    known = {"name": r.name, "type": r.type, "shape": list(r.shape), "offset": r.offset, "bytes": r.nbytes, "part": r.part}
+def _tensor(file: GGUFFile, r: TensorRow, checked: Checked | None) -> dict[str, Any]:
+    """`file`: which of `files` it is in, `offset`: there; `sha256`: of the tensor's bytes, null without --check, which reads them."""
+    place = file.place_of(r.offset)
+    known = {"name": r.name, "type": r.type, "shape": list(r.shape), "file": file.files.index(place), "offset": r.offset - place.start}
+    known |= {"bytes": r.nbytes, "part": r.part}
     return known | {"sha256": checked.sha256[r.name] if checked else None}
 
 
@@ -176,6 +179,8 @@ def _why_not_quantized(file: GGUFFile, full: bool) -> Verdict:
 def _show(facts: dict[str, Any], tensors: bool) -> None:
     row("file", facts["path"])
     trailing = f", {facts['trailing_bytes']} bytes after the last tensor" if facts["trailing_bytes"] else ""
+    if len(facts["files"]) > 1:
+        row("files", f"{len(facts['files'])}, of {', '.join(str(part['bytes']) for part in facts['files'])} bytes")
     row("format", f"GGUF {facts['version']}, {facts['bytes']} bytes, alignment {facts['alignment']}{trailing}")
     row("model", f"{facts['name'] or 'no name'}, architecture {facts['architecture'] or 'not named'}, {facts['weights']} weights")
     _show_bytes(facts)

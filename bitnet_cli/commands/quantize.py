@@ -4,7 +4,7 @@ import time
 from pathlib import Path
 
 from bitnet_cli.checkpoint.gguf_source import GGUFSource
-from bitnet_cli.checkpoint.packing import FILE_TYPES, OUTTYPES, QUANTIZATION_VERSION, type_notes
+from bitnet_cli.checkpoint.packing import FILE_TYPES, OUTTYPES, QUANTIZATION_VERSION, file_type, type_notes
 from bitnet_cli.commands.convert import EMBEDDING_TYPES
 from bitnet_cli.commands.reporting import Reporter
 from bitnet_cli.errors import UsageError
@@ -37,10 +37,11 @@ def quantize(
     report = Reporter(quiet)
     start = time.perf_counter()
     model = GGUFSource(source, I2_S_LAYOUTS[i2_s_layout], ternarise)
+    for file in model.files:  # of a split model, the output may not be any part
+        refuse_same_file(file, output)
     tensors = model.tensors(weight_type, EMBEDDING_TYPES[embedding_type] if embedding_type else None)
     metadata = dict(model.metadata)
-    stands_in = model.several and weight_type is TensorType.I2_S  # which has no place for several scales
-    metadata["general.file_type"] = Typed(FILE_TYPES[TensorType.TQ2_0 if stands_in else weight_type], ValueType.UINT32)
+    metadata["general.file_type"] = Typed(FILE_TYPES[file_type(weight_type, tensors)], ValueType.UINT32)
     metadata.setdefault("general.quantization_version", Typed(QUANTIZATION_VERSION, ValueType.UINT32))
     metadata.pop(i2_s_order.KEY, None)
     if i2_s_layout != "auto" and weight_type is TensorType.I2_S:  # the user knows; nobody need guess again

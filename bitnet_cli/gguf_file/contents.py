@@ -13,11 +13,24 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bitnet_cli.gguf_file.reader import GGUFFile, TensorInfo
-from bitnet_cli.gguf_file.types import BLOCKS, LEGACY_Q2_0, TAILS, TensorType
+from bitnet_cli.gguf_file.types import BLOCKS, LEGACY_Q2_0, PREFIXES, TAILS, TOGETHER, TensorType, row_bytes
 from bitnet_cli.ternary import counts
 
 PARTS = ("ternary", "head_embedding", "norms", "other")
-TERNARY = ("I2_S", "TQ1_0", "TQ2_0", "Q2_0", "TL1", "PTQ1_0", "PQ2_0", LEGACY_Q2_0)  # names of types, also of types that are not read
+TERNARY = (
+    "I2_S",
+    "TQ1_0",
+    "TQ2_0",
+    "Q2_0",
+    "IQ1_BN",
+    "IQ2_BN",
+    "IQ2_BN_R4",
+    "IQ2_BN_UNSCALED",
+    "TL1",
+    "PTQ1_0",
+    "PQ2_0",
+    LEGACY_Q2_0,
+)  # names of types, also of types that are not read
 DENSE = ("token_embd.weight", "output.weight")
 SAMPLE, RUNS = 1 << 16, 16  # bytes of a ternary tensor that are sampled, in so many runs spread over it
 CHUNK = 1 << 20  # bytes, about: a chunk and its histogram stay in the L2 cache
@@ -96,22 +109,22 @@ def sample_zeros(file: GGUFFile) -> Zeros:
     """Zeros in RUNS runs of blocks of each ternary tensor outside the head and embedding; in all of one no larger than SAMPLE bytes."""
     total = NO_ZEROS
     for info in _ternary(file):
-        size = counts.block_bytes(info.type)
+        size = counts.block_bytes(info.type, info.shape[-1])
         assert size is not None
         blocks = file.raw(info.name)[: info.nbytes - TAILS.get(info.type, 0)]
         blocks = blocks[: len(blocks) // size * size].reshape(-1, size)  # I2_S without whole blocks: run refuses it, a sample need not
-        run = SAMPLE // RUNS // size
+        run = max(1, SAMPLE // RUNS // size)
         if len(blocks) > run * RUNS:
             starts = np.linspace(0, len(blocks) - run, RUNS).astype(np.int64)
             blocks = np.concatenate([blocks[start : start + run] for start in starts])
-        seen = counts.count(info.type, blocks.reshape(-1))
+        seen = counts.count(info.type, blocks.reshape(-1), info.shape[-1])
         total = Zeros(total.weights + math.prod(info.shape), total.seen + seen.weights, total.zeros + seen.zeros)
     return total
 
 
 def _ternary(file: GGUFFile) -> Iterator[TensorInfo]:
     for info in file.tensors.values():
-        if counts.block_bytes(info.type) is not None and info.name not in DENSE:
+        if counts.block_bytes(info.type, info.shape[-1]) is not None and info.name not in DENSE:
             yield info
 
 
@@ -154,34 +167,38 @@ class _Found:
 def _check_tensor(file: GGUFFile, info: TensorInfo, update: Callable[[memoryview], None]) -> _Found:
     """One tensor, chunk by chunk of whole blocks; `update` gets every byte in order. One line a kind of problem, for its first place."""
     raw, found = file.raw(info.name), _Found()
+    begin = info.offset - file.place_of(info.offset).start  # in its file
     end = info.nbytes - TAILS.get(info.type, 0)
-    block = counts.block_bytes(info.type) or BLOCKS[info.type][1]
+    unit = counts.block_bytes(info.type, info.shape[-1])
+    block = unit or BLOCKS[info.type][1]
+    step = max(1, CHUNK // block) * block
     invalid = infinite = 0
     first_invalid = first_infinite = 0
-    for start in range(0, end, CHUNK // block * block):
-        chunk = raw[start : min(start + CHUNK // block * block, end)]
+    for start in range(0, end, step):
+        chunk = raw[start : min(start + step, end)]
         update(chunk.data)
-        if counts.block_bytes(info.type) is not None and len(chunk) % block == 0:
-            seen = counts.count(info.type, chunk)
+        if unit is not None and len(chunk) % block == 0:
+            seen = counts.count(info.type, chunk, info.shape[-1])
             found.seen = counts.Counts(*(a + b for a, b in zip(found.seen, seen, strict=True)))
-            first_invalid = first_invalid if invalid or not seen.invalid else info.offset + start
+            first_invalid = first_invalid if invalid or not seen.invalid else begin + start
             invalid += seen.invalid
-        bad = _not_finite(info.type, chunk)
+        bad = _bad_row_scales(info, chunk) if info.type in PREFIXES else _not_finite(info.type, chunk)
         if bad is not None:
-            first_infinite = first_infinite if infinite else info.offset + start + bad[1]
+            first_infinite = first_infinite if infinite else begin + start + bad[1]
             infinite += bad[0]
     update(raw[end:].data)
     if invalid:
         found.problems.append(f"{invalid} codes stand for no ternary value (first in the {CHUNK >> 20} MiB from byte {first_invalid})")
     if infinite:
-        what = "numbers" if info.type in EXPONENTS else "scales of blocks"
-        found.problems.append(f"{infinite} {what} are not finite (first at byte {first_infinite})")
+        what = "numbers are not" if info.type in EXPONENTS else "scales of blocks are not"
+        what = f"{what} finite" if info.type not in PREFIXES else "scales of rows are neither positive numbers nor 0"
+        found.problems.append(f"{infinite} {what} (first at byte {first_infinite})")
     if info.type is TensorType.I2_S and len(raw) - end >= 4:
         if end % block or info.shape[-1] % (4 * block):
             found.problems.append(f"rows of {info.shape[-1]} weights are not whole blocks of {4 * block}")
-        _check_scale(raw[end : end + 4], info.offset + end, found)
+        _check_scale(raw[end : end + 4], begin + end, found)
     elif info.name.endswith(".scale") and info.type is TensorType.F32:
-        _check_scale(raw[:4], info.offset, found)
+        _check_scale(raw[:4], begin, found)
     return found
 
 
@@ -189,6 +206,19 @@ def _check_scale(data: NDArray[np.uint8], place: int, found: _Found) -> None:
     scale = data.view("<f4")[0]
     if not (np.isfinite(scale) and scale >= np.finfo(np.float32).tiny):
         found.problems.append(f"scale is {scale}, expected a positive number (byte {place})")
+
+
+def _bad_row_scales(info: TensorInfo, chunk: NDArray[np.uint8]) -> tuple[int, int] | None:
+    """As `_not_finite`, of types with a scale a row: how many are negative, not finite or denormal. A row of zeros has the scale 0."""
+    prefix, together = PREFIXES[info.type], TOGETHER.get(info.type, 1)
+    size = row_bytes(info.type, info.shape[-1]) * together
+    stored = np.ascontiguousarray(chunk.reshape(-1, size)[:, : prefix * together]).view("<f2" if prefix == 2 else "<f4")
+    scales = stored.astype(np.float32)
+    bad = ~((scales == 0) | ((scales >= np.finfo(np.float32).tiny) & (scales < np.inf)))
+    if not bad.any():
+        return None
+    first = int(bad.reshape(-1).argmax())
+    return int(np.count_nonzero(bad)), first // together * size + first % together * prefix
 
 
 def _not_finite(kind: TensorType, chunk: NDArray[np.uint8]) -> tuple[int, int] | None:

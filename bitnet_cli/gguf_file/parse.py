@@ -22,7 +22,8 @@ from mmap import mmap
 from pathlib import Path
 from typing import NoReturn, TypeAlias
 
-from bitnet_cli.errors import BadFileError, UnsupportedError
+from bitnet_cli.errors import BadFileError
+from bitnet_cli.gguf_file.dialects import SCALED, without_row_scales
 from bitnet_cli.gguf_file.metadata import TYPECODES, Typed, ValueType
 from bitnet_cli.gguf_file.types import LEGACY_BLOCK, LEGACY_Q2_0, UNREAD, TensorType, nbytes, not_read, tensor_type
 
@@ -51,7 +52,10 @@ _LOOKALIKES = {
 
 @dataclass(frozen=True)
 class TensorInfo:
-    """One tensor: shape in NumPy order (last = row length, GGUF's ne[0]); `offset` in bytes from the start of the file."""
+    """One tensor: shape in NumPy order (last = row length, GGUF's ne[0]); `offset` in bytes from the start of the file.
+
+    Of a split model: in the bytes of its files together, GGUFFile.file_bytes.
+    """
 
     name: str
     type: TensorType
@@ -87,7 +91,9 @@ class Header:
 def parse(data: mmap, path: Path, *, unread: bool = False) -> Header:
     """The header of the file in `data`. BadFileError where it is damaged, UnsupportedError where it is sound but not for us.
 
-    `unread`: for a look at the file only. Tensors of types that are not read, and one part of a split model, are then no errors.
+    `unread`: for a look at the file only. Tensors of types that are not read are then no errors.
+
+    A part of a split model is a file like any other here; split.py joins them.
     """
     parser = _Parser(data, path)
     version, n_tensors, n_entries = parser.preamble()
@@ -96,13 +102,12 @@ def parse(data: mmap, path: Path, *, unread: bool = False) -> Header:
         key = parser.key(f"metadata entry {i}", metadata)
         metadata[key] = parser.value(key)
     alignment = parser.alignment(metadata)
-    if not unread:
-        refuse_split(path, metadata)
     parser.count_fits(n_tensors, MIN_TENSOR, "tensor count")
     table: Table = {}
     for i in range(n_tensors):
         info = parser.tensor(i, table)
         table[info.name] = info
+    table |= without_row_scales(path, table, len(data) - pad(parser.pos, alignment), alignment)
     placed, trailing = _placed(parser, table, alignment)
     tensors = {name: info for name, info in placed.items() if isinstance(info, TensorInfo)}
     others = {name: info for name, info in placed.items() if isinstance(info, UnreadTensor)}
@@ -127,20 +132,6 @@ def _placed(parser: _Parser, table: Table, alignment: int) -> tuple[Table, int]:
             raise
     named = {name: UnreadTensor(name, LEGACY_Q2_0, placed[name].shape, placed[name].offset, placed[name].nbytes) for name in old}
     return placed | named, trailing
-
-
-def refuse_split(path: Path, metadata: Mapping[str, Typed]) -> None:
-    """UnsupportedError for one part of a model that was cut into several files: it has most of its tensors elsewhere."""
-    if "split.count" not in metadata:
-        return
-    count, number = metadata["split.count"].value, metadata.get("split.no", Typed(0, ValueType.UINT16)).value
-    if type(count) is not int or type(number) is not int or not 0 <= number < count:
-        raise BadFileError(path, "split.no and split.count", "expected a part's number and the number of parts")
-    if count > 1:
-        raise UnsupportedError(
-            f"{path}: split.count: this is part {number + 1} of {count} of a split model; merge the parts with "
-            "`llama-gguf-split --merge` first"
-        )
 
 
 def require_read(path: Path, others: Mapping[str, UnreadTensor]) -> None:
@@ -325,7 +316,7 @@ class _Parser:
             size = nbytes(kind, shape)
         except ValueError as error:
             self.fail(f"{field} shape", str(error), at)
-        if size > self.size and kind is not TensorType.Q2_0:  # LEGACY_Q2_0 takes less
+        if size > self.size and kind not in (TensorType.Q2_0, *SCALED):  # LEGACY_Q2_0 takes less, rows without their scales too
             self.fail(f"{field} shape", f"{shape} of {kind.name} needs {size} bytes, the file has {self.size}", at)
         return TensorInfo(name, kind, shape, self.u64(f"{field} offset"), size)
 

@@ -1,7 +1,8 @@
 """GGUF file -> metadata, tensor table, and read-only views of the tensors' bytes.
 
-In: a path. Out: `GGUFFile`. The file is memory-mapped: opening reads the metadata and the tensor table only, and a tensor's bytes are
-read from disk when they are first touched. NumPy is imported when bytes are asked for, not before.
+In: a path, also of any part of a model that is split into several files. Out: `GGUFFile`. Files are memory-mapped: opening reads the
+metadata and the tensor table only, and a tensor's bytes are read from disk when they are first touched. NumPy is imported when bytes are
+asked for, not before.
 
 The file must not be shortened or overwritten in place while it is mapped: the operating system answers a read of the lost bytes with
 SIGBUS, which ends the process. Replacing it by renaming another file over it, as `write_gguf` does, is safe: the map keeps the old one.
@@ -22,6 +23,7 @@ from typing import TYPE_CHECKING
 from bitnet_cli.errors import BadFileError, UnsupportedError
 from bitnet_cli.gguf_file.metadata import Typed, Value, ValueType
 from bitnet_cli.gguf_file.parse import Header, TensorInfo, UnreadTensor, parse
+from bitnet_cli.gguf_file.split import OpenPart, Place, all_parts, join, map_together
 from bitnet_cli.gguf_file.table import TensorTable
 from bitnet_cli.gguf_file.types import TensorType
 
@@ -44,21 +46,24 @@ class GGUFFile(TensorTable):
     """An open GGUF file. Use as a context manager, or call `close`.
 
     path             as given to `open_gguf`
+    files            where each file of the model begins in `file_bytes`; one, unless the model is split
     version          2 or 3
     alignment        bytes; every tensor starts at a multiple of it
-    size             bytes of the whole file
+    size             bytes of the whole file, or of all files of a split model
     metadata         key -> value, in the file's order
     typed_metadata   the same values with their GGUF types, which `write_gguf` writes back unchanged
     tensors          name -> TensorInfo, in the file's order
     unread           name -> UnreadTensor, those of types that are not read; empty unless opened with `unread`
-    trailing         bytes after the last tensor and its padding; 0 in a file that holds a model and nothing else
+    trailing         bytes after the last tensor and its padding; 0 in a file that holds a model and nothing else; of all parts together
     """
 
-    def __init__(self, path: Path, data: mmap.mmap, handle: int, header: Header):
+    def __init__(self, path: Path, data: mmap.mmap | NDArray[np.uint8], handle: int, header: Header, files: list[Place]):
+        """handle: of the first file, which is closed with this object; the other files need not stay open."""
         self.path = path
+        self.files = files
         self._handle = handle
         self._close_handle = weakref.finalize(self, os.close, handle)
-        self.size = len(data)
+        self.size = sum(place.size for place in files)
         self.version = header.version
         self.alignment = header.alignment
         self.typed_metadata = header.metadata
@@ -66,7 +71,7 @@ class GGUFFile(TensorTable):
         self.tensors = header.tensors
         self.unread = header.unread
         self.trailing = header.trailing
-        self._map: mmap.mmap | None = data
+        self._map: mmap.mmap | NDArray[np.uint8] | None = data
 
     def raw(self, name: str) -> NDArray[np.uint8]:
         """The bytes of one tensor: (nbytes,) uint8, a read-only view of the memory map. BadFileError if there is no such tensor."""
@@ -75,21 +80,31 @@ class GGUFFile(TensorTable):
             raise BadFileError(self.path, f"tensor {name}", "is missing")
         return self.file_bytes()[info.offset : info.offset + info.nbytes]  # the table was checked: nothing is cut off
 
-    def descriptor(self) -> int:
-        """A new descriptor of the open file, for reading single rows without mapping them. The caller closes it."""
-        return os.dup(self._handle)
+    def descriptor(self, info: TensorInfo) -> int | None:
+        """A new descriptor to read rows of a tensor from, at the offsets of `file_bytes`, without mapping them. The caller closes it.
+
+        None where the tensor is in a later file of a split model, in which it has another offset.
+        """
+        return os.dup(self._handle) if self.place_of(info.offset).start == 0 else None
+
+    def place_of(self, offset: int) -> Place:
+        """The file that holds the byte `offset` of `file_bytes`, and where it begins there."""
+        return next(place for place in reversed(self.files) if place.start <= offset)
 
     def file_bytes(self) -> NDArray[np.uint8]:
-        """The whole file as one read-only (size,) uint8 array: kernels find tensors in it by `TensorInfo.offset`."""
+        """The whole file as one read-only (size,) uint8 array: kernels find tensors in it by `TensorInfo.offset`.
+
+        Of a split model: its files one after the other, with zeros up to the next page between them.
+        """
         import numpy as np
 
         if self._map is None:
             raise ValueError(f"{self.path} is closed")
-        return np.frombuffer(self._map, np.uint8)
+        return np.frombuffer(self._map, np.uint8) if isinstance(self._map, mmap.mmap) else self._map
 
     def forget(self, name: str) -> None:
         """Takes a tensor's pages out of this process's memory, where the system can; they are read again from the file when touched."""
-        if self._map is None or not hasattr(self._map, "madvise"):  # Windows has none
+        if not isinstance(self._map, mmap.mmap) or not hasattr(self._map, "madvise"):  # Windows has none
             return
         info = self.tensors[name]
         first = -(-info.offset // mmap.PAGESIZE) * mmap.PAGESIZE
@@ -99,10 +114,10 @@ class GGUFFile(TensorTable):
 
     def close(self) -> None:
         """Gives up the memory map. Arrays over it stay valid: the map goes when the last of them does."""
-        if self._map is not None:
+        if isinstance(self._map, mmap.mmap):
             with contextlib.suppress(BufferError):  # arrays still use it
                 self._map.close()
-            self._map = None
+        self._map = None
         self._close_handle()
 
     def __enter__(self) -> GGUFFile:
@@ -115,17 +130,38 @@ class GGUFFile(TensorTable):
 def open_gguf(path: str | os.PathLike[str], *, unread: bool = False) -> GGUFFile:
     """Opens and validates a GGUF file, versions 2 and 3, little-endian. `unread`: also one that can only be looked at (see parse.py).
 
-    BadFileError: cannot be opened, is not a regular file, is damaged. UnsupportedError: a tensor type that is not read, a split model, a
-    big-endian machine.
+    A part of a split model stands for the model: the parts beside it are opened too.
+
+    BadFileError: cannot be opened, is not a regular file, is damaged; a part is missing or of another model. UnsupportedError: a tensor
+    type that is not read, a big-endian machine.
     """
     path = Path(path)
     if sys.byteorder == "big":  # numbers are taken from the map as they lie there
         raise UnsupportedError(f"{path}: this machine is big-endian; only little-endian ones can read GGUF files here")
+    first = _open_part(path, unread)
+    parts = [first]
+    try:
+        parts = all_parts(first, lambda beside: _open_part(beside, unread))
+        header, files = join(parts)
+        if len(parts) == 1:
+            return GGUFFile(path, first.data, first.handle, header, files)
+        together = map_together(parts, files)
+    except BaseException:
+        for part in parts:
+            part.close()
+        raise
+    for part in parts[1:]:
+        part.close()
+    parts[0].data.close()
+    return GGUFFile(path, together, parts[0].handle, header, files)
+
+
+def _open_part(path: Path, unread: bool) -> OpenPart:
     handle = _open_file(path)
     try:
         data = _map_file(path, handle)
         try:
-            return GGUFFile(path, data, handle, parse(data, path, unread=unread))
+            return OpenPart(path, handle, data, parse(data, path, unread=unread))
         except BaseException:
             data.close()
             raise

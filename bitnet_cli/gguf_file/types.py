@@ -2,9 +2,11 @@
 
 Shapes are in NumPy order: the last dimension is the row length, which GGUF calls ne[0]. A quantised row is a whole number of blocks; a
 block holds a fixed number of weights in a fixed number of bytes. I2_S (bitnet.cpp) is the exception: one scale a tensor, so its size
-is n / 4 bytes of weights and 32 bytes of tail, whatever the shape.
+is n / 4 bytes of weights and 32 bytes of tail, whatever the shape. Rows of ik_llama.cpp's ternary types begin with a scale; in IQ2_BN_R4
+four rows lie together.
 
-Ids and block sizes: ggml.h and ggml-common.h of llama.cpp; 36 from the ggml.h of microsoft/BitNet.
+Ids and block sizes: ggml.h and ggml-common.h of llama.cpp; 36 from the ggml.h of microsoft/BitNet; 134, 135, 335 from ik_llama.cpp
+(ggml/include/ggml.h, and row_meta_size in ggml/src/ggml.c).
 """
 
 import math
@@ -30,6 +32,10 @@ class TensorType(IntEnum):
     TQ2_0 = 35
     I2_S = 36
     Q2_0 = 42
+    IQ1_BN = 134
+    IQ2_BN = 135
+    IQ2_BN_R4 = 335
+    IQ2_BN_UNSCALED = 1 << 32 | 135  # a file says 135 (dialects.py)
 
 
 BLOCKS: dict[TensorType, tuple[int, int]] = {  # weights in a block, bytes in a block
@@ -45,7 +51,13 @@ BLOCKS: dict[TensorType, tuple[int, int]] = {  # weights in a block, bytes in a 
     TensorType.TQ2_0: (256, 66),
     TensorType.I2_S: (4, 1),  # the size rule only: the layout groups 128 weights, which whoever unpacks it checks
     TensorType.Q2_0: (64, 18),
+    TensorType.IQ1_BN: (64, 13),
+    TensorType.IQ2_BN: (64, 16),
+    TensorType.IQ2_BN_R4: (64, 16),
+    TensorType.IQ2_BN_UNSCALED: (64, 16),
 }
+PREFIXES: dict[TensorType, int] = {TensorType.IQ1_BN: 2, TensorType.IQ2_BN: 4, TensorType.IQ2_BN_R4: 4}  # bytes of a row's own scale
+TOGETHER: dict[TensorType, int] = {TensorType.IQ2_BN_R4: 4}  # rows whose bytes are interleaved
 TAILS: dict[TensorType, int] = {TensorType.I2_S: 32}  # bytes after the last block, once a tensor
 
 # Known to ggml or to a fork of it, but not read here. 39 was TL2 in bitnet.cpp's older files and is MXFP4 in mainline: nothing in the
@@ -104,16 +116,24 @@ def tensor_type(type_id: int, path: str | os.PathLike[str], field: str, offset: 
 def not_read(path: str | os.PathLike[str], field: str, name: str) -> UnsupportedError:
     """The error for a type that has a name and is not read."""
     number = next((number for number, known in UNREAD.items() if known == name), int(TensorType.Q2_0))
-    supported = ", ".join(t.name for t in TensorType)
+    supported = ", ".join(t.name for t in TensorType if t < 1 << 32)
     return UnsupportedError(f"{os.fspath(path)}: {field}: type {name} ({number}) is not supported; supported: {supported}")
 
 
+def row_bytes(kind: TensorType, cols: int) -> int:
+    """Bytes of a row of `cols` weights, which are whole blocks; without the tensor's tail."""
+    weights, size = BLOCKS[kind]
+    return PREFIXES.get(kind, 0) + cols // weights * size
+
+
 def nbytes(kind: TensorType, shape: Sequence[int]) -> int:
-    """Size in bytes of a tensor, as an exact Python int. ValueError for an empty shape, a dimension below 1 or a broken block."""
+    """Size in bytes of a tensor, as an exact Python int. ValueError: empty shape, dimension below 1, broken block, odd rows."""
     dims = [int(d) for d in shape]  # NumPy integers would wrap around
     if not dims or min(dims) < 1:
         raise ValueError(f"shape {tuple(dims)} needs one or more dimensions of at least 1")
-    weights, size = BLOCKS[kind]
+    weights, together, rows = BLOCKS[kind][0], TOGETHER.get(kind, 1), math.prod(dims[:-1])
     if dims[-1] % weights:
         raise ValueError(f"row length {dims[-1]} is not a multiple of the {weights} weights in a {kind.name} block")
-    return math.prod(dims) // weights * size + TAILS.get(kind, 0)
+    if together > 1 and (len(dims) < 2 or dims[-2] % together):
+        raise ValueError(f"{rows} rows are not a multiple of the {together} that {kind.name} interleaves")
+    return rows * row_bytes(kind, dims[-1]) + TAILS.get(kind, 0)

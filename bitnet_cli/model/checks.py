@@ -14,7 +14,7 @@ from bitnet_kernels.kv_cache import cache_bytes
 
 from bitnet_cli.activations import V2_A4, V2_A8
 from bitnet_cli.errors import BitnetError, UnsupportedError
-from bitnet_cli.gguf_file.parse import refuse_split, require_read
+from bitnet_cli.gguf_file.parse import require_read
 from bitnet_cli.gguf_file.reader import GGUFFile, TensorType
 from bitnet_cli.gguf_file.table import TensorTable
 from bitnet_cli.machine.memory import available_bytes
@@ -42,7 +42,7 @@ def check_model(file: TensorTable, evidence: i2_s_order.Evidence | None = None) 
 
     evidence: of the order of I2_S weights, where it is known already.
     """
-    _require_whole(file)
+    _require_read(file)
     c = read_config(file)
     for name in check_tensors(file, c):
         if name.endswith((".bias", ".scale")) or name.startswith("rope_f"):
@@ -68,8 +68,7 @@ def check_model(file: TensorTable, evidence: i2_s_order.Evidence | None = None) 
     return c
 
 
-def _require_whole(file: TensorTable) -> None:
-    refuse_split(file.path, file.typed_metadata)
+def _require_read(file: TensorTable) -> None:
     require_read(file.path, file.unread)
     for prefix, meaning in FOREIGN_KEYS.items():
         key = next((key for key in file.metadata if key.startswith(prefix)), None)

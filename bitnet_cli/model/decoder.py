@@ -105,8 +105,9 @@ class Decoder:
         self.batch = self._chunk = min(CHUNK, self.context)
         self._batched = 0
         self._scratch = arrays.new_scratch(self._sizes, self._chunk, self.context, threads)
-        if len(self._weights.planes.scales) and os.name != "nt":
-            self._weights.head_file[0] = descriptor = file.descriptor()
+        descriptor = file.descriptor(head_info(file)) if len(self._weights.planes.scales) and os.name != "nt" else None
+        if descriptor is not None:
+            self._weights.head_file[0] = descriptor
             weakref.finalize(self, os.close, descriptor)
         self._team = Team(self._sizes, self._weights, self._cache, self._scratch, threads)
 

@@ -6,6 +6,7 @@
     name                                models/name.gguf
     owner/name                          a repository of the hub: models/name.gguf (converted), or a GGUF file of it in the hub's cache
 
+The files of a split model, `name-00001-of-00003.gguf` and so on, are one model, called by the name or by any of them.
 Nothing is downloaded here: `find` raises NotHereError for a repository that is not on this computer, or not converted.
 """
 
@@ -17,6 +18,7 @@ from typing import NamedTuple
 from bitnet_cli.checkpoint.hub_id import HUB_ID, READY
 from bitnet_cli.embedded import DEFAULT_MODEL, EMBEDDED
 from bitnet_cli.errors import BadFileError, UsageError
+from bitnet_cli.gguf_file.split_names import first_of_each, model_name, parts_beside
 
 MODELS = Path("models")  # where conversions and downloads land by default
 SUFFIX = ".gguf"
@@ -54,7 +56,7 @@ def find(reference: str | os.PathLike[str] | None) -> Path:
         return _only_one(path)
     if path.exists() or path.suffix.lower() == SUFFIX:
         return path  # a file that is not there is refused by name when it is opened
-    named = MODELS / f"{path.name}{SUFFIX}"
+    named = _in_models(path.name)
     if HUB_ID.fullmatch(text):
         if named.is_file():
             return named
@@ -70,12 +72,25 @@ def find(reference: str | os.PathLike[str] | None) -> Path:
     return path
 
 
+def _in_models(name: str) -> Path:
+    """models/name.gguf, or the first part of a split model of that name."""
+    named = MODELS / f"{name}{SUFFIX}"
+    if not named.is_file() and MODELS.is_dir():
+        split = [path for path in first_of_each(_files(MODELS)) if path.stem != name and model_name(path) == name]
+        return next(iter(split), named)
+    return named
+
+
+def _files(folder: Path) -> list[Path]:
+    return sorted(path for path in folder.iterdir() if path.suffix.lower() == SUFFIX and path.is_file())
+
+
 def _only_one(folder: Path) -> Path:
-    files = sorted(path for path in folder.iterdir() if path.suffix.lower() == SUFFIX and path.is_file())
+    files = first_of_each(_files(folder))
     if len(files) == 1:
         return files[0]
     if files:
-        raise UsageError(f"{folder}: is a folder with {len(files)} GGUF files; name one of them, such as {files[0]}")
+        raise UsageError(f"{folder}: is a folder with {len(files)} GGUF models; name one of them, such as {files[0]}")
     hint = f"; `bitnet convert {folder}` makes one of it" if (folder / "config.json").is_file() else ""
     raise BadFileError(folder, "model", f"is a folder without a GGUF file{hint}")
 
@@ -100,7 +115,7 @@ def _snapshot(name: str) -> Path | None:
 
 def _ready(folder: Path) -> Path | None:
     """The GGUF file of a repository to run: the one with I2_S weights where its name says so, or the only one."""
-    files = sorted(path for path in folder.glob(f"*{SUFFIX}") if path.exists())
+    files = first_of_each(path for path in folder.glob(f"*{SUFFIX}") if path.exists())
     packed = [path for path in files if READY in path.name.lower()]
     return next(iter(packed), files[0] if len(files) == 1 else None)
 
@@ -109,8 +124,7 @@ def available() -> list[Listed]:
     """All models that `find` finds by name: embedded ones, models/, and GGUF files in the hub's cache."""
     found = [Listed(name, "embedded", model.path, _size(model.path), model.description) for name, model in EMBEDDED.items()]
     if MODELS.is_dir():
-        files = sorted(path for path in MODELS.iterdir() if path.suffix.lower() == SUFFIX)
-        found += [Listed(path.stem, "models", path, _size(path)) for path in files]
+        found += [Listed(model_name(path), "models", path, _size(path)) for path in first_of_each(_files(MODELS))]
     return [model for model in [*found, *_cached()] if model.size >= 0]
 
 
@@ -128,8 +142,8 @@ def _cached() -> Iterator[Listed]:
 
 
 def _size(path: Path) -> int:
-    """Bytes; -1 for what is no regular file (any more)."""
+    """Bytes, of a split model of all its parts that are here; -1 for what is no regular file (any more)."""
     try:
-        return path.stat().st_size if path.is_file() else -1
+        return sum(part.stat().st_size for part in parts_beside(path) if part.is_file()) if path.is_file() else -1
     except OSError:
         return -1

@@ -39,6 +39,7 @@ class OpenModel(NamedTuple):
     session: Session
     chat: ChatFacts  # what text.chat.choice.choose asks for
     data_start: int  # byte of the file at which tensors begin
+    files: tuple[Path, ...]  # the file, or all of a split model
 
     @property
     def decoder(self) -> Decoder:
@@ -57,11 +58,12 @@ def open_model(path: Path, engine: Engine, *, embeds: bool = False) -> OpenModel
             tokenizer = check_text(gguf, read_config(gguf), embeds=embeds)
             chat = chat_facts(gguf.metadata, path)
             data_start = min(info.offset for info in gguf.tensors.values())
+            files = tuple(place.path for place in gguf.files)
             threaded = replace(engine, threads=engine.threads or physical_cores())
             decoder = Decoder(gguf, **asdict(threaded))
     except isa.InstructionSetError as error:
         raise UnsupportedError(str(error)) from None
-    return OpenModel(path, tokenizer, Session(decoder), chat, data_start)
+    return OpenModel(path, tokenizer, Session(decoder), chat, data_start, files)
 
 
 def prompt_ids(tokenizer: Tokenizer, text: str) -> list[int]:

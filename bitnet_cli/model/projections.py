@@ -1,9 +1,9 @@
 """The ternary matrices of a model -> one flat byte array of I2_S rows, which is what the kernels read.
 
-A file with I2_S projections is that array as it lies, memory-mapped: nothing is copied. TQ1_0, TQ2_0 and Q2_0 are repacked into memory of
-our own, one tensor at a time, and the tensor's pages of the file are given back: 2 bits a weight stay, whatever the file has. That takes
-1.5 s for a BitNet 2B-4T of TQ2_0 and 2.2 s of TQ1_0 on one quiet Zen 5 core (docs/log.md). A file that mixes I2_S with these is copied
-whole.
+A file with I2_S projections is that array as it lies, memory-mapped: nothing is copied. TQ1_0, TQ2_0, Q2_0 and ik_llama.cpp's types are
+repacked into memory of our own, one tensor at a time, and the tensor's pages of the file are given back: 2 bits a weight stay, whatever the
+file has. That takes 1.5 s for a BitNet 2B-4T of TQ2_0 and 2.2 s of TQ1_0 on one quiet Zen 5 core (docs/log.md). A file that mixes I2_S with
+these is copied whole.
 
 Rows of other widths than multiples of 128 are repacked with zeros up to the next one. Where not even 64 weights divide a row, no packed
 type can hold it and files have ternary floats (checkpoint/packing.py): they become 2 bits here too.
@@ -114,7 +114,7 @@ def require_layout(file: TensorTable, info: TensorInfo) -> None:
     """UnsupportedError for a type that is not run, BadFileError for I2_S rows that are not whole blocks: the reader does not know them."""
     if info.type not in LAYOUTS and not (info.type in FLOATS and not fits_a_layout(info.shape[1])):
         hint = "; `bitnet quantize IN OUT i2_s` packs it" if info.type in (TensorType.F32, TensorType.F16, TensorType.BF16) else ""
-        kinds = ", ".join(kind.name for kind in LAYOUTS)
+        kinds = ", ".join(kind.name for kind in LAYOUTS if kind < 1 << 32)
         raise UnsupportedError(f"{file.path}: tensor {info.name}: {info.type.name} projections are not run, only {kinds}{hint}")
     if info.type is TensorType.I2_S and info.shape[1] % i2_s.BLOCK:
         raise BadFileError(file.path, f"tensor {info.name}", f"I2_S with rows of {info.shape[1]} weights, not a multiple of {i2_s.BLOCK}")

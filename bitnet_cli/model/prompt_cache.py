@@ -32,16 +32,19 @@ SAMPLES, SAMPLE = 1024, 4096  # pieces of the tensors' data that the fingerprint
 def fingerprint(opened: OpenModel) -> str:
     """SHA-256 of a model file's size, of everything before the tensors, and of 1,024 pieces of 4 KiB of the tensors, evenly spaced.
 
-    All of a file of gigabytes would take longer to read than a short prompt to compute.
+    All of a file of gigabytes would take longer to read than a short prompt to compute. Of every file of a split model.
     """
-    size = opened.path.stat().st_size
-    digest = hashlib.sha256(str(size).encode())
-    with opened.path.open("rb") as file:
-        digest.update(file.read(opened.data_start))
-        step = max((size - opened.data_start) // SAMPLES, SAMPLE)
-        for at in range(opened.data_start, size, step):
-            file.seek(at)
-            digest.update(file.read(SAMPLE))
+    digest = hashlib.sha256()
+    for number, path in enumerate(opened.files):
+        size = path.stat().st_size
+        begin = min(opened.data_start, size) if number == 0 else SAMPLE
+        digest.update(str(size).encode())
+        with path.open("rb") as file:
+            digest.update(file.read(begin))
+            step = max((size - begin) // SAMPLES, SAMPLE)
+            for at in range(begin, size, step):
+                file.seek(at)
+                digest.update(file.read(SAMPLE))
     return digest.hexdigest()
 
 

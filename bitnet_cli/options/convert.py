@@ -14,7 +14,8 @@ def convert(
         Path | None, typer.Option("-o", "--output", "--outfile", help="GGUF file to write. Default: models/NAME.gguf.", show_default=False)
     ] = None,
     outtype: Annotated[
-        QuantizedType, typer.Option("--outtype", help="Ternary weights. llama.cpp reads tq1_0, tq2_0, q2_0; f16: weight * scale.")
+        QuantizedType,
+        typer.Option("--outtype", help="Ternary weights. llama.cpp reads tq1_0, tq2_0, q2_0; ik_llama.cpp iq2_bn; f16: weight * scale."),
     ] = QuantizedType.i2_s,
     embedding_type: Annotated[EmbeddingType, typer.Option("--embedding-type", help="Type of the embedding and head.")] = EmbeddingType.f16,
     ternarise: Annotated[

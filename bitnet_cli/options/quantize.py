@@ -20,7 +20,10 @@ def quantize(
     output: Annotated[Path, typer.Argument(metavar="OUT", help="GGUF file to write.")],
     kind: Annotated[
         QuantizedType,
-        typer.Argument(metavar="TYPE", help="Type of the ternary weights. llama.cpp reads all but i2_s; f16: weight * scale."),
+        typer.Argument(
+            metavar="TYPE",
+            help="Type of the ternary weights. llama.cpp reads tq1_0, tq2_0, q2_0, f16; ik_llama.cpp iq2_bn. f16: weight * scale.",
+        ),
     ] = QuantizedType.i2_s,
     embedding_type: Annotated[EmbeddingType | None, typer.Option("--embedding-type", help="Default: as in the input.")] = None,
     i2s_layout: Annotated[

@@ -65,10 +65,13 @@ class QuantizedType(str, Enum):
     tq1_0 = "tq1_0"
     tq2_0 = "tq2_0"
     q2_0 = "q2_0"
+    iq2_bn = "iq2_bn"
     f16 = "f16"
 
 
-MODEL_HELP = "GGUF file, folder with one, name (see `bitnet run --list`) or hub id owner/name. Without it: the embedded model."
+MODEL_HELP = (
+    "GGUF file (any of a split one), folder with one, name (see `bitnet run --list`), hub id owner/name. Without: the embedded model."
+)
 ModelArgument = Annotated[str | None, typer.Argument(metavar="MODEL", help=MODEL_HELP, autocompletion=completion.model)]
 ModelOption = Annotated[
     str | None, typer.Option("-m", "--model", metavar="MODEL", help="The same as MODEL.", autocompletion=completion.model)

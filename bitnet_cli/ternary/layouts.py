@@ -3,7 +3,8 @@
 I2_S has one scale a tensor. The others have a float16 scale a block; what we write there is 1, and the tensor's float32 scale is a tensor
 of its own, `<name>.scale` of shape (1,), by which llama.cpp multiplies the product (src/llama-model.cpp, "generic pass: load optional
 per-tensor .scale tensors"; src/llama-graph.cpp, build_lora_mm). So nothing is rounded. Files of other tools have the tensor's scale in
-every block instead; a block of zeros may have any.
+every block instead; a block of zeros may have any. ik_llama.cpp's have a scale a row, all the same in a BitNet model but for rows of zeros,
+which have the scale 0: they are read as blocks that share their row's.
 """
 
 import functools
@@ -17,18 +18,28 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bitnet_cli.errors import BadFileError, UnsupportedError
-from bitnet_cli.gguf_file.types import BLOCKS, TensorType
-from bitnet_cli.ternary import i2_s, q2_0, tq1_0, tq2_0
+from bitnet_cli.gguf_file.types import PREFIXES, TOGETHER, TensorType, row_bytes
+from bitnet_cli.ternary import i2_s, iq1_bn, iq2_bn, iq2_bn_r4, iq2_bn_unscaled, q2_0, tq1_0, tq2_0
+
+Chunks = Callable[[], Iterator[NDArray[np.int8]]]
+Scales = NDArray[np.float16] | NDArray[np.float32]
 
 CHUNK = 1 << 19  # weights unpacked at once: 512 KB as int8, which stays in the L2 cache
 
-# A module with BLOCK, pack_rows and unpack_rows; the ones with a scale a block also have BLOCK_BYTES and SCALE_AT.
+# A module with BLOCK, pack_rows and unpack_rows; the ones with a scale a block also have BLOCK_BYTES and SCALE_AT, those with a scale a row
+# (types.PREFIXES) row_scales, and their pack_rows takes scales.
 LAYOUTS: dict[TensorType, ModuleType] = {
     TensorType.I2_S: i2_s,
     TensorType.TQ1_0: tq1_0,
     TensorType.TQ2_0: tq2_0,
     TensorType.Q2_0: q2_0,
+    TensorType.IQ1_BN: iq1_bn,
+    TensorType.IQ2_BN: iq2_bn,
+    TensorType.IQ2_BN_R4: iq2_bn_r4,
+    TensorType.IQ2_BN_UNSCALED: iq2_bn_unscaled,
 }
+TWOS = (TensorType.IQ2_BN, TensorType.IQ2_BN_R4, TensorType.IQ2_BN_UNSCALED)  # code 3, a sign of damage, runs as 2: so ik_llama.cpp has it
+ONE_SCALE = (TensorType.I2_S, TensorType.IQ2_BN)  # types that are written with the tensor's float32 scale, and need no tensor `.scale`
 
 
 def block_of(kind: TensorType) -> int:
@@ -37,7 +48,7 @@ def block_of(kind: TensorType) -> int:
     return block
 
 
-def rows_or_columns(table: NDArray[np.float16], block: int, where: str) -> tuple[NDArray[np.float32], NDArray[np.float32] | None]:
+def rows_or_columns(table: Scales, block: int, where: str) -> tuple[NDArray[np.float32], NDArray[np.float32] | None]:
     """Scales of blocks, (rows, blocks of a row), 0 where a block has only zeros -> those of rows, (rows,), and of columns, None for 1.
 
     UnsupportedError, which begins with `where`: they differ neither by row alone nor by column alone.
@@ -75,11 +86,12 @@ class PackedTensor:
     extra: float = 1.0
     arm: bool = False
 
-    def read(self, strict: bool = False) -> tuple[np.float32, Callable[[], Iterator[NDArray[np.int8]]]]:
+    def read(self, strict: bool = False) -> tuple[np.float32, Chunks]:
         """The scale (a normal float32 above 0), and a function that gives the values, chunks of whole rows, int8 in {-1, 0, 1}.
 
         UnsupportedError: blocks with different scales, or a value 2 (when the chunk with it comes), which only Q2_0 allows.
-        BadFileError: a scale that is no positive number, a value 2 in other layouts; with `strict` also bytes that no packer writes.
+        BadFileError: a scale that is no positive number, a value 2 in other layouts; with `strict` also bytes that no packer writes, and a
+        value 2 in those of TWOS, which without it is given as it is.
         """
         if strict:
             self._require_written()
@@ -91,55 +103,70 @@ class PackedTensor:
             scale = np.float32(own) * np.float32(self.extra)
         if not (np.isfinite(scale) and scale >= np.finfo(np.float32).tiny):  # a denormal is damage too: no trained weights are that small
             raise self._bad(f"scale is {scale}, expected a positive number")
-        return scale, lambda: self._values(empty)
+        return scale, lambda: self._values(empty, strict)
 
-    def several(self) -> tuple[NDArray[np.float32], NDArray[np.float32] | None, Callable[[], Iterator[NDArray[np.int8]]]] | None:
+    def several(self, strict: bool = False) -> tuple[NDArray[np.float32], NDArray[np.float32] | None, Chunks] | None:
         """Scales of the rows, (rows,), and of the columns, (cols,) or None for 1, and the values as from `read`; None where `read` has it.
 
         UnsupportedError: scales that differ neither by row alone nor by column alone.
         """
+        if strict:
+            self._require_written()
         table = self.block_scales()
         if table is None:
             return None
         rows, columns = rows_or_columns(table, block_of(self.kind), f"{os.fspath(self.path)}: {self.field}")
-        return rows * np.float32(self.extra), columns, functools.partial(self._values, table.reshape(-1) == 0)
+        with np.errstate(over="ignore", under="ignore"):
+            scales = rows * np.float32(self.extra)
+        if not ((scales >= np.finfo(np.float32).tiny) & (scales < np.inf)).all():
+            raise self._bad(f"has the scales {scales.min():g} to {scales.max():g} of rows, expected positive numbers")
+        return scales, columns, functools.partial(self._values, table.reshape(-1) == 0, strict)
 
     def some_rows(self, most_bytes: int) -> "PackedTensor":
         """The same with a few whole rows only, spread over the tensor, of about so many bytes; itself where it has no more. No I2_S."""
-        rows, stride = self.shape[0], len(self.raw) // self.shape[0]
+        together = TOGETHER.get(self.kind, 1)
+        groups, stride = self.shape[0] // together, len(self.raw) // self.shape[0] * together
         count = max(4, most_bytes // stride)
-        if count >= rows:
+        if count >= groups:
             return self
-        chosen = np.linspace(0, rows - 1, count).astype(np.int64)
-        return replace(self, shape=(count, self.shape[1]), raw=self.raw.reshape(rows, stride)[chosen].reshape(-1))
+        chosen = np.linspace(0, groups - 1, count).astype(np.int64)
+        return replace(self, shape=(count * together, self.shape[1]), raw=self.raw.reshape(groups, stride)[chosen].reshape(-1))
 
-    def block_scales(self) -> NDArray[np.float16] | None:
-        """Scales without `extra`, (rows, blocks of a row), 0 where a block has only zeros; None where one scale serves all."""
+    def block_scales(self) -> Scales | None:
+        """Scales without `extra`, (rows, blocks of a row), 0 where a block has only zeros; None where one scale serves all.
+
+        float16, or float32 of layouts with a scale a row, which is then that of all blocks of the row.
+        """
         if self.kind is TensorType.I2_S:
             return None
         layout, scales = LAYOUTS[self.kind], self._stored_scales()
         if (scales == scales[0]).all():
             return None
         if not np.isfinite(scales).all():
-            raise self._bad("the scale of a block is not finite")
+            raise self._bad(f"the scale of a {self._unit} is not finite")
         weighty = np.concatenate([chunk.reshape(-1, layout.BLOCK).any(axis=1) for chunk in self._chunks()]) & (scales != 0)
         if len(np.unique(scales[weighty])) < 2:
             return None
         if (scales[weighty] < 0).any():
-            raise self._bad("the scale of a block is negative")
-        return np.where(weighty, scales, np.float16(0)).reshape(self.shape[0], -1)
+            raise self._bad(f"the scale of a {self._unit} is negative")
+        return np.where(weighty, scales, scales.dtype.type(0)).reshape(self.shape[0], -1)
 
     def in_blocks(self, size: int) -> Iterator[tuple[NDArray[np.int8], NDArray[np.float16]]]:
         """Of a tensor with `block_scales`: chunks of whole rows, (rows, cols), and the scales of blocks of `size`, (rows, cols / size).
 
-        A block of zeros has the scale 0. UnsupportedError: weights with different scales would share a block.
+        A block of zeros has the scale 0. UnsupportedError: weights with different scales would share a block, or a scale is no float16.
         """
         self._require_written()
-        table = self.block_scales()
-        assert table is not None
+        wide = self.block_scales()
+        assert wide is not None
+        with np.errstate(over="ignore"):
+            table = wide.astype(np.float16)
+        if (table != wide).any():
+            where = f"{os.fspath(self.path)}: {self.field}"
+            raise UnsupportedError(f"{where}: several scales of rows that are no float16 numbers; only iq2_bn can hold them")
         own, row = block_of(self.kind), 0
         fine = math.gcd(own, size)
-        for values in self._values(table.reshape(-1) == 0):
+        for values in self._values(table.reshape(-1) == 0, True):
             part = np.repeat(table[row : row + len(values)], own // fine, axis=1)
             part = np.where(values.reshape(len(values), -1, fine).any(axis=2), part, np.float16(0)).reshape(len(values), -1, size // fine)
             scales = part.max(axis=2)
@@ -150,11 +177,23 @@ class PackedTensor:
             row += len(values)
 
     def _require_written(self) -> None:
-        if self.kind is TensorType.TQ1_0 and tq1_0.has_unwritten_bytes(self.raw):
+        if (self.kind is TensorType.TQ1_0 and tq1_0.has_unwritten_bytes(self.raw)) or (
+            self.kind is TensorType.IQ1_BN and iq1_bn.has_unwritten_bytes(self.raw, self.shape[1])
+        ):
             raise self._bad("a byte is none of the 243 that stand for five ternary values")
 
-    def _stored_scales(self) -> NDArray[np.float16]:
+    @property
+    def _unit(self) -> str:
+        return "row" if self.kind in PREFIXES else "block"
+
+    def _stored_scales(self) -> Scales:
+        """(blocks,) in their order; of layouts with a scale a row, that of the row."""
         layout = LAYOUTS[self.kind]
+        if self.kind in PREFIXES:
+            rows: NDArray[np.float32] = layout.row_scales(self.raw, self.shape[1])
+            return np.repeat(rows, self.shape[1] // layout.BLOCK)
+        if self.kind is TensorType.IQ2_BN_UNSCALED:
+            return np.ones(self.shape[0] * self.shape[1] // layout.BLOCK, np.float16)
         raw = self.raw.reshape(-1, layout.BLOCK_BYTES)[:, layout.SCALE_AT : layout.SCALE_AT + 2]
         found: NDArray[np.float16] = np.ascontiguousarray(raw).view("<f2")[:, 0]
         return found
@@ -165,17 +204,17 @@ class PackedTensor:
     def _chunks(self) -> Iterator[NDArray[np.int8]]:
         """Codes less 1 of consecutive rows: values where no scale is 0."""
         rows, cols = self.shape
-        weights, size = BLOCKS[self.kind]
-        stride, step = cols // weights * size, max(1, CHUNK // cols)
+        stride, together = row_bytes(self.kind, cols), TOGETHER.get(self.kind, 1)
+        step = max(1, CHUNK // cols // together) * together
         for row in range(0, rows, step):
             part = self.raw[row * stride : min(row + step, rows) * stride]
             yield i2_s.unpack_rows(part, cols, self.arm) if self.kind is TensorType.I2_S else LAYOUTS[self.kind].unpack_rows(part, cols)
 
-    def _values(self, empty: NDArray[np.bool_] | None) -> Iterator[NDArray[np.int8]]:
+    def _values(self, empty: NDArray[np.bool_] | None, strict: bool) -> Iterator[NDArray[np.int8]]:
         """`empty`: (blocks,) blocks whose scale is 0; None where there are none."""
-        block, done = block_of(self.kind), 0
+        block, done, twos = block_of(self.kind), 0, self.kind in TWOS and not strict
         for chunk in self._chunks():
-            if chunk.max(initial=0) > 1:
+            if not twos and chunk.max(initial=0) > 1:
                 if self.kind is TensorType.Q2_0:
                     raise UnsupportedError(
                         f"{os.fspath(self.path)}: {self.field}: has the value 2 beside -1, 0, 1; only ternary Q2_0 is supported"
@@ -187,19 +226,19 @@ class PackedTensor:
                 done += len(blocks)
             yield chunk
 
-    def _scale_of_blocks(self) -> tuple[np.float16, NDArray[np.bool_] | None]:
+    def _scale_of_blocks(self) -> tuple[np.floating, NDArray[np.bool_] | None]:
         """The one scale of all blocks, and which blocks have the scale 0 and so hold zeros whatever their codes say."""
         layout, scales = LAYOUTS[self.kind], self._stored_scales()
         if (scales == scales[0]).all() and scales[0] != 0:
             return scales[0], None
         if not np.isfinite(scales).all():
-            raise self._bad("the scale of a block is not finite")
+            raise self._bad(f"the scale of a {self._unit} is not finite")
         empty = scales == 0
         found = np.unique(scales[~empty])
         if len(found) > 1:
             weighty = np.concatenate([chunk.reshape(-1, layout.BLOCK).any(axis=1) for chunk in self._chunks()])
             found = np.unique(scales[~empty & weighty])
         if len(found) > 1:
-            kinds = f"blocks with {len(found)} different scales, {found[0]:g} to {found[-1]:g}"
+            kinds = f"{self._unit}s with {len(found)} different scales, {found[0]:g} to {found[-1]:g}"
             raise UnsupportedError(f"{os.fspath(self.path)}: {self.field}: {kinds}; one scale a tensor is supported")
         return (found[0] if len(found) else np.float16(1)), empty

@@ -274,5 +274,5 @@ def test_command_line(
     refused(
         bitnet("run", "-m", arm_model, "-p", "x", "-n", "1", "-q"), 4, "I2_S in an order that is not run", "bitnet quantize IN OUT i2_s"
     )
-    with pytest.raises(UsageError, match="expected one of i2_s, tq1_0, tq2_0, q2_0, f16"):
+    with pytest.raises(UsageError, match="expected one of i2_s, tq1_0, tq2_0, q2_0, iq2_bn, f16"):
         quantize(arm_model, tmp_path / "x.gguf", "tq3_0")

@@ -4,9 +4,9 @@ import gguf
 import pytest
 
 from bitnet_cli.errors import BadFileError, UnsupportedError
-from bitnet_cli.gguf_file.types import BLOCKS, TAILS, UNREAD, TensorType, nbytes, tensor_type
+from bitnet_cli.gguf_file.types import BLOCKS, PREFIXES, TAILS, TOGETHER, UNREAD, TensorType, nbytes, tensor_type
 
-OWN = {TensorType.I2_S, TensorType.Q2_0}  # ids that the gguf package does not know
+OWN = {TensorType.I2_S, TensorType.Q2_0, *PREFIXES, TensorType.IQ2_BN_UNSCALED}  # ids that the gguf package does not know
 UPSTREAM = sorted(set(TensorType) - OWN)
 
 
@@ -37,6 +37,11 @@ def test_every_type_of_gguf_is_known() -> None:
         (TensorType.Q2_0, (4, 128), 4 * 2 * 18),
         (TensorType.I2_S, (2560, 6912), 2560 * 6912 // 4 + 32),
         (TensorType.I2_S, (3, 2, 128), 3 * 2 * 32 + 32),  # one tail a tensor, not one a matrix
+        (TensorType.IQ1_BN, (3, 128), 3 * (2 + 2 * 13)),
+        (TensorType.IQ2_BN, (2560, 6912), 2560 * (4 + 6912 // 4)),  # a scale a row
+        (TensorType.IQ2_BN, (3, 5, 64), 15 * (4 + 16)),
+        (TensorType.IQ2_BN_R4, (8, 192), 8 * (4 + 48)),
+        (TensorType.IQ2_BN_UNSCALED, (3, 128), 3 * 32),
         (TensorType.F32, (2**33, 2**33), 2**68),  # 0 in 64 bits
     ],
 )
@@ -58,9 +63,16 @@ def test_impossible_shapes(shape: tuple[int, ...]) -> None:
 @pytest.mark.parametrize("kind", [kind for kind in TensorType if BLOCKS[kind][0] > 1])
 def test_rows_are_whole_blocks(kind: TensorType) -> None:
     weights = BLOCKS[kind][0]
-    assert nbytes(kind, (3, weights)) == 3 * BLOCKS[kind][1] + TAILS.get(kind, 0)
+    assert nbytes(kind, (12, weights)) == 12 * (PREFIXES.get(kind, 0) + BLOCKS[kind][1]) + TAILS.get(kind, 0)
     with pytest.raises(ValueError, match=f"row length {weights + 1} is not a multiple of the {weights}"):
         nbytes(kind, (weights, weights + 1))  # whole blocks in all, but not row by row
+
+
+@pytest.mark.parametrize("shape", [(64,), (3, 64), (6, 64), (4, 2, 64)])
+def test_rows_that_lie_together(shape: tuple[int, ...]) -> None:
+    for kind, rows in TOGETHER.items():
+        with pytest.raises(ValueError, match=f"rows are not a multiple of the {rows} that {kind.name} interleaves"):
+            nbytes(kind, shape)
 
 
 def test_ids() -> None:

@@ -106,7 +106,7 @@ def test_values_without_a_type(value: Any) -> None:
 
 
 def test_every_tensor_type_survives(tmp_path: Path) -> None:
-    pairs = [tensor(kind.name, kind, (3, max(BLOCKS[kind][0], 128))) for kind in TensorType]
+    pairs = [tensor(kind.name, kind, (12, max(BLOCKS[kind][0], 128))) for kind in TensorType if kind < 2**32]
     size = write_gguf(tmp_path / "a.gguf", "bitnet-b1.58", {"x": 1}, [t for t, _ in pairs])
     assert size == (tmp_path / "a.gguf").stat().st_size
     with open_gguf(tmp_path / "a.gguf") as file:

@@ -258,13 +258,22 @@ def part(number: int) -> tuple[int, bytes]:
 
 
 def test_split_model(refuse: Refuse, tmp_path: Path) -> None:
-    refuse(split(part(3), part(1)), "this is part 2 of 3 of a split model", UnsupportedError)
+    """tests/gguf_file/test_split.py has those that are sound, and parts that do not belong together."""
+    refuse(split(part(3), part(1)), "this is part 2 of 3, but the file is not called NAME-00002-of-00003.gguf")
     refuse(split(part(3), part(3)), "split.no and split.count: expected")
     refuse(split(part(3), (STRING, string("first"))), "split.no and split.count: expected")
     refuse(split((ARRAY, array(UINT8, [b"\3"])), part(0)), "split.no and split.count: expected")
+    refuse(split((UINT64, u64(MAX_U64)), part(0)), "at most 1000 are read")
     path = tmp_path / "whole.gguf"
     path.write_bytes(split(part(1), part(0)))
     open_gguf(path).close()
+
+
+def test_a_missing_part_is_refused_in_time(tmp_path: Path, refused: Refused) -> None:
+    path = tmp_path / "m-00002-of-00900.gguf"
+    path.write_bytes(split(part(900), part(1)))
+    with pytest.raises(BadFileError, match=r"m-00001-of-00900\.gguf: file: is missing: part 1 of 900"):
+        open_gguf(path)
 
 
 def test_replaced_while_mapped(tmp_path: Path) -> None:

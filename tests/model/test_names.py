@@ -46,7 +46,7 @@ def test_files_and_folders() -> None:
     assert find("missing.gguf") == Path("missing.gguf")  # refused when it is opened
     assert find(file("without-a-suffix")) == Path("without-a-suffix")
     file("some/folder/other.gguf")
-    with pytest.raises(UsageError, match=r"2 GGUF files; name one of them, such as .*model\.gguf"):
+    with pytest.raises(UsageError, match=r"2 GGUF models; name one of them, such as .*model\.gguf"):
         find("some/folder")
     Path("empty").mkdir()
     with pytest.raises(BadFileError, match=r"is a folder without a GGUF file$"):
@@ -107,3 +107,24 @@ def test_the_list() -> None:
     assert [(m.source, m.size) for m in models[len(EMBEDDED) :]] == [("models", 7), ("models", 5), ("hub", 3)]
     assert models[-1].path == Path.cwd() / folder / "ggml-model-i2_s.gguf"
     assert all(find(m.name) == m.path for m in models)
+
+
+def test_split_models_are_one_each() -> None:
+    for number, size in ((1, 3), (2, 5), (3, 7)):
+        file(f"models/big-0000{number}-of-00003.gguf", size)
+        file(f"some/folder/big-0000{number}-of-00003.gguf")
+    first = Path("models/big-00001-of-00003.gguf")
+    assert find("big") == first and find("owner/big") == first
+    assert find("some/folder") == Path("some/folder/big-00001-of-00003.gguf")
+    assert find("models/big-00002-of-00003.gguf") == Path("models/big-00002-of-00003.gguf")  # any part stands for the model
+    folder = downloaded(NAME, *(f"ggml-model-i2_s-0000{number}-of-00002.gguf" for number in (1, 2)), "other.gguf")
+    downloaded("owner/one", "one-00001-of-00002.gguf", "one-00002-of-00002.gguf")
+    ready = Path.cwd() / folder / "ggml-model-i2_s-00001-of-00002.gguf"
+    assert find(NAME) == ready and find("owner/one").name == "one-00001-of-00002.gguf"
+    listed = {m.name: (m.source, m.size) for m in available() if m.source != "embedded"}
+    assert listed == {"big": ("models", 15), NAME: ("hub", 6), "owner/one": ("hub", 6)}
+    file("models/big.gguf", 1)  # a whole one wins
+    assert find("big") == Path("models/big.gguf")
+    first.unlink()
+    Path("models/big.gguf").unlink()
+    assert find("big") == Path("models/big-00002-of-00003.gguf")  # opening it says which part is missing

@@ -9,13 +9,15 @@ import pytest
 from numpy.typing import NDArray
 
 from bitnet_cli.errors import BadFileError, UnsupportedError
-from bitnet_cli.gguf_file.types import BLOCKS, TensorType, nbytes
+from bitnet_cli.gguf_file.types import BLOCKS, PREFIXES, TOGETHER, TensorType, nbytes, row_bytes
 from bitnet_cli.ternary import i2_s, layouts, q2_0, tq1_0, tq2_0
 from bitnet_cli.ternary.layouts import LAYOUTS, PackedTensor, block_of
 
+ROWED = tuple(PREFIXES)
 BLOCKED = (TensorType.TQ1_0, TensorType.TQ2_0, TensorType.Q2_0)
 SHAPES = {128: [(1, 128), (3, 384), (5, 640)], 256: [(1, 256), (3, 768), (7, 2560)], 64: [(1, 64), (3, 192), (5, 640)]}
-EVERY = [(kind, shape) for kind in LAYOUTS for shape in SHAPES[block_of(kind)]]
+FOURS = [(4, 64), (12, 192), (20, 640)]
+EVERY = [(kind, shape) for kind in LAYOUTS for shape in (FOURS if kind in TOGETHER else SHAPES[block_of(kind)])]
 
 
 def random(shape: tuple[int, int], seed: int = 0) -> NDArray[np.int8]:
@@ -46,7 +48,7 @@ def test_there_and_back(kind: TensorType, shape: tuple[int, int]) -> None:
 
 
 def test_the_table_of_types_has_the_same_blocks() -> None:
-    for kind in BLOCKED:
+    for kind in (*BLOCKED, *ROWED, TensorType.IQ2_BN_UNSCALED):
         assert BLOCKS[kind] == (LAYOUTS[kind].BLOCK, LAYOUTS[kind].BLOCK_BYTES)
 
 
@@ -66,6 +68,15 @@ def test_same_bytes_and_numbers_as_the_gguf_package(kind: TensorType) -> None:
 
 def by_words(kind: TensorType, block: NDArray[np.uint8], weight: int) -> int:
     """Value of one weight of one block, from the words of the module's docstring, bit by bit."""
+    if kind is TensorType.IQ1_BN:
+        group, place = divmod(weight, 16)
+        byte, code = (12, group) if place == 15 else (3 * group + place // 5, place % 5)
+        return int(block[2 + byte]) * 3 ** (4 - code) % 256 * 3 // 256 - 1
+    if kind in (TensorType.IQ2_BN, TensorType.IQ2_BN_UNSCALED):
+        return (int(block[PREFIXES.get(kind, 0) + weight % 16]) >> 2 * (weight // 16) & 3) - 1
+    if kind is TensorType.IQ2_BN_R4:
+        row, weight = divmod(weight, 64)
+        return (int(block[16 + 16 * (weight // 16) + 4 * row + weight % 4]) >> 2 * (weight % 16 // 4) & 3) - 1
     if kind is TensorType.I2_S:
         return (int(block[weight % 32]) >> (6 - 2 * (weight // 32)) & 3) - 1
     if kind is TensorType.TQ2_0:
@@ -81,9 +92,9 @@ def by_words(kind: TensorType, block: NDArray[np.uint8], weight: int) -> int:
 @pytest.mark.parametrize("kind", LAYOUTS)
 def test_every_byte_decodes_as_the_docstring_says(kind: TensorType) -> None:
     """Random bytes, not only those that a packer writes."""
-    block = LAYOUTS[kind].BLOCK
-    raw = np.random.default_rng(2).integers(0, 256, BLOCKS[kind][1] * block // BLOCKS[kind][0]).astype(np.uint8)
-    assert LAYOUTS[kind].unpack_rows(raw, block)[0].tolist() == [by_words(kind, raw, i) for i in range(block)]
+    block, rows = LAYOUTS[kind].BLOCK, TOGETHER.get(kind, 1)
+    raw = np.random.default_rng(2).integers(0, 256, rows * row_bytes(kind, block)).astype(np.uint8)
+    assert LAYOUTS[kind].unpack_rows(raw, block).reshape(-1).tolist() == [by_words(kind, raw, i) for i in range(rows * block)]
 
 
 def test_i2_s_of_arm_builds() -> None:

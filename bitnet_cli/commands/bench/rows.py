@@ -57,7 +57,10 @@ def file_hash(file: GGUFFile) -> tuple[str, str]:
     """SHA-256 of a model file, and of what: the whole file up to 4 GiB, of larger ones the first 16 MiB and the size."""
     data = file.file_bytes()
     if file.size <= HASH_WHOLE:
-        return hashlib.sha256(data.data).hexdigest(), "file"
+        digest = hashlib.sha256()
+        for place in file.files:
+            digest.update(data[place.start : place.start + place.size].data)
+        return digest.hexdigest(), "file" if len(file.files) == 1 else f"{len(file.files)} files, one after the other"
     return hashlib.sha256(data[: 16 << 20].tobytes() + str(file.size).encode()).hexdigest(), "first 16 MiB and size"
 
 
