@@ -6,6 +6,8 @@ from typing import Any
 import gguf
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from bitnet_cli.errors import BadFileError, UnsupportedError
@@ -45,6 +47,18 @@ def test_there_and_back(kind: TensorType, shape: tuple[int, int]) -> None:
     raw = LAYOUTS[kind].pack_rows(values)
     assert raw.dtype == np.uint8 and raw.size == nbytes(kind, shape) - (i2_s.TAIL if kind is TensorType.I2_S else 0)
     assert np.array_equal(LAYOUTS[kind].unpack_rows(raw, shape[1]), values)
+
+
+@settings(max_examples=60, deadline=None, derandomize=True)
+@given(kind=st.sampled_from(list(LAYOUTS)), rows=st.integers(1, 5), blocks=st.integers(1, 4), seed=st.integers(0, 2**32 - 1))
+def test_there_and_back_at_any_size(kind: TensorType, rows: int, blocks: int, seed: int) -> None:
+    """Values, and the scales of rows where rows have them."""
+    shape = (rows * TOGETHER.get(kind, 1), blocks * block_of(kind))
+    values, scales = random(shape, seed), (np.random.default_rng(seed).uniform(0.1, 2, shape[0]).astype(np.float16),)
+    raw = LAYOUTS[kind].pack_rows(values, *(scales if kind in PREFIXES else ()))
+    assert np.array_equal(LAYOUTS[kind].unpack_rows(raw, shape[1]), values)
+    if kind in PREFIXES:
+        assert np.array_equal(LAYOUTS[kind].row_scales(raw, shape[1]), scales[0].astype(np.float32))
 
 
 def test_the_table_of_types_has_the_same_blocks() -> None:
