@@ -7,7 +7,7 @@ projection's, unless that has several (TriLM): these stay in blocks, and the ten
 """
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -23,7 +23,7 @@ from bitnet_cli.gguf_file.reader import TensorInfo, open_gguf
 from bitnet_cli.gguf_file.types import PREFIXES, TensorType
 from bitnet_cli.gguf_file.writer import OutputTensor
 from bitnet_cli.ternary import i2_s_order
-from bitnet_cli.ternary.layouts import LAYOUTS, PackedTensor, block_of
+from bitnet_cli.ternary.layouts import LAYOUTS, TWOS, PackedTensor, block_of
 
 FLOAT_TYPES = {TensorType.F32: "F32", TensorType.F16: "F16", TensorType.BF16: "BF16"}
 DENSE = ("token_embd.weight", "output.weight")
@@ -35,6 +35,7 @@ class GGUFSource:
     metadata       with types, as in the file
     rounded        names of projections that were not ternary
     kept, packed   numbers of projections that were ternary floats, and that were packed already
+    doubled        names of projections with the value 2, which some types of ik_llama.cpp have and I2_S keeps
     several        number of projections with several scales, which stay in blocks
     evidence       of the order of I2_S weights
     trailing       bytes after the last tensor
@@ -60,6 +61,7 @@ class GGUFSource:
         self.kept = 0
         self.packed = 0
         self.several = 0
+        self.doubled: list[str] = []
         self._floats_differ: bool | None = None  # whether projections in float types have several scales
 
     def tensors(self, weight_type: TensorType, embedding_type: TensorType | None) -> list[OutputTensor]:
@@ -116,7 +118,7 @@ class GGUFSource:
                 if weight_type is TensorType.IQ2_BN and info.type in PREFIXES:
                     return self._with_several(info, OutputTensor(info.name, weight_type, shape, lambda: self._rows_repacked(info, shape)))
                 return self._in_blocks(info, weight_type, lambda size: self._packed(info, shape).in_blocks(size))
-            return self._written(info, weight_type, lambda: self._unpacked(info, shape))
+            return self._written(info, weight_type, lambda: self._unpacked(info, shape, weight_type))
         stored = self._stored(info)
         if self._floats_differ is None:  # at the first one only: it is read for this, and says enough to stop early
             ternary = looks_ternary(stored)
@@ -172,10 +174,18 @@ class GGUFSource:
         extra = self._extra_scale(_scale_name(info.name))
         return PackedTensor(info.type, shape, self._file.read(info.offset, info.nbytes), self._file.path, info.name, float(extra), self.arm)
 
-    def _unpacked(self, info: TensorInfo, shape: tuple[int, int]) -> TernaryWeight:
-        scale, chunks = self._packed(info, shape).read(strict=True)
+    def _unpacked(self, info: TensorInfo, shape: tuple[int, int], weight_type: TensorType) -> TernaryWeight:
+        keeps_codes = info.type in TWOS and weight_type in (TensorType.I2_S, TensorType.IQ2_BN)  # which mean the same when they are run
+        scale, chunks = self._packed(info, shape).read(strict=not keeps_codes)
         self.packed += 1
-        return TernaryWeight(*shape, scale, chunks)
+
+        def told() -> Iterator[NDArray[np.int8]]:
+            for chunk in chunks():
+                if chunk.max(initial=0) > 1 and info.name not in self.doubled:
+                    self.doubled.append(info.name)
+                yield chunk
+
+        return TernaryWeight(*shape, scale, told)
 
     def _require_ternary(self, stored: StoredTensor, ternary: bool) -> None:
         if not ternary and not self._may_round:

@@ -68,6 +68,8 @@ def _reading_notes(model: GGUFSource, i2_s_layout: str) -> list[str]:
             f"{len(model.rounded)} projections were not ternary and were rounded by absmean, "
             f"which is right for BitNet master weights only: {', '.join(model.rounded[:3])} ..."
         )
+    if model.doubled:
+        told.append(f"{len(model.doubled)} projections have the value 2 beside -1, 0, 1, which is kept, and which no ternary model has")
     judged, used = model.evidence.order, i2_s_order.ARM if model.arm else i2_s_order.PUBLISHED
     if i2_s_layout == "auto" and model.arm:
         told.append(f"I2_S was read in the order of ARM builds, because {model.evidence}; --i2s-layout says otherwise")
