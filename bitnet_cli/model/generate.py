@@ -55,7 +55,7 @@ class Plan:
     ends      tokens that end the text; they are not yielded
     draft     tokens that prompt lookup (lookup.py) guesses ahead at most; 0: none
     progress  as Session.prefill
-    watch     sees all logits and the token of every choice, but not of one that ends the text
+    watch     sees all logits (minus infinity for silent ids) and the token of every choice, but not of one that ends the text
     form      tokens are chosen among those that it allows, and the text ends where it is done; it goes on with the text
     """
 
@@ -73,6 +73,7 @@ def generate(session: Session, prompt: Sequence[int], sampler: Sampler, plan: Pl
     ahead = _Ahead(session, plan.draft, t)
     start = time.perf_counter()
     session.decoder.expect(plan.limit if plan.limit >= 0 else None)
+    sampler.silence(session.decoder.silent)
     sampler.observe(prompt)
     logits, fed = session.prefill(prompt, ahead.asks(sampler, plan), plan.progress)
     ahead.begin(prompt)
@@ -95,7 +96,7 @@ def generate(session: Session, prompt: Sequence[int], sampler: Sampler, plan: Pl
                 t.finish = "stop"
                 return
             if plan.watch:
-                plan.watch(logits, token)
+                plan.watch(sampler.heard(logits), token)
             if plan.form:
                 plan.form.accept(token)
             t.new_tokens += 1
