@@ -85,6 +85,7 @@ class Weights(NamedTuple):
 
 CACHE_LINE = 64  # bytes
 EVERYTHING = 1 << 62  # no window
+NO_ROWS = np.zeros(0, np.int64)
 
 
 class Planes(NamedTuple):
@@ -125,7 +126,7 @@ class Base3Frame(NamedTuple):
     tile: NDArray[np.uint8]
 
 
-def new_planes(rows: int, cols: int, width: int = 64, silent: NDArray[np.int64] = np.zeros(0, np.int64)) -> Planes:  # noqa: B008
+def new_planes(rows: int, cols: int, width: int = 64, silent: NDArray[np.int64] = NO_ROWS) -> Planes:
     """Room for the planes of a head of `rows` rows, without the `silent` ones; kernels read registers of `width` bytes."""
     length, ids = padded(cols, width), np.delete(np.arange(rows), silent)
     rows = len(ids)

@@ -21,7 +21,7 @@ SMALLEST = 8 << 20  # weights
 CHUNK_ROWS = 4096  # a thread's rows between two times that pages are given back: 20 MB of float16 at hidden 2,560
 
 
-def planes_for(kind: int, vocab: int, hidden: int, silent: NDArray[np.int64] = np.zeros(0, np.int64)) -> arrays.Planes:  # noqa: B008
+def planes_for(kind: int, vocab: int, hidden: int, silent: NDArray[np.int64] = arrays.NO_ROWS) -> arrays.Planes:
     """Room for the planes of a (vocab, hidden) head without its `silent` rows, or none where they would not pay."""
     pays = kind in KINDS and vocab * hidden >= SMALLEST and isa.chosen() != isa.NAIVE
     return arrays.new_planes(vocab, hidden, silent=silent) if pays else arrays.new_planes(0, hidden)
