@@ -48,7 +48,7 @@ class Template(NamedTuple):
 def find_ends(said: Sequence[Any], vocabulary: Vocabulary, template: Template) -> Ends:
     """said: ids from files other than the template, the most important first, as they stand there; None and -1 are none."""
     known = [i for i in said if type(i) is int and 0 <= i < len(vocabulary.tokens)]
-    wrong = [i for i in said if i not in known and i is not None and i != -1]
+    wrong = [i for i in said if i is not None and i != -1 and not (type(i) is int and i in known)]
     notes = [f"eos_token_id names tokens that do not exist: {str(wrong)[:60]}"] if wrong else []
     turn, note = _template_ends(template, vocabulary, set(known))
     ids = list(dict.fromkeys([*known, *turn]))

@@ -83,10 +83,17 @@ def describe(file: GGUFFile, checked: Checked | None = None) -> dict[str, Any]:
         "tokenizer": _tokenizer(file),
         "chat_template": _template(file),
         "commands": _commands(file, evidence, checked is not None),
-        "check": {"problems": checked.problems, "warnings": uniform_projections(file), "unchecked": checked.unchecked} if checked else None,
+        "check": _check(file, checked),
         "metadata": {key: _plain(value) for key, value in file.metadata.items()},
         "tensors": [_tensor(r, checked) for r in rows],
     }
+
+
+def _check(file: GGUFFile, checked: Checked | None) -> dict[str, Any] | None:
+    """`warnings`, where there are any: what can be used, and is broken all the same."""
+    warnings = uniform_projections(file) if checked else []
+    known = {"problems": checked.problems, "unchecked": checked.unchecked} if checked else None
+    return known | {"warnings": warnings} if known and warnings else known
 
 
 def _sum(rows: Iterable[TensorRow]) -> dict[str, int]:
@@ -252,7 +259,7 @@ def _show_check(facts: dict[str, Any]) -> None:
         row("", problem)
     if len(problems) > 20:
         row("", f"and {len(problems) - 20} more (--json lists all)")
-    for warning in facts["check"]["warnings"]:
+    for warning in facts["check"].get("warnings", []):
         row("warning", warning)
     if unchecked:
         row("", f"{len(unchecked)} tensors of types that are not read were not looked into")

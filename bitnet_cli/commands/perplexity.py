@@ -38,7 +38,7 @@ def perplexity(
         ids = opened.tokenizer.encode(text, special=special)
         context = opened.decoder.context
         with Reporter(quiet).counting("scoring", "tokens") as progress:
-            result = score(opened.session.emptied(), ids, context, stride or context, progress)
+            result = score(opened.session.emptied(), ids, context, stride or context, progress, opened.decoder.silent)
     finally:
         opened.session.close()
     seconds = time.perf_counter() - start

@@ -100,7 +100,7 @@ def read_grammar(schema: str | None, regex: str | None, *, stdin_is_free: bool) 
         raise UsageError("--json-schema - reads the schema from stdin; give a prompt by -p or -f, and no -cnv")
     data = sys.stdin.buffer.read(MAX_PROMPT_BYTES + 1) if schema == "-" else _read(Path(schema))
     try:
-        text = decode_text(data, schema, "JSON schema", hint=False)
+        text = decode_text(data, schema, "JSON schema", "utf-8", hint=False)  # RFC 8259, section 8.1
     except BadFileError as error:
         raise UsageError(str(error)) from None
     return grammar_of(text, regex)

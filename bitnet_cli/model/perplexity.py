@@ -14,6 +14,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from bitnet_kernels.arrays import NO_ROWS
 from numpy.typing import NDArray
 
 from bitnet_cli.errors import BitnetError, UsageError
@@ -47,8 +48,15 @@ def token_nats(logits: NDArray[np.float32], targets: Sequence[int]) -> NDArray[n
     return nats
 
 
-def score(decoder: Decoder, ids: Sequence[int], context: int, stride: int, progress: Callable[[int, int], None] | None = None) -> Score:
-    """Score `ids`. progress(done, all) is called after every window.
+def score(
+    decoder: Decoder,
+    ids: Sequence[int],
+    context: int,
+    stride: int,
+    progress: Callable[[int, int], None] | None = None,
+    silent: NDArray[np.int64] = NO_ROWS,
+) -> Score:
+    """Score `ids`. progress(done, all) is called after every window. silent: ids that have no share of probability (Decoder.silent).
 
     UsageError: too few tokens, one that is never chosen, or context and stride do not fit.
     """
@@ -56,7 +64,6 @@ def score(decoder: Decoder, ids: Sequence[int], context: int, stride: int, progr
         raise UsageError(f"stride {stride} and context {context} must satisfy 1 <= stride <= context <= {decoder.context}")
     if len(ids) < 2:
         raise UsageError("perplexity needs a text of at least two tokens")
-    silent = decoder.silent
     if len(silent) and np.isin(ids[1:], silent).any():
         token = ids[1 + int(np.isin(ids[1:], silent).argmax())]
         raise UsageError(f"token {token} is unused: the model never writes it, so that a text with it has no perplexity")
