@@ -103,7 +103,7 @@ def _chat_template(folder: Path, settings: dict[str, Any]) -> str | None:
     """chat_template.jinja, else the string in tokenizer_config.json, else the one named `default` in its list. Never run here."""
     path = folder / "chat_template.jinja"
     if path.exists():
-        return decode_text(read_bytes(path, MAX_TEMPLATE), str(path), "chat template", hint=False)
+        return decode_text(read_bytes(path, MAX_TEMPLATE), str(path), "chat template", "utf-8", hint=False)
     path, template = folder / "tokenizer_config.json", settings.get("chat_template")
     if isinstance(template, list):
         named = {t["name"]: t.get("template") for t in template if isinstance(t, dict) and isinstance(t.get("name"), str)}

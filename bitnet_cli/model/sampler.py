@@ -76,9 +76,9 @@ class Sampler:
         self._random = np.random.Generator(np.random.PCG64(self.seed))
         self._window: deque[int] = deque(maxlen=s.repeat_last_n if s.repeat_last_n >= 0 else None)
         self._recent: Counter[int] = Counter()  # of the tokens in the window, where they matter
-        self._never = self._excluded = np.array(sorted(never), np.int64)
+        self._never = np.array(sorted(never), np.int64)
         self._silent: NDArray[np.int64] = np.empty(0, np.int64)
-        self._choices: NDArray[np.int64] | None = None  # all ids that may be chosen, once they were needed
+        self._open: NDArray[np.bool_] = np.empty(0, np.bool_)  # (vocab,) whether a token may be chosen, once it was asked for
         self._most_surprise = 2 * s.mirostat_tau  # Mirostat's mu, bits
 
     @property
@@ -101,7 +101,7 @@ class Sampler:
 
     def silence(self, ids: NDArray[np.int64]) -> None:
         """Tokens that mean nothing, ascending: never chosen, whatever their logits are."""
-        self._silent, self._excluded, self._choices = ids, np.union1d(self._never, ids), None
+        self._silent, self._open = ids, np.empty(0, np.bool_)
 
     def heard(self, logits: NDArray[np.float32]) -> NDArray[np.float32]:
         """All logits, with minus infinity for the silent ones: what probabilities are taken from."""
@@ -119,17 +119,19 @@ class Sampler:
 
     def choose(self, logits: NDArray[np.float32], position: int = 0) -> int:
         """The token for `position`; counted as recent. BitnetError where the logits are not finite."""
+        all_open = not (len(self._never) or len(self._silent))
+        if not all_open and len(self._open) != len(logits):
+            self._open = np.ones(len(logits), np.bool_)
+            self._open[self._never[self._never < len(logits)]] = self._open[self._silent] = False
         # With a top, minus infinity stands for logits that do not matter: a few of 100,000 are left, NaN among them.
         if self.top:
             ids = np.flatnonzero(logits != -np.inf)
-            if len(self._excluded):
-                ids = ids[~np.isin(ids, self._excluded)]
-            return self._chosen(ids, logits[ids], position)
-        if not len(self._excluded):
+            ids = ids if all_open else ids[self._open[ids]]
+        elif all_open:
             return self._chosen(None, logits, position)
-        if self._choices is None:
-            self._choices = np.setdiff1d(np.arange(len(logits)), self._excluded)
-        return self._chosen(self._choices, logits[self._choices], position)
+        else:
+            ids = np.flatnonzero(self._open)
+        return self._chosen(ids, logits[ids], position)
 
     def choose_allowed(self, logits: NDArray[np.float32], allowed: NDArray[np.bool_], asked: int = 0, position: int = 0) -> int | None:
         """As `choose`, as if there were no tokens but the allowed ones: (tokens of the vocabulary,), at least one, and none of `never`.

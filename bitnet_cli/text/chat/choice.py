@@ -77,7 +77,7 @@ def _template_file(wish: str) -> str:
         raise UsageError(f"--chat-template {wish}: {error.strerror}; built in are {', '.join(BUILT_IN)}, {OWN}") from None
     if len(data) > MAX_TEMPLATE:
         raise BadFileError(path, "chat template", f"is larger than {MAX_TEMPLATE >> 20} MiB")
-    return decode_text(data, wish, "chat template", hint=False)
+    return decode_text(data, wish, "chat template", "utf-8", hint=False)  # as transformers reads them
 
 
 def chat_facts(metadata: Mapping[str, object], path: Path) -> ChatFacts:
