@@ -281,7 +281,10 @@ class Model:
         return self.tokenizer.decode(ids, skip_special=not special)
 
     def logits(self, prompt: str | Sequence[int], *, every: bool = False) -> NDArray[np.float32]:
-        """(vocab,) float32: the logits of the token after `prompt`. every: (tokens, vocab), after each of its tokens."""
+        """(vocab,) float32: the logits of the token after `prompt`. every: (tokens, vocab), after each of its tokens.
+
+        As the model computes them: also those of unused tokens, which are never chosen.
+        """
         ids = self._ids(prompt)
         with self._alone() as opened:
             return opened.session.emptied().feed_all(ids) if every else opened.session.prefill(ids).logits.copy()
@@ -290,7 +293,7 @@ class Model:
         """How well the model predicts a text: perplexity, its standard error, tokens. stride: see model/perplexity.py; 0: the context."""
         ids = self.tokenizer.encode(text) if isinstance(text, str) else list(text)
         with self._alone() as opened:
-            return score(opened.session.emptied(), ids, self.context, stride or self.context)
+            return score(opened.session.emptied(), ids, self.context, stride or self.context, silent=opened.decoder.silent)
 
     def embed(
         self, texts: str | Sequence[str], *, pooling: str | None = None, normalize: bool = True, prompt: str = ""

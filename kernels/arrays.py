@@ -85,16 +85,21 @@ class Weights(NamedTuple):
 
 CACHE_LINE = 64  # bytes
 EVERYTHING = 1 << 62  # no window
+NO_ROWS = np.zeros(0, np.int64)
 
 
 class Planes(NamedTuple):
-    """Rows of the head as 8-bit codes, cut into planes of 4, 2 and 2 bits, and how far each step of them may be off: head_planes.py."""
+    """Rows of the head as 8-bit codes, cut into planes of 4, 2 and 2 bits, and how far each step of them may be off: head_planes.py.
+
+    They have the head's rows that may be chosen, and no others: a search reads no byte of a row that stands for no token.
+    """
 
     high: NDArray[np.uint8]  # (rows * padded / 2,) upper four bits
     middle: NDArray[np.uint8]  # (rows * padded / 4,) next two bits
     low: NDArray[np.uint8]  # (rows * padded / 4,) last two bits
     scales: NDArray[np.float32]  # (rows,) one step of the codes
     errors: NDArray[np.float32]  # (rows, 3) length of what is left of a row after 4, 6 and 8 bits
+    ids: NDArray[np.int64]  # (rows,) which row of the head each is, ascending
 
 
 class CutFrame(NamedTuple):
@@ -121,15 +126,17 @@ class Base3Frame(NamedTuple):
     tile: NDArray[np.uint8]
 
 
-def new_planes(rows: int, cols: int, width: int = 64) -> Planes:
-    """Room for planes; kernels read registers of `width` bytes."""
-    length = padded(cols, width)
+def new_planes(rows: int, cols: int, width: int = 64, silent: NDArray[np.int64] = NO_ROWS) -> Planes:
+    """Room for the planes of a head of `rows` rows, without the `silent` ones; kernels read registers of `width` bytes."""
+    length, ids = padded(cols, width), np.delete(np.arange(rows), silent)
+    rows = len(ids)
     return Planes(
         high=np.zeros(rows * length // 2, np.uint8),
         middle=np.zeros(rows * length // 4, np.uint8),
         low=np.zeros(rows * length // 4, np.uint8),
         scales=np.zeros(rows, np.float32),
         errors=np.zeros((rows, 3), np.float32),
+        ids=ids,
     )
 
 
@@ -159,10 +166,10 @@ class Scratch(NamedTuple):
     logits: NDArray[np.float32]  # (vocab,)
     fine: NDArray[np.int8]  # (threads, padded hidden) second digits of the head's activations
     rest: NDArray[np.float32]  # (threads, hidden) what the first digits leave
-    nearly: NDArray[np.float64]  # (vocab,) logits from the planes read so far
-    candidates: NDArray[np.int64]  # (vocab,) rows that may still be among the largest, each thread's from its first row on
+    nearly: NDArray[np.float64]  # (vocab,) logits of the rows of the planes, from what is read of them so far
+    candidates: NDArray[np.int64]  # (vocab,) rows of the planes that may still be among the largest, each thread's from its first row on
     head_row: NDArray[np.uint8]  # (threads, bytes of a row in float32) one row of the head
-    best: NDArray[np.int64]  # (threads, MAX_TOP) rows with the largest such logits
+    best: NDArray[np.int64]  # (threads, MAX_TOP) rows of the planes with the largest such logits
     best_logits: NDArray[np.float32]  # (threads, MAX_TOP) their exact logits
     head_counts: NDArray[np.int64]  # (threads, 4) rows read since the start: upper four bits, middle two, lower two, exact
     # Second digits of activations (parts.py); no rows where there are none.

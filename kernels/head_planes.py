@@ -79,15 +79,15 @@ def _cut(codes, planes, r, length):  # type: ignore[no-untyped-def]
 
 @kernel
 def build(data, offset, kind, cols, planes, values, codes, first, last):  # type: ignore[no-untyped-def]
-    """Rows first <= r < last of the matrix at byte `offset` -> planes. values: (>= cols,) float32, codes: (padded cols,) uint8, scratch.
+    """Rows first <= r < last of the planes, from the matrix at byte `offset`, of which they are the rows planes.ids.
 
-    A row that is not finite gets infinite errors: it is never ruled out.
+    values: (>= cols,) float32, codes: (padded cols,) uint8, scratch. A row that is not finite gets infinite errors: it is never ruled out.
     """
     stride, length = row_bytes(kind, cols), (cols + 4 * WIDTH - 1) // (4 * WIDTH) * (4 * WIDTH)
     codes[:] = 0
     root = np.sqrt(np.float64(cols))
     for r in range(first, last):
-        row_values(data, offset + r * stride, kind, cols, values)
+        row_values(data, offset + planes.ids[r] * stride, kind, cols, values)
         largest = largest_magnitude(values, cols, np.float32(1e-30))
         if not largest < np.float32(1e30):
             planes.scales[r] = 0.0

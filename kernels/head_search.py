@@ -19,6 +19,8 @@ with |p| <= 6 s sqrt(cols) or 1.5 s sqrt(cols). Both are for activations with ou
 Last, |y - w.x| <= g |w| |x| with g = n 2^-24 for float32 sums of n terms one after the other (Higham 2002, section 3.1). E is the sum of
 these bounds. A row that is not ruled out is computed exactly, and one that is has y <= logit + E < T. Float64 sums here err by 1e-13, and
 E is taken larger by 1e-5 of itself.
+
+Rows are numbered as in the planes, which leave out those that may not be chosen; `planes.ids` says which row of the head each is.
 """
 
 import numpy as np
@@ -149,9 +151,9 @@ def _threshold(w, z, x, s, rows, begin, count, top, thread, threads, control):  
     """
     best = s.best[thread]
     found = largest_of(s.nearly, rows, begin, count, min(top, top // threads + 8), best)
-    exact_logits(w.head, w.head_offset[0], w.head_file[0], z.head_kind, z.hidden, x, s.head_row[thread], s.logits, best, START, found)
+    exact_logits(w, z, x, s.head_row[thread], s.logits, best, START, found)
     for i in range(top):
-        s.best_logits[thread, i] = s.logits[best[i]] if i < found else np.float32(-np.inf)
+        s.best_logits[thread, i] = s.logits[w.planes.ids[best[i]]] if i < found else np.float32(-np.inf)
     barrier(control, threads)
     threshold = np.float64(kth_largest(s.best_logits, threads, top))
     barrier(control, threads)  # all have read it before anyone writes the next ones
@@ -214,13 +216,14 @@ def _two_digits(x, cols, length, coarse, fine, rest):  # type: ignore[no-untyped
 
 @kernel
 def top_logits(w, z, x, s, top, thread, threads, control):  # type: ignore[no-untyped-def]
-    """s.logits: the `top` largest and all that equal them, exactly; others too, or minus infinity.
+    """s.logits: of rows that may be chosen, the `top` largest and all that equal them, exactly; others too, or minus infinity.
 
     x: (hidden,) float32 after the output norm. w, z, s: Weights, Sizes, Scratch (arrays.py), w.planes built. 1 <= top <= MAX_TOP.
     """
     cols, planes, nearly, rows, counts = z.hidden, w.planes, s.nearly, s.candidates, s.head_counts[thread]
     length = (cols + 4 * WIDTH - 1) // (4 * WIDTH) * (4 * WIDTH)
-    first, last = z.vocab * thread // threads, z.vocab * (thread + 1) // threads
+    ids = planes.ids
+    first, last = len(ids) * thread // threads, len(ids) * (thread + 1) // threads
     coarse, fine = s.codes[thread], s.fine[thread]
     factor, fine_factor, total, fine_total = _two_digits(x, cols, length, coarse, fine, s.rest[thread])
     xx, dd, ff = _lengths(x, s.rest[thread], fine_factor, cols)
@@ -239,7 +242,10 @@ def top_logits(w, z, x, s, top, thread, threads, control):  # type: ignore[no-un
         rows[r] = r
     threshold, computed = _threshold(w, z, x, s, rows, first, last - first, top, thread, threads, control)
     count = _still_in(nearly, planes, 0, size, extra4, threshold, rows, first, last - first)
-    for r in range(first, last):
+    # Of the head's rows that have no planes, a thread clears those before each of its own, and the last one those at the end.
+    begin = ids[first - 1] + 1 if first > 0 else START
+    end = z.vocab if last == len(ids) else ids[last - 1] + 1 if last > 0 else START
+    for r in range(begin, end):
         s.logits[r] = -np.inf
     counts[0] += last - first
     counts[1] += count
@@ -259,19 +265,21 @@ def top_logits(w, z, x, s, top, thread, threads, control):  # type: ignore[no-un
             refine(planes.low, planes.scales, length, fine, 1 / fine_factor, 1.5 * fine_total, nearly, rows, first + begin, some)
     count = _still_in(nearly, planes, 2, size, extra8, threshold, rows, first, count)
     counts[3] += count + computed + more
-    exact_logits(w.head, w.head_offset[0], w.head_file[0], z.head_kind, z.hidden, x, s.head_row[thread], s.logits, rows, first, count)
+    exact_logits(w, z, x, s.head_row[thread], s.logits, rows, first, count)
 
 
 @kernel
-def exact_logits(head, offset, file, kind, cols, x, buffer, logits, rows, begin, count):  # type: ignore[no-untyped-def]
-    """logits[r] for r in rows[begin : begin + count], as the whole head gives them.
+def exact_logits(w, z, x, buffer, logits, rows, begin, count):  # type: ignore[no-untyped-def]
+    """Logits of rows[begin : begin + count] of the planes, as the whole head gives them, in their places.
 
     Rows are read from the file into `buffer`, not from its memory map: rows from all over would leave the whole head mapped, 16 pages for
-    each. file: descriptor, or -1.
+    each. w.head_file: descriptor, or -1.
     """
+    head, offset, file = w.head, w.head_offset[0], w.head_file[0]
+    kind, cols = z.head_kind, z.hidden
     stride = row_bytes(kind, cols)
     for i in range(begin, begin + count):
-        row = rows[i]
+        row = w.planes.ids[rows[i]]
         if file >= 0 and read_at(file, buffer, 0, stride, offset + row * stride) == stride:
             head_matvec(buffer, START, kind, cols, x, logits[row : row + 1], START, ONE)
         else:

@@ -58,7 +58,7 @@ def run_ours(model: Path, threads: int, prompt: int, tokens: int) -> dict[str, f
         read = max(read_rate(np.asarray(file.file_bytes()), threads))
         figures[f"{name}_read_share"] = figures[name] * decoder.bytes_a_token(top > 0) / read
         figures["read_rate"] = read
-    rows = decoder.head_rows() / max(decoder.head_rows()[0] / decoder.config.vocab, 1)
+    rows = decoder.head_rows() / max(decoder.head_rows()[0] / (decoder.config.vocab - len(decoder.silent)), 1)
     figures |= {"head_rows_exact": float(rows[3]), "skipped_up": decoder.skipped_share(), "skipped_down": decoder.skipped_columns_share()}
     decoder.close()
     return figures

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from bitnet_cli.checkpoint.stored import READ, OpenFile, StoredTensor
-from bitnet_cli.checkpoint.strict_json import parse_object, require_regular_file
+from bitnet_cli.checkpoint.strict_json import POINTER, parse_object, refuse_pointer, require_regular_file
 from bitnet_cli.errors import BadFileError
 
 MAX_HEADER = 100_000_000  # bytes; the format's own limit
@@ -33,6 +33,7 @@ def read_table(path: Path) -> dict[str, StoredTensor]:
     if size < 10:
         raise BadFileError(path, "size", f"{size} bytes, too short for a safetensors file")
     file = OpenFile(path)
+    refuse_pointer(path, file.read(0, min(size, POINTER)).tobytes())
     length = int.from_bytes(file.read(0, 8).tobytes(), "little")
     if not 2 <= length <= MAX_HEADER:
         raise BadFileError(path, "header length", f"{length}, expected 2 to {MAX_HEADER}; is this a safetensors file?", 0)

@@ -4,6 +4,7 @@ Python's own reader keeps the last of two equal keys, accepts NaN, and leaves wi
 here. Only regular files are opened: a FIFO would block and /dev/random never ends.
 """
 
+import codecs
 import json
 import os
 import stat
@@ -13,6 +14,7 @@ from typing import Any, NoReturn
 from bitnet_cli.errors import BadFileError, BitnetError
 
 MEGABYTE = 1 << 20
+POINTER = 64  # bytes by which a Git LFS pointer is known
 
 
 def require_regular_file(path: Path) -> int:
@@ -26,15 +28,23 @@ def require_regular_file(path: Path) -> int:
     return status.st_size
 
 
+def refuse_pointer(path: Path, start: bytes) -> None:
+    """BadFileError where a file begins as what Git leaves in the place of a large one that was not fetched (git-lfs, docs/spec.md)."""
+    if start.startswith((b"version https://git-lfs.github.com/spec/", b"version https://hawser.github.com/spec/")):
+        raise BadFileError(path, "file", "a Git LFS pointer, not the file itself; fetch that with `git lfs pull` in its folder")
+
+
 def read_bytes(path: Path, limit: int) -> bytes:
     """The whole file, at most `limit` bytes."""
     size = require_regular_file(path)
     if size > limit:
         raise BadFileError(path, "size", f"{size} bytes; at most {limit} are expected")
     try:
-        return path.read_bytes()
+        data = path.read_bytes()
     except OSError as error:
         raise BitnetError(f"{path}: {error.strerror}") from None
+    refuse_pointer(path, data[:POINTER])
+    return data
 
 
 def parse_object(text: bytes, path: str | os.PathLike[str], field: str) -> dict[str, Any]:
@@ -67,5 +77,5 @@ def parse_object(text: bytes, path: str | os.PathLike[str], field: str) -> dict[
 
 
 def read_object(path: Path, limit: int = 16 * MEGABYTE) -> dict[str, Any]:
-    """The JSON object that is a whole file."""
-    return parse_object(read_bytes(path, limit), path, "JSON")
+    """The JSON object that is a whole file; a UTF-8 byte order mark, as editors on Windows leave it, is no part of it."""
+    return parse_object(read_bytes(path, limit).removeprefix(codecs.BOM_UTF8), path, "JSON")

@@ -14,12 +14,12 @@ from typing import Any
 
 from bitnet_cli.checkpoint import byte_bpe, sentencepiece, spaced_bpe
 from bitnet_cli.checkpoint.config import ModelConfig
+from bitnet_cli.checkpoint.ends import Ends, Template, find_ends
 from bitnet_cli.checkpoint.strict_json import MEGABYTE, read_bytes, read_object
 from bitnet_cli.checkpoint.vocabulary import Vocabulary
 from bitnet_cli.errors import BadFileError
+from bitnet_cli.text.files import decode_text
 
-# Tokens that end a turn, by name: published configs list only some of the ids at which a model stops.
-END_OF_TURN = ("<|eot_id|>", "<|im_end|>", "<|end|>", "<end_of_turn>", "<|endofturn|>")
 MAX_TEMPLATE = MEGABYTE
 TOKENIZER_FILES = (
     *("tokenizer.json", "tokenizer.model", "tokenizer_config.json"),
@@ -47,9 +47,12 @@ def tokenizer_metadata(folder: Path, config: ModelConfig) -> TokenizerMetadata:
         "tokenizer.ggml.token_type": vocabulary.types,
     }
     values |= {f"tokenizer.ggml.{key}": value for key, value in vocabulary.extra.items()}
-    notes = list(vocabulary.notes)
-    ids = _special_ids(folder, settings, vocabulary, config, notes)
-    values |= {f"tokenizer.ggml.{name}_token_id": value for name, value in ids.items() if value is not None}
+    template = _chat_template(folder, settings)
+    bos = config.bos if config.bos is not None else _named(settings, "bos_token", vocabulary)
+    ends = _ends(folder, settings, vocabulary, config, template, bos)
+    padding = config.pad if config.pad is not None else _named(settings, "pad_token", vocabulary)
+    ids = {"bos_token_id": bos} | ends.keys | {"unknown_token_id": vocabulary.unknown, "padding_token_id": padding}
+    values |= {f"tokenizer.ggml.{name}": value for name, value in ids.items() if value is not None}
     for key, default in (("add_bos_token", vocabulary.adds_bos), ("add_eos_token", None)):
         value = settings.get(key, default)
         if key == "add_eos_token" and vocabulary.adds_eos is not None:
@@ -58,10 +61,9 @@ def tokenizer_metadata(folder: Path, config: ModelConfig) -> TokenizerMetadata:
             if type(value) is not bool:
                 raise BadFileError(settings_path, key, "expected true or false")
             values[f"tokenizer.ggml.{key}"] = value
-    if values.get("tokenizer.ggml.add_bos_token") and ids["bos"] is None:
+    if values.get("tokenizer.ggml.add_bos_token") and bos is None:
         raise BadFileError(settings_path, "add_bos_token", "true, but neither config.json nor tokenizer_config.json names a BOS token")
-    template = _chat_template(folder, settings)
-    return TokenizerMetadata(values | ({"tokenizer.chat_template": template} if template else {}), notes)
+    return TokenizerMetadata(values | ({"tokenizer.chat_template": template} if template else {}), [*vocabulary.notes, *ends.notes])
 
 
 def _read_vocabulary(folder: Path, settings: dict[str, Any]) -> Vocabulary:
@@ -77,30 +79,17 @@ def _read_vocabulary(folder: Path, settings: dict[str, Any]) -> Vocabulary:
     raise BadFileError(folder, "tokenizer", "missing: expected tokenizer.json or tokenizer.model in the folder")
 
 
-def _special_ids(
-    folder: Path, settings: dict[str, Any], vocabulary: Vocabulary, config: ModelConfig, notes: list[str]
-) -> dict[str, int | None]:
-    """bos, eos, eot, unknown and padding ids; None where there is none."""
+def _ends(
+    folder: Path, settings: dict[str, Any], vocabulary: Vocabulary, config: ModelConfig, template: str | None, bos: int | None
+) -> Ends:
+    """What ends a text. A token that every text ends with has to be the one that readers append, and they append eos."""
     generation = folder / "generation_config.json"
     more = read_object(generation).get("eos_token_id") if generation.exists() else None
-    # A token that every text ends with has to be the one that readers append, and they append eos.
-    stops = [vocabulary.adds_eos, *config.eos, *(more if isinstance(more, list) else [more])]
-    stops.append(_named(settings, "eos_token", vocabulary))
-    stops = list(dict.fromkeys(i for i in stops if type(i) is int and 0 <= i < len(vocabulary.tokens)))
-    eos = stops[0] if stops else None
-    eot = next((i for i in map(vocabulary.find, END_OF_TURN) if i is not None and i != eos), None)
-    rest = [i for i in stops[1:] if i != eot]
-    if eot is None and rest:
-        eot = rest.pop(0)
-    if rest:
-        notes.append(f"the model also stops at token ids {rest}, for which GGUF has no key")
-    return {
-        "bos": config.bos if config.bos is not None else _named(settings, "bos_token", vocabulary),
-        "eos": eos,
-        "eot": eot,
-        "unknown": vocabulary.unknown,
-        "padding": config.pad if config.pad is not None else _named(settings, "pad_token", vocabulary),
-    }
+    named = _named(settings, "eos_token", vocabulary)
+    said = [vocabulary.adds_eos, *config.eos, *(more if isinstance(more, list) else [more]), named]
+    begin = vocabulary.tokens[bos] if bos is not None else ""
+    end = vocabulary.tokens[named] if named is not None else ""
+    return find_ends(said, vocabulary, Template(template, begin, end, folder))
 
 
 def _named(settings: dict[str, Any], key: str, vocabulary: Vocabulary) -> int | None:
@@ -114,10 +103,7 @@ def _chat_template(folder: Path, settings: dict[str, Any]) -> str | None:
     """chat_template.jinja, else the string in tokenizer_config.json, else the one named `default` in its list. Never run here."""
     path = folder / "chat_template.jinja"
     if path.exists():
-        try:
-            return read_bytes(path, MAX_TEMPLATE).decode("utf-8")
-        except UnicodeDecodeError as error:
-            raise BadFileError(path, "template", "not UTF-8", error.start) from None
+        return decode_text(read_bytes(path, MAX_TEMPLATE), str(path), "chat template", "utf-8", hint=False)
     path, template = folder / "tokenizer_config.json", settings.get("chat_template")
     if isinstance(template, list):
         named = {t["name"]: t.get("template") for t in template if isinstance(t, dict) and isinstance(t.get("name"), str)}

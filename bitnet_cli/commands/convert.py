@@ -17,6 +17,7 @@ from bitnet_cli.checkpoint.packing import OUTTYPES, type_notes
 from bitnet_cli.checkpoint.plan import Plan, make_plan
 from bitnet_cli.checkpoint.to_gguf import architecture, model_metadata, model_tensors
 from bitnet_cli.checkpoint.tokenizer import tokenizer_metadata
+from bitnet_cli.checkpoint.uniform import uniform_projections
 from bitnet_cli.commands.reporting import Reporter, print_json, row
 from bitnet_cli.errors import UsageError
 from bitnet_cli.gguf_file.part_file import check_target
@@ -83,7 +84,7 @@ def convert(
     metadata = model_metadata(checkpoint, OUTTYPES[outtype]) | tokenizer.values
     plan = make_plan(checkpoint, architecture(checkpoint), metadata, tensors)
     notes = tokenizer.notes + type_notes(plan.architecture, OUTTYPES[outtype], tensors) + _activation_notes(checkpoint, activations)
-    warnings = [ASSUMED_MASTER] if checkpoint.assumed_master else []
+    warnings = ([ASSUMED_MASTER] if checkpoint.assumed_master else []) + uniform_projections(checkpoint)
     if dry_run:
         _show(plan, str(source), target, notes + warnings, as_json)
         return

@@ -26,6 +26,7 @@ from bitnet_cli.model.checks import DEFAULT_CONTEXT
 from bitnet_cli.model.config import NO_POOLING, ModelConfig, read_config
 from bitnet_cli.model.decoder import Decoder
 from bitnet_cli.model.embedding import embed_ids, token_ids
+from bitnet_cli.text.files import require_encoding
 from bitnet_cli.text.from_gguf import tokenizer_from_metadata
 
 # What queries begin with in the training of BitNet-embedding and its teachers (multilingual E5, Qwen3-Embedding); documents have nothing.
@@ -54,16 +55,17 @@ class Job(NamedTuple):
         return sum(map(len, self.texts))
 
 
-def read_texts(given: Sequence[str], file: Path | None) -> list[str]:
-    """Texts of the command line, or the lines of a file or of a pipe."""
+def read_texts(given: Sequence[str], file: Path | None, encoding: str | None = None) -> list[str]:
+    """Texts of the command line, or the lines of a file or of a pipe. encoding: as run.read_prompt."""
+    require_encoding(encoding)
     if given and file is not None:
         raise UsageError("give texts as arguments or by -f, not both")
     if given:
         return list(given)
-    text = read_prompt(None, file)
+    text = read_prompt(None, file, encoding)
     if not text:
         raise UsageError("no text: give it as an argument, by -f FILE (one text a line), or through a pipe")
-    return [line.removesuffix("\r") for line in text.split("\n")]
+    return text.split("\n")
 
 
 def prefix_of(prompt: str | None, instruction: str | None) -> str:
@@ -78,6 +80,7 @@ def embed(
     model: str | None,
     *,
     file: Path | None,
+    encoding: str | None = None,
     pooling: str | None,
     normalize: bool,
     prompt: str | None,
@@ -95,7 +98,7 @@ def embed(
         if output.path.suffix != ".npy":
             raise UsageError(f"{output.path}: expected a name that ends in .npy")
         check_target(output.path, output.force)
-    given = read_texts(texts, file)
+    given = read_texts(texts, file, encoding)
     report, start = Reporter(quiet), time.perf_counter()
     try:
         isa.chosen()

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from bitnet_cli.activations import SCHEMES
+from bitnet_cli.checkpoint import uniform
 from bitnet_cli.checkpoint.folder import open_checkpoint
 from bitnet_cli.checkpoint.gguf_source import GGUFSource
 from bitnet_cli.checkpoint.plan import make_plan
@@ -23,6 +24,7 @@ from bitnet_cli.errors import BadFileError, BitnetError, printable
 from bitnet_cli.gguf_file.contents import PARTS, Checked, TensorRow, check, sample_zeros, tensor_rows
 from bitnet_cli.gguf_file.reader import GGUFFile, open_gguf
 from bitnet_cli.gguf_file.types import TensorType
+from bitnet_cli.gguf_file.uniform import uniform_projections
 from bitnet_cli.model.checks import Verdict, why_not
 from bitnet_cli.model.config import ACTIVATION_TOP_K, ACTIVATION_TYPE
 from bitnet_cli.ternary import i2_s_order
@@ -82,10 +84,17 @@ def describe(file: GGUFFile, checked: Checked | None = None) -> dict[str, Any]:
         "tokenizer": _tokenizer(file),
         "chat_template": _template(file),
         "commands": _commands(file, evidence, checked is not None),
-        "check": {"problems": checked.problems, "unchecked": checked.unchecked} if checked else None,
+        "check": _check(file, checked),
         "metadata": {key: _plain(value) for key, value in file.metadata.items()},
         "tensors": [_tensor(file, r, checked) for r in rows],
     }
+
+
+def _check(file: GGUFFile, checked: Checked | None) -> dict[str, Any] | None:
+    """`warnings`, where there are any: what can be used, and is broken all the same."""
+    warnings = uniform_projections(file) if checked else []
+    known = {"problems": checked.problems, "unchecked": checked.unchecked} if checked else None
+    return known | {"warnings": warnings} if known and warnings else known
 
 
 def _sum(rows: Iterable[TensorRow]) -> dict[str, int]:
@@ -255,6 +264,8 @@ def _show_check(facts: dict[str, Any]) -> None:
         row("", problem)
     if len(problems) > 20:
         row("", f"and {len(problems) - 20} more (--json lists all)")
+    for warning in facts["check"].get("warnings", []):
+        row("warning", warning)
     if unchecked:
         row("", f"{len(unchecked)} tensors of types that are not read were not looked into")
 
@@ -279,16 +290,19 @@ def _inspect_folder(folder: Path, tensors: bool, as_json: bool) -> None:
     plan = make_plan(checkpoint, architecture(checkpoint), metadata, outputs)
     stored = [*checkpoint.dense.values(), *checkpoint.norms.values()]
     stored += [t for p in checkpoint.projections.values() for t in (p.weight, p.scale) if t is not None]
+    broken = uniform.uniform_projections(checkpoint)
     stored.sort(key=lambda t: (t.path.name, t.offset))
     if as_json:
         rows = [(t.name, t.dtype, list(t.shape), t.path.name, t.offset, t.nbytes) for t in stored]
         listed = [dict(zip(("name", "type", "shape", "file", "offset", "bytes"), r, strict=True)) for r in rows]
-        print_json({"path": str(folder), "format": "safetensors", "plan": asdict(plan), "tensors": listed})
+        print_json({"path": str(folder), "format": "safetensors", "plan": asdict(plan), "warnings": broken, "tensors": listed})
         return
     row("folder", str(folder))
     row("format", f"safetensors, {len(stored)} tensors, {sum(t.nbytes for t in stored)} bytes")
     show_plan(plan)
     row("convert", "works; needs --ternarise" if checkpoint.assumed_master else "works")
+    for warning in broken:
+        row("warning", warning)
     if tensors:
         _show_tensors((t.name, t.dtype, t.shape, t.nbytes) for t in stored)
 

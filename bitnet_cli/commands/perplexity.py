@@ -15,6 +15,7 @@ def perplexity(
     model: str | None,
     *,
     file: Path | None,
+    encoding: str | None = None,
     ctx_size: int,
     stride: int,
     special: bool,
@@ -28,7 +29,7 @@ def perplexity(
     """Print the perplexity of a text (see options/ for the options)."""
     if ctx_size < 0 or stride < 0 or threads < 0:
         raise UsageError("-c, --stride and -t must be 0 or more")
-    text = read_prompt(None, file)
+    text = read_prompt(None, file, encoding)
     if not text:
         raise UsageError("no text: give a file by -f, or a pipe")
     opened = open_model(model, Engine(ctx_size, threads, cache_type, activations=activations, query_type=query_type), quiet)
@@ -37,7 +38,7 @@ def perplexity(
         ids = opened.tokenizer.encode(text, special=special)
         context = opened.decoder.context
         with Reporter(quiet).counting("scoring", "tokens") as progress:
-            result = score(opened.session.emptied(), ids, context, stride or context, progress)
+            result = score(opened.session.emptied(), ids, context, stride or context, progress, opened.decoder.silent)
     finally:
         opened.session.close()
     seconds = time.perf_counter() - start

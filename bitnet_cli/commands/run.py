@@ -13,7 +13,7 @@ from bitnet_kernels import isa
 from bitnet_cli.commands.chat import talk as chatting
 from bitnet_cli.commands.opening import Engine, OpenModel, open_model
 from bitnet_cli.commands.reporting import Reporter, byte_size, print_json
-from bitnet_cli.errors import BitnetError, UsageError
+from bitnet_cli.errors import BadFileError, BitnetError, UsageError
 from bitnet_cli.model import prompt_cache
 from bitnet_cli.model.completion import Completion, Request
 from bitnet_cli.model.constraint import grammar_of
@@ -22,6 +22,7 @@ from bitnet_cli.model.logprobs import TokenLogprob
 from bitnet_cli.model.opening import prompt_ids
 from bitnet_cli.model.sampler import Sampling
 from bitnet_cli.text.chat.choice import choose
+from bitnet_cli.text.files import decode_text, require_encoding
 from bitnet_cli.text.stream import terminal_safe
 from bitnet_cli.text.tokenizer import Tokenizer
 
@@ -34,13 +35,17 @@ ESCAPES = {"\\n": "\n", "\\t": "\t", "\\r": "\r", "\\\\": "\\"}
 
 @dataclass(frozen=True)
 class Prompt:
-    """-p and -f, and what of the command line concerns a chat. template: of the chat, None: the model's."""
+    """-p and -f, and what of the command line concerns a chat.
+
+    template: of the chat, None: the model's; encoding: of text from files and pipes, None: as text/files.py finds it.
+    """
 
     text: str | None = None
     file: Path | None = None
     chat: bool = False
     template: str | None = None
     wishes: chatting.Wishes = chatting.Wishes()  # noqa: RUF009
+    encoding: str | None = None
 
 
 @dataclass(frozen=True)
@@ -54,8 +59,9 @@ class Show:
     prompt_cache: Path | None = None
 
 
-def read_prompt(prompt: str | None, file: Path | None) -> str:
-    """The prompt's text from -p, -f or a pipe; empty where there is none of them."""
+def read_prompt(prompt: str | None, file: Path | None, encoding: str | None = None) -> str:
+    """The prompt's text from -p, -f or a pipe; empty where there is none of them. encoding: of a file or pipe, as decode_text."""
+    require_encoding(encoding)
     if prompt is not None and file is not None:
         raise UsageError("give the prompt by -p or by -f, not both")
     if file is not None:
@@ -67,7 +73,7 @@ def read_prompt(prompt: str | None, file: Path | None) -> str:
     if len(data) > MAX_PROMPT_BYTES:
         raise UsageError(f"the prompt is larger than {MAX_PROMPT_BYTES >> 20} MiB")
     # One line end at the end is the file's or the shell's, not the prompt's: `echo text | bitnet run` should continue the text.
-    return data.decode("utf-8", "replace").removesuffix("\n").removesuffix("\r")
+    return decode_text(data, "stdin" if file is None else str(file), encoding=encoding).removesuffix("\n")
 
 
 def _read(file: Path) -> bytes:
@@ -94,9 +100,10 @@ def read_grammar(schema: str | None, regex: str | None, *, stdin_is_free: bool) 
         raise UsageError("--json-schema - reads the schema from stdin; give a prompt by -p or -f, and no -cnv")
     data = sys.stdin.buffer.read(MAX_PROMPT_BYTES + 1) if schema == "-" else _read(Path(schema))
     try:
-        return grammar_of(data.decode("utf-8-sig"), regex)
-    except UnicodeDecodeError:
-        raise UsageError(f"{schema}: is not UTF-8, expected a JSON schema") from None
+        text = decode_text(data, schema, "JSON schema", "utf-8", hint=False)  # RFC 8259, section 8.1
+    except BadFileError as error:
+        raise UsageError(str(error)) from None
+    return grammar_of(text, regex)
 
 
 def unescaped(text: str) -> str:
@@ -151,14 +158,15 @@ def run(model: str | None, prompt: Prompt, request: Request, sampling: Sampling,
         raise UsageError("--logprobs are printed as JSON; add --json")
     nothing = prompt.text is None and prompt.file is None
     alone = nothing and sys.stdin.isatty() and sys.stdout.isatty()
-    text = "" if alone or (nothing and prompt.chat) else read_prompt(prompt.text, prompt.file)
+    require_encoding(prompt.encoding)
+    text = "" if alone or (nothing and prompt.chat) else read_prompt(prompt.text, prompt.file, prompt.encoding)
     start = time.perf_counter()
     opened = open_model(model, engine, show.quiet)
     try:
         choice = choose(opened.chat, prompt.template) if prompt.chat or alone else None
         if choice is not None and (prompt.chat or choice.trained):
             _refuse_in_chat(request, show)
-            chatting.converse(opened, choice, sampling, prompt.wishes, text)
+            chatting.converse(opened, choice, sampling, prompt.wishes, text, prompt.encoding)
             return
         ids = prompt_ids(opened.tokenizer, text)
         if show.prompt_cache is not None and show.prompt_cache.exists():

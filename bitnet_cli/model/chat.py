@@ -128,7 +128,8 @@ class Chat:
         """Generates into `ids` and `words`. Where the context gets full in the middle, goes on with fewer old turns."""
 
         def plan() -> Plan:
-            return Plan(limit if limit < 0 else limit - len(ids), self._ends, self.draft, progress, form=form)
+            left = limit if limit < 0 else limit - len(ids)
+            return Plan(left, self._ends, self.draft, progress, form=form, silent=self.session.decoder.silent)
 
         decoded = IncrementalDecoder(self.tokenizer, at_start=False)
         while True:

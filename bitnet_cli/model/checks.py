@@ -24,6 +24,7 @@ from bitnet_cli.model.weights import check_tensors, embedding_info, head_info, n
 from bitnet_cli.ternary import i2_s_order
 from bitnet_cli.text.from_gguf import tokenizer_from_metadata
 from bitnet_cli.text.tokenizer import Tokenizer
+from bitnet_cli.text.vocabulary import silent_ids
 
 DEFAULT_CONTEXT = 2048  # tokens
 # Keys that change what weights mean, by their beginning, and are not applied.
@@ -102,6 +103,7 @@ def check_text(file: TensorTable, c: ModelConfig, *, embeds: bool = False) -> To
     embeds: vectors are wanted; of a model that is not made for them too.
     """
     tokenizer = tokenizer_from_metadata(file.metadata, str(file.path))
+    silent_ids(file.metadata, str(file.path), c.vocab)
     if c.pooling is not None and not embeds:
         raise UnsupportedError(f"{file.path}: {NO_TEXT}")
     return tokenizer

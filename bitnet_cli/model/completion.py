@@ -61,7 +61,7 @@ class Completion(Iterator[str]):
         self.timings = Timings()
         self._stops = StopStrings(r.stop)
         form = constraint(opened.tokenizer, r.grammar, ends, endless=r.ignore_eos)
-        plan = Plan(r.limit, ends, r.draft, progress, watch(self.logprobs, r.logprobs), form)
+        plan = Plan(r.limit, ends, r.draft, progress, watch(self.logprobs, r.logprobs), form, opened.decoder.silent)
         tokens = generate(opened.session, prompt, self._sampler, plan, self.timings)
         # Not a method: a generator that holds this object would make a circle, and a text that nobody holds any more would not be closed.
         self._pieces = _pieces(tokens, opened.tokenizer, self.ids, self._stops, self.timings)

@@ -151,9 +151,10 @@ class _Tokens:
     """What the library wants to know of a tokenizer. One token more than there are stands for the end of the text."""
 
     def __init__(self, tokenizer: Tokenizer):
-        # Hidden tokens have no bytes, so that no text allows them; nor has a token with the byte 0xFF, which UTF-8 lacks and with
-        # which the library marks control tokens.
-        texts = (b"" if i in tokenizer.special_ids else tokenizer.token_bytes(i) for i in range(tokenizer.vocab_size))
+        # Hidden and unused tokens have no bytes, so that no text allows them; nor has a token with the byte 0xFF, which UTF-8 lacks and
+        # with which the library marks control tokens.
+        without = tokenizer.special_ids | tokenizer.silent_ids
+        texts = (b"" if i in without else tokenizer.token_bytes(i) for i in range(tokenizer.vocab_size))
         self.tokens = [b"" if b"\xff" in text else text for text in texts]
         self.tokens.append(b"")
         self.eos_token_id, self.bos_token_id = tokenizer.vocab_size, None

@@ -34,6 +34,7 @@ from bitnet_cli.model.weights import (
     rope_tables,
     sizes_of,
 )
+from bitnet_cli.text.vocabulary import silent_ids
 
 QUERY_TYPES = {"f32": None, "q4": 4}  # bits of arrays.Sizes
 CHUNK = 128  # tokens: enough to use each unpacked weight many times, few enough that their activations stay in the L2 cache
@@ -50,6 +51,7 @@ class Decoder:
     note       what a user should know of that, or None
     batch      most tokens of one step
     threads    how many compute
+    silent     ids that are never chosen, ascending: tokens that the file says are unused, and rows of the head past the tokenizer
     """
 
     def __init__(
@@ -92,7 +94,8 @@ class Decoder:
         self.threads, self._planes_built = threads, False
         cos, sin = rope_tables(file, c, self.context)
         self._sizes = sizes_of(file, c, self.scheme, QUERY_TYPES[query_type])
-        weights = load_weights(file, c, cos, sin)
+        self.silent = np.array(silent_ids(file.metadata, str(file.path), c.vocab), np.int64)
+        weights = load_weights(file, c, cos, sin, self.silent)
         if len(weights.part_at) and c.float_activations is not False:
             self._sizes = self._sizes._replace(digits=2)
         self._weights, self._base3 = base3_rows.reserve(weights, c, packed_shapes(c), weight_bits)
@@ -157,7 +160,7 @@ class Decoder:
 
     def head_bytes_a_token(self, searched: bool = True) -> float:
         """The head's part of `bytes_a_token`."""
-        return float(bytes_read(self._sizes, self.head_rows()) * searched or self._head_bytes)
+        return float(bytes_read(self._sizes, len(self._weights.planes.ids), self.head_rows()) * searched or self._head_bytes)
 
     def cache_bytes_at(self, position: int) -> float:
         """Bytes of the KV cache that decoding a token at a position reads: keys and values up to its own, or of the window."""
@@ -201,7 +204,8 @@ class Decoder:
     def feed(self, ids: Sequence[int], top: int = 0, progress: Callable[[int, int], None] | None = None) -> NDArray[np.float32]:
         """Append tokens; returns the logits of the last one, (vocab,) float32, valid until the next call.
 
-        top: how many of the largest logits are needed; others may be minus infinity, which spares reading most of the head. 0: all.
+        top: how many of the largest logits are needed, without those of `silent` ids; others may be minus infinity, which spares reading
+        most of the head. 0: all, also those of `silent` ids, as the model computes them.
         progress(done, all) is called after every chunk of tokens.
         UsageError: no token, a token outside the vocabulary, or more than the context holds.
         """
@@ -270,7 +274,7 @@ class Decoder:
         if not self._planes_built:
             build_planes(self._sizes, self._weights, self.threads)
             self._planes_built = True
-        return min(top, self.config.vocab)
+        return min(top, len(self._weights.planes.ids))
 
     def _perhaps_build_base3(self) -> None:
         """Once, before the decoded token that the plan says."""

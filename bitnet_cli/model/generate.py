@@ -5,9 +5,10 @@
 
 import time
 from collections.abc import Callable, Collection, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
+from bitnet_kernels.arrays import NO_ROWS
 from numpy.typing import NDArray
 
 from bitnet_cli.model.constraint import Constraint
@@ -55,8 +56,9 @@ class Plan:
     ends      tokens that end the text; they are not yielded
     draft     tokens that prompt lookup (lookup.py) guesses ahead at most; 0: none
     progress  as Session.prefill
-    watch     sees all logits and the token of every choice, but not of one that ends the text
+    watch     sees all logits (minus infinity for silent ids) and the token of every choice, but not of one that ends the text
     form      tokens are chosen among those that it allows, and the text ends where it is done; it goes on with the text
+    silent    ids that are no choices (Decoder.silent), ascending
     """
 
     limit: int
@@ -65,6 +67,7 @@ class Plan:
     progress: Progress | None = None
     watch: Watch | None = None
     form: Constraint | None = None
+    silent: NDArray[np.int64] = field(default_factory=lambda: NO_ROWS)
 
 
 def generate(session: Session, prompt: Sequence[int], sampler: Sampler, plan: Plan, timings: Timings | None = None) -> Iterator[int]:
@@ -73,6 +76,7 @@ def generate(session: Session, prompt: Sequence[int], sampler: Sampler, plan: Pl
     ahead = _Ahead(session, plan.draft, t)
     start = time.perf_counter()
     session.decoder.expect(plan.limit if plan.limit >= 0 else None)
+    sampler.silence(plan.silent)
     sampler.observe(prompt)
     logits, fed = session.prefill(prompt, ahead.asks(sampler, plan), plan.progress)
     ahead.begin(prompt)
@@ -95,7 +99,7 @@ def generate(session: Session, prompt: Sequence[int], sampler: Sampler, plan: Pl
                 t.finish = "stop"
                 return
             if plan.watch:
-                plan.watch(logits, token)
+                plan.watch(sampler.heard(logits), token)
             if plan.form:
                 plan.form.accept(token)
             t.new_tokens += 1

@@ -2,7 +2,7 @@
 
 With them a token reads 4 to 8 bits of a head weight where the file has 16 (kernels/head_search.py), for a sampler that looks at the
 largest logits only. They take half the memory of a float16 head; its own pages are given back as they are cut, and later only rows are
-read that matter.
+read that matter. Rows of tokens that are never chosen have no planes, so a search does not meet them.
 """
 
 import numpy as np
@@ -21,10 +21,10 @@ SMALLEST = 8 << 20  # weights
 CHUNK_ROWS = 4096  # a thread's rows between two times that pages are given back: 20 MB of float16 at hidden 2,560
 
 
-def planes_for(kind: int, vocab: int, hidden: int) -> arrays.Planes:
-    """Room for the planes of a (vocab, hidden) head, or none where they would not pay."""
+def planes_for(kind: int, vocab: int, hidden: int, silent: NDArray[np.int64] = arrays.NO_ROWS) -> arrays.Planes:
+    """Room for the planes of a (vocab, hidden) head without its `silent` rows, or none where they would not pay."""
     pays = kind in KINDS and vocab * hidden >= SMALLEST and isa.chosen() != isa.NAIVE
-    return arrays.new_planes(vocab if pays else 0, hidden)
+    return arrays.new_planes(vocab, hidden, silent=silent) if pays else arrays.new_planes(0, hidden)
 
 
 def compile_builder() -> None:
@@ -35,7 +35,7 @@ def compile_builder() -> None:
 
 def build_planes(sizes: arrays.Sizes, weights: arrays.Weights, threads: int) -> None:
     """Fill weights.planes from the head, rows split between threads. 0.2 s for 128,256 x 2,560 with two threads (docs/log.md)."""
-    offset, kind, hidden, vocab = int(weights.head_offset[0]), int(sizes.head_kind), sizes.hidden, len(weights.planes.scales)
+    offset, kind, hidden, ids = int(weights.head_offset[0]), int(sizes.head_kind), sizes.hidden, weights.planes.ids
     per_block, size = arrays.HEAD_BLOCKS[sizes.head_kind]
     stride = hidden // per_block * size
 
@@ -45,16 +45,16 @@ def build_planes(sizes: arrays.Sizes, weights: arrays.Weights, threads: int) -> 
         for begin in range(first, last, CHUNK_ROWS):
             end = min(begin + CHUNK_ROWS, last)
             build_rows(offset, kind, hidden, begin, end)
-            give_back(weights.head, offset + begin * stride, offset + end * stride)
+            give_back(weights.head, offset + int(ids[begin]) * stride, offset + (int(ids[end - 1]) + 1) * stride)
 
-    split(cut, vocab, threads)
+    split(cut, len(ids), threads)
 
 
-def bytes_read(sizes: arrays.Sizes, counts: NDArray[np.int64]) -> float:
-    """Mean bytes of the head that a search read. counts: (4,) rows read, as Scratch.head_counts; 0.0 where none was made."""
-    searches = counts[0] / sizes.vocab
-    if not searches:
+def bytes_read(sizes: arrays.Sizes, rows: int, counts: NDArray[np.int64]) -> float:
+    """Mean bytes of the head that a search read. rows: of the planes; counts: (4,) rows read, as Scratch.head_counts; 0.0 if none was."""
+    if not counts[0]:
         return 0.0
+    searches = counts[0] / rows
     per_block, size = arrays.HEAD_BLOCKS[sizes.head_kind]
     length = arrays.padded(sizes.hidden)
     row = np.array([length / 2 + 16, length / 4, length / 4, sizes.hidden / per_block * size])

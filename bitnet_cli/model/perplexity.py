@@ -4,6 +4,9 @@ In: token ids and a decoder. Out: `Score`. The text is cut into windows of `cont
 `stride` tokens after those that an earlier window scored, so every token but the first is scored once. With stride = context the windows
 share nothing (fast, and pessimistic for each window's first tokens); a smaller stride gives every token at least context - stride
 tokens of history.
+
+Probabilities are of the tokens that there are. Rows of the head that stand for none (Decoder.silent) are left out, as they are where a
+text is written; a trained model has next to nothing there, so that other programs, which count them, differ in no digit that is printed.
 """
 
 import math
@@ -11,6 +14,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from bitnet_kernels.arrays import NO_ROWS
 from numpy.typing import NDArray
 
 from bitnet_cli.errors import BitnetError, UsageError
@@ -44,12 +48,25 @@ def token_nats(logits: NDArray[np.float32], targets: Sequence[int]) -> NDArray[n
     return nats
 
 
-def score(decoder: Decoder, ids: Sequence[int], context: int, stride: int, progress: Callable[[int, int], None] | None = None) -> Score:
-    """Score `ids`. progress(done, all) is called after every window. UsageError: too few tokens, or context and stride do not fit."""
+def score(
+    decoder: Decoder,
+    ids: Sequence[int],
+    context: int,
+    stride: int,
+    progress: Callable[[int, int], None] | None = None,
+    silent: NDArray[np.int64] = NO_ROWS,
+) -> Score:
+    """Score `ids`. progress(done, all) is called after every window. silent: ids that have no share of probability (Decoder.silent).
+
+    UsageError: too few tokens, one that is never chosen, or context and stride do not fit.
+    """
     if not 1 <= stride <= context <= decoder.context:
         raise UsageError(f"stride {stride} and context {context} must satisfy 1 <= stride <= context <= {decoder.context}")
     if len(ids) < 2:
         raise UsageError("perplexity needs a text of at least two tokens")
+    if len(silent) and np.isin(ids[1:], silent).any():
+        token = ids[1 + int(np.isin(ids[1:], silent).argmax())]
+        raise UsageError(f"token {token} is unused: the model never writes it, so that a text with it has no perplexity")
     total = squares = 0.0
     count = 0
     last = len(ids) - 1  # the last token is only a target
@@ -58,6 +75,7 @@ def score(decoder: Decoder, ids: Sequence[int], context: int, stride: int, progr
         first = max(0, begin - (context - stride))
         decoder.rewind(0)
         logits = decoder.feed_all(ids[first:end])
+        logits[:, silent] = -np.inf
         for row in range(begin - first, end - first, 64):  # float64 copies of a few rows at a time
             rows = slice(row, min(row + 64, end - first))
             nats = token_nats(logits[rows], ids[first + rows.start + 1 : first + rows.stop + 1])

@@ -64,7 +64,11 @@ class Sampling:
 
 
 class Sampler:
-    """Chooses tokens of one text. `seed` is the number that makes the same choices again. never: ids that are not chosen."""
+    """Chooses tokens of one text. `seed` is the number that makes the same choices again.
+
+    never   ids that are not chosen, though the model may find them likely
+    silent  ids that are no choices at all: what a search for the largest logits leaves out by itself (Decoder.silent); `silence` sets them
+    """
 
     def __init__(self, sampling: Sampling, never: Collection[int] = ()):
         self.sampling = s = sampling
@@ -73,6 +77,8 @@ class Sampler:
         self._window: deque[int] = deque(maxlen=s.repeat_last_n if s.repeat_last_n >= 0 else None)
         self._recent: Counter[int] = Counter()  # of the tokens in the window, where they matter
         self._never = np.array(sorted(never), np.int64)
+        self._silent: NDArray[np.int64] = np.empty(0, np.int64)
+        self._open: NDArray[np.bool_] = np.empty(0, np.bool_)  # (vocab,) whether a token may be chosen, once it was asked for
         self._most_surprise = 2 * s.mirostat_tau  # Mirostat's mu, bits
 
     @property
@@ -80,7 +86,8 @@ class Sampler:
         """How many of the largest logits decide the next choice, 0 where all do: `choose` takes minus infinity for any other.
 
         Penalties that only lower logits move the recent tokens and no others: what is then largest was among so many more. So it is with
-        tokens that are never chosen. A penalty that raises logits could raise any recent one, and Mirostat needs all probabilities.
+        tokens that are never chosen, but for the silent ones, which are not among the largest that are given. A penalty that raises logits
+        could raise any recent one, and Mirostat needs all probabilities.
         """
         s = self.sampling
         count = 1 if s.temperature == 0 else s.top_k
@@ -92,6 +99,18 @@ class Sampler:
             count += len(self._recent)
         return count + len(self._never)
 
+    def silence(self, ids: NDArray[np.int64]) -> None:
+        """Tokens that mean nothing, ascending: never chosen, whatever their logits are."""
+        self._silent, self._open = ids, np.empty(0, np.bool_)
+
+    def heard(self, logits: NDArray[np.float32]) -> NDArray[np.float32]:
+        """All logits, with minus infinity for the silent ones: what probabilities are taken from."""
+        if not len(self._silent):
+            return logits
+        logits = logits.copy()
+        logits[self._silent] = -np.inf
+        return logits
+
     def observe(self, ids: Iterable[int]) -> None:
         """Count tokens of the prompt as recent, for the penalties."""
         if self.sampling.penalises:
@@ -100,11 +119,19 @@ class Sampler:
 
     def choose(self, logits: NDArray[np.float32], position: int = 0) -> int:
         """The token for `position`; counted as recent. BitnetError where the logits are not finite."""
+        all_open = not (len(self._never) or len(self._silent))
+        if not all_open and len(self._open) != len(logits):
+            self._open = np.ones(len(logits), np.bool_)
+            self._open[self._never[self._never < len(logits)]] = self._open[self._silent] = False
         # With a top, minus infinity stands for logits that do not matter: a few of 100,000 are left, NaN among them.
         if self.top:
             ids = np.flatnonzero(logits != -np.inf)
-            return self._chosen(ids, logits[ids], position)
-        return self._chosen(None, logits, position)
+            ids = ids if all_open else ids[self._open[ids]]
+        elif all_open:
+            return self._chosen(None, logits, position)
+        else:
+            ids = np.flatnonzero(self._open)
+        return self._chosen(ids, logits[ids], position)
 
     def choose_allowed(self, logits: NDArray[np.float32], allowed: NDArray[np.bool_], asked: int = 0, position: int = 0) -> int | None:
         """As `choose`, as if there were no tokens but the allowed ones: (tokens of the vocabulary,), at least one, and none of `never`.
@@ -113,7 +140,7 @@ class Sampler:
         logits the choice might be another one.
         """
         ids = np.flatnonzero(logits != -np.inf) if asked else np.empty(0, np.int64)
-        if asked and len(ids) < len(logits):
+        if asked and len(ids) < len(logits) - len(self._silent):
             values = logits[ids]
             edge = np.partition(values, -asked)[-asked]  # no logit that is missing is as large
             ids = ids[values >= edge]
@@ -122,7 +149,7 @@ class Sampler:
             if not self._decided(ids, logits[ids], int(np.count_nonzero(allowed)) - len(ids), float(edge)):
                 return None
         else:
-            _check_finite(logits, position)
+            _check_finite(np.delete(logits, self._silent), position)
             ids = np.flatnonzero(allowed)
         return self._chosen(ids, logits[ids], position)
 
@@ -149,11 +176,8 @@ class Sampler:
         """One of `ids` (None: of all tokens), by their logits."""
         _check_finite(logits, position)
         s = self.sampling
-        if ids is None and (len(self._never) or s.penalises):
+        if ids is None and s.penalises:
             ids = np.arange(len(logits))
-        if len(self._never) and ids is not None:
-            kept = ~np.isin(ids, self._never)
-            ids, logits = ids[kept], logits[kept]
         if s.penalises and self._recent and ids is not None:
             logits = self._penalised(logits, ids)
         if s.temperature == 0 or (s.top_k == 1 and not s.mirostat):

@@ -140,8 +140,13 @@ def norm_values(file: TensorTable, name: str) -> NDArray[np.float32]:
     return values
 
 
-def load_weights(file: GGUFFile, c: ModelConfig, cos: NDArray[np.float32], sin: NDArray[np.float32]) -> arrays.Weights:
-    """Describe the tensors of an open file, which checks.check_model has seen, to the kernels. cos, sin: of `rope_tables`."""
+def load_weights(
+    file: GGUFFile, c: ModelConfig, cos: NDArray[np.float32], sin: NDArray[np.float32], silent: NDArray[np.int64] = arrays.NO_ROWS
+) -> arrays.Weights:
+    """Describe the tensors of an open file, which checks.check_model has seen, to the kernels.
+
+    cos, sin: of `rope_tables`; silent: rows as Decoder.silent.
+    """
     projections = load_projections(file, c)
     norm_offsets = np.full((c.layers + 1, arrays.NORM_PLACES), -1, np.int64)
     norms: list[NDArray[np.float32]] = []
@@ -172,7 +177,7 @@ def load_weights(file: GGUFFile, c: ModelConfig, cos: NDArray[np.float32], sin: 
         sin=sin,
         rope_rows=np.array([len(cos) // 2 if c.is_sliding(layer) else 0 for layer in range(c.layers)], np.int64),
         windows=np.array([c.window if c.is_sliding(layer) else arrays.EVERYTHING for layer in range(c.layers)], np.int64),
-        planes=planes_for(HEAD_KINDS[head.type], c.vocab, c.hidden),
+        planes=planes_for(HEAD_KINDS[head.type], c.vocab, c.hidden, silent),
         columns=columns_for(c),
         columns_built=np.zeros(1, np.int64),
     )

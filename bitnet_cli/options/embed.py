@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from bitnet_cli.options import completion
-from bitnet_cli.options.shared import MODEL_HELP
+from bitnet_cli.options.shared import ENCODING_HELP, MODEL_HELP
 
 
 class Pooling(str, Enum):
@@ -20,6 +20,7 @@ def embed(
     texts: Annotated[list[str] | None, typer.Argument(metavar="[TEXT]...", help="Texts to embed; without any, the lines of stdin.")] = None,
     model: Annotated[str | None, typer.Option("-m", "--model", metavar="MODEL", help=MODEL_HELP, autocompletion=completion.model)] = None,
     file: Annotated[Path | None, typer.Option("-f", "--file", help="Read texts from this file, one a line.")] = None,
+    encoding: Annotated[str | None, typer.Option("--encoding", help=ENCODING_HELP)] = None,
     pooling: Annotated[
         Pooling | None, typer.Option("--pooling", help="Vector of the last token, mean of all, or one a token. Default: as the model says.")
     ] = None,
@@ -44,6 +45,7 @@ def embed(
         texts or [],
         model,
         file=file,
+        encoding=encoding,
         pooling=pooling.value if pooling else None,
         normalize=normalize,
         prompt=prompt,

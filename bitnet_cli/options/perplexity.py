@@ -8,6 +8,7 @@ import typer
 from bitnet_cli.options.shared import (
     ACTIVATIONS_HELP,
     CACHE_HELP,
+    ENCODING_HELP,
     QUERY_HELP,
     Activations,
     CacheType,
@@ -21,6 +22,7 @@ def perplexity(
     model_argument: ModelArgument = None,
     model: ModelOption = None,
     file: Annotated[Path | None, typer.Option("-f", "--file", help="The text to score; without it, stdin.")] = None,
+    encoding: Annotated[str | None, typer.Option("--encoding", help=ENCODING_HELP)] = None,
     ctx_size: Annotated[int, typer.Option("-c", "--ctx-size", help="Tokens a window; 0: 2048, or the model's if smaller.")] = 0,
     stride: Annotated[int, typer.Option("--stride", help="Tokens a window advances by; 0: the whole window.")] = 0,
     special: Annotated[bool, typer.Option("--special", help="Read control tokens in the text, such as <|endoftext|>.")] = False,
@@ -38,6 +40,7 @@ def perplexity(
     command.perplexity(
         chosen(model_argument, model),
         file=file,
+        encoding=encoding,
         ctx_size=ctx_size,
         stride=stride,
         special=special,

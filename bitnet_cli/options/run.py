@@ -13,6 +13,7 @@ from bitnet_cli.options.groups import grouped
 from bitnet_cli.options.shared import (
     ACTIVATIONS_HELP,
     CACHE_HELP,
+    ENCODING_HELP,
     QUERY_HELP,
     Activations,
     CacheType,
@@ -41,6 +42,7 @@ class Text:
 
     prompt: Annotated[str | None, _text("-p", "--prompt", help="Text to continue. '-' or a pipe: read it from stdin.")] = None
     file: Annotated[Path | None, _text("-f", "--file", help="Read the prompt from this file.")] = None
+    encoding: Annotated[str | None, _text("--encoding", help=ENCODING_HELP)] = None
     n_predict: Annotated[
         int | None, _text("-n", "--n-predict", "--max-tokens", help="Tokens to write, at most; -1: no limit. 128, none in a chat.")
     ] = None
@@ -142,7 +144,7 @@ def run(
     wishes = Wishes(c.system, text.n_predict, c.context_shift, output.as_json, output.quiet, output.verbose, draft, stops, grammar)
     command.run(
         models.chosen(model_argument, model),
-        command.Prompt(text.prompt, text.file, c.conversation or c.system is not None, c.chat_template, wishes),
+        command.Prompt(text.prompt, text.file, c.conversation or c.system is not None, c.chat_template, wishes, text.encoding),
         command.Request(limit, stops, None, text.ignore_eos, output.logprobs, draft, grammar),
         command.Sampling(**asdict(choice)),
         command.Engine(

@@ -25,6 +25,7 @@ class Tokenizer(ABC):
     eos_ids      every token that ends generation
     special_ids  control tokens and the unknown token: hidden in decoded text
     control_ids  control tokens
+    silent_ids   unused tokens: never chosen
     add_bos      whether `encode` prepends bos unless told otherwise
     add_eos      whether the model expects eos at the end of its input (embedding models do); `encode(eos=None)` follows it
     """
@@ -34,6 +35,7 @@ class Tokenizer(ABC):
         self.bos_id, self.eos_id, self.eos_ids = vocabulary.bos_id, vocabulary.eos_id, vocabulary.eos_ids
         self.special_ids = frozenset(vocabulary.ids_of(CONTROL, UNKNOWN))
         self.control_ids = frozenset(vocabulary.ids_of(CONTROL))
+        self.silent_ids = vocabulary.silent_ids
         self.add_bos = (add_bos_default if vocabulary.add_bos is None else vocabulary.add_bos) and self.bos_id is not None
         self.add_eos = vocabulary.add_eos
         self._control_ids = {vocabulary.tokens[i]: i for i in vocabulary.ids_of(CONTROL) if vocabulary.tokens[i]}

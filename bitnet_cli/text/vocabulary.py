@@ -15,6 +15,8 @@ from bitnet_cli.errors import BadFileError
 
 PREFIX = "tokenizer.ggml."
 TOKENS, TYPES = PREFIX + "tokens", PREFIX + "token_type"
+ENDS = PREFIX + "eos_token_ids"  # array of every token that ends a text, where there are more than the keys of ENDING; Ollama's key too
+ENDING = ("eos", "eot", "eom")  # `NAME_token_id`: the ends that llama.cpp has keys for
 
 NORMAL, UNKNOWN, CONTROL, USER_DEFINED, UNUSED, BYTE = range(1, 7)  # 0 means undefined and is read as NORMAL
 
@@ -41,6 +43,7 @@ class Vocabulary:
     eos_ids: frozenset[int]  # the end token first named by the file is in it too
     eos_id: int | None
     unknown_id: int | None
+    silent_ids: frozenset[int]  # of tokens that stand for nothing
     add_bos: bool | None  # None: the file does not say
     add_eos: bool
     add_space_prefix: bool
@@ -101,10 +104,10 @@ def read_vocabulary(metadata: Mapping[str, object], source: str) -> Vocabulary:
     def named(name: str) -> int | None:
         return _token_id(metadata, source, f"{name}_token_id", len(tokens))
 
-    bos, eos, eot, eom = named("bos"), named("eos"), named("eot"), named("eom")
-    unknown = named("unknown")
+    bos, unknown, eos = named("bos"), named("unknown"), named("eos")
+    ending = _named_ends(metadata, source, len(tokens))
     named("padding")  # checked, not used: one sequence at a time needs no padding
-    types = _token_types(metadata, source, len(tokens), {i for i in (bos, eos, eot, eom) if i is not None})
+    types = _token_types(metadata, source, len(tokens), ending | ({bos} if bos is not None else set()))
     if bos is None:
         bos = next((ids[n] for n in BEGIN_NAMES if n in ids and types[ids[n]] == CONTROL), None)
     ends = {ids[n] for n in END_NAMES if n in ids and types[ids[n]] == CONTROL}
@@ -119,13 +122,41 @@ def read_vocabulary(metadata: Mapping[str, object], source: str) -> Vocabulary:
         ids=ids,
         types=types,
         bos_id=bos,
-        eos_ids=frozenset(ends | {i for i in (eos, eot, eom) if i is not None}),
+        eos_ids=frozenset(ends | ending),
         eos_id=eos,
         unknown_id=unknown,
+        silent_ids=frozenset(silent_ids(metadata, source, len(tokens))),
         add_bos=add_bos,
         add_eos=bool(add_eos),
         add_space_prefix=_flag(metadata, source, "add_space_prefix") is not False,
     )
+
+
+def silent_ids(metadata: Mapping[str, object], source: str, rows: int) -> list[int]:
+    """Ids of a model with so many rows of logits that are never chosen, ascending: tokens of type unused, and rows past the tokenizer.
+
+    A token that the file names as an end is one to be chosen, whatever its type. Quick: called for every model that is opened.
+    BadFileError: a named end is out of range, or no token is left.
+    """
+    tokens, types = metadata.get(TOKENS), metadata.get(TYPES)
+    count = len(tokens) if isinstance(tokens, list) else rows
+    if isinstance(types, (list, array)) and UNUSED in types:
+        unused = {i for i, kind in enumerate(types) if kind == UNUSED}
+    else:
+        unused = set()
+    silent = sorted(i for i in (unused | set(range(count, rows))) - _named_ends(metadata, source, count) if i < rows)
+    if len(silent) == rows:
+        raise BadFileError(source, TYPES, f"is {UNUSED} (unused) for every token: there is none to choose")
+    return silent
+
+
+def _named_ends(metadata: Mapping[str, object], source: str, count: int) -> set[int]:
+    """The ids under the keys of ENDING and under ENDS."""
+    values = metadata.get(ENDS, [])
+    if not isinstance(values, (list, array)) or not all(isinstance(i, int) and 0 <= i < count for i in values):
+        raise BadFileError(source, ENDS, f"is not an array of ids from 0 to {count - 1}")
+    one_each = (_token_id(metadata, source, f"{name}_token_id", count) for name in ENDING)
+    return {*values, *(i for i in one_each if i is not None)}
 
 
 def _required(metadata: Mapping[str, object], source: str, key: str) -> object:

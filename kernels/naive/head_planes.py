@@ -1,4 +1,4 @@
-"""Twin of kernels/head_planes.py: what the planes stand for."""
+"""Twin of kernels/head_planes.py and head_search.py: what the planes stand for, and the logits that a search gives."""
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,10 +18,19 @@ def _codes(planes: Planes, cols: int, width: int) -> NDArray[np.int64]:
 
 
 def values(planes: Planes, cols: int, width: int, bits: int) -> NDArray[np.float64]:
-    """(rows, cols) float64, the rows as their first 4, 6 or 8 bits tell them."""
+    """(rows of the planes, cols) float64, as their first 4, 6 or 8 bits tell them."""
     codes = _codes(planes, cols, width)
     rows, blocks = len(codes), width // 32
     natural = codes.reshape(rows, -1, 4, blocks, 32).swapaxes(2, 3).reshape(rows, -1)[:, :cols]
     unit = 1 << (8 - bits)
     middle: NDArray[np.float64] = planes.scales[:, None].astype(np.float64) * (natural // unit * unit + (unit - 1) / 2 - 127.5)
     return middle
+
+
+def top_logits(planes: Planes, logits: NDArray[np.float32], top: int) -> NDArray[np.float32]:
+    """(vocab,) float32: of all logits, the `top` largest of rows with planes, and all that equal them; minus infinity for the others."""
+    found = np.full_like(logits, -np.inf)
+    least = np.sort(logits[planes.ids])[-min(top, len(planes.ids))]
+    largest = planes.ids[logits[planes.ids] >= least]
+    found[largest] = logits[largest]
+    return found

@@ -218,8 +218,9 @@ def test_special_ids(folder: Path) -> None:
     edit(folder / "generation_config.json", lambda d: d.update(eos_token_id=[2, 7]))
     edit(folder / "config.json", lambda d: d.update(eos_token_id=[1, 9]))
     result = tokenizer_metadata(folder, read_config(folder))
-    assert [result.values[f"tokenizer.ggml.{key}_token_id"] for key in ("eos", "eot")] == [1, 2]
-    assert result.notes == ["the model also stops at token ids [9, 7], for which GGUF has no key"]
+    assert [result.values[f"tokenizer.ggml.{key}_token_id"] for key in ("eos", "eot", "eom")] == [1, 2, 9]
+    assert result.values["tokenizer.ggml.eos_token_ids"] == [1, 9, 2, 7]
+    assert result.notes == ["the model stops at 4 tokens, of which llama.cpp reads three; all are in tokenizer.ggml.eos_token_ids"]
 
 
 def test_chat_template(folder: Path) -> None:

@@ -33,6 +33,29 @@ def activations(rng: np.random.Generator, hidden: int) -> dict[str, Floats]:
     return {"normal": normal, "peaks": peaks, "tiny": normal * np.float32(1e-9), "large": normal * np.float32(1e15), "zero": normal * 0}
 
 
+def silenced(results: dict[str, dict[str, Any]]) -> None:
+    """Heads with rows that may not be chosen, the largest among them; not a byte of theirs is read, so they may be no numbers."""
+    rng = np.random.default_rng(3)
+    for threads, vocab, silent in (
+        (1, 301, [0]),
+        (2, 515, [*range(450, 515)]),
+        (3, 300, [*range(40), *range(90, 210), 299]),
+        (2, 400, [*range(0, 400, 2)]),
+        (4, 40, [i for i in range(40) if i not in (7, 33)]),
+        (1, 2000, [*rng.permutation(2000)[:300]]),
+    ):
+        for name, matrix in matrices(rng, vocab, 256).items():
+            matrix[silent] *= 1000
+            place = f"{len(silent)} silent of {vocab}, {name}"
+            head = Head(matrix, arrays.HEAD_F16, threads, silent)
+            results[place] = {"lost": 0, "wrong": 0, "loose": head.loose()}
+            for what, x in activations(rng, 256).items():
+                for top in (1, 40, 256):
+                    results[f"{place}, {what}, {top}"] = head.check(x, top)
+            matrix[silent] = np.nan
+            results[f"{place}, no numbers"] = Head(matrix, arrays.HEAD_F16, threads, silent).check(np.ones(256, np.float32), 3)
+
+
 def main() -> None:
     results: dict[str, dict[str, Any]] = {}
     for threads, vocab, hidden, kind in (
@@ -50,6 +73,7 @@ def main() -> None:
             for what, x in activations(rng, hidden).items():
                 for top in (1, 2, 40, 256):
                     results[f"{place}, {what}, {top}"] = head.check(x, top)
+    silenced(results)
     rng = np.random.default_rng(7)
     matrix = rng.standard_normal((4000, 512)).astype(np.float32)
     head = Head(matrix, arrays.HEAD_F16, 2)

@@ -12,6 +12,8 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
+from bitnet_cli.text.files import decoded_lines
+
 if TYPE_CHECKING:
     from prompt_toolkit import PromptSession
     from prompt_toolkit.history import History
@@ -51,16 +53,22 @@ def history_file() -> Path | None:
 
 
 class PipeReader:
-    """Lines of stdin. On a terminal whose output goes elsewhere, a prompt is shown on stderr."""
+    """Lines of stdin. On a terminal whose output goes elsewhere, a prompt is shown on stderr.
 
-    def __init__(self) -> None:
+    encoding: as decode_text. BadFileError, from `read`: bytes that are not text.
+    """
+
+    def __init__(self, encoding: str | None = None) -> None:
         self._prompts = sys.stdin.isatty()
+        self._lines = None if self._prompts else decoded_lines(sys.stdin.buffer.readline, "stdin", encoding)
         if hasattr(sys.stdin, "reconfigure"):
             sys.stdin.reconfigure(errors="replace")
 
     def _line(self, prompt: str) -> str | None:
         if self._prompts:
             print(prompt, end="", file=sys.stderr, flush=True)  # noqa: T201
+        if self._lines is not None:
+            return next(self._lines, None)
         line = sys.stdin.readline()
         return line.removesuffix("\n").removesuffix("\r") if line else None
 

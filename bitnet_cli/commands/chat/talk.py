@@ -79,9 +79,9 @@ class Talk:
         context = self.chat.session.context
         return f"{min(self.chat.tokens(), context)} of {context} tokens"
 
-    def reader(self) -> Reader:
-        """Where messages come from."""
-        return TerminalReader(self.meter, commands.names()) if self.on_terminal else PipeReader()
+    def reader(self, encoding: str | None = None) -> Reader:
+        """Where messages come from. encoding: of a pipe, as text/files.py."""
+        return TerminalReader(self.meter, commands.names()) if self.on_terminal else PipeReader(encoding)
 
     def turn(self, line: str) -> bool:
         """Do what was typed. False: leave. Errors end a scripted chat and are told in an interactive one."""
@@ -193,10 +193,10 @@ class Talk:
                 print(terminal_safe(start + message.content))  # noqa: T201
 
 
-def converse(opened: OpenModel, choice: Choice, sampling: Sampling, wishes: Wishes, prompt: str = "") -> None:
+def converse(opened: OpenModel, choice: Choice, sampling: Sampling, wishes: Wishes, prompt: str = "", encoding: str | None = None) -> None:
     """The whole conversation, until /bye, Ctrl-D or the end of stdin; closes the session.
 
-    prompt: what -p or -f gave: the system message, as in bitnet.cpp, or the first message where -sys has given that.
+    prompt: what -p or -f gave: the system message, as in bitnet.cpp, or the first message where -sys has given that. encoding: of stdin.
     """
     message = prompt if wishes.system is not None else ""
     talk = Talk(opened, choice, sampling, wishes._replace(system=wishes.system or prompt or None))
@@ -207,7 +207,7 @@ def converse(opened: OpenModel, choice: Choice, sampling: Sampling, wishes: Wish
     try:
         if message and not talk.turn(message):
             return
-        reader = talk.reader()
+        reader = talk.reader(encoding)
         while (line := reader.read()) is not None:
             if not talk.turn(line):
                 return

@@ -16,6 +16,7 @@ from typing import NamedTuple
 from bitnet_cli.errors import BadFileError, UsageError
 from bitnet_cli.text.chat.jinja import JinjaTemplate
 from bitnet_cli.text.chat.templates import BITNET_2B_4T, BUILT_IN, CHATML, FALCON_3, FALCON_E, LLAMA_3, PLAIN, BuiltIn, Template
+from bitnet_cli.text.files import decode_text
 from bitnet_cli.text.vocabulary import CONTROL, PREFIX, TOKENS, TYPES, USER_DEFINED
 
 KEY = "tokenizer.chat_template"
@@ -76,10 +77,7 @@ def _template_file(wish: str) -> str:
         raise UsageError(f"--chat-template {wish}: {error.strerror}; built in are {', '.join(BUILT_IN)}, {OWN}") from None
     if len(data) > MAX_TEMPLATE:
         raise BadFileError(path, "chat template", f"is larger than {MAX_TEMPLATE >> 20} MiB")
-    try:
-        return data.decode()
-    except UnicodeDecodeError as error:
-        raise BadFileError(path, "chat template", "is not UTF-8", error.start) from None
+    return decode_text(data, wish, "chat template", "utf-8", hint=False)  # as transformers reads them
 
 
 def chat_facts(metadata: Mapping[str, object], path: Path) -> ChatFacts:
