@@ -20,6 +20,9 @@ SCHEMES = {
 SPARSE = (A4_8,)  # schemes that keep only the largest inputs of o
 TOP_K = 0.5  # share of them; `quantization_config.top_k`, `<arch>.activation_top_k`
 
+# Other names of hidden activations, for the same function (transformers, activations.py): `hidden_act`, `<arch>.hidden_activation`.
+SAME_ACTIVATIONS = {"swish": "silu", "gelu_new": "gelu_pytorch_tanh", "gelu_python_tanh": "gelu_pytorch_tanh"}
+
 AUTO = "auto"
 # What `--activations` makes of each scheme that a model was trained with.
 _OTHER = {

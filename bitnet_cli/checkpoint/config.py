@@ -4,10 +4,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from bitnet_cli.activations import TOP_K, known_scheme
+from bitnet_cli.activations import SAME_ACTIVATIONS, TOP_K, known_scheme
 from bitnet_cli.checkpoint.families import FAMILIES, Family
-from bitnet_cli.checkpoint.rope import rope_factors, rope_theta
+from bitnet_cli.checkpoint.rope import Rope, read_rope
 from bitnet_cli.checkpoint.strict_json import MEGABYTE, read_object
+from bitnet_cli.checkpoint.switches import neutral_sizes, refuse_switches
 from bitnet_cli.checkpoint.windows import Windows, read_windows
 from bitnet_cli.errors import BadFileError, UnsupportedError
 
@@ -36,16 +37,17 @@ class ModelConfig:
     head_dim: int
     context: int  # tokens
     norm_eps: float
-    rope_theta: float
-    rope_factors: tuple[float, ...] | None  # divisor of each rotation, head_dim / 2 of them; None: all 1
+    rope: Rope
     activation: str  # transformers' name: relu2, silu or gelu_pytorch_tanh
     windows: Windows | None
     query_scalar: float  # attention scores are divided by its root
-    tied: bool  # the head is the embedding
+    tied: bool | None  # the head is the embedding; None: the tensors say (as_stored.py)
     bos: int | None
     eos: tuple[int, ...]
     pad: int | None
     quantization: Quantization | None
+    use_sub_norms: bool | None = None  # BitNet's; None: the tensors say
+    notes: tuple[str, ...] = ()  # what was taken for granted, a sentence each
 
 
 def read_config(folder: Path) -> ModelConfig:
@@ -53,7 +55,6 @@ def read_config(folder: Path) -> ModelConfig:
     path = folder / "config.json"
     fields = _Fields(path, read_object(path, 4 * MEGABYTE))
     family = _family(fields)
-    _refuse_unsupported(fields)
     hidden = fields.integer("hidden_size", 1, 1 << 20)
     heads = fields.integer("num_attention_heads", 1, 1 << 12)
     kv_heads = fields.integer("num_key_value_heads", 1, 1 << 12, heads)
@@ -65,10 +66,13 @@ def read_config(folder: Path) -> ModelConfig:
     if head_dim % 2:
         raise BadFileError(path, "head_dim", f"{head_dim}, expected an even number")
     activation = fields.get("hidden_activation", fields.get("hidden_act", family.activation))
+    activation = SAME_ACTIVATIONS.get(activation, activation) if isinstance(activation, str) else activation
     if not isinstance(activation, str) or activation not in family.gguf:
         known = " and ".join(family.gguf) + (" are" if len(family.gguf) > 1 else " is")
         raise UnsupportedError(f"{path}: hidden_act: {_short(activation)} is not supported; {known}")
-    theta = rope_theta(fields, family.rope_theta)
+    rope = read_rope(fields, head_dim, family.rope_theta, windows=family.windows, divisors=family.pairs)
+    layers = fields.integer("num_hidden_layers", 1, 1 << 12)
+    refuse_switches(fields, neutral_sizes(hidden, layers, head_dim, "self_attn.q_norm" in family.layer))
     vocab_size = fields.integer("vocab_size", 1, 1 << 24)
     return ModelConfig(
         family=family,
@@ -76,22 +80,23 @@ def read_config(folder: Path) -> ModelConfig:
         vocab_size=vocab_size,
         hidden=hidden,
         feed_forward=fields.integer("intermediate_size", 1, 1 << 22),
-        layers=fields.integer("num_hidden_layers", 1, 1 << 12),
+        layers=layers,
         heads=heads,
         kv_heads=kv_heads,
         head_dim=head_dim,
         context=fields.integer("max_position_embeddings", 1, 1 << 30),
         norm_eps=fields.number("rms_norm_eps", 1e-12, 1.0, family.norm_eps),
-        rope_theta=theta,
-        rope_factors=rope_factors(fields, head_dim, theta, family.pairs),
+        rope=rope,
         activation=activation,
         windows=read_windows(fields, family.windows),
         query_scalar=fields.number("query_pre_attn_scalar", 1e-6, 1e9, head_dim) if family.windows else float(head_dim),
-        tied=family.base or fields.boolean("tie_word_embeddings", family.windows),
+        tied=_tied(fields, family),
         bos=_one_id(fields, "bos_token_id", vocab_size),
         eos=_ids(fields, "eos_token_id", vocab_size),
         pad=_one_id(fields, "pad_token_id", vocab_size),
         quantization=_quantization(fields),
+        use_sub_norms=None if fields.get("use_sub_norms") is None else fields.boolean("use_sub_norms", True),
+        notes=rope.notes,
     )
 
 
@@ -157,17 +162,10 @@ def _family(fields: _Fields) -> Family:
     raise UnsupportedError(f"{fields.path}: {described}: not supported; supported: {supported}{own_code}")
 
 
-def _refuse_unsupported(fields: _Fields) -> None:
-    """Features that would change the arithmetic and that the written file could not express."""
-    for key in ("attention_bias", "mlp_bias"):
-        if fields.boolean(key, False):
-            raise UnsupportedError(f"{fields.path}: {key}: biases are not supported")
-    for key in ("attn_logit_softcapping", "final_logit_softcapping", "use_bidirectional_attention", "use_sliding_window"):
-        if fields.get(key):
-            raise UnsupportedError(f"{fields.path}: {key}: {_short(fields.get(key))} is not supported")
-    for key, value in (("weight_bits", 1), ("input_bits", 8)):  # of 1bitLLM's own code
-        if fields.get(key, value) != value:
-            raise UnsupportedError(f"{fields.path}: {key}: {_short(fields.get(key))} is not supported; {value} is")
+def _tied(fields: _Fields, family: Family) -> bool | None:
+    if family.base or (fields.get("tie_word_embeddings") is None and family.windows):
+        return True
+    return None if fields.get("tie_word_embeddings") is None else fields.boolean("tie_word_embeddings", False)
 
 
 def _ids(fields: _Fields, key: str, vocab_size: int) -> tuple[int, ...]:

@@ -3,8 +3,8 @@
     A  online         float master weights, linear_class autobitlinear, mode online       absmean
     B  packed         2-bit codes and weight_scale, linear_class autobitlinear            scale = weight_scale
     C  packed         2-bit codes and weight_scale, any other linear_class                scale = 1 / weight_scale
-    D  dequantised    floats of three values -s, 0, s, no quantization_config             scale = s; several: s of each block of 256
-    E  master         float master weights, no quantization_config                        absmean
+    D  dequantised    floats of three values -s, 0, s, no quantization_config             scale = s; several: s of each block of 256, or row
+    E  master         float master weights, no quantization_config                        absmean, of the tensor or of each row (rows.py)
     F  unpacked       floats -1, 0, 1 and weight_scale                                    scale as in B or C
 
 B and C differ in one word of config.json: transformers' AutoBitLinear multiplies by weight_scale and its BitLinear divides by it
@@ -32,13 +32,15 @@ class Flavour(Enum):
     PACKED_DIVIDE = "C (packed, bitlinear)"
     DEQUANTISED = "D (dequantised ternary)"
     SEVERAL = "D (dequantised ternary, several scales a tensor)"
+    ROWS = "D (dequantised ternary, a scale a row)"
     MASTER = "E (float master)"
+    MASTER_ROWS = "E (float master, a scale a row)"
     UNPACKED_MULTIPLY = "F (unpacked, autobitlinear)"
     UNPACKED_DIVIDE = "F (unpacked, bitlinear)"
 
     @property
     def has_stored_scale(self) -> bool:
-        return self not in (Flavour.ONLINE, Flavour.MASTER, Flavour.DEQUANTISED, Flavour.SEVERAL)
+        return self in (Flavour.PACKED_MULTIPLY, Flavour.PACKED_DIVIDE, Flavour.UNPACKED_MULTIPLY, Flavour.UNPACKED_DIVIDE)
 
     @property
     def scale_rule(self) -> str:
@@ -48,6 +50,8 @@ class Flavour(Enum):
             return "divide by weight_scale"
         if self is Flavour.SEVERAL:
             return "max|W| of each block"
+        if self in (Flavour.ROWS, Flavour.MASTER_ROWS):
+            return f"{'max' if self is Flavour.ROWS else 'mean'}|W| of each row"
         return "max|W|" if self is Flavour.DEQUANTISED else "mean|W|"
 
 

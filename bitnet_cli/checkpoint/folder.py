@@ -7,10 +7,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from bitnet_cli.activations import FLOAT, INT8
+from bitnet_cli.checkpoint.as_stored import as_stored
 from bitnet_cli.checkpoint.config import ModelConfig, is_skipped, read_config
 from bitnet_cli.checkpoint.families import IGNORED, NORMS, PROJECTIONS, with_input_norms
 from bitnet_cli.checkpoint.flavours import Flavour, has_one_scale, is_packed, looks_ternary
 from bitnet_cli.checkpoint.pooling import POOLING_FILE
+from bitnet_cli.checkpoint.rows import BY_ROW, rows_have_one_scale
 from bitnet_cli.checkpoint.shards import read_tensors, refuse_pickle
 from bitnet_cli.checkpoint.stored import StoredTensor
 from bitnet_cli.checkpoint.tokenizer import TOKENIZER_FILES
@@ -44,7 +46,7 @@ class Checkpoint:
     @property
     def assumed_master(self) -> bool:
         """Whether only the caller says that these floats are BitNet master weights; nothing in the folder does."""
-        return self.flavour is Flavour.MASTER and not _is_master(self.config, self.order)
+        return self.flavour in (Flavour.MASTER, Flavour.MASTER_ROWS) and not _is_master(self.config, self.order)
 
     @property
     def files(self) -> list[Path]:
@@ -54,11 +56,12 @@ class Checkpoint:
         return [self.config.path, *(self.folder / name for name in others), *dict.fromkeys(t.path for t in stored)]
 
 
-def open_checkpoint(folder: Path, *, float_is_master: bool = False, activations: str = "auto") -> Checkpoint:
-    """`activations`: a name of activations.SCHEMES, or `auto`: as config.json says; where it says nothing, float where a tensor has several
+def open_checkpoint(folder: Path, *, float_is_master: bool = False, by_row: bool = False, activations: str = "auto") -> Checkpoint:
+    """`activations`: a name of activations.SCHEMES, or `auto`: as config.json says; where it says nothing, float where a row has several
     scales, which so far only models have that are ternary in their weights only, else int8.
 
     `float_is_master`: treat float weights without a quantization_config as BitNet master weights (`--ternarise`).
+    `by_row`: such weights have a scale for each row (`--ternarise-by row`).
 
     Raises UsageError where that has to be said and is not, BadFileError and UnsupportedError for what the folder holds.
     """
@@ -67,15 +70,22 @@ def open_checkpoint(folder: Path, *, float_is_master: bool = False, activations:
         raise UsageError(f"{folder}: " + ("not a folder; give the folder with config.json" if folder.exists() else "no such folder"))
     config = read_config(folder)
     tensors = read_tensors(folder)
+    config = as_stored(config, tensors.keys())
     names = _source_names(config, tensors)
     _refuse_extra(tensors, names, config)
     if missing := [name for name in names if name not in tensors]:
         more = f" and {len(missing) - 5} more" if len(missing) > 5 else ""
         raise BadFileError(folder, "tensors", f"missing: {', '.join(missing[:5])}{more}")
-    flavour = _flavour(tensors, names, config, float_is_master or _is_master(config, tuple(names.values())))
+    flavour = _flavour(tensors, names, config, float_is_master or by_row or _is_master(config, tuple(names.values())))
+    if by_row:
+        if flavour not in (Flavour.MASTER, Flavour.ROWS):
+            raise UsageError(f"{folder}: --ternarise-by row is for float master weights; these are flavour {flavour.value}")
+        flavour = Flavour.MASTER_ROWS if flavour is Flavour.MASTER else flavour
     scheme = _scheme(config, flavour) if activations == "auto" else activations
     if scheme == FLOAT and config.activation == "relu2":
         raise UnsupportedError(f"{config.path}: float activations with hidden_act relu2 are not supported")
+    if flavour in (Flavour.SEVERAL, *BY_ROW) and config.activation == "relu2":
+        raise UnsupportedError(f"{config.path}: several scales in a tensor are not supported with hidden_act relu2 (ReLU²)")
     used = set(names) | {f"{name}_scale" for name in names}
     checkpoint = Checkpoint(folder, config, flavour, {}, {}, {}, tuple(names.values()), tuple(sorted(tensors.keys() - used)), scheme)
     for name, target in names.items():
@@ -145,13 +155,21 @@ def _flavour(tensors: dict[str, StoredTensor], names: dict[str, str], config: Mo
             return Flavour.ONLINE
         raise BadFileError(config.path, "quantization_config", f"says packed weights, but {name}_scale is missing")
     if looks_ternary(weight):
-        return Flavour.DEQUANTISED if has_one_scale(weight) else Flavour.SEVERAL
+        return _dequantised(tensors, names, weight)
     if float_is_master:
         return Flavour.MASTER
     raise UsageError(
         f"{config.path}: quantization_config: missing, and the weights are plain floats: nothing says that they were trained for "
-        "ternary values; if they were (BitNet master weights), --ternarise rounds them"
+        "ternary values; if they were, --ternarise rounds them, with one scale a tensor (BitNet), or --ternarise-by row (axolotl)"
     )
+
+
+def _dequantised(tensors: dict[str, StoredTensor], names: dict[str, str], first: StoredTensor) -> Flavour:
+    """One scale a tensor, a row, or a block. TriLM's first projection alone would not tell: only `o` and `down` have scales of columns."""
+    if has_one_scale(first):
+        return Flavour.DEQUANTISED
+    layer = (tensors[name] for name, target in names.items() if target.startswith("blk.0.") and _kind(target) in PROJECTIONS)
+    return Flavour.ROWS if all(rows_have_one_scale(tensor) for tensor in layer if tensor.is_float) else Flavour.SEVERAL
 
 
 def _skipped(name: str, config: ModelConfig) -> bool:

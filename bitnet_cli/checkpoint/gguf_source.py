@@ -17,6 +17,7 @@ from bitnet_cli.checkpoint import dense
 from bitnet_cli.checkpoint.families import PROJECTIONS
 from bitnet_cli.checkpoint.flavours import Flavour, TernaryWeight, has_one_scale, looks_ternary, read_blocks, read_ternary
 from bitnet_cli.checkpoint.packing import Blocks, block_tensor, ternary_tensors
+from bitnet_cli.checkpoint.rows import RowWeight, row_tensors
 from bitnet_cli.checkpoint.stored import PartedFile, StoredTensor
 from bitnet_cli.errors import BadFileError, UnsupportedError, UsageError
 from bitnet_cli.gguf_file.reader import TensorInfo, open_gguf
@@ -37,6 +38,7 @@ class GGUFSource:
     kept, packed   numbers of projections that were ternary floats, and that were packed already
     doubled        names of projections with the value 2, which some types of ik_llama.cpp have and I2_S keeps
     several        number of projections with several scales, which stay in blocks
+    by_row         number of projections with a scale for each row, in tensors of their own
     evidence       of the order of I2_S weights
     trailing       bytes after the last tensor
     files          paths: one, or the parts of a split model
@@ -62,6 +64,7 @@ class GGUFSource:
         self.packed = 0
         self.several = 0
         self.doubled: list[str] = []
+        self.by_row = 0
         self._floats_differ: bool | None = None  # whether projections in float types have several scales
 
     def tensors(self, weight_type: TensorType, embedding_type: TensorType | None) -> list[OutputTensor]:
@@ -134,6 +137,8 @@ class GGUFSource:
 
     def _with_several(self, info: TensorInfo, packed: OutputTensor) -> list[OutputTensor]:
         """A projection with several scales; the tensor that multiplies them all is copied."""
+        if self._row_scales(_scale_name(info.name)) is not None:
+            raise UnsupportedError(f"{self._file.path}: {info.name}: several scales in its blocks beside one a row are not supported")
         self.several += 1
         extra = self._tensors.get(_scale_name(info.name))
         return [packed] if extra is None else [packed, OutputTensor(extra.name, extra.type, extra.shape, self._copy(extra))]
@@ -152,18 +157,41 @@ class GGUFSource:
 
     def _written(self, info: TensorInfo, weight_type: TensorType, read: Callable[[], TernaryWeight]) -> list[OutputTensor]:
         name, shape = info.name.removesuffix(".weight"), (info.shape[0], info.shape[1])
+        if self._row_scales(_scale_name(info.name)) is not None:
+            return self._by_rows(info, weight_type, read)
         return ternary_tensors(name, shape, weight_type, self._file.path, info.name, read)
 
     def _extra_scale(self, name: str) -> np.float32:
         """Value of a scale tensor; 1 where there is none."""
         info = self._tensors.get(name)
-        if info is None:
+        if info is None or self._row_scales(name) is not None:
             return np.float32(1)
         if info.type is not TensorType.F32 or info.shape != (1,):
             raise UnsupportedError(
-                f"{self._file.path}: {name}: {info.type.name} {list(info.shape)}; scales of their own are supported as F32, one a tensor"
+                f"{self._file.path}: {name}: {info.type.name} {list(info.shape)}; scales of their own are F32, one a tensor or one a row"
             )
         return self._usable(np.float32(self._file.read(info.offset, 4).view("<f4")[0]), name)
+
+    def _row_scales(self, name: str) -> NDArray[np.float32] | None:
+        """Values of a scale tensor with one for each row of its projection (rows.py); None where it has another shape."""
+        info, weight = self._tensors.get(name), self._tensors[f"{name.removesuffix('scale')}weight"]
+        if info is None or info.type is not TensorType.F32 or info.shape != weight.shape[:1] or info.shape == (1,):
+            return None
+        scales = self._file.read(info.offset, info.nbytes).view("<f4").astype(np.float32)
+        for scale in (scales.min(), scales.max()):
+            self._usable(scale, name)
+        return scales
+
+    def _by_rows(self, info: TensorInfo, weight_type: TensorType, read: Callable[[], TernaryWeight]) -> list[OutputTensor]:
+        scales, shape = self._row_scales(_scale_name(info.name)), (info.shape[0], info.shape[1])
+        assert scales is not None
+        self.by_row += 1
+
+        def scaled() -> RowWeight:
+            weight = read()
+            return dataclasses.replace(weight, scale=np.float32(1)), scales * weight.scale
+
+        return row_tensors(info.name.removesuffix(".weight"), shape, weight_type, (self._file.path, info.name), scaled)
 
     def _usable(self, scale: np.float32, name: str) -> np.float32:
         if not (np.isfinite(scale) and scale >= np.finfo(np.float32).tiny):

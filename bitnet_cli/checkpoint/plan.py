@@ -10,6 +10,7 @@ from typing import Any
 
 from bitnet_cli.checkpoint.flavours import Flavour
 from bitnet_cli.checkpoint.folder import Checkpoint
+from bitnet_cli.checkpoint.rows import BY_ROW
 from bitnet_cli.checkpoint.stored import FLOATS, StoredTensor
 from bitnet_cli.gguf_file.types import BLOCKS, TAILS, TensorType
 from bitnet_cli.gguf_file.writer import OutputTensor, gguf_size
@@ -53,7 +54,7 @@ def make_plan(checkpoint: Checkpoint, architecture: str, metadata: Mapping[str, 
     """`metadata`, `tensors`: exactly what `write_gguf` would get."""
     stored = checkpoint.dense | checkpoint.norms | {name: p.weight for name, p in checkpoint.projections.items()}
     ternary = {name for name, p in checkpoint.projections.items() if p.flavour is not None}
-    own_scale = {tensor.name.removesuffix(".scale") for tensor in tensors if tensor.name.endswith(".scale")}
+    own_scale = {tensor.name.removesuffix(".scale"): tensor.shape[0] for tensor in tensors if tensor.name.endswith(".scale")}
     found: dict[tuple[str, str | None, str], list[str]] = {}
     parameters = 0
     for tensor in tensors:
@@ -62,7 +63,7 @@ def make_plan(checkpoint: Checkpoint, architecture: str, metadata: Mapping[str, 
             continue  # a scale in a tensor of its own
         parameters += _weights(tensor)
         if name in ternary:
-            effect = _ternary_effect(checkpoint, tensor.type, name in own_scale)
+            effect = _ternary_effect(checkpoint, tensor.type, name in own_scale, own_scale.get(name, 1) == tensor.shape[0])
         else:
             effect = _float_effect(stored[name], tensor.type)
         if effect is not None:
@@ -91,12 +92,14 @@ def _weights(tensor: OutputTensor) -> int:
     return count
 
 
-def _ternary_effect(checkpoint: Checkpoint, kind: TensorType, own_scale: bool) -> str | None:
+def _ternary_effect(checkpoint: Checkpoint, kind: TensorType, own_scale: bool, one_a_row: bool) -> str | None:
     """Packed types hold -1, 0, 1 and the scale exactly; float types hold the product of both, unless the scale is a tensor of its own."""
     rounded = None
-    if checkpoint.flavour in (Flavour.ONLINE, Flavour.MASTER):
-        rounded = "rounded to -s, 0, s with s = mean|W|"
+    if checkpoint.flavour in (Flavour.ONLINE, Flavour.MASTER, Flavour.MASTER_ROWS):
+        rounded = f"rounded to -s, 0, s with s = {checkpoint.flavour.scale_rule}"
         rounded += "; nothing says that the model was trained for that" if checkpoint.assumed_master else ", as in training"
+    if checkpoint.flavour in BY_ROW and not one_a_row:
+        return f"{rounded}; s {DIGITS[TensorType.F16]}" if rounded else f"the scale of each row is {DIGITS[TensorType.F16]}"
     if not own_scale and BLOCKS[kind][0] == 1 and kind is not TensorType.F32 and kind not in TAILS:
         return f"{rounded}; s {DIGITS[TensorType.F16]}" if rounded else f"the scale is {DIGITS[TensorType.F16]}"
     return rounded

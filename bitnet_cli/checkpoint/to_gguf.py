@@ -19,6 +19,7 @@ from bitnet_cli.checkpoint.flavours import Flavour, TernaryWeight, read_blocks, 
 from bitnet_cli.checkpoint.folder import Checkpoint, Projection
 from bitnet_cli.checkpoint.packing import FILE_TYPES, QUANTIZATION_VERSION, block_tensor, ternary_tensors
 from bitnet_cli.checkpoint.pooling import read_pooling
+from bitnet_cli.checkpoint.rows import BY_ROW, RowWeight, read_rows, row_tensors
 from bitnet_cli.checkpoint.stored import CHUNK, StoredTensor
 from bitnet_cli.gguf_file.types import TensorType
 from bitnet_cli.gguf_file.writer import OutputTensor
@@ -47,7 +48,7 @@ def model_metadata(checkpoint: Checkpoint, weight_type: TensorType = TensorType.
         "attention.value_length": config.head_dim,
         "attention.layer_norm_rms_epsilon": config.norm_eps,
         "rope.dimension_count": config.head_dim,
-        "rope.freq_base": config.rope_theta,
+        "rope.freq_base": config.rope.theta,
         "hidden_activation": config.activation,
     }
     if config.windows is not None:
@@ -56,12 +57,16 @@ def model_metadata(checkpoint: Checkpoint, weight_type: TensorType = TensorType.
             "attention.sliding_window_pattern": config.windows.period,
             "rope.freq_base_swa": config.windows.theta,
         }
+    if config.use_sub_norms is False and arch != "llama":
+        hyperparameters["use_sub_norms"] = False
+    hyperparameters |= {f"rope.scaling.{key}": value for key, value in config.rope.scaling}
     if config.query_scalar != config.head_dim:
         hyperparameters["attention.scale"] = config.query_scalar**-0.5
     pooling = read_pooling(checkpoint.folder, config.family.base)
     if pooling is not None:
         hyperparameters["pooling_type"] = pooling
-    if checkpoint.activation_type != INT8 or checkpoint.flavour is Flavour.SEVERAL:  # a file with several scales that says nothing is float
+    several = checkpoint.flavour in (Flavour.SEVERAL, *BY_ROW)
+    if checkpoint.activation_type != INT8 or several:  # a file with several scales that says nothing is float
         hyperparameters["activation_type"] = checkpoint.activation_type
     if checkpoint.activation_type in SPARSE:
         hyperparameters["activation_top_k"] = config.quantization.top_k if config.quantization else TOP_K
@@ -92,8 +97,8 @@ def model_tensors(checkpoint: Checkpoint, embedding_type: TensorType, weight_typ
     unit = checkpoint.config.family.unit_norms
     outputs |= {name: [_norm(name, tensor, unit)] for name, tensor in checkpoint.norms.items()}
     outputs |= {name: _projection(name, projection, weight_type, checkpoint) for name, projection in checkpoint.projections.items()}
-    if checkpoint.config.rope_factors is not None:
-        factors = np.array(checkpoint.config.rope_factors, "<f4")
+    if checkpoint.config.rope.factors is not None:
+        factors = np.array(checkpoint.config.rope.factors, "<f4")
         outputs["rope_freqs"] = [OutputTensor("rope_freqs.weight", TensorType.F32, factors.shape, lambda: factors)]
     first, *others = checkpoint.order
     order = [first, *(["rope_freqs"] if "rope_freqs" in outputs else []), *others]
@@ -131,11 +136,22 @@ def _projection(name: str, projection: Projection, weight_type: TensorType, chec
     if flavour is Flavour.SEVERAL:
         return [block_tensor(name, shape, weight_type, weight.path, weight.name, blocks)]
 
+    if flavour in BY_ROW:
+        return row_tensors(
+            name, shape, weight_type, (weight.path, weight.name), lambda: _rows(weight, shape, flavour, head_dim if rotated else 0)
+        )
+
     def read() -> TernaryWeight:
         ternary = read_ternary(weight, projection.scale, shape, flavour)
         return _side_by_side(ternary, head_dim) if rotated else ternary
 
     return ternary_tensors(name, shape, weight_type, weight.path, weight.name, read)
+
+
+def _rows(weight: StoredTensor, shape: tuple[int, int], flavour: Flavour, head_dim: int) -> RowWeight:
+    """head_dim: of rows that change places; 0: they keep theirs."""
+    values, scales = read_rows(weight, shape, flavour)
+    return (_side_by_side(values, head_dim), side_by_side(scales[:, None], head_dim)[:, 0]) if head_dim else (values, scales)
 
 
 def side_by_side(rows: NDArray[Any], head_dim: int) -> NDArray[Any]:

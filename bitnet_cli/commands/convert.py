@@ -15,6 +15,7 @@ from bitnet_cli.checkpoint.hub import Listing, Repository, UnreachableError
 from bitnet_cli.checkpoint.hub_id import is_hub_id
 from bitnet_cli.checkpoint.packing import OUTTYPES, type_notes
 from bitnet_cli.checkpoint.plan import Plan, make_plan
+from bitnet_cli.checkpoint.rows import BY_ROW
 from bitnet_cli.checkpoint.to_gguf import architecture, model_metadata, model_tensors
 from bitnet_cli.checkpoint.tokenizer import tokenizer_metadata
 from bitnet_cli.checkpoint.uniform import uniform_projections
@@ -32,6 +33,10 @@ ASSUMED_MASTER = (
     "nothing in the folder says that these weights were trained for ternary values; they are rounded by absmean because --ternarise "
     "says so, and a model that was not trained for it writes nonsense"
 )
+SCALE_OF_TENSOR = "one scale a tensor, as BitNet models are trained; for one a row (axolotl) there is --ternarise-by row"
+SCALE_OF_ROW = "one scale a row, as axolotl trains; for one a tensor (BitNet) there is --ternarise-by tensor"
+OWN_SCALES = "one float32 scale a row, in tensors that only `bitnet` reads; --outtype tq2_0 or q2_0 rounds them to 11 bits, for llama.cpp"
+ROUNDED_SCALES = "the scale of each row is rounded to 11 bits; --outtype i2_s keeps it"
 ASSUMED_INT8 = (
     "int8 activations, as BitNet models are trained, though nothing says so; a model that is ternary in its weights only (TriLM) wants "
     "--activations float"
@@ -54,6 +59,7 @@ def convert(
     outtype: str = "i2_s",
     embedding_type: str = "f16",
     ternarise: bool = False,
+    ternarise_by: str | None = None,
     activations: str = "auto",
     hub: HubOptions = HubOptions(),  # noqa: B008
     force: bool = False,
@@ -61,7 +67,10 @@ def convert(
     as_json: bool = False,
     quiet: bool = False,
 ) -> None:
-    """Raises BitnetError, and leaves no output file, for anything that cannot be converted faithfully."""
+    """Raises BitnetError, and leaves no output file, for anything that cannot be converted faithfully.
+
+    ternarise_by: `tensor` or `row`, what one scale is taken of; either is `ternarise` too.
+    """
     from_hub = is_hub_id(str(source))
     if hub.revision is not None and not from_hub:
         raise UsageError(f"--revision is for a repository of the hub (owner/name); {source} is not one")
@@ -76,14 +85,17 @@ def convert(
         if found is None:
             return
         folder = found
-    checkpoint = open_checkpoint(folder, float_is_master=ternarise, activations=activations)
+    checkpoint = open_checkpoint(
+        folder, float_is_master=ternarise or ternarise_by is not None, by_row=ternarise_by == "row", activations=activations
+    )
     for path in checkpoint.files:
         refuse_same_file(path, target)
     tensors = model_tensors(checkpoint, EMBEDDING_TYPES[embedding_type], OUTTYPES[outtype])
     tokenizer = tokenizer_metadata(folder, checkpoint.config)
     metadata = model_metadata(checkpoint, OUTTYPES[outtype]) | tokenizer.values
     plan = make_plan(checkpoint, architecture(checkpoint), metadata, tensors)
-    notes = tokenizer.notes + type_notes(plan.architecture, OUTTYPES[outtype], tensors) + _activation_notes(checkpoint, activations)
+    notes = tokenizer.notes + type_notes(plan.architecture, OUTTYPES[outtype], tensors)
+    notes += _assumptions(checkpoint, activations, OUTTYPES[outtype])
     warnings = ([ASSUMED_MASTER] if checkpoint.assumed_master else []) + uniform_projections(checkpoint)
     if dry_run:
         _show(plan, str(source), target, notes + warnings, as_json)
@@ -96,22 +108,33 @@ def convert(
         target.parent.mkdir(exist_ok=True)
     with report.progress("converting") as progress:
         size = write_gguf(target, plan.architecture, metadata, tensors, force=force, progress=progress)
-    kept = sum(p.flavour is None for p in checkpoint.projections.values())
-    details = [
-        plan.family,
-        f"flavour {plan.flavour}",
-        f"scale: {plan.scale_rule}",
-        f"{len(tensors)} tensors" + (f", {kept} projections kept in F16" if kept else ""),
-    ]
-    report.summary(target, details, size, time.perf_counter() - start)
+    report.summary(target, _details(plan, checkpoint), size, time.perf_counter() - start)
     if as_json:
         print_json(_as_json(plan, str(source), target, notes + warnings))
 
 
-def _activation_notes(checkpoint: Checkpoint, activations: str) -> list[str]:
-    """Where nothing but ternary floats speaks for int8: models with norms of their own for it (BitNet's) say enough."""
-    assumed = activations == "auto" and checkpoint.flavour is Flavour.DEQUANTISED and checkpoint.config.family.pairs
-    return [ASSUMED_INT8] if assumed else []
+def _details(plan: Plan, checkpoint: Checkpoint) -> list[str]:
+    """What the summary line says of a file that has been written."""
+    kept, tensors = sum(p.flavour is None for p in checkpoint.projections.values()), sum(plan.tensors.values())
+    counted = f"{tensors} tensors" + (f", {kept} projections kept in F16" if kept else "")
+    return [plan.family, f"flavour {plan.flavour}", f"scale: {plan.scale_rule}", counted]
+
+
+def _assumptions(checkpoint: Checkpoint, activations: str, weight_type: TensorType) -> list[str]:
+    """What the folder does not say, and the option that says otherwise.
+
+    int8 is one where nothing but the weights speaks for it: models with norms of their own for it (BitNet's) say enough.
+    """
+    told = list(checkpoint.config.notes)
+    assumed = checkpoint.flavour in (Flavour.DEQUANTISED, *BY_ROW) or checkpoint.assumed_master
+    own_norms = any(target.endswith(("sub_norm", "_norm_in")) for target in checkpoint.order)
+    if activations == "auto" and assumed and not own_norms:
+        told.append(ASSUMED_INT8)
+    if checkpoint.assumed_master:
+        told.append(SCALE_OF_ROW if checkpoint.flavour in BY_ROW else SCALE_OF_TENSOR)
+    if checkpoint.flavour in BY_ROW:
+        told.append(OWN_SCALES if weight_type is TensorType.I2_S else ROUNDED_SCALES)
+    return told
 
 
 def _stem(source: str) -> str:

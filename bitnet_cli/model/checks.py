@@ -19,7 +19,7 @@ from bitnet_cli.gguf_file.reader import GGUFFile, TensorType
 from bitnet_cli.gguf_file.table import TensorTable
 from bitnet_cli.machine.memory import available_bytes
 from bitnet_cli.model.config import ACTIVATION_TYPE, NO_POOLING, NO_TEXT, ModelConfig, read_config
-from bitnet_cli.model.projections import examine, extra_scale, i2_s_scale, infos_of, require_layout
+from bitnet_cli.model.projections import examine, extra_scale, has_row_scales, i2_s_scale, infos_of, require_layout, scale_name
 from bitnet_cli.model.weights import check_tensors, embedding_info, head_info, norm_names, norm_values, rope_factors
 from bitnet_cli.ternary import i2_s_order
 from bitnet_cli.text.from_gguf import tokenizer_from_metadata
@@ -57,6 +57,8 @@ def check_model(file: TensorTable, evidence: i2_s_order.Evidence | None = None) 
     infos = [info for layer in infos_of(file, c) for info in layer]
     for info in infos:
         require_layout(file, info)
+        if has_row_scales(file, info.name) and c.activation == "relu2":
+            raise UnsupportedError(f"{file.path}: tensor {scale_name(info.name)}: a scale a row is not supported with ReLU²")
     if isinstance(file, GGUFFile):
         for info in infos:
             if info.type is TensorType.I2_S:

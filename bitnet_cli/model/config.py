@@ -4,11 +4,16 @@ Keys are `<arch>.<name>` as llama.cpp registers them (facts: `block_count`, `emb
 """
 
 import math
+from array import array
 from dataclasses import dataclass
 
-from bitnet_cli.activations import FLOAT, INT8, TOP_K, known_scheme
+from bitnet_kernels.naive.rope import UNSCALED, Scaling
+
+from bitnet_cli.activations import FLOAT, INT8, SAME_ACTIVATIONS, TOP_K, known_scheme
 from bitnet_cli.errors import BadFileError, UnsupportedError
 from bitnet_cli.gguf_file.table import TensorTable
+from bitnet_cli.model.rope import read_scaling
+from bitnet_cli.model.switches import refuse_switches
 
 
 @dataclass(frozen=True)
@@ -36,6 +41,7 @@ ARCHITECTURES = {
 # rounds to int8 in blocks.
 ACTIVATION_TYPE, ACTIVATION_TOP_K = "activation_type", "activation_top_k"
 ACTIVATIONS = ("relu2", "silu", "gelu_pytorch_tanh")
+USE_SUB_NORMS = "use_sub_norms"  # false: a model without the norms that its architecture implies. Of this package
 POOLING = {1: "mean", 3: "last"}  # `pooling_type`, llama.cpp's numbers (enum llama_pooling_type); 0 is none
 INPUT_NORM = "blk.0.attn_q_norm_in.weight"  # BitNet embedding models have a norm of every projection's input (microsoft/BitNet, docs)
 NO_TEXT = "an embedding model: `bitnet embed` makes vectors with it, and it writes no text"
@@ -70,6 +76,7 @@ class ModelConfig:
     window: int = 0  # positions that a token sees in sliding layers; 0: there are none
     window_period: int = WINDOW_PERIOD  # every so many layers the last one is not sliding
     window_theta: float = 10000.0  # rope_theta of the sliding layers
+    rope_scaling: Scaling = UNSCALED  # of the layers that are not sliding
     top_k: float = TOP_K  # share of the inputs of `o` that a sparse scheme keeps
     pooling: str | None = None  # how tokens' states become one embedding, a value of POOLING; None: a model that writes text
 
@@ -107,34 +114,36 @@ def read_config(file: TensorTable) -> ModelConfig:
     embedding = file.tensors.get("token_embd.weight")
     if embedding is None or len(embedding.shape) != 2:
         raise BadFileError(file.path, "tensor token_embd.weight", "is missing or not a matrix")
-    heads = file.require_int(f"{arch}.attention.head_count", 1, 4096)
+    heads = _of_all_layers(file, f"{arch}.attention.head_count", 4096)
     hidden = file.require_int(f"{arch}.embedding_length", 1, 1 << 20)
     head_dim = file.optional_int(f"{arch}.attention.key_length", 2, 4096, hidden // heads)
-    scaling = file.optional_str(f"{arch}.rope.scaling.type", "none")
-    if scaling != "none":
-        raise UnsupportedError(f"{file.path}: {arch}.rope.scaling.type: '{scaling}' is not supported; supported is none")
+    context, theta = (
+        file.require_int(f"{arch}.context_length", 1, 1 << 24),
+        file.optional_float(f"{arch}.rope.freq_base", 1.0, 1e12, 10000.0),
+    )
     config = ModelConfig(
         architecture=arch,
         name=file.optional_str("general.name", file.path.stem),
         layers=file.require_int(f"{arch}.block_count", 1, 4096),
         hidden=hidden,
-        feed_forward=file.require_int(f"{arch}.feed_forward_length", 1, 1 << 22),
+        feed_forward=_of_all_layers(file, f"{arch}.feed_forward_length", 1 << 22),
         heads=heads,
-        kv_heads=file.optional_int(f"{arch}.attention.head_count_kv", 1, 4096, heads),
+        kv_heads=_of_all_layers(file, f"{arch}.attention.head_count_kv", 4096, heads),
         head_dim=head_dim,
         vocab=file.optional_int(f"{arch}.vocab_size", 1, 1 << 24, embedding.shape[0]),
-        context=file.require_int(f"{arch}.context_length", 1, 1 << 24),
+        context=context,
         norm_eps=file.require_float(f"{arch}.attention.layer_norm_rms_epsilon", 0.0, 1.0),
-        rope_theta=file.optional_float(f"{arch}.rope.freq_base", 1.0, 1e12, 10000.0),
-        activation=file.optional_str(f"{arch}.hidden_activation", known.activation, ACTIVATIONS),
-        sub_norms=known.sub_norms,
+        rope_theta=theta,
+        rope_scaling=read_scaling(file, arch, context, theta),
+        activation=_activation(file, arch, known.activation),
+        sub_norms=known.sub_norms and file.optional_bool(f"{arch}.{USE_SUB_NORMS}", True),
         input_norms=known.head_norms and INPUT_NORM in file.tensors,
         head_norms=known.head_norms,
         out_norms=known.out_norms,
         embedding_scale=math.sqrt(hidden) if known.scaled_embedding else 1.0,
         query_factor=_query_factor(file, arch, head_dim),
         window=file.optional_int(f"{arch}.attention.sliding_window", 0, 1 << 30, 0) if known.out_norms else 0,
-        window_period=file.optional_int(f"{arch}.attention.sliding_window_pattern", 1, 4097, WINDOW_PERIOD),
+        window_period=_window_period(file, arch),
         window_theta=file.optional_float(f"{arch}.rope.freq_base_swa", 1.0, 1e12, 10000.0),
         pooling=_pooling(file, arch),
         rope_pairs=known.pairs,
@@ -146,9 +155,41 @@ def read_config(file: TensorTable) -> ModelConfig:
     return config
 
 
+def _of_all_layers(file: TensorTable, key: str, high: int, default: int | None = None) -> int:
+    """A positive number, or one for each layer (llama.cpp, get_key_or_arr) where all are the same."""
+    if key not in file.metadata and default is not None:
+        return default
+    if not isinstance(file.metadata.get(key), list | array):
+        return file.require_int(key, 1, high)
+    values = file.require_ints(key, 1, high)
+    if len(values) == 0 or any(value != values[0] for value in values):
+        raise UnsupportedError(f"{file.path}: {key}: layers of different sizes are not supported")
+    return values[0]
+
+
+def _activation(file: TensorTable, arch: str, default: str) -> str:
+    name = file.optional_str(f"{arch}.hidden_activation", default)
+    name = SAME_ACTIVATIONS.get(name, name)
+    if name not in ACTIVATIONS:
+        raise UnsupportedError(f"{file.path}: {arch}.hidden_activation: '{name:.40}' is not supported; {', '.join(ACTIVATIONS)} are")
+    return name
+
+
+def _window_period(file: TensorTable, arch: str) -> int:
+    """A number, or for every layer whether it sees a window (llama.cpp, src/llama-model.cpp, load_swa_pattern)."""
+    key = f"{arch}.attention.sliding_window_pattern"
+    layers = file.metadata.get(key)
+    if not isinstance(layers, list | array):
+        return file.optional_int(key, 1, 4097, WINDOW_PERIOD)
+    for period in range(1, len(layers) + 2):
+        if all(bool(sliding) == bool((i + 1) % period) for i, sliding in enumerate(layers)):
+            return period
+    raise UnsupportedError(f"{file.path}: {key}: layers that see everything in another order than once in every so many are not supported")
+
+
 def _query_factor(file: TensorTable, arch: str, head_dim: int) -> float:
-    scale = file.optional_float(f"{arch}.attention.scale", 1e-6, 1e6, None)
-    factor = 1.0 if scale is None else scale * math.sqrt(head_dim)
+    scale = file.optional_float(f"{arch}.attention.scale", 0.0, 1e6, 0.0)
+    factor = scale * math.sqrt(head_dim) if scale else 1.0  # 0 is llama.cpp's word for the usual one
     return 1.0 if math.isclose(factor, 1.0, rel_tol=1e-6) else factor  # the file holds a float32
 
 
@@ -173,9 +214,21 @@ def _pooling(file: TensorTable, arch: str) -> str | None:
     return POOLING.get(kind)
 
 
+def _neutral_sizes(file: TensorTable, c: ModelConfig) -> dict[str, tuple[float, ...]]:
+    """As switches.NEUTRAL: keys that change nothing where they say what the model has anyway."""
+    heads = ("attention.key_length_swa", "attention.value_length_swa", "rope.dimension_count_swa")
+    neutral: dict[str, tuple[float, ...]] = dict.fromkeys(heads, (0, c.head_dim))
+    neutral |= {"embedding_length_out": (0, c.hidden), "embedding_scale": (0, c.embedding_scale)}
+    window = file.optional_int(f"{c.architecture}.attention.sliding_window", 0, 1 << 30, 0)
+    if not c.out_norms and window < c.context:  # a window that is never full shows everything
+        neutral["attention.sliding_window"] = (0,)
+    return neutral
+
+
 def _check(file: TensorTable, c: ModelConfig) -> None:
     """Numbers that must agree with each other."""
     arch = c.architecture
+    refuse_switches(file, arch, _neutral_sizes(file, c))
     if c.hidden % c.heads and f"{arch}.attention.key_length" not in file.metadata:
         raise BadFileError(file.path, f"{arch}.embedding_length", f"is {c.hidden}, not a multiple of {c.heads} heads")
     if c.heads % c.kv_heads:

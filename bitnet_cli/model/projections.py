@@ -60,9 +60,9 @@ def load_projections(file: GGUFFile, c: ModelConfig) -> Projections:
     offsets = np.array([[info.offset for info in layer] for layer in infos], np.int64)
     scales = np.array([[i2_s_scale(file, info) for info in layer] for layer in infos], np.float32)
     parts = NO_PARTS
-    if c.float_activations:
+    if c.float_activations or any(has_row_scales(file, info.name) for layer in infos for info in layer):
         layers = zip(infos, scales, strict=True)
-        parts = parts_of(str(file.path), c, [[_one_scale(*pair) for pair in zip(*layer, strict=True)] for layer in layers])
+        parts = parts_of(str(file.path), c, [[_scales(file, *pair) for pair in zip(*layer, strict=True)] for layer in layers])
     return Projections(file.file_bytes(), offsets, scales, parts)
 
 
@@ -76,29 +76,51 @@ def examine(file: GGUFFile, c: ModelConfig, full: bool) -> bool:
         found: list[Scales] = []
         for info in layer:
             if info.type is TensorType.I2_S:  # checks.check_model has seen its one scale, and any code has a meaning
-                found.append(_one_scale(info, np.float32(1)))
+                found.append(_scales(file, info, np.float32(1)))
                 continue
             values = _values(file, info, None if full else SAMPLE)
             everything &= values.rows == info.shape[0]
             for _ in values.chunks():
                 pass
-            found.append(values.scales if isinstance(values.scales, Scales) else _one_scale(info, values.scales))
+            found.append(_scales(file, info, values.scales))
             file.forget(info.name)
         require_movable(str(file.path), c, number, found)
     return everything
 
 
-def _one_scale(info: TensorInfo, scale: np.float32) -> Scales:
-    return Scales(np.full(info.shape[0], scale, np.float32))
+def _scales(file: GGUFFile, info: TensorInfo, found: np.float32 | Scales) -> Scales:
+    """`found` of a weight, times those of its rows where they have their own."""
+    scales = found if isinstance(found, Scales) else Scales(np.full(info.shape[0], found, np.float32))
+    rows = row_scales(file, info.name)
+    return scales if rows is None else Scales(scales.rows * rows, scales.columns)
+
+
+def has_row_scales(file: TensorTable, weight: str) -> bool:
+    """Whether a weight has a `.scale` tensor with a value for each of its rows. Of this package (checkpoint/rows.py); llama.cpp has one."""
+    info, rows = file.tensors.get(scale_name(weight)), file.tensors[weight].shape[0]
+    return info is not None and info.type is TensorType.F32 and info.shape == (rows,) and rows > 1
+
+
+def row_scales(file: TensorTable, weight: str) -> NDArray[np.float32] | None:
+    """These values, (rows,); None where there are none."""
+    if not has_row_scales(file, weight):
+        return None
+    info = file.tensors[scale_name(weight)]
+    values = file.raw(info.name).view("<f4").astype(np.float32)
+    if not (np.isfinite(values) & (values >= SMALLEST)).all():
+        raise BadFileError(file.path, f"tensor {info.name}", "has values that are not positive numbers", info.offset)
+    return values
 
 
 def extra_scale(file: TensorTable, weight: str) -> np.float32:
-    """Value of the `.scale` tensor of a weight; 1 where there is none."""
+    """Value of the `.scale` tensor of a weight; 1 where there is none, or one with a value for each row."""
     info = file.tensors.get(scale_name(weight))
-    if info is None:
+    if info is None or row_scales(file, weight) is not None:  # which are checked with that
         return np.float32(1)
     if info.type != TensorType.F32 or info.shape != (1,):
-        raise UnsupportedError(f"{file.path}: tensor {info.name}: {info.type.name} {list(info.shape)}; one F32 scale a tensor is supported")
+        raise UnsupportedError(
+            f"{file.path}: tensor {info.name}: {info.type.name} {list(info.shape)}; one F32 scale a tensor or a row is supported"
+        )
     value = np.float32(file.raw(info.name).view("<f4")[0])
     if not np.isfinite(value) or value < SMALLEST:
         raise BadFileError(file.path, f"tensor {info.name}", f"is {value}, expected a positive number", info.offset)
@@ -142,12 +164,11 @@ def _repacked(file: GGUFFile, infos: list[list[TensorInfo]], c: ModelConfig) -> 
     for layer, row in enumerate(infos):
         for which, info in enumerate(row):
             values = _values(file, info)
-            if isinstance(values.scales, Scales):
+            every[layer].append(_scales(file, info, values.scales))
+            if isinstance(values.scales, Scales) or has_row_scales(file, info.name):
                 several = True
-                every[layer].append(values.scales)
             else:
                 scales[layer, which] = values.scales
-                every[layer].append(_one_scale(info, values.scales))
             at, past = int(offsets[layer, which]), packed_width(info.shape[1]) - info.shape[1]
             for chunk in values.chunks():
                 rows = i2_s.pack_rows(np.pad(chunk, ((0, 0), (0, past))) if past else chunk)

@@ -115,8 +115,10 @@ def rope_factors(file: TensorTable, c: ModelConfig) -> NDArray[np.float32] | Non
 
 def rope_tables(file: GGUFFile, c: ModelConfig, context: int) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
     """cos and sin of every position: (context, head_dim / 2), and as many rows again for sliding layers where the model has them."""
-    bases = [c.rope_theta] + [c.window_theta] * (c.window > 0)
-    tables = [rope.angles(context, c.head_dim, base, rope_factors(file, c)) for base in bases]
+    factors = rope_factors(file, c)
+    tables = [rope.angles(context, c.head_dim, c.rope_theta, factors, c.rope_scaling)]
+    if c.window > 0:
+        tables.append(rope.angles(context, c.head_dim, c.window_theta, factors))
     cos, sin = (np.concatenate(parts) for parts in zip(*tables, strict=True))
     return cos, sin
 

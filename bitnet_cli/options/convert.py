@@ -1,11 +1,17 @@
 """Options of `bitnet convert`."""
 
+from enum import Enum
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from bitnet_cli.options.shared import EmbeddingType, QuantizedType, SchemeType
+
+
+class ScaleOf(str, Enum):
+    tensor = "tensor"
+    row = "row"
 
 
 def convert(
@@ -21,6 +27,12 @@ def convert(
     ternarise: Annotated[
         bool, typer.Option("--ternarise", "--ternarize", help="Round float weights that nothing marks as trained for ternary values.")
     ] = False,
+    ternarise_by: Annotated[
+        ScaleOf | None,
+        typer.Option(
+            "--ternarise-by", "--ternarize-by", help="The same, and what one scale is taken of: tensor (BitNet) or row (axolotl)."
+        ),
+    ] = None,
     activations: Annotated[
         SchemeType,
         typer.Option(
@@ -47,6 +59,7 @@ def convert(
         outtype=outtype.value,
         embedding_type=embedding_type.value,
         ternarise=ternarise,
+        ternarise_by=ternarise_by.value if ternarise_by else None,
         activations=activations.value,
         hub=command.HubOptions(revision, token, cache_dir, offline),
         force=force,

@@ -30,8 +30,8 @@ def mean_abs(chunks: Iterable[NDArray[np.floating]]) -> np.float32:
     return np.float32(max(mean, SMALLEST_SCALE))
 
 
-def round_to_ternary(chunk: NDArray[np.floating], scale: np.float32) -> NDArray[np.int8]:
-    """(rows, cols) float -> int8 in {-1, 0, 1}. Rounding is half to even, as torch.round and np.rint do."""
+def round_to_ternary(chunk: NDArray[np.floating], scale: np.float32 | NDArray[np.float32]) -> NDArray[np.int8]:
+    """(rows, cols) float -> int8 in {-1, 0, 1}. Rounding is half to even, as torch.round and np.rint do. scale: one, or (rows, 1)."""
     ratio: NDArray[np.float32] = np.divide(chunk, scale, dtype=np.float32)
     np.rint(ratio, out=ratio)
     np.clip(ratio, -1, 1, out=ratio)

@@ -16,12 +16,6 @@ from bitnet_cli.gguf_file.types import TensorType
 ABSENT = object()
 
 
-@pytest.fixture
-def folder(models: ModuleType, tmp_path: Path) -> Path:
-    written: Path = models.write_folder(tmp_path / "model", "C_packed")
-    return written
-
-
 def change(folder: Path, **changes: Any) -> None:
     path = folder / "config.json"
     config = json.loads(path.read_text()) | changes
@@ -57,13 +51,18 @@ def test_silu_is_the_other_architecture(folder: Path) -> None:
     assert metadata["bitnet.hidden_activation"] == "silu" and "bitnet.block_count" in metadata
 
 
+def test_an_activation_by_another_name(folder: Path) -> None:
+    change(folder, hidden_act="swish")
+    assert open_checkpoint(folder).config.activation == "silu"
+
+
 def test_rope_theta_in_both_places(folder: Path) -> None:
     change(folder, rope_theta=10000.0)  # rope_parameters, of transformers 5, has 500000
-    assert open_checkpoint(folder).config.rope_theta == 500000.0
+    assert open_checkpoint(folder).config.rope.theta == 500000.0
     change(folder, rope_parameters=ABSENT)
-    assert open_checkpoint(folder).config.rope_theta == 10000.0
+    assert open_checkpoint(folder).config.rope.theta == 10000.0
     change(folder, rope_theta=ABSENT)
-    assert open_checkpoint(folder).config.rope_theta == 500000.0  # the family's
+    assert open_checkpoint(folder).config.rope.theta == 500000.0  # the family's
 
 
 def test_tensors_and_their_order(folder: Path) -> None:
@@ -141,7 +140,15 @@ UNSUPPORTED = {
     "hidden_act": ("gelu", "hidden_act: 'gelu' is not supported; relu2 and silu are"),
     "hidden_activation": (["silu"], r"hidden_act: \['silu'\] is not supported; relu2 and silu are"),
     "attention_bias": (True, "attention_bias: biases are not supported"),
-    "rope_scaling": ({"type": "yarn", "factor": 4}, "rope_scaling: RoPE scaling 'yarn' is not supported"),
+    "rope_scaling": ({"type": "longrope", "factor": 4}, "rope_scaling: RoPE scaling 'longrope' is not supported"),
+    "partial_rotary_factor": (0.5, r"partial_rotary_factor: 0\.5 is not supported; only 1\.0 is"),
+    "final_logit_softcapping": (30.0, r"final_logit_softcapping: 30\.0 is not supported; 0 is"),
+    "residual_multiplier": (0.22, r"residual_multiplier: 0\.22 is not supported; 1 is"),
+    "num_local_experts": (8, "num_local_experts: 8 is not supported; 0 is"),
+    "no_rope_layers": ([1, 0], r"no_rope_layers: \[1, 0\] is not supported; 1 is"),
+    "rotary_dim": (32, "rotary_dim: 32 is not supported; 64 is"),
+    "use_qk_norm": (True, "use_qk_norm: True is not supported; 0 is"),
+    "use_sub_norms": (False, "use_sub_norms: false, but .*attn_sub_norm.weight is here"),
     "rope_parameters": ({"rope_type": "llama3", "rope_theta": 1e6}, "rope_parameters: RoPE scaling 'llama3' is not supported"),
     "architectures": (["MistralForCausalLM"], "supported: BitNetForCausalLM, BitnetForCausalLM, LlamaForCausalLM"),
     "input_bits": (4, "input_bits: 4 is not supported; 8 is"),

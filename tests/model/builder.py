@@ -64,6 +64,7 @@ class Model:
     head: NDArray[np.float32] | None = None
     embedding_type: TensorType = TensorType.F16
     rope_factors: NDArray[np.float64] | None = None  # (head_dim / 2,) what rotations are divided by
+    rope_amplitude: float = 1.0  # what cos and sin are multiplied by
     embedding_scale: float = 1.0
     query_scalar: float = 0.0  # scores are divided by its root; 0: head_dim
     windows: dict[int, int] = field(default_factory=dict)  # layer -> positions that a token sees, itself and those before it

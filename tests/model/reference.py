@@ -78,11 +78,12 @@ def _layer(model: Model, layer: int, x: Doubles, rounding: _Rounding) -> Doubles
     z, block, window = model.sizes, f"blk.{layer}", model.windows.get(layer, len(x))
     tokens, group = len(x), z.heads // z.kv_heads
     cos, sin = _angles(tokens, z.head_dim, model.window_theta if layer in model.windows else z.theta, model.rope_factors)
+    cos, sin = cos * model.rope_amplitude, sin * model.rope_amplitude
 
     def linear(name: str, value: Doubles) -> Doubles:
         value = norm(f"{name}_norm_in", value)
         product = rounding.quantise(value) @ model.ternary[f"{block}.{name}"].T.astype(np.float64)
-        return product * float(model.scales[f"{block}.{name}"])
+        return product * np.asarray(model.scales[f"{block}.{name}"], np.float64)  # one, or one a row
 
     def norm(name: str, value: Doubles) -> Doubles:
         weight = model.norms.get(f"{block}.{name}")

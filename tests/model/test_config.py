@@ -1,11 +1,14 @@
 """Metadata -> ModelConfig: every refusal names the file and the key, and what was found beside what was expected."""
 
+import math
+from array import array
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from bitnet_kernels.naive.rope import UNSCALED, Scaling
 
 from bitnet_cli.errors import BadFileError, BitnetError, UnsupportedError
 from bitnet_cli.gguf_file.metadata import Typed, ValueType
@@ -18,6 +21,7 @@ from .builder import Sizes, f32, random_model, tokenizer_metadata, write_model
 Open = Callable[[Path], GGUFFile]
 INTEGERS = ("block_count", "embedding_length", "feed_forward_length", "attention.head_count", "context_length")
 OPTIONAL_INTEGERS = ("attention.head_count_kv", "attention.key_length", "attention.value_length", "rope.dimension_count", "vocab_size")
+ONE_A_LAYER = ("feed_forward_length", "attention.head_count", "attention.head_count_kv")
 EPSILON, THETA = "attention.layer_norm_rms_epsilon", "rope.freq_base"
 ARCH = "bitnet-b1.58"
 
@@ -84,8 +88,9 @@ def test_every_architecture_is_tested() -> None:
 
 
 def test_an_unknown_activation(tmp_path: Path) -> None:
-    message = refused(tmp_path, BadFileError, "hidden_activation", "gelu")
-    assert message == f"{ARCH}.hidden_activation: is 'gelu', expected one of gelu_pytorch_tanh, relu2, silu"
+    message = refused(tmp_path, UnsupportedError, "hidden_activation", "gelu")
+    assert message == f"{ARCH}.hidden_activation: 'gelu' is not supported; relu2, silu, gelu_pytorch_tanh are"
+    assert config(tmp_path, hidden_activation="swish").activation == "silu"
 
 
 @pytest.mark.parametrize("arch", ["mistral", "bitnet-b1.59", "BITNET"])
@@ -129,7 +134,10 @@ def test_a_required_key_is_missing(tmp_path: Path, key: str) -> None:
     ids=["str", "float", "bool", "array"],
 )
 def test_an_integer_of_another_type(tmp_path: Path, key: str, value: Any, found: str) -> None:
-    assert refused(tmp_path, BadFileError, key, value).startswith(f"{ARCH}.{key}: is {found}, expected an integer from ")
+    expected = "an integer from "
+    if found.startswith("ARRAY") and key in ONE_A_LAYER:  # which may have an array, of integers
+        value, found, expected = [4.0], "ARRAY of FLOAT32", "an array of integers from "
+    assert refused(tmp_path, BadFileError, key, value).startswith(f"{ARCH}.{key}: is {found}, expected {expected}")
 
 
 @pytest.mark.parametrize("key", [*INTEGERS, *OPTIONAL_INTEGERS])
@@ -186,8 +194,17 @@ def test_numbers_that_disagree(tmp_path: Path, key: str, value: Any, others: dic
     [
         ("attention.value_length", 64, "64 differs from the key length 32"),
         ("rope.dimension_count", 16, "16 differs from the head's 32"),
-        ("rope.scaling.type", "linear", "'linear' is not supported; supported is none"),
-        ("rope.scaling.type", "yarn", "'yarn' is not supported; supported is none"),
+        ("rope.scaling.type", "longrope", "'longrope' is not supported; supported are none, linear, yarn"),
+        ("rope.scaling.alpha", 1000.0, "1000 is not supported with the scaling type linear"),
+        ("rope.scaling.yarn_ext_factor", 1.0, "1 is not supported with the scaling type linear"),
+        ("attn_logit_softcapping", 50.0, "50.0 is not supported; 0 is, which changes nothing"),
+        ("expert_count", 8, "8 is not supported; 0 is, which changes nothing"),
+        ("logit_scale", 0.5, "0.5 is not supported; 0 or 1 is, which changes nothing"),
+        ("attention.sliding_window", 63, "63 is not supported; 0 is, which changes nothing"),
+        ("attention.causal", False, "False is not supported; 1 is, which changes nothing"),
+        ("attention.key_length_swa", 16, "16 is not supported; 0 or 32 is, which changes nothing"),
+        ("attention.rope_pattern", [1, 0], "array('i', [1, 0]) is not supported; 1 is, which changes nothing"),
+        ("use_parallel_residual", "yes", "'yes' is not supported; 0 is, which changes nothing"),
     ],
 )
 def test_known_but_unsupported(tmp_path: Path, key: str, value: Any, expected: str) -> None:
@@ -214,3 +231,114 @@ def test_a_head_wider_than_the_model(tmp_path: Path) -> None:
     """key_length frees the heads' width from the model's: 4 heads of 64 on a hidden size of 128."""
     c = config(tmp_path, sizes=Sizes(head_dim=64))
     assert (c.inner, c.hidden) == (256, 128)
+
+
+NEUTRAL = {
+    "rope.scaling.type": "linear",
+    "rope.scaling.factor": 1.0,
+    "rope.scaling.original_context_length": 32,
+    "rope.scaling.attn_factor": 1.0,
+    "rope.scaling.alpha": 0.0,
+    "rope.scaling.finetuned": False,
+    "rope.scaling.yarn_ext_factor": -1.0,
+    "rope.scaling.yarn_attn_factor": 1.0,
+    "rope.scaling.yarn_beta_fast": 32.0,
+    "rope.scaling.yarn_log_multiplier": 0.0,
+    "rope.dimension_count_swa": 32,
+    "attention.causal": True,
+    "attention.clamp_kqv": 0.0,
+    "attention.key_length_swa": 32,
+    "attention.max_alibi_bias": 0.0,
+    "attention.scale": 32**-0.5,
+    "attention.sliding_window": 64,
+    "attention.rope_pattern": [1, 1],
+    "attn_logit_softcapping": 0.0,
+    "embedding_length_out": 128,
+    "embedding_scale": 1.0,
+    "expert_count": 0,
+    "expert_used_count": 0,
+    "final_logit_softcapping": 0.0,
+    "logit_scale": 1.0,
+    "nextn_predict_layers": 0,
+    "residual_scale": 1.0,
+    "swiglu_clamp_exp": [0.0, 0.0],
+    "use_parallel_residual": False,
+    "of_nobody": 3,
+}
+
+
+def test_keys_that_change_nothing(tmp_path: Path) -> None:
+    assert config(tmp_path, **NEUTRAL) == config(tmp_path)
+    assert config(tmp_path, **{"attention.scale": 0.0, "rope.scale_linear": 1.0, "logit_scale": 0.0}) == config(tmp_path)
+    for kind in ("none", "yarn"):
+        scaled = config(tmp_path, **{"rope.scaling.type": kind, "rope.scaling.factor": 1.0}).rope_scaling
+        assert (scaled.factor, scaled.amplitude) == (1.0, 1.0)
+
+
+def test_linear_scaling(tmp_path: Path) -> None:
+    """Without a type it is linear, and 0 is no factor (llama.cpp)."""
+    assert config(tmp_path, **{"rope.scaling.factor": 2.5}).rope_scaling == UNSCALED._replace(factor=2.5)
+    assert config(tmp_path, **{"rope.scale_linear": 2.5}).rope_scaling == UNSCALED._replace(factor=2.5)
+    assert config(tmp_path, **{"rope.scaling.factor": 0.0}).rope_scaling == UNSCALED
+    assert config(tmp_path, **{"rope.scaling.type": "none", "rope.scaling.factor": 2.5}).rope_scaling == UNSCALED
+    assert config(tmp_path, **{"rope.scaling.attn_factor": 0.5}).rope_scaling == UNSCALED._replace(amplitude=0.5)
+
+
+def test_yarn(tmp_path: Path) -> None:
+    """What Bonsai's files have, and the keys that make its amplitude another."""
+    yarn = {"rope.scaling.type": "yarn", "rope.scaling.factor": 4.0, "rope.scaling.original_context_length": 16}
+    usual = 0.1 * math.log(4) + 1
+    assert config(tmp_path, **yarn).rope_scaling == Scaling(4.0, 16, amplitude=usual)
+    assert config(tmp_path, **yarn | {"rope.scaling.original_context_length": None}).rope_scaling.trained == 64
+    turns = {"rope.scaling.yarn_beta_fast": 8.0, "rope.scaling.yarn_beta_slow": 0.5, "rope.scaling.yarn_truncate": False}
+    assert config(tmp_path, **yarn, **turns).rope_scaling == Scaling(4.0, 16, 8.0, 0.5, False, usual)
+    for keys in ({"yarn_attn_factor": 0.75}, {"attn_factor": 0.75 / usual}, {"yarn_attn_factor": 0.75, "attn_factor": 0.75 / usual}):
+        scaled = config(tmp_path, **yarn, **{f"rope.scaling.{key}": value for key, value in keys.items()}).rope_scaling
+        assert scaled.amplitude == pytest.approx(0.75)
+    assert "do not agree" in refused(
+        tmp_path, UnsupportedError, "rope.scaling.yarn_attn_factor", 0.5, **yarn, **{"rope.scaling.attn_factor": 0.75}
+    )
+    assert "YaRN" in refused(tmp_path, BadFileError, "rope.freq_base", 1.0, **yarn)
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("factor", -1.0),
+        ("factor", float("nan")),
+        ("factor", 1e-9),
+        ("factor", 2),
+        ("attn_factor", 0.0),
+        ("attn_factor", float("inf")),
+        ("original_context_length", 0),
+        ("yarn_beta_fast", 0.0),
+        ("yarn_truncate", 1),
+        ("yarn_attn_factor", -1.0),
+    ],
+)
+def test_numbers_of_a_scaling_that_are_none(tmp_path: Path, key: str, value: Any) -> None:
+    message = refused(tmp_path, BadFileError, f"rope.scaling.{key}", value, **{"rope.scaling.type": "yarn"})
+    assert message.startswith(f"{ARCH}.rope.scaling.{key}: is ")
+
+
+def test_layers_with_windows_one_by_one(tmp_path: Path) -> None:
+    key = "attention.sliding_window_pattern"
+    keys = {"arch": "gemma3", "hidden_activation": None, "attention.sliding_window": 16}
+    assert config(tmp_path, **keys, **{key: Typed(array("B", [1, 1, 0]), ValueType.ARRAY, ValueType.BOOL)}).window_period == 3
+    assert config(tmp_path, **keys, **{key: Typed(array("B", [0, 0]), ValueType.ARRAY, ValueType.BOOL)}).window_period == 1
+    assert config(tmp_path, **keys, **{key: 4}).window_period == 4
+    message = refused(tmp_path, UnsupportedError, key, Typed(array("B", [0, 1, 1]), ValueType.ARRAY, ValueType.BOOL), **keys)
+    assert "in another order" in message
+
+
+def test_a_model_without_sub_norms_says_so(tmp_path: Path) -> None:
+    assert config(tmp_path, use_sub_norms=False).sub_norms is False
+    assert config(tmp_path, use_sub_norms=True).sub_norms is True
+    assert "use_sub_norms: is UINT32" in refused(tmp_path, BadFileError, "use_sub_norms", 0)
+
+
+def test_sizes_layer_by_layer(tmp_path: Path) -> None:
+    same = {"attention.head_count": [4, 4], "attention.head_count_kv": [2, 2], "feed_forward_length": [256, 256]}
+    assert config(tmp_path, **same) == config(tmp_path)
+    for key in ONE_A_LAYER:
+        assert "layers of different sizes" in refused(tmp_path, UnsupportedError, key, [2, 4])

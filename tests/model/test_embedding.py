@@ -138,9 +138,20 @@ def test_a_folder_with_other_names(maker: ModuleType, tmp_path: Path, converted:
     [
         ("gemma3", {"use_bidirectional_attention": True}, "use_bidirectional_attention: True is not supported"),
         ("gemma3", {"final_logit_softcapping": 30.0}, "final_logit_softcapping: 30.0 is not supported"),
-        ("gemma3", {"rope_scaling": {"rope_type": "linear", "factor": 8.0}}, "RoPE scaling 'linear' is not supported"),
+        ("gemma3", {"rope_scaling": {"rope_type": "llama3", "factor": 8.0}}, "RoPE scaling 'llama3' is not supported"),
+        ("gemma3", {"rope_parameters": {"rope_type": "linear", "factor": 8.0}}, "expected one for each type of layer"),
+        (
+            "gemma3",
+            {"rope_parameters": {"sliding_attention": {"rope_type": "linear", "factor": 8.0}}},
+            "rope_type: 'linear' is not supported in layers that see a window",
+        ),
+        ("qwen3", {"rope_parameters": {"full_attention": {"rope_type": "default"}}}, "is not supported in this family"),
         ("gemma3", {"layer_types": ["full_attention", *["sliding_attention"] * 5]}, "in another order"),
-        ("qwen3", {"layer_types": ["sliding_attention"] * 3}, "layer_types: sliding_attention is not supported in this family"),
+        (
+            "qwen3",
+            {"layer_types": ["sliding_attention"] * 3, "sliding_window": 511},
+            "layer_types: windows of 511 positions are not supported",
+        ),
         ("qwen3", {"hidden_act": "gelu"}, "hidden_act: 'gelu' is not supported; silu is"),
     ],
 )

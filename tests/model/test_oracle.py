@@ -126,7 +126,7 @@ def test_stored_logits(maker: ModuleType, folder: Path, converted: Path, decoder
     compare(decoder_of(converted), model, lambda _: golden["logits"], [ids])
 
 
-def hf_of(transformers: ModuleType, model: Model) -> Any:
+def hf_of(transformers: ModuleType, model: Model, rope: dict[str, Any] | None = None) -> Any:
     """BitNetForCausalLM with the tensors of a GGUF file: packed as its BitLinear wants them, which divides by `weight_scale`."""
     import torch
     from transformers.integrations.bitnet import pack_weights, replace_with_bitnet_linear
@@ -142,7 +142,7 @@ def hf_of(transformers: ModuleType, model: Model) -> Any:
         hidden_act=model.activation,
         max_position_embeddings=z.context,
         rms_norm_eps=z.eps,
-        rope_parameters={"rope_type": "default", "rope_theta": z.theta},
+        rope_parameters={"rope_type": "default", "rope_theta": z.theta} | (rope or {}),
         tie_word_embeddings=True,
         bos_token_id=0,
         eos_token_id=0,
