@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-from bitnet_cli.model.readiness import why_not
 
 from bitnet_cli.checkpoint.folder import open_checkpoint
 from bitnet_cli.commands.convert import convert
@@ -16,8 +15,8 @@ from bitnet_cli.commands.quantize import quantize
 from bitnet_cli.errors import BadFileError, UnsupportedError, UsageError
 from bitnet_cli.gguf_file.reader import open_gguf
 from bitnet_cli.gguf_file.types import TensorType
+from bitnet_cli.model.checks import why_not
 from bitnet_cli.model.decoder import Decoder
-from bitnet_cli.ternary import i2_s_order
 
 from .builder import Model
 from .families import LAYER, model_of
@@ -86,7 +85,7 @@ def test_scales_are_kept_to_the_bit(axolotl: tuple[Path, Model], converted: Path
             stored = file.raw(f"{name}.scale").view("<f4")
             assert file.tensors[f"{name}.weight"].type is TensorType.I2_S
             assert sorted(stored.tolist()) == sorted(np.asarray(scales).tolist())
-        assert why_not(file, i2_s_order.judge_file(file)) is None
+        assert why_not(file, full=True).reason is None
 
 
 @pytest.mark.parametrize("outtype", ["tq1_0", "tq2_0", "q2_0"])
@@ -178,7 +177,7 @@ def test_a_damaged_scale(value: float, converted: Path, tmp_path: Path, decoder_
     with pytest.raises(BadFileError, match=r"blk\.1\.ffn_up\.scale"):
         decoder_of(tmp_path / "m.gguf")
     with open_gguf(tmp_path / "m.gguf") as file:
-        assert "blk.1.ffn_up.scale" in str(why_not(file, i2_s_order.judge_file(file)))
+        assert "blk.1.ffn_up.scale" in str(why_not(file).reason)
 
 
 def qwen3(folder: Path) -> dict[str, Any]:
