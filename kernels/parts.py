@@ -30,3 +30,16 @@ def end_and_scale(w, layer, which, rows, part):  # type: ignore[no-untyped-def]
         return rows, w.scales[layer, which]
     i = w.part_at[layer, which] + part
     return w.part_ends[i], w.part_scales[i]
+
+
+@kernel
+def scale_parts(w, layer, which, rows, product, at, out, place, accumulate, tokens, first, last):  # type: ignore[no-untyped-def]
+    """out[t, place + r] (+)= product[t, at + r] times the scale of the part that row r is in, for first <= r < last."""
+    begin, part = np.int64(0), np.int64(0)
+    while begin < last:
+        end, scale = end_and_scale(w, layer, which, rows, part)
+        for r in range(max(first, begin), min(last, end)):
+            for t in range(tokens):
+                y = product[t, at + r] * scale
+                out[t, place + r] = out[t, place + r] + y if accumulate else y
+        begin, part = end, part + 1

@@ -47,7 +47,7 @@ from .head_search import top_logits
 from .inputs import hadamard, keep_largest, own_row, quantise_row_4
 from .jit import entry, inlined, kernel
 from .norm import add_rms_norm, rms_norm
-from .parts import AT_ONCE, end_and_scale, left_over
+from .parts import AT_ONCE, end_and_scale, left_over, scale_parts
 from .quantise import quantise_row
 from .rope import rotate, rotate_pairs
 from .simd.atomics import atomic_add
@@ -55,7 +55,7 @@ from .ternary import WIDTH, matmul_scaled, matvec_chosen, matvec_scaled
 
 # As in arrays.py: constants of NumPy types, so that `project` is compiled once.
 NONE, START, ONE, FOUR = np.int64(-1), np.int64(0), np.int64(1), np.int64(4)
-WRITE = np.bool_(False)
+WRITE, UNIT = np.bool_(False), np.float32(1.0)
 COLUMN_SHARE = 0.65  # of `down`'s columns: with more of them needed, reading all rows is as quick (docs/log.md)
 COLUMN_SHARE_BASE3 = 0.28  # the same where rows are read in base 3, which is quicker
 DENSE_SHARE = 0.6  # of a thread's `up` rows: with more of them needed, reading all in order is as quick (docs/log.md)
@@ -156,6 +156,13 @@ def project(w, s, layer, which, cols, rows, out, place, accumulate, tokens, thre
     """out[t, place + r] (+)= row r of projection `which` times activation row t, for this thread's rows."""
     first, last = share(rows, FOUR, thread, threads)
     cols, begin, part, digits = _packed_width(cols), START, START, 2 if len(s.fine_codes) else 1
+    if digits == 1 and len(w.part_at):
+        # Parts may be single rows, which the kernels take four and more of at once: one scale for all, and each part's afterwards.
+        # What is added to (O and DOWN, from column 0 on) must not be scaled, so products stand in `branch` first.
+        product, at = (s.branch, START) if accumulate else (out, place)
+        _multiply(w, s, layer, which, cols, UNIT, product, at, WRITE, START, tokens, thread, first, last)
+        scale_parts(w, layer, which, rows, product, at, out, place, accumulate, tokens, first, last)
+        return
     while begin < last:
         end, scale = end_and_scale(w, layer, which, rows, part)
         for start in range(max(first, begin), min(last, end), AT_ONCE if digits == 2 else rows):
