@@ -98,7 +98,7 @@ def _ternary_effect(checkpoint: Checkpoint, kind: TensorType, own_scale: bool, o
     if checkpoint.flavour in (Flavour.ONLINE, Flavour.MASTER, Flavour.MASTER_ROWS):
         rounded = f"rounded to -s, 0, s with s = {checkpoint.flavour.scale_rule}"
         rounded += "; nothing says that the model was trained for that" if checkpoint.assumed_master else ", as in training"
-    if checkpoint.flavour in BY_ROW and not one_a_row:
+    if checkpoint.flavour in BY_ROW and not one_a_row and kind is not TensorType.IQ2_BN:
         return f"{rounded}; s {DIGITS[TensorType.F16]}" if rounded else f"the scale of each row is {DIGITS[TensorType.F16]}"
     if not own_scale and BLOCKS[kind][0] == 1 and kind is not TensorType.F32 and kind not in TAILS:
         return f"{rounded}; s {DIGITS[TensorType.F16]}" if rounded else f"the scale is {DIGITS[TensorType.F16]}"

@@ -3,7 +3,7 @@
 I2_S has one scale a tensor, and packed blocks have float16 ones, which would take 13 of a float32 scale's 24 bits. So the default file has
 I2_S with the scale 1, and beside it a tensor `.scale` of one float32 a row, (rows,): lossless, and read by this package only; llama.cpp
 refuses such a `.scale`. TQ1_0, TQ2_0 and Q2_0 hold each row's scale in its blocks, rounded to 11 bits, over a power of two in `.scale`,
-(1,); llama.cpp runs these. F16 has the products.
+(1,); llama.cpp runs these. IQ2_BN has a float32 scale in every row, for ik_llama.cpp. F16 has the products.
 """
 
 from collections.abc import Callable, Iterator
@@ -18,7 +18,7 @@ from bitnet_cli.checkpoint.stored import StoredTensor
 from bitnet_cli.errors import BadFileError, UnsupportedError
 from bitnet_cli.gguf_file.types import TensorType
 from bitnet_cli.gguf_file.writer import OutputTensor
-from bitnet_cli.ternary import absmean
+from bitnet_cli.ternary import absmean, iq2_bn
 
 BY_ROW = (Flavour.ROWS, Flavour.MASTER_ROWS)
 RowWeight = tuple[TernaryWeight, NDArray[np.float32]]  # values with the scale 1, and the scale of each row, (rows,)
@@ -72,6 +72,9 @@ def row_tensors(
         scale = OutputTensor(f"{name}.scale", TensorType.F32, shape[:1], lambda: found[-1].astype("<f4"))
         return [OutputTensor(f"{name}.weight", kind, shape, packed), scale]
 
+    if wanted is TensorType.IQ2_BN:
+        return [OutputTensor(f"{name}.weight", wanted, shape, lambda: _with_scales(source, shape, read))]
+
     def blocks(size: int) -> Iterator[tuple[NDArray[np.int8], NDArray[np.float16]]]:
         values, scales = read()
         unit = np.float32(1) if wanted is TensorType.F16 else np.exp2(np.floor(np.log2(scales.max())))
@@ -85,6 +88,18 @@ def row_tensors(
     if wanted is not TensorType.F16:
         tensors.append(OutputTensor(f"{name}.scale", TensorType.F32, (1,), lambda: found[-1]))
     return tensors
+
+
+def _with_scales(source: tuple[Path, str], shape: tuple[int, int], read: Callable[[], RowWeight]) -> NDArray[np.uint8]:
+    """IQ2_BN, whose rows begin with a float32 scale."""
+    if shape[1] % iq2_bn.BLOCK:
+        raise UnsupportedError(f"{source[0]}: {source[1]}: IQ2_BN needs rows of a multiple of {iq2_bn.BLOCK} weights, not {shape[1]}")
+    values, scales = read()
+    parts, row = [], 0
+    for chunk in values.chunks():
+        parts.append(iq2_bn.pack_rows(chunk, scales[row : row + len(chunk)]))
+        row += len(chunk)
+    return np.concatenate(parts)
 
 
 def _mean(chunk: NDArray[np.float32]) -> NDArray[np.float32]:

@@ -35,7 +35,10 @@ ASSUMED_MASTER = (
 )
 SCALE_OF_TENSOR = "one scale a tensor, as BitNet models are trained; for one a row (axolotl) there is --ternarise-by row"
 SCALE_OF_ROW = "one scale a row, as axolotl trains; for one a tensor (BitNet) there is --ternarise-by tensor"
-OWN_SCALES = "one float32 scale a row, in tensors that only `bitnet` reads; --outtype tq2_0 or q2_0 rounds them to 11 bits, for llama.cpp"
+OWN_SCALES = (
+    "one float32 scale a row, in tensors that only `bitnet` reads; --outtype tq2_0 or q2_0 rounds them to 11 bits, for llama.cpp; iq2_bn "
+    "keeps them, for ik_llama.cpp"
+)
 ROUNDED_SCALES = "the scale of each row is rounded to 11 bits; --outtype i2_s keeps it"
 ASSUMED_INT8 = (
     "int8 activations, as BitNet models are trained, though nothing says so; a model that is ternary in its weights only (TriLM) wants "
@@ -132,7 +135,7 @@ def _assumptions(checkpoint: Checkpoint, activations: str, weight_type: TensorTy
         told.append(ASSUMED_INT8)
     if checkpoint.assumed_master:
         told.append(SCALE_OF_ROW if checkpoint.flavour in BY_ROW else SCALE_OF_TENSOR)
-    if checkpoint.flavour in BY_ROW:
+    if checkpoint.flavour in BY_ROW and weight_type is not TensorType.IQ2_BN:
         told.append(OWN_SCALES if weight_type is TensorType.I2_S else ROUNDED_SCALES)
     return told
 

@@ -109,6 +109,18 @@ def test_packed_types_round_the_scales(
         assert file.tensors["blk.0.attn_q.scale"].shape == (1,)
 
 
+def test_iq2_bn_keeps_the_scales(axolotl: tuple[Path, Model], converted: Path, tmp_path: Path, decoder_of: Callable[..., Decoder]) -> None:
+    """Which has one in every row; so both ways of writing it, and the default, give the same logits to the bit."""
+    convert(axolotl[0], tmp_path / "m.gguf", outtype="iq2_bn", ternarise_by="row", quiet=True)
+    quantize(converted, tmp_path / "q.gguf", "iq2_bn", quiet=True)
+    want = decoder_of(converted).feed_all(IDS)
+    for name in ("m.gguf", "q.gguf"):
+        assert np.array_equal(decoder_of(tmp_path / name).feed_all(IDS), want)
+        with open_gguf(tmp_path / name) as file:
+            assert file.tensors["blk.0.attn_q.weight"].type is TensorType.IQ2_BN and "blk.0.attn_q.scale" not in file.tensors
+            assert why_not(file, full=True).reason is None
+
+
 def test_quantize_keeps_the_scales_of_i2_s(converted: Path, tmp_path: Path) -> None:
     quantize(converted, tmp_path / "q.gguf", "i2_s", embedding_type="q8_0", quiet=True)
     with open_gguf(converted) as file, open_gguf(tmp_path / "q.gguf") as other:
