@@ -7,11 +7,12 @@ taken off the path, unless this package is from there. What Python itself import
 
 import os
 import sys
+from pathlib import Path
 
 
 def _forget_the_current_folder() -> None:
-    here, package = os.path.realpath(os.curdir), os.path.realpath(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
-    if sys.path and here != package and os.path.realpath(sys.path[0]) == here:
+    here, package = Path(os.curdir).resolve(), Path(__file__).resolve().parents[1]
+    if sys.path and here != package and Path(sys.path[0]).resolve() == here:
         del sys.path[0]
 
 

@@ -7,7 +7,6 @@ environment, in the user's folder, in a checkout by a finder of an editable inst
 there is no Python to start, and no child.
 """
 
-import importlib.util
 import os
 import subprocess
 import sys
@@ -57,7 +56,7 @@ def interpreter() -> str | None:
 
 def _same_folder(path: str, folder: str) -> bool:
     try:
-        return os.path.samefile(path or ".", folder)
+        return Path(path or os.curdir).samefile(folder)
     except OSError:
         return False
 
@@ -81,11 +80,11 @@ def _place(name: str) -> tuple[str, bool]:
     spec = _spec(name)
     folder = next(iter(spec.submodule_search_locations or ()), None) if spec else None
     if folder is not None:
-        base, last = os.path.split(os.path.abspath(folder))
-        return (base, False) if last == name else (os.path.abspath(folder), True)
+        whole = Path(folder).absolute()
+        return (str(whole.parent), False) if whole.name == name else (str(whole), True)
     if spec is None or not spec.has_location or spec.origin is None:
         raise NoChildError(f"no file of the module {name} is found")
-    return os.path.dirname(os.path.abspath(spec.origin)), False
+    return str(Path(spec.origin).absolute().parent), False
 
 
 def command(module: str, function: str, needed: Iterable[str], folder: str | None = None) -> list[str]:
@@ -100,7 +99,7 @@ def command(module: str, function: str, needed: Iterable[str], folder: str | Non
         raise NoChildError("this is no Python that could be started again")
     places = {name: _place(name) for name in needed}
     if folder is not None:
-        places[module] = (os.path.abspath(folder), False)
+        places[module] = (str(Path(folder).absolute()), False)
     # PYTHONHOME counts only without -I; its other effects, and those of -E, come by what the environment lacks.
     isolated = ["-I"] if "PYTHONHOME" not in os.environ else ["-s"]
     code = _START.format(folder_first=isolated != ["-I"], places=ascii(places), module=ascii(module), function=function)
@@ -117,4 +116,4 @@ def start(module: str, function: str, needed: Iterable[str], folder: str | None 
     options: dict[str, Any] = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.DEVNULL}
     if sys.platform == "win32":
         options["creationflags"] = subprocess.CREATE_NO_WINDOW
-    return subprocess.Popen(words, env=environment, cwd=os.path.dirname(words[0]), **options)
+    return subprocess.Popen(words, env=environment, cwd=Path(words[0]).parent, **options)

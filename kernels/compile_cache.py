@@ -1,8 +1,8 @@
 """Where compiled kernels are kept between runs: a private folder of the user.
 
 Numba's cache files are unpickled when read, so whoever can write them runs code: the folder is 0700, owned by the user, and nobody else can
-put another in its place (private.py). Its name holds everything that Numba's own key misses: changes in a callee in another file (a hash over all
-kernel sources), the instruction set, and the versions of Python and Numba. Numba adds the CPU's name and features.
+put another in its place (private.py). Its name holds everything that Numba's own key misses: changes in a callee in another file (a hash
+over all kernel sources), the instruction set, and the versions of Python and Numba. Numba adds the CPU's name and features.
 
 `prepare()` must run before the first `@njit(cache=True)` is met; jit.py sees to it. Where no folder can be had, kernels
 still compile, but into memory: `njit` options then leave caching out (Numba would refuse to import otherwise).

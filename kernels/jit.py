@@ -47,15 +47,15 @@ def entry(function: Callable[..., Any]) -> Any:
     Without the wrappers by which Numba is called from Python and C, its machine code needs neither Numba nor Python.
     """
     dispatcher = _compiled(function, fastmath=False, no_cpython_wrapper=True, no_cfunc_wrapper=True)
-    kept = dispatcher._cache._impl if _options["cache"] else None
-    rebuild = getattr(kept, "rebuild", None)
+    kept: Any = getattr(dispatcher._cache, "_impl", None) if _options["cache"] else None
+    rebuild: Any = getattr(kept, "rebuild", None)
 
     def noting(context: Any, payload: Any) -> Any:
         with suppress(LookupError, TypeError):  # (name, kind, (object code, bitcode)) of Numba's library, which may change
             _loaded[dispatcher] = bytes(payload[0][2][0])
         return rebuild(context, payload)
 
-    if kept is not None and rebuild is not None:
+    if rebuild is not None:
         kept.rebuild = noting
     return dispatcher
 

@@ -61,9 +61,9 @@ def objection(folder: Path) -> str | None:
         info = place.lstat()
         if info.st_uid not in (0, os.getuid()) and not _unmapped(info.st_uid):
             return f"{place} belongs to another user"
-        if stat.S_ISDIR(info.st_mode) and not info.st_mode & stat.S_ISVTX:
-            if info.st_mode & OTHERS or (info.st_mode & GROUP and not _lonely(info.st_gid)):
-                return f"others can rename what is in {place}"
+        shared = info.st_mode & OTHERS or (info.st_mode & GROUP and not _lonely(info.st_gid))
+        if stat.S_ISDIR(info.st_mode) and shared and not info.st_mode & stat.S_ISVTX:
+            return f"others can rename what is in {place}"
     return None
 
 
@@ -83,7 +83,7 @@ def _way(folder: Path) -> Iterator[Path]:
             if links > LINKS:
                 raise OSError(f"{folder}: too many links")
             yield there
-            target = Path(os.readlink(there))
+            target = there.readlink()
             at, parts = (Path(target.anchor) if target.is_absolute() else at), [*target.parts[target.is_absolute() :], *parts]
             if target.is_absolute():
                 yield at

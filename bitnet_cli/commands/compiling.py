@@ -47,4 +47,6 @@ def compiling(quiet: bool) -> Iterator[None]:
         teller.join()
     if compile_cache.folder() is None and isa.chosen() != isa.NAIVE and time.perf_counter() - start > PATIENCE:
         why = f" ({reason})" if (reason := compile_cache.refused.reason) else ""
-        Reporter(quiet).note(f"compiled kernels could not be kept{why}, so every start compiles them; BITNET_CACHE_DIR names a private folder")
+        Reporter(quiet).note(
+            f"compiled kernels could not be kept{why}, so every start compiles them; BITNET_CACHE_DIR names a private folder"
+        )

@@ -115,7 +115,9 @@ def test_every_kind_of_install_starts_children_and_none_imports_from_the_current
 
 
 @POSIX
-@pytest.mark.parametrize("variable", ["PYTHONPATH", "PYTHONSTARTUP", "PYTHONINSPECT", "PYTHONPLATLIBDIR", "PYTHONUSERBASE", "PYTHONWARNINGS"])
+@pytest.mark.parametrize(
+    "variable", ["PYTHONPATH", "PYTHONSTARTUP", "PYTHONINSPECT", "PYTHONPLATLIBDIR", "PYTHONUSERBASE", "PYTHONWARNINGS"]
+)
 def test_children_get_none_of_pythons_variables(variable: str, hostile: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Set in this process only, after its own start."""
     monkeypatch.setenv(variable, str(hostile))

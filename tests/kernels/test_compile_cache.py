@@ -103,7 +103,9 @@ def test_a_folder_of_somebody_else_is_not_used(
 def folders(base: Path, current: str, outside: Path) -> dict[str, Path]:
     """Folders that nobody used for long: ours, with a link to `outside` in it, and others that are named so."""
     name = "kernels-0123456789abcdef-avx2-py311-numba0.63.1"
-    found = {what: base / f"{name}{i}" for i, what in enumerate(("ours", "unmarked", "other mark", "link as mark", "link", "file", "young"))}
+    found = {
+        what: base / f"{name}{i}" for i, what in enumerate(("ours", "unmarked", "other mark", "link as mark", "link", "file", "young"))
+    }
     found["other name"], found["current"] = base / "kernels-of-maize", base / current
     for what, path in found.items():
         if what == "file":

@@ -60,7 +60,11 @@ def test_whose_group_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
     grp = pytest.importorskip("grp")
     pwd = pytest.importorskip("pwd")
     name = pwd.getpwuid(os.getuid()).pw_name
-    groups = {7: grp.struct_group((name, "", 7, [])), 8: grp.struct_group((name, "", 8, [name, "eve"])), 9: grp.struct_group(("all", "", 9, []))}
+    groups = {
+        7: grp.struct_group((name, "", 7, [])),
+        8: grp.struct_group((name, "", 8, [name, "eve"])),
+        9: grp.struct_group(("all", "", 9, [])),
+    }
     monkeypatch.setattr(grp, "getgrgid", lambda group: groups[group])
     assert [private._lonely(group) for group in (7, 8, 9, 10)] == [True, False, False, False]
 

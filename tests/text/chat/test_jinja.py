@@ -98,5 +98,5 @@ def test_jinja_is_imported_in_the_child_only() -> None:
 def test_where_no_child_can_be_started_a_template_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     """In a frozen program `sys.executable` is that program, which would start once more with Python's options for its own."""
     monkeypatch.setattr(sys, "frozen", True, raising=False)
-    with pytest.raises(UnsupportedError, match="t.jinja: chat template: is rendered in a process of its own"):
+    with pytest.raises(UnsupportedError, match=r"t\.jinja: chat template: is rendered in a process of its own"):
         pieces("x")
