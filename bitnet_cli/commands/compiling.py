@@ -12,7 +12,7 @@ from collections.abc import Iterator
 
 from bitnet_kernels import compile_cache, isa
 
-from bitnet_cli.commands.reporting import Bar, Reporter
+from bitnet_cli.commands.reporting import Bar, Reporter, say
 from bitnet_cli.machine.terminal import dumb
 
 PATIENCE = 1.0  # seconds before anything is said
@@ -24,7 +24,7 @@ def _say(stop: threading.Event, terminal: bool) -> None:
         return
     what = f"bitnet: compiling the kernels for this CPU ({isa.chosen()})"
     if not terminal:
-        print(f"{what}; this happens once and takes 10 to 30 seconds", file=sys.stderr, flush=True)  # noqa: T201
+        say(f"{what}; this happens once and takes 10 to 30 seconds")
         return
     with Bar(f"compiling the kernels ({isa.chosen()})", "functions", patience=0) as bar:
         while not stop.wait(EVERY):

@@ -5,8 +5,9 @@
     then     token ids, int32; the arrays of the cache (Decoder.cache_parts), row by row; all little-endian
     last     SHA-256 of everything before, 32 bytes
 
-A file is written completely or not at all, and read only if all of it is as expected: the same model, cache type, instruction set and
-version of this program. What is read gives the same tokens as computing it, to the bit.
+It says what the prompt was, so it is its owner's alone (0600). A file is written completely or not at all, and read only if all of it is as
+expected: the same model, cache type, instruction set and version of this program. What is read gives the same tokens as computing it, to
+the bit.
 """
 
 import hashlib
@@ -67,7 +68,7 @@ def save(opened: OpenModel, count: int, path: Path) -> None:
     header = json.dumps(_header(opened, count, parts)).encode() + b"\n"
     ids = np.array(opened.session.ids[:count], "<i4")
     size = len(MAGIC) + len(header) + ids.nbytes + sum(part.nbytes for part in parts) + 32
-    with part_file(path, size) as part, part.open("wb") as file:
+    with part_file(path, size, mode=0o600) as part, part.open("wb") as file:
         digest = hashlib.sha256()
         for data in (MAGIC, header, ids.tobytes()):
             digest.update(data)

@@ -236,6 +236,19 @@ def test_answers_that_are_none(
     assert code in (1, 2, 3) and message and "\n" not in message and not Path("out.gguf").exists()
 
 
+@pytest.mark.parametrize("where", ["/api/", "/resolve/"])
+@pytest.mark.parametrize("status", [302, 400, 401, 403, 404, 451, 500])
+def test_messages_of_a_hub_do_not_drive_the_terminal(
+    convert: Callable[..., Any], hub: Hub, model_files: dict[str, bytes], monkeypatch: pytest.MonkeyPatch, where: str, status: int
+) -> None:
+    evil = "\x1b[31m\x1b]0;t\x07\x9b1m"
+    hub.repos[NAME] = Repo(model_files)
+    headers = {"X-Error-Message": evil, "X-Error-Code": evil, "Location": f"http://127.0.0.1:1/{evil}", "Content-Type": "application/json"}
+    answer_all(monkeypatch, status, headers, json.dumps({"error": evil, "errors": [{"message": evil}]}).encode(), where)
+    code, message = convert()
+    assert code and message.isprintable(), message
+
+
 def test_a_listing_that_drips(convert: Callable[..., Any], monkeypatch: pytest.MonkeyPatch) -> None:
     """No silence is long enough for a time limit of the connection."""
     from bitnet_cli.checkpoint import hub_answers
