@@ -188,6 +188,16 @@ def test_nothing_else_starts_a_process(python_files: dict[Path, ast.Module]) -> 
     assert found == allowed
 
 
+@POSIX
+def test_the_command_as_a_module_forgets_the_current_folder(tmp_path: Path) -> None:
+    """`python -m` puts it before all others; `bitnet`, a script elsewhere, does not."""
+    for name in ("typer", "numpy", "numba", "llvmlite", "rich", "jinja2", "gguf"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "__init__.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')\n")
+    done = subprocess.run([sys.executable, "-m", "bitnet_cli", "--version"], cwd=tmp_path, capture_output=True, text=True, check=True)
+    assert done.stdout.startswith("bitnet ") and not (tmp_path / "ran").exists()
+
+
 @pytest.fixture
 def trials(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[[bool], int]:
     """trials(good): one process's attempt to keep code, in which the trial ends well or not. How many trials there were."""
