@@ -18,6 +18,6 @@ def _forget_the_current_folder() -> None:
 
 _forget_the_current_folder()
 
-from bitnet_cli.cli import main  # noqa: E402  # what it imports must not come from there either
+from bitnet_cli.start import main  # noqa: E402  # what it imports must not come from there either
 
 main()

@@ -10,6 +10,7 @@ import os
 import signal
 import sys
 import threading
+import warnings
 from collections.abc import Iterator
 from types import FrameType
 from typing import Annotated, Any, NoReturn
@@ -137,6 +138,8 @@ def main() -> None:
     _unknown_terminal()
     _home_that_is_none()
     signal.signal(signal.SIGTERM, _terminated)
+    if not sys.warnoptions:  # an error is one line; -W and PYTHONWARNINGS show what libraries warn of
+        warnings.simplefilter("ignore")
     if COMPLETING in os.environ:
         os.environ["TERMINAL_WIDTH"] = "10000"  # Typer would break the help beside a candidate, and each line of it would be another one
     try:

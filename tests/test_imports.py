@@ -37,6 +37,7 @@ LAYERS = [
     {"commands"},
     {"options"},
     {"cli"},
+    {"start"},
     {"__init__", "__main__"},
 ]
 RANK = {name: rank for rank, layer in enumerate(LAYERS) for name in layer}

@@ -21,6 +21,7 @@ from bitnet_kernels import isa
 from numpy.typing import NDArray
 
 from bitnet_cli import __version__
+from bitnet_cli.checkpoint.strict_json import open_regular
 from bitnet_cli.errors import BadFileError, UsageError
 from bitnet_cli.gguf_file.part_file import part_file
 from bitnet_cli.model.opening import OpenModel
@@ -88,7 +89,7 @@ def load(opened: OpenModel, path: Path) -> int:
     session = opened.session
     decoder = session.emptied()
     try:
-        with path.open("rb") as file:
+        with open_regular(path) as file:
             digest = hashlib.sha256()
             header = _read_header(file, path, digest)
             ids = _read_ids(file, path, digest, header, decoder.config.vocab)
@@ -123,9 +124,9 @@ def _read_header(file: BinaryIO, path: Path, digest: Any) -> dict[str, Any]:
     digest.update(magic + line)
     try:
         header = json.loads(line)
-    except ValueError:
+    except (ValueError, RecursionError):
         header = None
-    if not isinstance(header, dict) or not isinstance(header.get("tokens"), int):
+    if not isinstance(header, dict) or type(header.get("tokens")) is not int:
         raise BadFileError(path, "header", "is not one line of JSON with the number of tokens")
     return header
 
