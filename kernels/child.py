@@ -69,7 +69,8 @@ def _spec(name: str) -> ModuleSpec | None:
     here = os.curdir if not _same_folder(own, os.curdir) else os.devnull
     path = [entry for entry in sys.path if entry and not _same_folder(entry, here)]
     for finder in sys.meta_path:
-        found = finder.find_spec(name, path if finder is PathFinder else None)
+        find = getattr(finder, "find_spec", None)  # some of old have none
+        found: ModuleSpec | None = find(name, path if finder is PathFinder else None) if find else None
         if found is not None:
             return found
     return None

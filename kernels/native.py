@@ -10,7 +10,8 @@ Such code needs nothing but the C library, which is tried in another process bef
 cannot resolve. Where anything is amiss, a file missing, damaged or not to be linked, Numba compiles, or loads what it has kept itself.
 
 A trial may fail for a while only, on a machine that is too busy or out of memory: the next TRIALS processes that miss the code try again,
-later ones a day after the last. A frozen program has no Python for a trial, so it keeps none, and Numba has its own files.
+later ones a day after the last. A frozen program has no Python for a trial: there the code is kept if this process has all functions that
+it names, which can be told on Linux (object_file.py). Elsewhere Numba has its own files.
 """
 
 import ctypes
@@ -27,7 +28,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from . import child, compile_cache, externals, isa
+from . import child, compile_cache, externals, isa, object_file
 from .frame import Frame, Layout
 
 Call = Callable[..., int]
@@ -115,11 +116,11 @@ def _collecting_less() -> Iterator[None]:
 def keep(path: Path, symbol: str, code: bytes) -> None:
     """Write the file if another process can link it. Where that failed before, and it is not time to try again, do nothing."""
     failed = path.with_suffix(".failed")
-    if child.interpreter() is None or not _due(failed):
+    if not _due(failed):
         return
     data = symbol.encode() + b"\n" + code
     file = _MAGIC + hashlib.sha256(data).digest() + data
-    if not _links(file):
+    if not (_resolves(code) if child.interpreter() is None else _links(file)):
         failed.write_text(f"{_failures(failed) + 1}\n", encoding="ascii")
         return
     new = path.with_suffix(f".{os.getpid()}")
@@ -161,6 +162,15 @@ def _links(file: bytes) -> bool:
         finally:
             process.kill()
     return process.returncode == 0
+
+
+def _resolves(code: bytes) -> bool:
+    """Whether all that an object file asks for is there; False too where that cannot be told."""
+    known = externals.register()
+    try:
+        return all(known.get(name) or object_file.found(name) for name in object_file.wanted(code))
+    except ValueError:
+        return False
 
 
 def trial() -> None:

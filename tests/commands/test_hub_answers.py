@@ -65,7 +65,7 @@ def outside(tmp_path: Path) -> list[str]:
     return [str(path) for path in found if not path.is_relative_to(folder)]
 
 
-HEADERS = ["ETag", "X-Linked-ETag", "X-Repo-Commit"]
+HEADERS = ["ETag", "X-Linked-ETag", "X-Repo-Commit", "X-Xet-Hash"]
 VALUES = [
     '"{out}/file"', "{out}/file", '"../../../../file"', 'W/"../file"', '"a/../../../../file"', '".."', '"."', "a\\..\\b", '"C:file"', '""',
     "..", "a/b",

@@ -88,6 +88,33 @@ def test_a_folder_that_others_can_write_is_not_used(prepare: Callable[[Path], Pa
     assert folder is not None
     folder.chmod(permissions)
     assert prepare(base) is None
+    assert str(folder) in str(compile_cache.refused.reason)
+
+
+@POSIX
+def test_a_folder_that_others_can_swap_is_not_used(prepare: Callable[[Path], Path | None], tmp_path: Path) -> None:
+    """By the folder above it; and the user learns why."""
+    above = tmp_path / "above"
+    assert prepare(above / "base") is not None
+    above.chmod(0o777)
+    assert prepare(above / "base") is None
+    assert compile_cache.refused.reason == f"others can rename what is in {above}"
+    above.chmod(0o1777)
+    assert prepare(above / "base") is not None
+
+
+@POSIX
+@pytest.mark.parametrize("home", ["", "relative"])
+def test_a_home_that_is_none_is_asked_of_the_system(
+    prepare: Callable[[Path], Path | None], monkeypatch: pytest.MonkeyPatch, tmp_path: Path, home: str
+) -> None:
+    pwd = pytest.importorskip("pwd")
+    monkeypatch.delenv("BITNET_CACHE_DIR", raising=False)
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+    monkeypatch.setenv("HOME", home)
+    monkeypatch.setattr(sys, "platform", "linux")
+    monkeypatch.setattr(pwd, "getpwuid", lambda _: pwd.struct_passwd(("u", "x", 1, 1, "", str(tmp_path), "")))
+    assert compile_cache._base() == tmp_path / ".cache" / "bitnet"
 
 
 @POSIX
