@@ -3,25 +3,56 @@
 Options are in options/, one file a command. What they call is imported when it is called, so `--help` stays quick.
 """
 
+import contextlib
 import errno
 import gc
 import os
 import signal
 import sys
 import threading
+import warnings
+from collections.abc import Iterator
 from types import FrameType
-from typing import Annotated, NoReturn
+from typing import Annotated, Any, NoReturn
 
 import typer
+from typer.core import TyperGroup
 
-from bitnet_cli.errors import BitnetError
+from bitnet_cli.errors import BitnetError, printable
 from bitnet_cli.options import bench, convert, embed, inspect, perplexity, quantize, run
 
 GRACE = 3.0  # seconds after SIGTERM in which files and the terminal are put in order
 COMPLETING = "_BITNET_COMPLETE"  # set by a shell that asks what Tab may offer
 
+
+@contextlib.contextmanager
+def _legible() -> Iterator[None]:
+    """Typer's own errors repeat what was typed, or what a shell made of the names of files."""
+    try:
+        yield
+    except Exception as error:
+        if hasattr(error, "format_message") and isinstance(message := getattr(error, "message", None), str):
+            error.message = printable(message, "\n")  # type: ignore[attr-defined]
+        raise
+
+
+class Commands(TyperGroup):
+    """The command with its subcommands."""
+
+    def make_context(self, *arguments: Any, **options: Any) -> Any:
+        """Read the command line."""
+        with _legible():
+            return super().make_context(*arguments, **options)
+
+    def invoke(self, ctx: Any) -> Any:
+        """Run the subcommand."""
+        with _legible():
+            return super().invoke(ctx)
+
+
 app = typer.Typer(
     name="bitnet",
+    cls=Commands,
     help="Run 1-bit large language models (ternary weights) on this computer's CPU.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
@@ -34,7 +65,7 @@ def _version(wanted: bool) -> None:
     if wanted:
         from bitnet_cli.commands.version import lines
 
-        typer.echo("\n".join(lines()))
+        typer.echo(printable("\n".join(lines()), "\n"))
         raise typer.Exit
 
 
@@ -54,7 +85,7 @@ app.add_typer(bench.app, name=bench.NAME)
 
 def _fail(error: BaseException, code: int) -> NoReturn:
     sys.stdout.flush()
-    print(f"bitnet: error: {error}", file=sys.stderr)  # noqa: T201
+    print(f"bitnet: error: {printable(str(error))}", file=sys.stderr)  # noqa: T201
     raise SystemExit(code)
 
 
@@ -69,6 +100,12 @@ def _unknown_terminal() -> None:
     """Without TERM nothing is known of the terminal, so all that draws on one may only write lines. Windows' terminals have no TERM."""
     if os.name == "posix" and not os.environ.get("TERM"):
         os.environ["TERM"] = "dumb"
+
+
+def _home_that_is_none() -> None:
+    """`HOME=` would make every `~` of ours and of libraries the root of the file system: without the variable the system is asked."""
+    if os.name == "posix" and not os.environ.get("HOME", "/").startswith("/"):
+        del os.environ["HOME"]
 
 
 def _terminated(number: int, _frame: FrameType | None) -> NoReturn:
@@ -99,7 +136,10 @@ def main() -> None:
     """Entry point. Exit codes: see bitnet_cli.errors; 130 on Ctrl-C."""
     _open_closed_streams()
     _unknown_terminal()
+    _home_that_is_none()
     signal.signal(signal.SIGTERM, _terminated)
+    if not sys.warnoptions:  # an error is one line; -W and PYTHONWARNINGS show what libraries warn of
+        warnings.simplefilter("ignore")
     if COMPLETING in os.environ:
         os.environ["TERMINAL_WIDTH"] = "10000"  # Typer would break the help beside a candidate, and each line of it would be another one
     try:

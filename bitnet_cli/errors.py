@@ -11,9 +11,13 @@ Messages are one line. File errors name the file, the field and what was expecte
 import os
 
 
-def printable(text: str) -> str:
-    """`text` with control characters escaped, so that a name from a file cannot drive the terminal."""
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+def printable(text: str, keep: str = "") -> str:
+    """`text` with control characters escaped, so that a name from a file cannot drive the terminal; those in `keep` stay.
+
+    Not printable are for Python C0 and C1, DEL, line and paragraph separators, half surrogates, and all invisible format characters, among
+    them those that change the direction of what follows. What is escaped once is not escaped again.
+    """
+    return "".join(c if c.isprintable() or c in keep else c.encode("unicode_escape").decode() for c in text)
 
 
 class BitnetError(Exception):

@@ -1,15 +1,15 @@
 """Where compiled kernels are kept between runs: a private folder of the user.
 
-Numba's cache files are unpickled when read, so whoever can write them runs code: the folder is 0700, owned by the user, and never under
-a shared temporary folder. Its name holds everything that Numba's own key misses: changes in a callee in another file (a hash over all
-kernel sources), the instruction set, and the versions of Python and Numba. Numba adds the CPU's name and features.
+Numba's cache files are unpickled when read, so whoever can write them runs code: the folder is 0700, owned by the user, and nobody else can
+put another in its place (private.py). Its name holds everything that Numba's own key misses: changes in a callee in another file (a hash
+over all kernel sources), the instruction set, and the versions of Python and Numba. Numba adds the CPU's name and features.
 
 `prepare()` must run before the first `@njit(cache=True)` is met; jit.py sees to it. Where no folder can be had, kernels
 still compile, but into memory: `njit` options then leave caching out (Numba would refuse to import otherwise).
-The same folder holds the machine code of what Python calls, which runs without Numba: native.py.
+The same folder holds the machine code of what Python calls, which runs without Numba: native.py. A folder that was made here has a file
+MARK in it, and only such a folder is ever removed.
 """
 
-import contextlib
 import hashlib
 import importlib.metadata
 import importlib.util
@@ -19,12 +19,18 @@ import shutil
 import stat
 import sys
 import time
+from collections.abc import Iterator
 from contextlib import suppress
 from functools import cache
 from pathlib import Path
 from typing import Any
 
+from . import private
+
 UNUSED_DAYS = 30
+MARK = "made-by-bitnet"
+MARKED = b"Compiled kernels of bitnet. This folder may be deleted; it is made again.\n"
+_NAME = re.compile(r"kernels-[0-9a-f]{16}-\w+-py\d+-numba[\w.+]+")
 
 
 class Compilations:
@@ -41,48 +47,92 @@ def _base() -> Path | None:
     override = os.environ.get("BITNET_CACHE_DIR")
     if override:
         return Path(override).absolute()  # wherever the process goes later
-    try:
-        if sys.platform == "darwin":
-            return Path.home() / "Library" / "Caches" / "bitnet"
-        if sys.platform == "win32":
-            local = os.environ.get("LOCALAPPDATA")
-            return Path(local) / "bitnet" / "cache" if local else None
-        xdg = os.environ.get("XDG_CACHE_HOME")
-        return Path(xdg) / "bitnet" if xdg and Path(xdg).is_absolute() else Path.home() / ".cache" / "bitnet"
-    except RuntimeError:
+    if sys.platform == "win32":
+        local = os.environ.get("LOCALAPPDATA")
+        return Path(local) / "bitnet" / "cache" if local else None
+    xdg, home = os.environ.get("XDG_CACHE_HOME"), private.home()
+    if sys.platform != "darwin" and xdg and Path(xdg).is_absolute():
+        return Path(xdg) / "bitnet"
+    if home is None:
         return None
+    return home / "Library" / "Caches" / "bitnet" if sys.platform == "darwin" else home / ".cache" / "bitnet"
+
+
+def _sources() -> Iterator[tuple[str, bytes]]:
+    """Path in this package and contents of each of its files; in a frozen program without them, what tells its versions apart."""
+    root = Path(__file__).parent
+    if root.is_dir():
+        for path in sorted(root.rglob("*.py")):
+            yield str(path.relative_to(root)), path.read_bytes()
+        return
+    from importlib.resources import files
+
+    def within(folder: Any, above: str) -> Iterator[tuple[str, bytes]]:
+        for item in sorted(folder.iterdir(), key=lambda item: str(item.name)):
+            if item.is_dir():
+                yield from within(item, f"{above}{item.name}/")
+            elif item.name.endswith(".py"):
+                yield above + item.name, item.read_bytes()
+
+    found = []
+    with suppress(OSError):
+        found = list(within(files(str(__package__)), ""))
+    yield from found
+    if not found:
+        info = Path(sys.executable).stat()
+        yield sys.executable, f"{info.st_size} {info.st_mtime_ns}".encode()
 
 
 def source_hash() -> str:
     """Hash over every file of this package."""
     digest = hashlib.sha256()
-    root = Path(__file__).parent
-    for path in sorted(root.rglob("*.py")):
-        digest.update(str(path.relative_to(root)).encode() + b"\0" + path.read_bytes())
+    for name, data in _sources():
+        digest.update(name.encode() + b"\0" + data)
     return digest.hexdigest()[:16]
 
 
+class Refusal:
+    """Why nothing can be kept, in words for the user; None where that is not known, or something can."""
+
+    reason: str | None = None
+
+
+refused = Refusal()
+
+
 def _private(folder: Path) -> bool:
-    """Make the folder 0700; False where it cannot be made, or belongs to or can be written by someone else."""
+    """Make the folder 0700; False where it cannot be made, or others can write in it or put another in its place."""
     try:
-        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        info = folder.stat()
-        if hasattr(os, "getuid") and (info.st_uid != os.getuid() or stat.S_IMODE(info.st_mode) & 0o022):
+        if private.make(folder) and _NAME.fullmatch(folder.name):
+            (folder / MARK).write_bytes(MARKED)
+        refused.reason = private.objection(folder)
+        if refused.reason:
             return False
         probe = folder / f".probe-{os.getpid()}"
         probe.touch()
         probe.unlink()
-    except OSError:
+    except OSError as error:
+        refused.reason = f"{folder}: {error.strerror or error}"
         return False
     return True
 
 
+def _ours(folder: Path) -> bool:
+    """Whether a folder was made and marked here; a link to one was not."""
+    try:
+        here, mark = folder.lstat(), (folder / MARK).lstat()
+        made = stat.S_ISDIR(here.st_mode) and stat.S_ISREG(mark.st_mode) and (folder / MARK).read_bytes() == MARKED
+    except OSError:
+        return False
+    return made and _NAME.fullmatch(folder.name) is not None and (not hasattr(os, "getuid") or here.st_uid == mark.st_uid == os.getuid())
+
+
 def _remove_unused(base: Path, current: Path) -> None:
-    """Drop folders of other versions that no process has used for UNUSED_DAYS; each use renews its own folder's time."""
-    with contextlib.suppress(OSError):
+    """Drop our folders of other versions that no process has used for UNUSED_DAYS; each use renews its own folder's time."""
+    with suppress(OSError):
         os.utime(current)
         for other in base.glob("kernels-*"):
-            if other != current and time.time() - other.stat().st_mtime > UNUSED_DAYS * 86400:
+            if other != current and _ours(other) and time.time() - other.lstat().st_mtime > UNUSED_DAYS * 86400:
                 shutil.rmtree(other, ignore_errors=True)
 
 
@@ -104,6 +154,7 @@ def folder() -> Path | None:
 
     base = _base()
     if base is None:
+        refused.reason = "there is no home folder"
         return None
     python = f"py{sys.version_info.major}{sys.version_info.minor}"
     path = base / f"kernels-{source_hash()}-{isa.chosen()}-{python}-numba{_numba_version()}"
@@ -111,6 +162,11 @@ def folder() -> Path | None:
         return None
     _remove_unused(base, path)
     return path
+
+
+def keeps() -> bool:
+    """Whether Numba is to keep what it compiles: it can only where the sources are files, so not in a zip file."""
+    return prepare() is not None and Path(__file__).is_file()
 
 
 @cache

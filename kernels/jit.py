@@ -8,7 +8,7 @@ import signal
 import sys
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from types import FrameType
 from typing import Any
 
@@ -17,7 +17,7 @@ from numba.core import event
 
 from . import compile_cache
 
-_options: dict[str, Any] = {"nogil": True, "error_model": "numpy", "_nrt": False, "cache": compile_cache.prepare() is not None}
+_options: dict[str, Any] = {"nogil": True, "error_model": "numpy", "_nrt": False, "cache": compile_cache.keeps()}
 _reorder = {"reassoc", "contract", "arcp", "nsz"}
 
 
@@ -46,7 +46,26 @@ def entry(function: Callable[..., Any]) -> Any:
 
     Without the wrappers by which Numba is called from Python and C, its machine code needs neither Numba nor Python.
     """
-    return _compiled(function, fastmath=False, no_cpython_wrapper=True, no_cfunc_wrapper=True)
+    dispatcher = _compiled(function, fastmath=False, no_cpython_wrapper=True, no_cfunc_wrapper=True)
+    kept: Any = getattr(dispatcher._cache, "_impl", None) if _options["cache"] else None
+    rebuild: Any = getattr(kept, "rebuild", None)
+
+    def noting(context: Any, payload: Any) -> Any:
+        with suppress(LookupError, TypeError):  # (name, kind, (object code, bitcode)) of Numba's library, which may change
+            _loaded[dispatcher] = bytes(payload[0][2][0])
+        return rebuild(context, payload)
+
+    if rebuild is not None:
+        kept.rebuild = noting
+    return dispatcher
+
+
+_loaded: dict[Any, bytes] = {}
+
+
+def loaded_code(dispatcher: Any) -> bytes | None:
+    """The object code of an entry that Numba has loaded from its cache, which Numba itself forgets; None where it compiled it."""
+    return _loaded.pop(dispatcher, None)
 
 
 class _Counter(event.Listener):

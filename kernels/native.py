@@ -8,6 +8,10 @@ links it, and it is called by the convention of Numba's native functions:
 
 Such code needs nothing but the C library, which is tried in another process before it is kept: LLVM ends a process that has a symbol it
 cannot resolve. Where anything is amiss, a file missing, damaged or not to be linked, Numba compiles, or loads what it has kept itself.
+
+A trial may fail for a while only, on a machine that is too busy or out of memory: the next TRIALS processes that miss the code try again,
+later ones a day after the last. A frozen program has no Python for a trial: there the code is kept if this process has all functions that
+it names, which can be told on Linux (object_file.py). Elsewhere Numba has its own files.
 """
 
 import ctypes
@@ -17,18 +21,20 @@ import os
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from . import compile_cache, externals, isa
+from . import child, compile_cache, externals, isa, object_file
 from .frame import Frame, Layout
 
 Call = Callable[..., int]
 _MAGIC = b"bitnet machine code 1\n"
-_TRIAL_SECONDS = 60
+_TRIAL_SECONDS = 30  # half a second is usual
+TRIALS, LATER = 3, 86400  # trials without delay after a failed one; seconds between those that follow
 _lock = threading.RLock()
 _engines: list[Any] = []  # they own the machine code
 
@@ -64,7 +70,7 @@ class Entry:
             return 0
 
     def _compile(self, layout: Layout, integers: int) -> int:
-        from .jit import interruptible
+        from .jit import interruptible, loaded_code
 
         with interruptible(), _collecting_less():
             from numba import types
@@ -78,8 +84,8 @@ class Entry:
         symbol = compiled.fndesc.llvm_func_name
         path = self._file(layout)
         if path:
-            with suppress(Exception):  # Numba's own functions, which may change; what it has loaded from its cache it cannot give
-                keep(path, symbol, compiled.library.serialize_using_object_code()[2][0])
+            with suppress(Exception):  # Numba's own functions, which may change
+                keep(path, symbol, loaded_code(kernel) or compiled.library.serialize_using_object_code()[2][0])
         return int(compiled.library.get_pointer_to_function(symbol))
 
 
@@ -108,17 +114,68 @@ def _collecting_less() -> Iterator[None]:
 
 
 def keep(path: Path, symbol: str, code: bytes) -> None:
-    """Write the file if another process can link it."""
+    """Write the file if another process can link it. Where that failed before, and it is not time to try again, do nothing."""
+    failed = path.with_suffix(".failed")
+    if not _due(failed):
+        return
     data = symbol.encode() + b"\n" + code
+    file = _MAGIC + hashlib.sha256(data).digest() + data
+    if not (_resolves(code) if child.interpreter() is None else _links(file)):
+        failed.write_text(f"{_failures(failed) + 1}\n", encoding="ascii")
+        return
     new = path.with_suffix(f".{os.getpid()}")
     try:
-        new.write_bytes(_MAGIC + hashlib.sha256(data).digest() + data)
-        trial = [sys.executable, "-c", "import sys; from bitnet_kernels.native import link; link(open(sys.argv[1], 'rb').read())", str(new)]
-        nothing = subprocess.DEVNULL
-        if not subprocess.run(trial, stdin=nothing, stdout=nothing, stderr=nothing, timeout=_TRIAL_SECONDS, check=False).returncode:
-            new.replace(path)
+        new.write_bytes(file)
+        new.replace(path)
+        failed.unlink(missing_ok=True)
     finally:
         new.unlink(missing_ok=True)
+
+
+def _failures(failed: Path) -> int:
+    """How many trials have failed."""
+    try:
+        return int(failed.read_bytes()[:9])
+    except (OSError, ValueError):
+        return 0
+
+
+def _due(failed: Path) -> bool:
+    if _failures(failed) <= TRIALS:
+        return True
+    with suppress(OSError):
+        return not 0 <= time.time() - failed.stat().st_mtime < LATER
+    return True
+
+
+def _links(file: bytes) -> bool:
+    """Whether another process links the contents of a file; False too where it takes too long or cannot be started."""
+    try:
+        process = child.start(f"{__package__}.native", "trial", ("bitnet_kernels", "llvmlite", "numpy"))
+    except (OSError, child.NoChildError):
+        return False
+    with process:
+        try:
+            process.communicate(file, timeout=_TRIAL_SECONDS)
+        except subprocess.TimeoutExpired:
+            return False
+        finally:
+            process.kill()
+    return process.returncode == 0
+
+
+def _resolves(code: bytes) -> bool:
+    """Whether all that an object file asks for is there; False too where that cannot be told."""
+    known = externals.register()
+    try:
+        return all(known.get(name) or object_file.found(name) for name in object_file.wanted(code))
+    except ValueError:
+        return False
+
+
+def trial() -> None:
+    """What the other process does: link what stdin brings."""
+    link(sys.stdin.buffer.read())
 
 
 def link(file: bytes) -> int:

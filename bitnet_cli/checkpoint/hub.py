@@ -2,9 +2,9 @@
 
 Taken are config.json, the tokenizer's files and the safetensors weights at the top of the repository. Pickle-based weights are never
 fetched, nor is code that a repository brings along. The files come through `huggingface_hub` (imported when asked for): its cache, its
-environment variables (HF_HOME, HF_TOKEN, HF_ENDPOINT, HF_HUB_OFFLINE). A file that is in the cache is not fetched again. After a dropped
-connection a download goes on where it broke off; of one that was ended with its process, huggingface_hub 1.0 keeps the part and 2.4 does
-not, so that file starts over.
+environment variables (HF_HOME, HF_TOKEN, HF_ENDPOINT, HF_HUB_OFFLINE). What the hub answers is checked first (hub_answers.py), and each
+file has the SHA-256 that the hub announced. A file that is in the cache is not fetched again. After a dropped connection a download goes
+on where it broke off; of one that was ended with its process, huggingface_hub 1.0 keeps the part and 2.4 does not: that file starts over.
 """
 
 from __future__ import annotations
@@ -18,9 +18,11 @@ import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from bitnet_cli.checkpoint.config import ModelConfig, read_config
+from bitnet_cli.checkpoint.digests import CONFIG, INDEX, SINGLE, check_announced
+from bitnet_cli.checkpoint.hub_answers import COMMIT, METADATA_SECONDS, checked_commit, checked_revision, checked_sizes, guard
 from bitnet_cli.checkpoint.hub_bar import bar_options
 from bitnet_cli.checkpoint.hub_id import READY
 from bitnet_cli.checkpoint.pooling import POOLING_FILE
@@ -29,10 +31,6 @@ from bitnet_cli.checkpoint.tokenizer import TOKENIZER_FILES
 from bitnet_cli.errors import BadFileError, BitnetError, UnsupportedError, UsageError, printable
 from bitnet_cli.gguf_file.split_names import first_of_each, model_name, parts_beside
 
-if TYPE_CHECKING:
-    from huggingface_hub.hf_api import ModelInfo
-
-CONFIG, SINGLE, INDEX = "config.json", "model.safetensors", "model.safetensors.index.json"
 _FULL = {errno.ENOSPC, errno.EFBIG} | ({errno.EDQUOT} if hasattr(errno, "EDQUOT") else set())
 
 
@@ -40,11 +38,16 @@ class UnreachableError(BitnetError):
     """No answer from the hub: no network, a wrong HF_ENDPOINT, a time-out."""
 
 
+class BusyError(UnreachableError):
+    """The hub answers that it cannot answer now, after huggingface_hub has asked several times."""
+
+
 @dataclass(frozen=True)
 class HubFile:
     name: str
     size: int | None  # bytes; None where the hub does not say
     cached: bool
+    sha256: str | None = None  # as the hub announces it
 
 
 @dataclass(frozen=True)
@@ -85,18 +88,19 @@ class Repository:
         # A line end in a header would be refused with the token in the message.
         if token is not None and (not token.isascii() or not token.isprintable() or " " in token):
             raise UsageError("--token: expected one word of ASCII letters, digits and signs")
-        if revision is not None and (not revision or not revision.isprintable()):
-            raise UsageError("--revision: expected a branch, a tag or a commit")
+        revision = checked_revision("main" if revision is None else revision)
         import huggingface_hub
         from huggingface_hub import constants, errors
         from huggingface_hub.utils.logging import set_verbosity
         from huggingface_hub.utils.tqdm import disable_progress_bars
 
         self._hub, self._errors, self._store = huggingface_hub, errors, str(cache_dir or constants.HF_HUB_CACHE)
-        self.name, self.revision, self._token = name, revision or "main", token
+        self.name, self.revision, self._token = name, revision, token
         self.endpoint = constants.ENDPOINT.rstrip("/")
         self._bars = bars
+        self._digests: dict[str, str] = {}  # by name of the file, as the last listing said
         self.offline = offline or bool(constants.HF_HUB_OFFLINE)
+        guard()
         set_verbosity(logging.ERROR)  # an error is one line, and that line is ours
         if not bars:
             with warnings.catch_warnings():
@@ -105,16 +109,24 @@ class Repository:
 
     def listing(self) -> Listing:
         """Ask the hub what there is. UsageError: no such repository or revision, or nothing to convert. UnreachableError: no answer."""
-        with self._explained():
-            info = self._hub.HfApi().model_info(self.name, revision=self.revision, files_metadata=True, token=self._token)
-        sizes = {item.rfilename: item.size for item in info.siblings or []}
-        if info.sha is None:
-            raise BitnetError(f"{self.name}: {self.endpoint} names no commit for {self.revision}")
+        commit, files = self._ask()
+        sizes = {name: size for name, (size, _) in files.items()}
         names = [name for name in (CONFIG, POOLING_FILE, *TOKENIZER_FILES) if name in sizes]
-        weights = self._weights(sizes, info)
+        weights = self._weights(sizes, commit)
         if CONFIG not in sizes:
             raise BadFileError(self.name, CONFIG, "is missing in this repository, so its weights cannot be understood")
-        return Listing(info.sha, tuple(HubFile(n, sizes[n], self._cached(n, info.sha) is not None) for n in [*names, *weights]))
+        chosen = [HubFile(n, files[n][0], self._cached(n, commit) is not None, files[n][1]) for n in [*names, *weights]]
+        return Listing(commit, tuple(chosen))
+
+    def _ask(self) -> tuple[str, dict[str, tuple[int | None, str | None]]]:
+        """The commit of the revision, and its files: name -> (size, SHA-256), where the hub says them."""
+        with self._explained():
+            info = self._hub.HfApi().model_info(
+                self.name, revision=self.revision, files_metadata=True, token=self._token, timeout=METADATA_SECONDS
+            )
+            commit, files = checked_commit(info.sha, self.revision, self.name), checked_sizes(info.siblings, self.name)
+        self._digests = {name: digest for name, (_, digest) in files.items() if digest}
+        return commit, files
 
     def config(self, listing: Listing) -> ModelConfig:
         """config.json, downloaded if need be. Raises as `read_config` does for a model that cannot be converted."""
@@ -140,9 +152,8 @@ class Repository:
 
         Of a split model the first part; `size` is then that of all parts.
         """
-        with self._explained():
-            info = self._hub.HfApi().model_info(self.name, revision=self.revision, files_metadata=True, token=self._token)
-        sizes = {item.rfilename: item.size for item in info.siblings or [] if "/" not in item.rfilename}
+        _, found = self._ask()
+        sizes = {name: size for name, (size, _) in found.items() if "/" not in name}
         files = [path.name for path in first_of_each(Path(name) for name in sizes if name.lower().endswith(".gguf"))]
         packed = [name for name in files if READY in name.lower()]
         name = packed[0] if packed else files[0] if len(files) == 1 else None
@@ -183,12 +194,12 @@ class Repository:
             )
         return folder
 
-    def _weights(self, sizes: dict[str, int | None], info: ModelInfo) -> list[str]:
+    def _weights(self, sizes: dict[str, int | None], commit: str) -> list[str]:
         """Names of the weight files, the index of shards before them."""
         if SINGLE in sizes:
             return [SINGLE]
         if INDEX in sizes:
-            shards = shard_names(self._download(INDEX, str(info.sha)))
+            shards = shard_names(self._download(INDEX, commit))
             if absent := [name for name in shards if name not in sizes]:
                 raise BadFileError(self.name, INDEX, f"lists {absent[0]}, which is not in the repository")
             return [INDEX, *shards]
@@ -217,17 +228,26 @@ class Repository:
         return Path(found) if isinstance(found, str) else None
 
     def _download(self, name: str, revision: str) -> Path:
+        """BadFileError where the file has another SHA-256 than the listing or its own headers announce."""
         try:
-            return self._download_once(name, revision)
+            path = self._download_once(name, revision)
+        except BusyError:
+            raise
         except UnreachableError:
             # huggingface_hub 2 has tried six times by now, 1.0 once: there this goes on where it broke off.
-            return self._download_once(name, revision)
+            path = self._download_once(name, revision)
+        check_announced(path, self._digests.get(name), f"{self.name}/{name}")
+        return path
 
     def _download_once(self, name: str, revision: str) -> Path:
         with self._explained(f"the download of {name} broke off; run the command again, what is complete stays in the cache"):
             download = self._hub.hf_hub_download
             bars = bar_options(download, name) if self._bars else {}
-            return Path(download(self.name, name, revision=revision, cache_dir=self._store, token=self._token, **bars))
+            options: dict[str, Any] = {"cache_dir": self._store, "token": self._token, "etag_timeout": METADATA_SECONDS, **bars}
+            path = Path(download(self.name, name, revision=revision, **options))
+        if COMMIT.fullmatch(revision) and path.parts[-1 - len(Path(name).parts)] != revision:
+            raise BadFileError(f"{self.name}/{name}", "commit", f"is {path.parent.name}, asked for was {revision}")
+        return path
 
     def _check_space(self, listing: Listing) -> None:
         cache = Path(self._store).expanduser().absolute()
@@ -244,17 +264,16 @@ class Repository:
                 warnings.simplefilter("ignore")
                 yield
         except Exception as error:
-            explained = self._explanation(error, unreachable)
-            if explained is None:
+            if isinstance(error, BitnetError):
                 raise
-            raise explained from None
+            raise self._explanation(error, unreachable) from None
 
-    def _explanation(self, error: BaseException, unreachable: str) -> BitnetError | None:
-        """None: not huggingface_hub's, so not ours to explain."""
+    def _explanation(self, error: BaseException, unreachable: str) -> BitnetError:
+        """What is not foreseen comes of an answer that huggingface_hub did not foresee either."""
         known: Any = self._errors
         page = f"{self.endpoint}/{self.name}"
         if isinstance(error, BitnetError):
-            return None
+            return error
         if isinstance(error, known.GatedRepoError):
             return BitnetError(f"{self.name}: is gated: accept its terms at {page}, then give a token by HF_TOKEN or --token")
         if isinstance(error, known.RepositoryNotFoundError):
@@ -265,22 +284,24 @@ class Repository:
         if isinstance(error, known.HfHubHTTPError):
             return self._answered(error)
         if isinstance(error, known.LocalEntryNotFoundError) and error.__cause__ is not None:
-            return self._explanation(error.__cause__, unreachable) or UnreachableError(f"{self.name}: {_first_line(error.__cause__)}")
+            return self._explanation(error.__cause__, unreachable)
         if isinstance(error, known.HTTPError):  # of the HTTP library, whichever huggingface_hub uses
             return UnreachableError(f"{self.name}: {unreachable}; {self.endpoint} cannot be reached ({_first_line(error)})")
         if isinstance(error, OSError) and error.errno in _FULL:
             return BitnetError(f"{self.name}: the disk of the hub's cache is full ({error.strerror}); --cache-dir names another place")
         if isinstance(error, (OSError, known.HFValidationError)):
             return BitnetError(f"{self.name}: {_first_line(error)}")
-        return None
+        return BitnetError(f"{self.name}: {self.endpoint} answered what is no hub's answer ({type(error).__name__}: {_first_line(error)})")
 
     def _answered(self, error: Any) -> BitnetError:
         status = error.response.status_code
         if status in (401, 403):
             return BitnetError(f"{self.name}: {self.endpoint} refused access ({status}); is the token (HF_TOKEN or --token) right?")
         if status >= 500:
-            return UnreachableError(f"{self.name}: {self.endpoint} answered {status}; try again later")
-        return BitnetError(f"{self.name}: {self.endpoint} answered {status} for {error.request.url}")
+            return BusyError(f"{self.name}: {self.endpoint} answered {status}; try again later")
+        if status == 429:
+            return BusyError(f"{self.name}: {self.endpoint} answered 429, too many requests; wait, or give a token (HF_TOKEN or --token)")
+        return BitnetError(f"{self.name}: {self.endpoint} answered {status} for {error.response.request.url}; is it a hub?")
 
 
 def _first_line(error: BaseException) -> str:

@@ -5,6 +5,7 @@ import os
 import sys
 from typing import Any
 
+from bitnet_cli.errors import printable
 from bitnet_cli.machine.terminal import NARROW, dumb
 
 
@@ -16,7 +17,7 @@ def bar_options(download: Any, name: str) -> dict[str, Any]:
 
     class Bar(tqdm):  # type: ignore[type-arg, misc, unused-ignore]
         def __init__(self, *arguments: Any, **options: Any):
-            options |= {"desc": name.rpartition("/")[2], "leave": False, "dynamic_ncols": True}
+            options |= {"desc": printable(name.rpartition("/")[2]), "leave": False, "dynamic_ncols": True}
             try:
                 columns = os.get_terminal_size(sys.stderr.fileno()).columns or 80
             except (OSError, ValueError):

@@ -9,7 +9,7 @@ import json
 import os
 import stat
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, BinaryIO, NoReturn
 
 from bitnet_cli.errors import BadFileError, BitnetError
 
@@ -32,6 +32,15 @@ def refuse_pointer(path: Path, start: bytes) -> None:
     """BadFileError where a file begins as what Git leaves in the place of a large one that was not fetched (git-lfs, docs/spec.md)."""
     if start.startswith((b"version https://git-lfs.github.com/spec/", b"version https://hawser.github.com/spec/")):
         raise BadFileError(path, "file", "a Git LFS pointer, not the file itself; fetch that with `git lfs pull` in its folder")
+
+
+def open_regular(path: Path) -> BinaryIO:
+    """A regular file, open for reading. BadFileError for anything else, a FIFO without a writer among it; OSError."""
+    handle = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0) | getattr(os, "O_CLOEXEC", 0))
+    if not stat.S_ISREG(os.fstat(handle).st_mode):
+        os.close(handle)
+        raise BadFileError(path, "file", "not a regular file")
+    return os.fdopen(handle, "rb")
 
 
 def read_bytes(path: Path, limit: int) -> bytes:

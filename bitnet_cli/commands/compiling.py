@@ -12,7 +12,7 @@ from collections.abc import Iterator
 
 from bitnet_kernels import compile_cache, isa
 
-from bitnet_cli.commands.reporting import Bar
+from bitnet_cli.commands.reporting import Bar, Reporter, say
 from bitnet_cli.machine.terminal import dumb
 
 PATIENCE = 1.0  # seconds before anything is said
@@ -24,7 +24,7 @@ def _say(stop: threading.Event, terminal: bool) -> None:
         return
     what = f"bitnet: compiling the kernels for this CPU ({isa.chosen()})"
     if not terminal:
-        print(f"{what}; this happens once and takes 10 to 30 seconds", file=sys.stderr, flush=True)  # noqa: T201
+        say(f"{what}; this happens once and takes 10 to 30 seconds")
         return
     with Bar(f"compiling the kernels ({isa.chosen()})", "functions", patience=0) as bar:
         while not stop.wait(EVERY):
@@ -46,5 +46,7 @@ def compiling(quiet: bool) -> Iterator[None]:
         stop.set()
         teller.join()
     if compile_cache.folder() is None and isa.chosen() != isa.NAIVE and time.perf_counter() - start > PATIENCE:
-        note = "bitnet: note: compiled kernels could not be kept, so every start compiles them; BITNET_CACHE_DIR names a private folder"
-        print(note, file=sys.stderr)  # noqa: T201
+        why = f" ({reason})" if (reason := compile_cache.refused.reason) else ""
+        Reporter(quiet).note(
+            f"compiled kernels could not be kept{why}, so every start compiles them; BITNET_CACHE_DIR names a private folder"
+        )

@@ -4,11 +4,13 @@
 """
 
 import time
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from bitnet_cli.activations import INT8
+from bitnet_cli.checkpoint.digests import check_pins, parse_pins
 from bitnet_cli.checkpoint.flavours import Flavour
 from bitnet_cli.checkpoint.folder import Checkpoint, open_checkpoint
 from bitnet_cli.checkpoint.hub import Listing, Repository, UnreachableError
@@ -47,12 +49,13 @@ ASSUMED_INT8 = (
 
 
 class HubOptions(NamedTuple):
-    """How to reach a repository (see checkpoint/hub.py)."""
+    """How to reach a repository (see checkpoint/hub.py). sha256: what its files, or a folder's, must have (see checkpoint/digests.py)."""
 
     revision: str | None = None
     token: str | None = None
     cache_dir: Path | None = None
     offline: bool = False
+    sha256: Sequence[str] = ()
 
 
 def convert(
@@ -74,7 +77,7 @@ def convert(
 
     ternarise_by: `tensor` or `row`, what one scale is taken of; either is `ternarise` too.
     """
-    from_hub = is_hub_id(str(source))
+    from_hub, pins = is_hub_id(str(source)), parse_pins(hub.sha256)
     if hub.revision is not None and not from_hub:
         raise UsageError(f"--revision is for a repository of the hub (owner/name); {source} is not one")
     target = output or MODELS / f"{_stem(str(source))}.gguf"
@@ -88,6 +91,8 @@ def convert(
         if found is None:
             return
         folder = found
+    if unpinned := check_pins(folder, pins):
+        report.warn(f"--sha256 says nothing of {', '.join(unpinned)}; NAME=DIGITS pins them too")
     checkpoint = open_checkpoint(
         folder, float_is_master=ternarise or ternarise_by is not None, by_row=ternarise_by == "row", activations=activations
     )
@@ -107,8 +112,7 @@ def convert(
         report.note(note)
     for warning in warnings:
         report.warn(warning)
-    if output is None:
-        target.parent.mkdir(exist_ok=True)
+    target.parent.mkdir(exist_ok=True)
     with report.progress("converting") as progress:
         size = write_gguf(target, plan.architecture, metadata, tensors, force=force, progress=progress)
     report.summary(target, _details(plan, checkpoint), size, time.perf_counter() - start)

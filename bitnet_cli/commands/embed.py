@@ -3,8 +3,6 @@
 They go to stdout (a JSON array a line, or one JSON object) or to an .npy file; notes, progress and timings go to stderr.
 """
 
-import json
-import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -16,7 +14,7 @@ from numpy.typing import NDArray
 
 from bitnet_cli.commands.compiling import compiling
 from bitnet_cli.commands.opening import find_model
-from bitnet_cli.commands.reporting import Reporter, print_json
+from bitnet_cli.commands.reporting import Reporter, print_json, say
 from bitnet_cli.commands.run import read_prompt
 from bitnet_cli.errors import UnsupportedError, UsageError
 from bitnet_cli.gguf_file.part_file import check_target, part_file
@@ -125,7 +123,7 @@ def embed(
         how = f"pooling {job.pooling}, {'normalized' if job.normalize else 'not normalized'}"
         speed = f"{job.tokens} tokens in {seconds:.2f} s, {job.tokens / max(seconds, 1e-9):.0f} tokens/s"
         count = f"{len(given)} text" + "s" * (len(given) != 1)
-        print(f"bitnet: {count}, {speed}; load {loaded - start:.2f} s; {how}", file=sys.stderr)  # noqa: T201
+        say(f"bitnet: {count}, {speed}; load {loaded - start:.2f} s; {how}")
 
 
 def context_of(config: ModelConfig, wanted: int) -> int:
@@ -179,7 +177,7 @@ def write(vectors: list[NDArray[np.float32]], job: Job, config: ModelConfig, out
         print_json(facts | counts | ({"output": str(output.path)} if lists is None else {"embeddings": lists}))
     elif lists is not None:
         for row in lists:
-            print(json.dumps(row))  # noqa: T201
+            print_json(row)
 
 
 def _numbers(vectors: NDArray[np.float32]) -> list[list[float]]:

@@ -4,7 +4,7 @@ import sys
 from pathlib import Path
 
 from bitnet_cli.commands.compiling import compiling
-from bitnet_cli.commands.reporting import Reporter, byte_size
+from bitnet_cli.commands.reporting import Reporter, byte_size, say
 from bitnet_cli.embedded import DEFAULT_MODEL, EMBEDDED
 from bitnet_cli.errors import printable
 from bitnet_cli.machine.terminal import unechoed
@@ -49,13 +49,13 @@ def _get(missing: NotHereError) -> Path:
 
 def _ask(question: str, missing: NotHereError) -> None:
     """Return if the user says yes, which is what Enter says."""
-    print(f"{question} [Y/n] ", end="", file=sys.stderr, flush=True)  # noqa: T201
+    say(f"{question} [Y/n] ", end="")
     answer = ""
     try:
         answer = sys.stdin.readline()
     finally:
         if not answer:  # Ctrl-C, Ctrl-D: nobody has ended the line
-            print(file=sys.stderr, flush=True)  # noqa: T201
+            say("")
     if not answer or answer.strip().lower() not in ("", "y", "yes"):
         raise missing
 
@@ -64,12 +64,12 @@ def open_model(model: str | None, engine: Engine, quiet: bool) -> OpenModel:
     """Open a model (None: the embedded one) ready to run, and say on stderr what the user should know. Close its session after use."""
     if model is None and not quiet:
         about = f"the embedded model {DEFAULT_MODEL} ({EMBEDDED[DEFAULT_MODEL].description})"
-        print(f"bitnet: using {about}; choose another with -m MODEL", file=sys.stderr, flush=True)  # noqa: T201
+        say(f"bitnet: using {about}; choose another with -m MODEL")
     path = find_model(model)
     with unechoed(), Reporter(quiet).working(f"loading {printable(path.name)}"):
         opened = opening.open_model(path, engine)
     if opened.decoder.note and not quiet:
-        print(f"bitnet: warning: {opened.decoder.note}", file=sys.stderr, flush=True)  # noqa: T201
+        Reporter(quiet).warn(opened.decoder.note)
     with unechoed(), compiling(quiet):
         opened.decoder.start()
     return opened

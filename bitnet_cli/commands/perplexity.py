@@ -1,11 +1,10 @@
 """`bitnet perplexity`: how well a model predicts a text. The result goes to stdout, progress to stderr."""
 
-import json
 import time
 from pathlib import Path
 
 from bitnet_cli.commands.opening import Engine, open_model
-from bitnet_cli.commands.reporting import Reporter
+from bitnet_cli.commands.reporting import Reporter, print_json, put
 from bitnet_cli.commands.run import read_prompt
 from bitnet_cli.errors import UsageError
 from bitnet_cli.model.perplexity import score
@@ -45,6 +44,6 @@ def perplexity(
     if as_json:
         numbers = {"perplexity": result.perplexity, "perplexity_error": result.error, "nats": result.nats, "tokens": result.tokens}
         used = {"activations": opened.decoder.scheme, "context": context, "stride": stride or context, "seconds": round(seconds, 3)}
-        print(json.dumps(numbers | used))  # noqa: T201
+        print_json(numbers | used)
     else:
-        print(f"perplexity {result.perplexity:.4f} ± {result.error:.4f} ({result.nats:.4f} nats a token, {result.tokens} tokens)")  # noqa: T201
+        put(f"perplexity {result.perplexity:.4f} ± {result.error:.4f} ({result.nats:.4f} nats a token, {result.tokens} tokens)")

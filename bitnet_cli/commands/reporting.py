@@ -33,10 +33,17 @@ def row(label: str, text: str) -> None:
         put(f"{label if i == 0 else '':<{LABEL}}{line}".rstrip())
 
 
-def put(line: str) -> None:
-    """A line on stdout; characters that its encoding lacks are replaced."""
+def put(text: str) -> None:
+    """A line, or lines, of a report on stdout: control characters are escaped, characters that its encoding lacks are replaced."""
     encoding = sys.stdout.encoding or "ascii"
-    sys.stdout.write(line.encode(encoding, "replace").decode(encoding) + "\n")
+    sys.stdout.write(printable(text, "\n").encode(encoding, "replace").decode(encoding) + "\n")
+    sys.stdout.flush()
+
+
+def say(text: str, end: str = "\n", dim: bool = False) -> None:
+    """A line, or lines, on stderr: the way of all that commands say, so that nothing foreign in it drives the terminal."""
+    start, stop = ("\x1b[2m", "\x1b[0m") if dim else ("", "")
+    print(f"{start}{printable(text, chr(10))}{stop}", end=end, file=sys.stderr, flush=True)  # noqa: T201
 
 
 def byte_size(size: int | None) -> str:
@@ -50,8 +57,8 @@ def byte_size(size: int | None) -> str:
 
 
 def print_json(value: Any) -> None:
-    """One JSON object on stdout, in ASCII. NaN and infinities, which JSON has not, become null."""
-    put(json.dumps(_finite(value), allow_nan=False))
+    """One JSON value on stdout, in printable ASCII. NaN and infinities, which JSON has not, become null."""
+    put(json.dumps(_finite(value), allow_nan=False).replace("\x7f", "\\u007f"))
 
 
 def _finite(value: Any) -> Any:
@@ -70,17 +77,17 @@ class Reporter:
     def note(self, text: str) -> None:
         """One line that is not an error."""
         if not self.quiet:
-            print(f"bitnet: note: {printable(text)}", file=sys.stderr)  # noqa: T201
+            say(f"bitnet: note: {printable(text)}")
 
     def warn(self, text: str) -> None:
         """One line about a result that may be worthless: said even when quiet."""
-        print(f"bitnet: warning: {printable(text)}", file=sys.stderr)  # noqa: T201
+        say(f"bitnet: warning: {printable(text)}")
 
     def summary(self, output: Path, details: list[str], size: int, seconds: float) -> None:
         """`details` and the size and speed of what was written, in one line."""
         if not self.quiet:
             speed = f"{size} bytes in {seconds:.1f} s, {size / 1e6 / max(seconds, 1e-9):.0f} MB/s"
-            print(printable(f"{output}: {', '.join(details)}; {speed}"), file=sys.stderr)  # noqa: T201
+            say(printable(f"{output}: {', '.join(details)}; {speed}"))
 
     @contextlib.contextmanager
     def progress(self, what: str) -> Iterator[Progress | None]:
@@ -130,7 +137,7 @@ class Bar:
     """
 
     def __init__(self, what: str, unit: str, patience: float | None = None):
-        self._what, self._unit = what, unit
+        self._what, self._unit = printable(what), unit
         self._due = time.monotonic() + (PATIENCE if patience is None else patience)
         self._bar: Any = None
         self._task: Any = None

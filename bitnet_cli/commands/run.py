@@ -12,8 +12,8 @@ from bitnet_kernels import isa
 
 from bitnet_cli.commands.chat import talk as chatting
 from bitnet_cli.commands.opening import Engine, OpenModel, open_model
-from bitnet_cli.commands.reporting import Reporter, byte_size, print_json
-from bitnet_cli.errors import BadFileError, BitnetError, UsageError
+from bitnet_cli.commands.reporting import Reporter, byte_size, print_json, say
+from bitnet_cli.errors import BadFileError, BitnetError, UsageError, printable
 from bitnet_cli.model import prompt_cache
 from bitnet_cli.model.completion import Completion, Request
 from bitnet_cli.model.constraint import grammar_of
@@ -311,4 +311,4 @@ def _report(opened: OpenModel, completion: Completion, finish: str, load_seconds
         + (f", seed {completion.seed}" if sampling.temperature > 0 else "")
     )
     for line in lines:
-        print(f"bitnet: {line}", file=sys.stderr, flush=True)  # noqa: T201
+        say(f"bitnet: {printable(line)}")

@@ -65,14 +65,15 @@ def explain_write_errors(target: Path, needed: int) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def part_file(target: Path, needed: int) -> Iterator[Path]:
+def part_file(target: Path, needed: int, mode: int = 0o666) -> Iterator[Path]:
     """Gives the path of an empty file to write; renames it to `target` when the block ends well, removes it when it does not.
 
-    The block must close whatever it opened. `needed` is the size for the message about a full disk.
+    The block must close whatever it opened. `needed` is the size for the message about a full disk. mode: the file's permissions, less
+    what the umask takes away; also where it replaces a file that had others.
     """
     _remove_stale(target)
     with explain_write_errors(target, needed):
-        part, handle = _create_part(target)
+        part, handle = _create_part(target, mode)
     try:
         yield part
         with explain_write_errors(target, needed):
@@ -89,11 +90,11 @@ def part_file(target: Path, needed: int) -> Iterator[Path]:
             part.unlink()  # gone already if it was renamed
 
 
-def _create_part(target: Path) -> tuple[Path, int]:
+def _create_part(target: Path, mode: int) -> tuple[Path, int]:
     """A new part file and an open handle that holds its lock for as long as the writer lives."""
     while True:
         part = target.with_name(f"{target.name}.{secrets.token_hex(4)}.part")
-        handle = os.open(part, os.O_RDWR | os.O_CREAT | os.O_EXCL | getattr(os, "O_CLOEXEC", 0), 0o666)
+        handle = os.open(part, os.O_RDWR | os.O_CREAT | os.O_EXCL | getattr(os, "O_CLOEXEC", 0), mode)
         if sys.platform == "win32" or (_lock(handle, without=True) and os.fstat(handle).st_nlink):
             return part, handle
         os.close(handle)  # between its creation and its lock another writer took it for a dead one's and removed it

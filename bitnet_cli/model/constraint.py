@@ -25,6 +25,7 @@ from numpy.typing import NDArray
 
 from bitnet_cli.errors import BitnetError, UsageError
 from bitnet_cli.text.tokenizer import Tokenizer
+from bitnet_cli.text.vocabulary import replace_surrogates
 
 if TYPE_CHECKING:
     from llguidance import LLTokenizer
@@ -90,6 +91,8 @@ def _no_constant(name: str) -> None:
 def _check_size(text: str, what: str) -> None:
     if len(text) > MAX_BYTES:
         raise UsageError(f"{what} is larger than {MAX_BYTES >> 20} MiB")
+    if replace_surrogates(text) != text:  # how Python reads bytes of the command line that are no UTF-8
+        raise UsageError(f"{what} is not UTF-8")
 
 
 def _checked(grammar: str, what: str) -> str:

@@ -5,8 +5,9 @@
     then     token ids, int32; the arrays of the cache (Decoder.cache_parts), row by row; all little-endian
     last     SHA-256 of everything before, 32 bytes
 
-A file is written completely or not at all, and read only if all of it is as expected: the same model, cache type, instruction set and
-version of this program. What is read gives the same tokens as computing it, to the bit.
+It says what the prompt was, so it is its owner's alone (0600). A file is written completely or not at all, and read only if all of it is as
+expected: the same model, cache type, instruction set and version of this program. What is read gives the same tokens as computing it, to
+the bit.
 """
 
 import hashlib
@@ -20,6 +21,7 @@ from bitnet_kernels import isa
 from numpy.typing import NDArray
 
 from bitnet_cli import __version__
+from bitnet_cli.checkpoint.strict_json import open_regular
 from bitnet_cli.errors import BadFileError, UsageError
 from bitnet_cli.gguf_file.part_file import part_file
 from bitnet_cli.model.opening import OpenModel
@@ -67,7 +69,7 @@ def save(opened: OpenModel, count: int, path: Path) -> None:
     header = json.dumps(_header(opened, count, parts)).encode() + b"\n"
     ids = np.array(opened.session.ids[:count], "<i4")
     size = len(MAGIC) + len(header) + ids.nbytes + sum(part.nbytes for part in parts) + 32
-    with part_file(path, size) as part, part.open("wb") as file:
+    with part_file(path, size, mode=0o600) as part, part.open("wb") as file:
         digest = hashlib.sha256()
         for data in (MAGIC, header, ids.tobytes()):
             digest.update(data)
@@ -87,7 +89,7 @@ def load(opened: OpenModel, path: Path) -> int:
     session = opened.session
     decoder = session.emptied()
     try:
-        with path.open("rb") as file:
+        with open_regular(path) as file:
             digest = hashlib.sha256()
             header = _read_header(file, path, digest)
             ids = _read_ids(file, path, digest, header, decoder.config.vocab)
@@ -122,9 +124,9 @@ def _read_header(file: BinaryIO, path: Path, digest: Any) -> dict[str, Any]:
     digest.update(magic + line)
     try:
         header = json.loads(line)
-    except ValueError:
+    except (ValueError, RecursionError):
         header = None
-    if not isinstance(header, dict) or not isinstance(header.get("tokens"), int):
+    if not isinstance(header, dict) or type(header.get("tokens")) is not int:
         raise BadFileError(path, "header", "is not one line of JSON with the number of tokens")
     return header
 

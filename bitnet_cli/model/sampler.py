@@ -44,7 +44,7 @@ class Sampling:
             ("--min-p", self.min_p, 0.0, 1.0),
             ("--repeat-penalty", self.repeat_penalty, 0.01, 100.0),
             ("--seed", self.seed, -1, 2**63 - 1),
-            ("--repeat-last-n", self.repeat_last_n, -1, math.inf),
+            ("--repeat-last-n", self.repeat_last_n, -1, 2**31 - 1),
             ("--presence-penalty", self.presence_penalty, -100.0, 100.0),
             ("--frequency-penalty", self.frequency_penalty, -100.0, 100.0),
             ("--mirostat-tau", self.mirostat_tau, 0.0, 100.0),

@@ -11,8 +11,10 @@ from bitnet_cli.text.tokenizer import Tokenizer
 
 # C0, DEL and C1 without newline and tab. ESC (0x1B) and CSI (0x9B) begin the sequences that move the cursor, set the window title or
 # write the clipboard. Without its first character a sequence is plain text, so no state is kept, and one that is cut anywhere
-# between two pieces of text does no harm either.
-_CONTROLS = dict.fromkeys([*(c for c in range(0x20) if c not in (0x09, 0x0A)), *range(0x7F, 0xA0)])
+# between two pieces of text does no harm either. Embeddings, overrides and isolates of the bidirectional algorithm show what follows, also
+# what is not the model's, in another order than it has; the marks that right-to-left text is written with stay.
+_DIRECTIONS = (*range(0x202A, 0x202F), *range(0x2066, 0x206A))
+_CONTROLS = dict.fromkeys([*(c for c in range(0x20) if c not in (0x09, 0x0A)), *range(0x7F, 0xA0), *_DIRECTIONS])
 
 
 class IncrementalDecoder:

@@ -27,6 +27,9 @@ class Repo:
     refuse_files: tuple[int, str] | None = None
     cut: dict[str, list[int]] = field(default_factory=dict)
     sizes: dict[str, int] = field(default_factory=dict)  # where the list of files tells another size
+    lfs: dict[str, object] = field(default_factory=dict)  # SHA-256 that the list of files tells of a file
+    headers: dict[str, str] = field(default_factory=dict)  # of every answer about a file, in place of others
+    commit: object = COMMIT  # as the list of files tells it
 
 
 @dataclass
@@ -68,17 +71,22 @@ class Handler(BaseHTTPRequestHandler):
         if (parts[5] if api else parts[3]) not in repo.revisions:
             return self._refuse(404, "RevisionNotFound")
         if api:
-            siblings = [{"rfilename": n, "size": repo.sizes.get(n, len(d)), "blobId": sha(d)[:40]} for n, d in repo.files.items()]
-            return self._send(json.dumps({"_id": "1", "id": name, "sha": COMMIT, "siblings": siblings}).encode(), {})
+            siblings: list[dict[str, Any]] = [
+                {"rfilename": n, "size": repo.sizes.get(n, len(d)), "blobId": sha(d)[:40]} for n, d in repo.files.items()
+            ]
+            for item in siblings:
+                if item["rfilename"] in repo.lfs:
+                    item["lfs"] = {"sha256": repo.lfs[item["rfilename"]], "size": item["size"], "pointerSize": 130}
+            return self._send(json.dumps({"_id": "1", "id": name, "sha": repo.commit, "siblings": siblings}).encode(), {})
         if repo.refuse_files:
-            return self._refuse(*repo.refuse_files)
+            return self._send(b"{}", {"X-Error-Code": repo.refuse_files[1]} | repo.headers, repo.refuse_files[0])
         return self._file(repo, "/".join(parts[4:]))
 
     def _file(self, repo: Repo, file: str) -> None:
         data = repo.files.get(file)
         if data is None:
             return self._refuse(404, "EntryNotFound")
-        headers = {"ETag": f'"{sha(data)}"', "X-Repo-Commit": COMMIT, "Accept-Ranges": "bytes"}
+        headers = {"ETag": f'"{sha(data)}"', "X-Repo-Commit": COMMIT, "Accept-Ranges": "bytes"} | repo.headers
         start = int((self.headers.get("Range") or "bytes=0-").removeprefix("bytes=").split("-")[0])
         if start:
             headers["Content-Range"] = f"bytes {start}-{len(data) - 1}/{len(data)}"

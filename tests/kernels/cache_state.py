@@ -2,13 +2,14 @@
 
 cache_state.py integers    the ternary kernels and the quantiser
 cache_state.py team        whole steps by a team of two threads
+cache_state.py barrier     one small kernel that Python calls; `barrier alone`: it cannot start a process
 """
 
 import json
 import sys
 
 import numpy as np
-from bitnet_kernels import compile_cache, isa
+from bitnet_kernels import child, compile_cache, isa
 
 
 def row() -> bool:
@@ -30,8 +31,24 @@ def team() -> bool:
     return finite
 
 
+def barrier() -> bool:
+    """Whether a step is announced, and nobody is asleep."""
+    from bitnet_kernels.control import Shared, new_control
+    from bitnet_kernels.frame import Frame
+    from bitnet_kernels.native import Entry
+
+    control = new_control()
+    return Entry("barrier", "announce").over(Frame(Shared(control)), 1)(1) == 0
+
+
 def main() -> None:
-    right = {"row": row, "team": team}[sys.argv[1]]()
+    if "alone" in sys.argv:
+
+        def start(*_: object) -> None:
+            raise OSError("no more processes")
+
+        child.start = start
+    right = {"row": row, "team": team, "barrier": barrier}[sys.argv[1]]()
     numba = "numba" in sys.modules
     from numba.core.dispatcher import Dispatcher
 

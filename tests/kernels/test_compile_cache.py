@@ -5,13 +5,14 @@ import shutil
 import stat
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numba
 import pytest
-from bitnet_kernels import compile_cache, isa, native
+from bitnet_kernels import compile_cache, isa, native, private
 
 HERE = Path(__file__).parent
 POSIX = pytest.mark.skipif(not hasattr(os, "getuid"), reason="permissions as on POSIX")
@@ -46,7 +47,7 @@ def test_the_folder_is_private(prepare: Callable[[Path], Path | None], tmp_path:
     assert folder is not None
     assert folder.parent == tmp_path / "base"
     assert mode(folder) == mode(folder.parent) == 0o700
-    assert list(folder.iterdir()) == []
+    assert [path.name for path in folder.iterdir()] == [compile_cache.MARK]
     assert str(folder) == numba.config.CACHE_DIR
 
 
@@ -87,6 +88,33 @@ def test_a_folder_that_others_can_write_is_not_used(prepare: Callable[[Path], Pa
     assert folder is not None
     folder.chmod(permissions)
     assert prepare(base) is None
+    assert str(folder) in str(compile_cache.refused.reason)
+
+
+@POSIX
+def test_a_folder_that_others_can_swap_is_not_used(prepare: Callable[[Path], Path | None], tmp_path: Path) -> None:
+    """By the folder above it; and the user learns why."""
+    above = tmp_path / "above"
+    assert prepare(above / "base") is not None
+    above.chmod(0o777)
+    assert prepare(above / "base") is None
+    assert compile_cache.refused.reason == f"others can rename what is in {above}"
+    above.chmod(0o1777)
+    assert prepare(above / "base") is not None
+
+
+@POSIX
+@pytest.mark.parametrize("home", ["", "relative"])
+def test_a_home_that_is_none_is_asked_of_the_system(
+    prepare: Callable[[Path], Path | None], monkeypatch: pytest.MonkeyPatch, tmp_path: Path, home: str
+) -> None:
+    pwd = pytest.importorskip("pwd")
+    monkeypatch.delenv("BITNET_CACHE_DIR", raising=False)
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+    monkeypatch.setenv("HOME", home)
+    monkeypatch.setattr(sys, "platform", "linux")
+    monkeypatch.setattr(pwd, "getpwuid", lambda _: pwd.struct_passwd(("u", "x", 1, 1, "", str(tmp_path), "")))
+    assert compile_cache._base() == tmp_path / ".cache" / "bitnet"
 
 
 @POSIX
@@ -99,11 +127,60 @@ def test_a_folder_of_somebody_else_is_not_used(
     assert list(tmp_path.iterdir()) == []
 
 
-def test_without_a_home_there_is_no_folder(monkeypatch: pytest.MonkeyPatch) -> None:
-    def no_home() -> Path:
-        raise RuntimeError("Could not determine home directory.")
+def folders(base: Path, current: str, outside: Path) -> dict[str, Path]:
+    """Folders that nobody used for long: ours, with a link to `outside` in it, and others that are named so."""
+    name = "kernels-0123456789abcdef-avx2-py311-numba0.63.1"
+    found = {
+        what: base / f"{name}{i}" for i, what in enumerate(("ours", "unmarked", "other mark", "link as mark", "link", "file", "young"))
+    }
+    found["other name"], found["current"] = base / "kernels-of-maize", base / current
+    for what, path in found.items():
+        if what == "file":
+            path.write_bytes(compile_cache.MARKED)
+        elif what == "link":
+            path.symlink_to(base / "elsewhere")
+        else:
+            (path / "within").mkdir(parents=True)
+            (path / "within" / "a").touch()
+    (base / "elsewhere").mkdir()
+    for path in (*(found[what] for what in ("ours", "other name", "current", "young")), base / "elsewhere"):
+        (path / compile_cache.MARK).write_bytes(compile_cache.MARKED)
+    (found["other mark"] / compile_cache.MARK).write_bytes(b"")
+    (found["link as mark"] / compile_cache.MARK).symlink_to(found["ours"] / compile_cache.MARK)
+    (found["ours"] / "link").symlink_to(outside)
+    old = time.time() - (compile_cache.UNUSED_DAYS + 1) * 86400
+    for what, path in found.items():
+        if what not in ("young", "link"):
+            os.utime(path, (old, old))
+    os.utime(base / "elsewhere", (old, old))
+    return found
 
-    monkeypatch.setattr(Path, "home", no_home)
+
+@POSIX
+def test_only_folders_that_were_made_here_are_removed(prepare: Callable[[Path], Path | None], tmp_path: Path) -> None:
+    base = tmp_path / "base"
+    current = prepare(base)
+    assert current is not None
+    outside = tmp_path / "outside"
+    outside.mkdir()
+    (outside / "a").touch()
+    found = folders(base, current.name, outside)
+    assert prepare(base) == current
+    assert [what for what, path in found.items() if not os.path.lexists(path)] == ["ours"]
+    assert (outside / "a").exists() and (base / "elsewhere" / compile_cache.MARK).exists()
+    assert prepare(base) == current and current.stat().st_mtime > time.time() - 100
+
+
+def test_a_folder_that_was_there_before_is_not_marked(prepare: Callable[[Path], Path | None], tmp_path: Path) -> None:
+    current = prepare(tmp_path / "one")
+    assert current is not None
+    (tmp_path / "two" / current.name).mkdir(parents=True, mode=0o700)
+    assert prepare(tmp_path / "two") == tmp_path / "two" / current.name
+    assert list((tmp_path / "two" / current.name).iterdir()) == []
+
+
+def test_without_a_home_there_is_no_folder(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(private, "home", lambda: None)
     for name in ("BITNET_CACHE_DIR", "XDG_CACHE_HOME", "LOCALAPPDATA"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setattr(compile_cache, "folder", compile_cache.folder.__wrapped__)
@@ -116,7 +193,7 @@ def test_a_relative_xdg_folder_is_ignored(monkeypatch: pytest.MonkeyPatch, tmp_p
     """As the XDG specification asks; it would be another one in every working directory."""
     monkeypatch.delenv("BITNET_CACHE_DIR", raising=False)
     monkeypatch.setattr(sys, "platform", "linux")
-    monkeypatch.setattr(Path, "home", lambda: tmp_path)
+    monkeypatch.setattr(private, "home", lambda: tmp_path)
     monkeypatch.setenv("XDG_CACHE_HOME", "relative")
     assert compile_cache._base() == tmp_path / ".cache" / "bitnet"
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "xdg"))
@@ -182,7 +259,7 @@ def test_damaged_machine_code_is_not_run(run_script: Callable[..., Any], tmp_pat
 def test_machine_code_that_cannot_be_linked_is_not_kept(tmp_path: Path) -> None:
     """As with a function that this system does not have: LLVM would end the process, so another one tries."""
     native.keep(tmp_path / "a.code", "f", b"no object file")
-    assert list(tmp_path.iterdir()) == []
+    assert [path.name for path in tmp_path.iterdir()] == ["a.failed"]
 
 
 @COMPILED
@@ -228,4 +305,4 @@ def test_a_full_disk(run_python: Callable[..., Any], tmp_path: Path) -> None:
     done = run_python("-c", code, str(HERE / "cache_state.py"), "row", BITNET_CACHE_DIR=str(tmp_path / "base"), PYTHONPATH=str(HERE))
     assert (done.returncode, done.stderr) == (0, "")
     assert '"right": true' in done.stdout
-    assert [path for path in (tmp_path / "base").rglob("*") if path.is_file()] == []
+    assert [path.name for path in (tmp_path / "base").rglob("*") if path.is_file()] == [compile_cache.MARK]

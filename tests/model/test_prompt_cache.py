@@ -133,3 +133,18 @@ def test_nowhere_to_write(opened: Open, tmp_path: Path) -> None:
         prompt_cache.save(model, len(IDS), tmp_path / "no" / "folder")
     with pytest.raises(BadFileError):
         prompt_cache.load(model, tmp_path)
+
+
+@pytest.mark.skipif(os.name != "posix", reason="permissions as on POSIX")
+def test_it_is_its_owners_alone(opened: Open, cache: Path) -> None:
+    """It says what the prompt was: whatever the umask is, and whatever the file had before."""
+    assert cache.stat().st_mode & 0o777 == 0o600
+    cache.chmod(0o644)
+    model = opened()
+    model.session.prefill(IDS)
+    before = os.umask(0)
+    try:
+        prompt_cache.save(model, len(IDS), cache)
+    finally:
+        os.umask(before)
+    assert cache.stat().st_mode & 0o777 == 0o600

@@ -2,7 +2,6 @@
 
 import contextlib
 import functools
-import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,7 +16,7 @@ from bitnet_cli.commands.bench.project import Layers, layers_to_measure, memory_
 from bitnet_cli.commands.bench.shapes import SHAPES, temporary_model
 from bitnet_cli.commands.compiling import compiling
 from bitnet_cli.commands.opening import find_model
-from bitnet_cli.commands.reporting import Reporter
+from bitnet_cli.commands.reporting import Reporter, put
 from bitnet_cli.errors import UnsupportedError, UsageError
 from bitnet_cli.gguf_file.reader import GGUFFile, open_gguf
 from bitnet_cli.machine.energy import Meter
@@ -215,8 +214,7 @@ class Run:
             if self.choices.plot is not None:
                 plot.write_plot(self.table, self.choices.plot)
         finally:
-            sys.stdout.write(output.write_rows(self.table, self.choices.kind))
-            sys.stdout.flush()
+            put(output.write_rows(self.table, self.choices.kind).removesuffix("\n"))
         noisy = [row for row in self.table if row["noisy"]]
         if noisy:
             worst = max(noisy, key=lambda row: float(row["spread"]))

@@ -7,7 +7,6 @@ for what changes from sample to sample, not for what changed between the runs; f
 import json
 import math
 import statistics
-import sys
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -16,7 +15,7 @@ from bitnet_cli.commands.bench.output import aligned
 from bitnet_cli.commands.bench.rows import Row
 from bitnet_cli.commands.bench.saved import read_rows
 from bitnet_cli.commands.bench.tables import digits
-from bitnet_cli.commands.reporting import Reporter
+from bitnet_cli.commands.reporting import Reporter, put
 from bitnet_cli.errors import UsageError
 
 SAME = ("test", "n_threads", "type_k", "weights", "activations", "n_top")  # what two rows must agree in to be compared
@@ -121,12 +120,12 @@ def compare(first: Path, second: Path, kind: str) -> None:
     if left_out:
         warnings.append(f"{left_out} rows are in one of the files only, and are left out")
     if kind == "json":
-        sys.stdout.write(json.dumps({"ratios": [asdict(ratio) for ratio in ratios], "warnings": warnings}, indent=1) + "\n")
+        put(json.dumps({"ratios": [asdict(ratio) for ratio in ratios], "warnings": warnings}, indent=1))
     else:
         cells = [["test", "threads", "setup", "A tok/s", "B tok/s", "B / A", "95 % interval", ""]]
         for r in ratios:
             interval = "" if r.low is None or r.high is None else f"{r.low:.3f} to {r.high:.3f}"
             cells.append([r.test, str(r.n_threads), r.setup, digits(r.a), digits(r.b), f"{r.ratio:.3f}", interval, r.verdict])
-        sys.stdout.write("\n".join(aligned(cells, 3)) + "\n")
+        put("\n".join(aligned(cells, 3)))
     for warning in warnings:
         reporter.warn(warning)

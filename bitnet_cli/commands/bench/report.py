@@ -2,7 +2,6 @@
 
 import html
 import re
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -12,6 +11,7 @@ from bitnet_cli.commands.bench.output import require_writable, write_file
 from bitnet_cli.commands.bench.rows import Row
 from bitnet_cli.commands.bench.saved import read_rows
 from bitnet_cli.commands.bench.tables import Section, about, sections
+from bitnet_cli.commands.reporting import say
 from bitnet_cli.errors import BadFileError, UsageError
 
 NEEDED = (
@@ -55,7 +55,7 @@ def report(files: Sequence[Path], target: Path) -> None:
     page = render(runs)
     write_file(target, page.encode())
     if not plot.has_plotting():
-        print("bitnet: note: without figures: they need matplotlib, pip install 'bitnet-cli[plot]'", file=sys.stderr)  # noqa: T201
+        say("bitnet: note: without figures: they need matplotlib, pip install 'bitnet-cli[plot]'")
 
 
 def _complete(path: Path) -> list[Row]:

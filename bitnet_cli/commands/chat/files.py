@@ -17,10 +17,12 @@ from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from bitnet_cli.checkpoint.strict_json import open_regular
 from bitnet_cli.errors import BadFileError, BitnetError, UsageError
 from bitnet_cli.model.sampler import Sampling
 from bitnet_cli.text.chat.templates import Message, checked_messages
 from bitnet_cli.text.tokenizer import Tokenizer
+from bitnet_cli.text.vocabulary import replace_surrogates
 
 FORMAT, VERSION = "bitnet-chat", 1
 MAX_BYTES = 64 << 20
@@ -55,8 +57,7 @@ def save(path: Path, tokenizer: Tokenizer, *, model: str, template: str, samplin
     try:
         handle = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0), 0o600)
         with os.fdopen(handle, "w", encoding="utf-8", newline="\n") as file:
-            json.dump(value, file, ensure_ascii=False, indent=1)
-            file.write("\n")
+            file.write(replace_surrogates(json.dumps(value, ensure_ascii=False, indent=1)) + "\n")
             file.flush()
             os.fsync(file.fileno())
         part.replace(path)
@@ -78,7 +79,7 @@ def load(path: Path, tokenizer: Tokenizer) -> Saved:
     if not isinstance(first, int) or isinstance(first, bool) or not 0 <= first <= len(listed):
         raise BadFileError(path, "first", f"is {first!r:.40}, expected 0 to {len(listed)}")
     try:
-        messages = checked_messages(listed) if listed else []
+        messages = [Message(m.role, replace_surrogates(m.content)) for m in checked_messages(listed)] if listed else []
         sampling = _sampling(value.get("sampling"))
     except UsageError as error:
         raise BadFileError(path, "saved chat", str(error)) from None
@@ -87,12 +88,12 @@ def load(path: Path, tokenizer: Tokenizer) -> Saved:
             ids = _checked_ids(stored["ids"], message.content, tokenizer)
             messages[i] = Message(message.role, message.content, ids)
     exact = all(m.ids is not None for m in messages if m.role == "assistant")
-    return Saved(str(name), str(value.get("template")), sampling, messages, first, exact)
+    return Saved(replace_surrogates(str(name)), replace_surrogates(str(value.get("template"))), sampling, messages, first, exact)
 
 
 def _read(path: Path) -> dict[str, Any]:
     try:
-        with path.open("rb") as file:
+        with open_regular(path) as file:
             data = file.read(MAX_BYTES + 1)
     except OSError as error:
         raise UsageError(f"{path}: {error.strerror}") from None

@@ -12,6 +12,9 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
+from bitnet_kernels import private
+
+from bitnet_cli.commands.reporting import say
 from bitnet_cli.text.files import decoded_lines
 
 if TYPE_CHECKING:
@@ -32,10 +35,16 @@ class Reader(Protocol):
         """The next one, or None at the end."""
 
 
-def state_folder() -> Path:
-    """Where chats leave what they remember: $XDG_STATE_HOME/bitnet, else ~/.local/state/bitnet; on Windows %LOCALAPPDATA%/bitnet."""
+def state_folder() -> Path | None:
+    """Where chats leave what they remember: $XDG_STATE_HOME/bitnet, else ~/.local/state/bitnet; on Windows %LOCALAPPDATA%/bitnet.
+
+    None: there is no home.
+    """
     base = os.environ.get("LOCALAPPDATA" if os.name == "nt" else "XDG_STATE_HOME")
-    return Path(base) / "bitnet" if base and Path(base).is_absolute() else Path.home() / ".local" / "state" / "bitnet"
+    if base and Path(base).is_absolute():
+        return Path(base) / "bitnet"
+    home = private.home()
+    return home / ".local" / "state" / "bitnet" if home else None
 
 
 def history_file() -> Path | None:
@@ -43,9 +52,12 @@ def history_file() -> Path | None:
     wish = os.environ.get("BITNET_HISTORY")
     if wish == "":
         return None
-    path = Path(wish) if wish else state_folder() / "chat_history"
+    folder = Path(wish).parent if wish else state_folder()
+    if folder is None:
+        return None
+    path = folder / (Path(wish).name if wish else "chat_history")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        private.make(folder)  # whatever the umask is
         os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600))
     except OSError:
         return None
@@ -66,7 +78,7 @@ class PipeReader:
 
     def _line(self, prompt: str) -> str | None:
         if self._prompts:
-            print(prompt, end="", file=sys.stderr, flush=True)  # noqa: T201
+            say(prompt, end="")
         if self._lines is not None:
             return next(self._lines, None)
         line = sys.stdin.readline()

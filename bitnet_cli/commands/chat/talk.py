@@ -6,7 +6,6 @@ On a terminal with an editor and Markdown; lines in and answers out where stdin 
 from __future__ import annotations
 
 import contextlib
-import json
 import sys
 from collections.abc import Sequence
 from dataclasses import replace
@@ -17,7 +16,7 @@ from bitnet_cli.commands.chat import commands
 from bitnet_cli.commands.chat.files import Saved
 from bitnet_cli.commands.chat.reader import PipeReader, Reader, TerminalReader
 from bitnet_cli.commands.chat.terminal import Plain, Shown, Silent, moves, stoppable, styled, wrapped
-from bitnet_cli.commands.reporting import Bar, Reporter
+from bitnet_cli.commands.reporting import Bar, Reporter, print_json, say
 from bitnet_cli.errors import BitnetError, UsageError, printable
 from bitnet_cli.model.chat import BASE_LIMIT, Chat, ContextFullError
 from bitnet_cli.model.generate import Timings
@@ -66,13 +65,12 @@ class Talk:
 
     def say(self, text: str) -> None:
         """What the user asked for: on stderr, so that a pipe gets answers only."""
-        print("\n".join(wrapped(printable(line)) for line in text.split("\n")), file=sys.stderr, flush=True)  # noqa: T201
+        say("\n".join(wrapped(printable(line)) for line in text.split("\n")))
 
     def note(self, text: str) -> None:
         """One line beside the chat."""
         if not self.quiet:
-            dim, end = ("\x1b[2m", "\x1b[0m") if styled(sys.stderr.isatty()) else ("", "")
-            print(f"{dim}{wrapped(f'({printable(text)})')}{end}", file=sys.stderr, flush=True)  # noqa: T201
+            say(wrapped(f"({printable(text)})"), dim=styled(sys.stderr.isatty()))
 
     def meter(self) -> str:
         """How full the context is."""
@@ -157,7 +155,7 @@ class Talk:
         assert t is not None
         if self.as_json:
             counts = {"prompt_tokens": t.prompt_tokens, "cached_tokens": t.cached_tokens, "new_tokens": t.new_tokens}
-            print(json.dumps(chat.messages[-1].as_dict() | {"finish": chat.finish} | counts), flush=True)  # noqa: T201
+            print_json(chat.messages[-1].as_dict() | {"finish": chat.finish} | counts)
         if left_out:
             self.note(f"the context is full: the {left_out} oldest messages are left out from here on")
         if chat.finish == "interrupted":

@@ -11,16 +11,15 @@ character.
 from __future__ import annotations
 
 import json
-import os
 import re
-import subprocess
-import sys
 import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from bitnet_cli.errors import BadFileError, UsageError
+from bitnet_kernels import child
+
+from bitnet_cli.errors import BadFileError, UnsupportedError, UsageError
 from bitnet_cli.text.chat.templates import MARK, Message, Piece
 from bitnet_cli.text.vocabulary import replace_surrogates
 
@@ -29,8 +28,6 @@ SECONDS = 10.0  # from start to end, for a machine that is busy; the second of C
 MAX_OUTPUT = 4 << 20  # characters
 # Private-use planes 15 and 16, the last two code points of each left out (they are noncharacters).
 STAND_INS = [*range(0xF0000, 0xFFFFE), *range(0x100000, 0x10FFFE)]
-# What a Python needs to start; nothing else of the environment, tokens among it, is anybody's business there.
-ENVIRONMENT = ("PATH", "PYTHONPATH", "PYTHONHOME", "VIRTUAL_ENV", "SYSTEMROOT", "LD_LIBRARY_PATH", "DYLD_LIBRARY_PATH")
 
 
 @dataclass(frozen=True)
@@ -50,7 +47,10 @@ class JinjaTemplate:
         return frozenset([*MARK.findall(self.source), self.bos_token, self.eos_token]) - {""}
 
     def pieces(self, messages: Sequence[Message], *, ask: bool = True) -> list[Piece]:
-        """As in `Template`. BadFileError: the template is wrong, refuses these messages, or takes too long or too much."""
+        """As in `Template`. BadFileError: the template is wrong, refuses these messages, or takes too long or too much.
+
+        UnsupportedError: here is no Python that could be started to render it, as in a frozen program.
+        """
         hidden = _Hidden(messages)
         text = self._render(hidden.messages, ask)
         pieces: list[Piece] = []
@@ -61,7 +61,10 @@ class JinjaTemplate:
     def _render(self, messages: list[dict[str, str]], ask: bool) -> str:
         job = {"template": self.source, "messages": messages, "add_generation_prompt": ask, "limit": MAX_OUTPUT}
         job |= {"bos_token": self.bos_token, "eos_token": self.eos_token}
-        answer = _ask_child(json.dumps(job).encode())
+        try:
+            answer = _ask_child(json.dumps(job).encode())
+        except child.NoChildError as error:
+            raise UnsupportedError(f"{self.path}: chat template: is rendered in a process of its own, and {error}") from None
         if answer is None:
             reason = "takes more than a second, 256 MB, or the text that it may give"
             raise BadFileError(self.path, "chat template", reason)
@@ -117,22 +120,20 @@ class _Hidden:
 
 
 def _ask_child(job: bytes) -> dict[str, str] | None:
-    """The child's answer; None where it was stopped or gave no answer of the right form."""
-    environment = {name: os.environ[name] for name in ENVIRONMENT if name in os.environ}
-    command = [sys.executable, "-X", "utf8", str(CHILD)]
-    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.DEVNULL}
-    with subprocess.Popen(command, env=environment, **pipes) as child:  # type: ignore[call-overload]
-        timer = threading.Timer(SECONDS, child.kill)
+    """The child's answer; None where it was stopped or gave no answer of the right form. Raises NoChildError."""
+    with child.start(CHILD.stem, "main", ("jinja2", "markupsafe"), folder=str(CHILD.parent)) as process:
+        assert process.stdin is not None and process.stdout is not None
+        timer = threading.Timer(SECONDS, process.kill)
         timer.start()
         try:
-            child.stdin.write(job)
-            child.stdin.close()
-            data = child.stdout.read(6 * MAX_OUTPUT + 1000)  # one character takes at most 12 bytes in JSON, on average far less
+            process.stdin.write(job)
+            process.stdin.close()
+            data = process.stdout.read(6 * MAX_OUTPUT + 1000)  # one character takes at most 12 bytes in JSON, on average far less
         except OSError:
             return None
         finally:
             timer.cancel()
-            child.kill()
+            process.kill()
     try:
         answer = json.loads(data)
     except ValueError:

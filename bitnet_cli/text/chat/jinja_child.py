@@ -1,6 +1,6 @@
 """The child of jinja.py: one job in JSON on stdin, one answer in JSON on stdout.
 
-Run as a file, with nothing of this package imported: `sys.path` must not lead to modules of ours that look like others' names.
+Imported under this name alone, by a Python that finds nothing of this package and nothing but Jinja beside its own library (child.py).
 Globals and filters are those that Hugging Face's `apply_chat_template` gives a template (transformers, utils/chat_template_utils.py).
 """
 
@@ -83,8 +83,3 @@ def main() -> None:
     except Exception as error:
         answer = {"error": f"{type(error).__name__}: {error}"[:500]}
     sys.stdout.write(json.dumps(answer))
-
-
-if __name__ == "__main__":
-    sys.path.pop(0)  # the folder of this file
-    main()

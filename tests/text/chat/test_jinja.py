@@ -7,8 +7,9 @@ import sys
 from pathlib import Path
 
 import pytest
+from bitnet_kernels import child
 
-from bitnet_cli.errors import BadFileError
+from bitnet_cli.errors import BadFileError, UnsupportedError
 from bitnet_cli.text.chat import jinja
 from bitnet_cli.text.chat.jinja import CHILD, JinjaTemplate
 from bitnet_cli.text.chat.templates import Message
@@ -89,5 +90,13 @@ def test_jinja_is_imported_in_the_child_only() -> None:
     code = "import sys; import bitnet_cli.text.chat.choice; print('jinja2' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "False\n"
     job = {"template": "a", "messages": [], "bos_token": "", "eos_token": "", "add_generation_prompt": True, "limit": 9}
-    done = subprocess.run([sys.executable, str(CHILD)], input=json.dumps(job), capture_output=True, text=True, check=True)
-    assert json.loads(done.stdout) == {"text": "a"}
+    with child.start(CHILD.stem, "main", ("jinja2", "markupsafe"), folder=str(CHILD.parent)) as process:
+        output, _ = process.communicate(json.dumps(job).encode())
+    assert json.loads(output) == {"text": "a"}
+
+
+def test_where_no_child_can_be_started_a_template_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    """In a frozen program `sys.executable` is that program, which would start once more with Python's options for its own."""
+    monkeypatch.setattr(sys, "frozen", True, raising=False)
+    with pytest.raises(UnsupportedError, match=r"t\.jinja: chat template: is rendered in a process of its own"):
+        pieces("x")
