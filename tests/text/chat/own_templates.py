@@ -1,0 +1,1 @@
+OWN_TEMPLATES = {"a": "{{ messages[0].content }}"}
