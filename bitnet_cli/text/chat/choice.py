@@ -51,6 +51,7 @@ class ChatFacts(NamedTuple):
     eos: str  # text of the end token; empty where there is none
     bos: str
     more: tuple[tuple[str, str], ...] = ()  # texts of other special tokens, by the names that templates know
+    tools_template: str | None = None  # of a file with a template of its own for tools
 
 
 def choose(file: ChatFacts, wish: str | None = None, args: Mapping[str, Any] | None = None, *, tools: bool = False) -> Choice:
@@ -62,10 +63,11 @@ def choose(file: ChatFacts, wish: str | None = None, args: Mapping[str, Any] | N
 
     UsageError: no such format or file, or a format that takes no arguments. BadFileError: the template is not text.
     """
+    own = file.tools_template or file.template if tools or (args or {}).get("tools") else file.template
     if wish is None and (args or tools):
-        if file.template is None:
+        if own is None:
             raise UsageError(f"{file.path}: has no chat template of its own, and only such a one takes arguments and tools")
-        return Choice(_rendered(file, OWN, file.template, str(file.path), args), "the file's own, which is given arguments or tools", True)
+        return Choice(_rendered(file, OWN, own, str(file.path), args), "the file's own, which is given arguments or tools", True)
     if wish is None:
         return _detect(file)
     if wish in BUILT_IN:
@@ -76,9 +78,9 @@ def choose(file: ChatFacts, wish: str | None = None, args: Mapping[str, Any] | N
         but = f"; this vocabulary has no {', '.join(missing)}" if missing else ""
         return Choice(template, f"asked for{but}", wish != PLAIN.name)
     if wish == OWN:
-        if file.template is None:
+        if own is None:
             raise UsageError(f"{file.path}: has no chat template of its own; built in are {', '.join(BUILT_IN)}")
-        return Choice(_rendered(file, OWN, file.template, str(file.path), args), "the file's own, asked for", True)
+        return Choice(_rendered(file, OWN, own, str(file.path), args), "the file's own, asked for", True)
     return Choice(_rendered(file, Path(wish).name, _template_file(wish), wish, args), f"from {wish}", True)
 
 
@@ -118,7 +120,8 @@ def chat_facts(metadata: Mapping[str, object], path: Path) -> ChatFacts:
     known = (text("general.name") or "", text("general.basename") or "", path.name)
     architecture = text("general.architecture") or ""
     more = (("unk_token", token("unknown")), ("pad_token", token("padding")))
-    return ChatFacts(path, text(KEY), architecture, " ".join(known).lower(), len(names), marked, token("eos"), token("bos"), more)
+    words = " ".join(known).lower()
+    return ChatFacts(path, text(KEY), architecture, words, len(names), marked, token("eos"), token("bos"), more, text(f"{KEY}.tool_use"))
 
 
 def _detect(file: ChatFacts) -> Choice:

@@ -41,7 +41,8 @@ def variables(job: dict[str, Any]) -> dict[str, Any]:
         content = messages[index]["content"]
         messages[index]["content"] = origins.Text(content, "".join(map(chr, range(first, first + len(content)))))
     tokens: dict[str, Any] = {name: origins.told(text) for name, text in job["tokens"].items()}
-    return tokens | origins.as_texts(job["variables"]) | {"messages": messages}
+    given: dict[str, Any] = origins.as_texts(job["variables"])
+    return tokens | given | {"messages": messages}
 
 
 def limit() -> None:

@@ -96,11 +96,13 @@ class Text(str):
 
     def partition(self, sep: str, /) -> tuple[str, str, str]:
         """As in str."""
-        return tuple(self._found(str.partition(self, sep), ""))
+        left, found, right = self._found(str.partition(self, sep), "")
+        return left, found, right
 
     def rpartition(self, sep: str, /) -> tuple[str, str, str]:
         """As in str."""
-        return tuple(self._found(str.rpartition(self, sep), ""))
+        left, found, right = self._found(str.rpartition(self, sep), "")
+        return left, found, right
 
     def _found(self, parts: Iterable[str], sep: str | None) -> list[str]:
         """Parts that follow one another, with `sep` between two of them; None: spaces, and no part but the first begins with one."""
@@ -112,12 +114,12 @@ class Text(str):
             at += len(part) + len(sep or "")
         return found
 
-    def replace(self, old: str, new: str, /, count: SupportsIndex = -1) -> "Text":  # type: ignore[override]
+    def replace(self, old: str, new: str, /, count: SupportsIndex = -1) -> "Text":
         """As in str."""
         replaced = str.replace(self, old, new, count)
         return Text(replaced) if not old else Text(replaced, origins_of(new).join(map(origins_of, self.split(old, count))))
 
-    upper, lower, title, capitalize, swapcase, casefold = map(  # type: ignore[assignment]
+    upper, lower, title, capitalize, swapcase, casefold = map(
         _cased, (str.upper, str.lower, str.title, str.capitalize, str.swapcase, str.casefold)
     )
 
@@ -141,7 +143,7 @@ class Safe(Markup):
         return self
 
     def __str__(self) -> str:
-        return Text(self, self._from)
+        return Text(str.__str__(self), self._from)
 
     def __add__(self, other: Any) -> "Safe":
         if not _is_plain(other) and type(other) is not Safe:

@@ -13,7 +13,7 @@ from bitnet_cli.errors import BadFileError
 from bitnet_cli.text.byte_bpe import BYTE_OF
 from bitnet_cli.text.chat.arguments import checked_args
 from bitnet_cli.text.chat.jinja import JinjaTemplate
-from bitnet_cli.text.chat.templates import MARK, Said, checked_messages, encode_chat
+from bitnet_cli.text.chat.templates import Said, checked_messages, encode_chat
 from bitnet_cli.text.from_gguf import tokenizer_from_metadata
 from bitnet_cli.text.tokenizer import Tokenizer
 
@@ -24,7 +24,6 @@ transformers = pytest.importorskip("transformers")
 pytestmark = [pytest.mark.live, pytest.mark.slow]
 
 BOS, EOS = "<|begin|>", "<|end_of_all|>"
-DATED = re.compile(r"\d\d? \w{3,9} 20\d\d|20\d\d-\d\d-\d\d")
 SPECIAL = re.compile(r"<\|?[^<>\s'\"{}()+~]{1,40}>|\[/?[A-Z_]{3,20}\]")
 
 
@@ -93,4 +92,4 @@ def test_published_templates(path: Path) -> None:
     source = path.read_text(encoding="utf-8")
     theirs, tokenizer = both_tokenizers(source)
     results = {chat: compare(source, chat, theirs, tokenizer) for chat in CHATS}
-    print(path.stem, Counter(results.values()))  # noqa: T201
+    print(path.stem, dict(Counter(results.values())))
