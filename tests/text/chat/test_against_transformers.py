@@ -47,7 +47,7 @@ def both_tokenizers(source: str) -> tuple[Any, Tokenizer]:
 
 
 def compare(source: str, chat: str, theirs: Any, tokenizer: Tokenizer, *, ask: bool = True) -> str:
-    """`same`, or `refused` by both; anything else fails. Ids too, where no message spells what would be a token there and is none here."""
+    """`same`, or `refused` by both; anything else fails. `ids`: those too, where no message spells what would be a token there."""
     messages, args = CHATS[chat]
     template = JinjaTemplate("t", source, "t.jinja", BOS, EOS, args=checked_args(args))
     checked = checked_messages(messages)
@@ -62,10 +62,11 @@ def compare(source: str, chat: str, theirs: Any, tokenizer: Tokenizer, *, ask: b
     pieces = template.pieces(checked, ask=ask)
     assert "".join(piece[0] for piece in pieces if isinstance(piece, tuple)) == text
     assert not any(isinstance(piece, (list, Said)) for piece in pieces)
-    if not any(word in str([messages, args]) for word in ("<b>", "<think>", "</think>", "<later>")):
-        expected = theirs.apply_chat_template(messages, tokenize=True, add_generation_prompt=ask, return_dict=False, **args)
-        assert encode_chat(tokenizer, template, checked, ask=ask) == expected
-    return "same"
+    if any(name in str([messages, args]) for name in SPECIAL.findall(source)):
+        return "same"
+    expected = theirs.apply_chat_template(messages, tokenize=True, add_generation_prompt=ask, return_dict=False, **args)
+    assert encode_chat(tokenizer, template, checked, ask=ask) == expected
+    return "ids"
 
 
 def strange(value: Any, name: str = "") -> Any:
@@ -89,7 +90,7 @@ def no_strange_letter_is_special(source: str, chat: str) -> None:
 
 
 def results(source: str) -> Counter[str]:
-    """How many chats are the same, and how many refused by both."""
+    """How many chats are the same, with ids or without, and how many refused by both."""
     theirs, tokenizer = both_tokenizers(source)
     found = Counter(compare(source, chat, theirs, tokenizer) for chat in CHATS)
     found[compare(source, "several turns", theirs, tokenizer, ask=False)] += 1
@@ -100,7 +101,8 @@ def results(source: str) -> Counter[str]:
 
 @pytest.mark.parametrize("name", OWN_TEMPLATES)
 def test_own_templates(name: str) -> None:
-    assert results(OWN_TEMPLATES[name])["same"] >= 5
+    found = results(OWN_TEMPLATES[name])
+    assert found["same"] + found["ids"] >= 5 and found["ids"] >= 3
 
 
 FOLDER = os.environ.get("BITNET_TEMPLATES", "")
