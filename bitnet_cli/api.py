@@ -33,6 +33,7 @@ from bitnet_cli.model.names import find
 from bitnet_cli.model.opening import Engine, OpenModel, open_model, prompt_ids
 from bitnet_cli.model.perplexity import Score, score
 from bitnet_cli.model.sampler import Sampler, Sampling
+from bitnet_cli.text.chat.arguments import checked_args
 from bitnet_cli.text.chat.choice import Choice, choose
 from bitnet_cli.text.chat.templates import Message, checked_messages
 from bitnet_cli.text.tokenizer import Tokenizer
@@ -241,16 +242,21 @@ class Model:
         seed: int = -1,
         stop: str | Sequence[str] = (),
         template: str | None = None,
+        template_args: Mapping[str, Any] | None = None,
+        tools: Sequence[Mapping[str, Any]] | None = None,
         shift: bool = True,
         lookup: int = 0,
         json_schema: JsonSchema = None,
         regex: str | None = None,
         **more: Any,
     ) -> Answer:
-        """Answer the last of `messages`, dictionaries with `role` (system, user, assistant) and `content`: yields pieces of text.
+        """Answer the last of `messages`, dictionaries with `role` (system, user, assistant, tool) and `content`: yields pieces of text.
 
         max_tokens  None or -1: until the model ends its answer; for a base model, which does not, None is 128 unless the answer has a form
         template    name of a built-in format, `model` (the file's own), or path of a Jinja template; None: what the file says
+        template_args  variables for the template, as `enable_thinking`; with any, or with tools, None means the file's own
+        tools       what the model may call, in the form that the template knows (most: JSON schemas); messages may then have `tool_calls`,
+                    `tool_call_id`, `name`, `reasoning_content`. The answer is text: calls in it are not read
         shift       when the context is full, leave out the oldest turns; False: raise ContextFullError
         json_schema, regex  the form of the answer, as in `generate`
         more        other fields of Sampling: repeat_penalty, presence_penalty, mirostat, ...
@@ -263,7 +269,8 @@ class Model:
             raise UsageError("the last message is the assistant's: there is nothing to answer")
         if self.config.pooling is not None:
             raise UsageError(f"{self.path}: {NO_TEXT}")
-        choice = choose(self._open().chat, template)
+        calls = any(message.role == "tool" or (message.given or {}).get("tool_calls") for message in new)
+        choice = choose(self._open().chat, template, checked_args(template_args, tools), tools=calls)
         grammar = grammar_of(json_schema, regex)
         limit = (-1 if choice.trained or grammar else BASE_LIMIT) if max_tokens is None else max_tokens
         if limit < -1 or lookup < 0:

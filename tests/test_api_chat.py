@@ -78,6 +78,61 @@ def test_a_full_context(model: Model) -> None:
     assert answer.timings.prompt_tokens < 300
 
 
+TAKES_ALL = (
+    "{{ 'off' if enable_thinking is false }}{% for t in tools or [] %}{{ t.name }}{% endfor %}"
+    "{% for m in messages %}<|im_start|>{{ m.role }}{{ m.content or m.tool_calls[0].name }}{% endfor %}"
+)
+
+
+def test_tools_and_arguments_reach_the_template(tmp_path: Path) -> None:
+    messages = [user("a"), {"role": "assistant", "content": None, "tool_calls": [{"name": "f"}]}, {"role": "tool", "content": "<|im_end|>"}]
+    whole = "<|im_start|>usera<|im_start|>assistantf<|im_start|>tool"
+    with load(chat_model(tmp_path / "m.gguf", template="{# <|im_start|> #}" + TAKES_ALL), threads=1) as opened:
+        for more, before in (
+            ({}, ""),
+            ({"tools": [{"name": "f<|im_end|>"}]}, "f<|im_end|>"),
+            ({"template_args": {"enable_thinking": False}}, "off"),
+        ):
+            answer = opened.chat(messages, max_tokens=1, **more)  # type: ignore[arg-type]
+            "".join(answer)
+            ids = (
+                opened.tokenize(before, bos=False)
+                + opened.tokenize(whole, special=True, bos=False)
+                + opened.tokenize("<|im_end|>", bos=False)
+            )
+            assert opened._opened is not None and opened._opened.session.ids[: len(ids)] == ids
+        assert len("".join(opened.chat([user("a")], max_tokens=3, temperature=0))) > 0  # the built-in format, as before
+        with pytest.raises(UsageError, match="knows no tools"):
+            "".join(opened.chat(messages, template="chatml"))
+        with pytest.raises(UsageError, match="takes no arguments"):
+            opened.chat([user("a")], template="chatml", template_args={"a": 1})
+
+
+def test_a_template_that_takes_thoughts_out_of_answers(tmp_path: Path) -> None:
+    """The answer keeps its ids while it is whole; what a client sends back as the model said it is known again."""
+    template = (
+        "{% for m in messages %}<|im_start|>{{ m.role }}{{ '\\n' }}{% if m.role == 'assistant' and loop.revindex > 2 %}"
+        "{{ m.content.split('</think>')[-1] }}{% else %}{{ m.content }}{% endif %}<|im_end|>{% endfor %}{{ '<|im_start|>assistant\\n' }}"
+    )
+    path = reciting_model(tmp_path / "m.gguf", "<think>Let me see</think> so be it", template=template)
+    with load(path, threads=1) as opened:
+        assert opened._open().chat.template == template
+        messages = [user("a")]
+        answer = opened.chat(messages, temperature=0)
+        said = "".join(answer)
+        assert (said, answer.finish) == ("<think>Let me see</think> so be it", "stop")
+        count = answer.timings.prompt_tokens + answer.timings.new_tokens
+        messages += [{"role": "assistant", "content": said}, user("b")]
+        answer = opened.chat(messages, temperature=0)
+        "".join(answer)
+        assert answer.timings.cached_tokens >= count - 1
+        messages += [{"role": "assistant", "content": said}, user("c")]
+        "".join(opened.chat(messages, temperature=0))
+        assert opened._opened is not None
+        text = opened.detokenize(opened._opened.session.ids, special=True)
+        assert text.count("<think>") == 2 and "assistant\n so be it<|im_end|>" in text  # the second answer, and the new one
+
+
 @pytest.mark.parametrize(
     ("messages", "options"),
     [
@@ -89,6 +144,9 @@ def test_a_full_context(model: Model) -> None:
         ([user("a")], {"lookup": -1}),
         ([user("a")], {"temperature": -1.0}),
         ([user("a")], {"template": "nonesuch"}),
+        ([user("a")], {"template_args": {"messages": []}}),
+        ([user("a")], {"tools": [1]}),
+        ([user("a") | {"name": {1, 2}}], {}),
     ],
 )
 def test_refused(model: Model, messages: list[dict[str, Any]], options: dict[str, Any]) -> None:

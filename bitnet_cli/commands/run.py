@@ -3,7 +3,7 @@
 import contextlib
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,6 +21,7 @@ from bitnet_cli.model.generate import Timings
 from bitnet_cli.model.logprobs import TokenLogprob
 from bitnet_cli.model.opening import prompt_ids
 from bitnet_cli.model.sampler import Sampling
+from bitnet_cli.text.chat.arguments import from_words
 from bitnet_cli.text.chat.choice import choose
 from bitnet_cli.text.files import decode_text, require_encoding
 from bitnet_cli.text.stream import terminal_safe
@@ -46,6 +47,7 @@ class Prompt:
     template: str | None = None
     wishes: chatting.Wishes = chatting.Wishes()  # noqa: RUF009
     encoding: str | None = None
+    template_args: Sequence[str] | None = None  # of the template, NAME=VALUE
 
 
 @dataclass(frozen=True)
@@ -159,11 +161,14 @@ def run(model: str | None, prompt: Prompt, request: Request, sampling: Sampling,
     nothing = prompt.text is None and prompt.file is None
     alone = nothing and sys.stdin.isatty() and sys.stdout.isatty()
     require_encoding(prompt.encoding)
+    args = from_words(prompt.template_args or ())
+    if args and not (prompt.chat or alone):
+        raise UsageError("--template-arg is for a chat; add -cnv")
     text = "" if alone or (nothing and prompt.chat) else read_prompt(prompt.text, prompt.file, prompt.encoding)
     start = time.perf_counter()
     opened = open_model(model, engine, show.quiet)
     try:
-        choice = choose(opened.chat, prompt.template) if prompt.chat or alone else None
+        choice = choose(opened.chat, prompt.template, args) if prompt.chat or alone else None
         if choice is not None and (prompt.chat or choice.trained):
             _refuse_in_chat(request, show)
             chatting.converse(opened, choice, sampling, prompt.wishes, text, prompt.encoding)

@@ -213,7 +213,7 @@ def resumed(old: Chat, new: Sequence[Message]) -> tuple[list[Message], int]:
     """`new`, with the ids that `old` knows of the same messages, from the first one on; and which turn is then the oldest seen."""
     result = list(new)
     for i, (before, now) in enumerate(zip(old.messages, new, strict=False)):
-        if (before.role, before.content) != (now.role, now.content):
+        if (before.role, before.content, before.given) != (now.role, now.content, now.given):
             return result, old.first if old.first <= i else 0
         result[i] = before
     return result, min(old.first, len(result) - 1)

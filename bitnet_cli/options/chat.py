@@ -12,6 +12,7 @@ _chat = partial(typer.Option, rich_help_panel="Chat")
 
 CHAT_HELP = "Chat. -p is then the system message, or with -sys the first message."
 TEMPLATE_HELP = "Chat format: a built-in one, `model` (the file's own) or a Jinja file."
+ARG_HELP = "A variable for the template, as enable_thinking=false: JSON or text. Repeatable; means the file's own template."
 SHIFT_HELP = "When the context is full: leave out the oldest turns, or refuse."
 
 
@@ -22,4 +23,5 @@ class Conversation:
     chat_template: Annotated[
         str | None, _chat("--chat-template", metavar="NAME|FILE", help=TEMPLATE_HELP, autocompletion=completion.template)
     ] = None
+    template_arg: Annotated[list[str] | None, _chat("--template-arg", metavar="NAME=VALUE", help=ARG_HELP)] = None
     context_shift: Annotated[bool, _chat("--context-shift/--no-context-shift", help=SHIFT_HELP)] = True

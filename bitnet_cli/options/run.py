@@ -144,7 +144,15 @@ def run(
     wishes = Wishes(c.system, text.n_predict, c.context_shift, output.as_json, output.quiet, output.verbose, draft, stops, grammar)
     command.run(
         models.chosen(model_argument, model),
-        command.Prompt(text.prompt, text.file, c.conversation or c.system is not None, c.chat_template, wishes, text.encoding),
+        command.Prompt(
+            text.prompt,
+            text.file,
+            c.conversation or c.system is not None,
+            c.chat_template,
+            wishes,
+            text.encoding,
+            c.template_arg,
+        ),
         command.Request(limit, stops, None, text.ignore_eos, output.logprobs, draft, grammar),
         command.Sampling(**asdict(choice)),
         command.Engine(

@@ -13,7 +13,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterable
 from functools import cached_property
 
-from bitnet_cli.text.vocabulary import CONTROL, UNKNOWN, Vocabulary, replace_surrogates
+from bitnet_cli.text.vocabulary import CONTROL, UNKNOWN, USER_DEFINED, Vocabulary, replace_surrogates
 
 
 class Tokenizer(ABC):
@@ -26,6 +26,7 @@ class Tokenizer(ABC):
     special_ids  control tokens and the unknown token: hidden in decoded text
     control_ids  control tokens
     silent_ids   unused tokens: never chosen
+    user_defined  texts of user-defined tokens, which any text that has them gives
     add_bos      whether `encode` prepends bos unless told otherwise
     add_eos      whether the model expects eos at the end of its input (embedding models do); `encode(eos=None)` follows it
     """
@@ -36,6 +37,7 @@ class Tokenizer(ABC):
         self.special_ids = frozenset(vocabulary.ids_of(CONTROL, UNKNOWN))
         self.control_ids = frozenset(vocabulary.ids_of(CONTROL))
         self.silent_ids = vocabulary.silent_ids
+        self.user_defined = frozenset(vocabulary.tokens[i] for i in vocabulary.ids_of(USER_DEFINED))
         self.add_bos = (add_bos_default if vocabulary.add_bos is None else vocabulary.add_bos) and self.bos_id is not None
         self.add_eos = vocabulary.add_eos
         self._control_ids = {vocabulary.tokens[i]: i for i in vocabulary.ids_of(CONTROL) if vocabulary.tokens[i]}

@@ -210,7 +210,7 @@ def test_foreign_files_are_shown_as_far_as_they_can_be(bitnet: Callable[..., Any
     ]
     assert facts["parts"]["ternary"]["weights"] == 256 and facts["zeros"]["share"] is None and facts["tokenizer"] is None
     template = facts["chat_template"]
-    assert (template["name"], template["trained"], template["characters"], template["also"]) == ("plain", False, 14, [])
+    assert (template["name"], template["trained"], template["characters"], template["also"]) == ("model", False, 14, [])
     assert "needs <|im_start|>, not a token here" in template["reason"] and facts["metadata"]["a.nan"] is None
     assert facts["check"]["unchecked"] == ["token_embd.weight", "blk.0.ffn_up.weight"]
     assert not any(verdict["works"] for verdict in facts["commands"].values())

@@ -42,7 +42,7 @@ def chat_model(path: Path, *, seed: int = 7, context: int = 512, template: str |
     return write_model(path, model, metadata=chat_metadata([], template))
 
 
-def reciting_model(path: Path, text: str, *, context: int = 4096, endless: bool = False) -> Path:
+def reciting_model(path: Path, text: str, *, context: int = 4096, endless: bool = False, template: str | None = CHATML) -> Path:
     """Answers `text`, greedily; endless: over and over."""
     tokens: list[str] = []
     piece = ""
@@ -64,7 +64,7 @@ def reciting_model(path: Path, text: str, *, context: int = 4096, endless: bool 
         before = token
     model.head[260 if endless else IM_END] += model.embedding[before]
     model.head = np.asarray(model.head, np.float16).astype(np.float32)
-    return write_model(path, model, metadata=chat_metadata(tokens))
+    return write_model(path, model, metadata=chat_metadata(tokens, template))
 
 
 __all__ = ["CHATML", "IM_END", "Model", "chat_model", "reciting_model"]

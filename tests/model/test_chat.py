@@ -206,6 +206,8 @@ def test_known_answers_are_resumed(chat: Chat) -> None:
     new = [Message("user", "a"), Message("assistant", "b"), Message("user", "other"), Message("assistant", "d")]
     assert resumed(chat, new) == ([old[0], old[1], new[2], new[3]], 2)
     assert resumed(chat, [*new[:2], Message("user", "c"), Message("assistant", "d"), Message("user", "e")])[0][:4] == old
+    called = Message("assistant", "b", given={"role": "assistant", "content": "b", "tool_calls": [1]})
+    assert resumed(chat, [old[0], called, old[2]])[0][1].ids is None  # more than what the model said
     messages, first = resumed(chat, [Message("user", "z"), *new[1:]])
     assert (messages[1].ids, first) == (None, 0)
 

@@ -13,7 +13,7 @@ import contextlib
 import json
 import os
 import secrets
-from dataclasses import asdict, fields
+from dataclasses import asdict, fields, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -79,14 +79,15 @@ def load(path: Path, tokenizer: Tokenizer) -> Saved:
     if not isinstance(first, int) or isinstance(first, bool) or not 0 <= first <= len(listed):
         raise BadFileError(path, "first", f"is {first!r:.40}, expected 0 to {len(listed)}")
     try:
-        messages = [Message(m.role, replace_surrogates(m.content)) for m in checked_messages(listed)] if listed else []
+        given = ({k: v for k, v in m.items() if k != "ids"} for m in listed)
+        messages = [replace(m, content=replace_surrogates(m.content)) for m in checked_messages(given)] if listed else []
         sampling = _sampling(value.get("sampling"))
     except UsageError as error:
         raise BadFileError(path, "saved chat", str(error)) from None
     for i, (message, stored) in enumerate(zip(messages, listed, strict=True)):
         if "ids" in stored and message.role == "assistant" and vocab == tokenizer.vocab_size:
             ids = _checked_ids(stored["ids"], message.content, tokenizer)
-            messages[i] = Message(message.role, message.content, ids)
+            messages[i] = replace(message, ids=ids)
     exact = all(m.ids is not None for m in messages if m.role == "assistant")
     return Saved(replace_surrogates(str(name)), replace_surrogates(str(value.get("template"))), sampling, messages, first, exact)
 

@@ -23,7 +23,7 @@ from bitnet_cli.model.generate import Timings
 from bitnet_cli.model.opening import OpenModel
 from bitnet_cli.model.sampler import Sampler, Sampling
 from bitnet_cli.text.chat.choice import Choice
-from bitnet_cli.text.chat.templates import Message
+from bitnet_cli.text.chat.templates import PLAIN, Message
 from bitnet_cli.text.stream import terminal_safe
 
 
@@ -199,7 +199,7 @@ def converse(opened: OpenModel, choice: Choice, sampling: Sampling, wishes: Wish
     message = prompt if wishes.system is not None else ""
     talk = Talk(opened, choice, sampling, wishes._replace(system=wishes.system or prompt or None))
     if not choice.trained:
-        talk.note(f"{choice.reason}. Answers continue a transcript")
+        talk.note(f"{choice.reason}. Answers continue a transcript" if choice.template is PLAIN else choice.reason)
     elif talk.verbose:
         talk.note(f"chat format {choice.template.name}: {choice.reason}")
     try:

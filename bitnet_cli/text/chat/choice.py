@@ -1,8 +1,9 @@
 """Which chat format a GGUF file gets, and why.
 
 In: facts from the file's metadata. Out: a `Choice`. The file's own Jinja template is looked at, not executed: by what only templates of
-one format contain. Where it says nothing that is known, the model's name and architecture decide. Whatever is chosen must fit the
-vocabulary.
+one format contain. Where it says nothing that is known, the model's name and architecture decide; where they do not either, or the
+template does what no format of ours does (it looks into answers for thoughts), or has to do with what the user gives (tools, its own
+arguments), it is rendered, always in the sandbox. A built-in format must fit the vocabulary.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ import re
 from array import array
 from collections.abc import Mapping
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from bitnet_cli.errors import BadFileError, UsageError
 from bitnet_cli.text.chat.jinja import JinjaTemplate
@@ -25,6 +26,8 @@ MAX_TEMPLATE = 1 << 20  # bytes of a template file
 
 # A literal system message: `<|im_start|>system\nYou are ...<|im_end|>`, with a real or an escaped line end, and no code in it.
 _DEFAULT_SYSTEM = re.compile(r"<\|im_start\|>system(?:\\n|\n)([^'\"{}<>|]+)<\|im_end\|>")
+# Read by templates that take thoughts out of earlier answers, which the built-in formats leave in.
+_THOUGHTS = ("</think>", "reasoning_content")
 _TRIMS = re.compile(r"content['\"]?\]?\s*\|\s*trim|content['\"]?\]?\.strip\(\)")
 
 
@@ -47,25 +50,42 @@ class ChatFacts(NamedTuple):
     marked: frozenset[str]  # control and user-defined tokens
     eos: str  # text of the end token; empty where there is none
     bos: str
+    more: tuple[tuple[str, str], ...] = ()  # texts of other special tokens, by the names that templates know
+    tools_template: str | None = None  # of a file with a template of its own for tools
 
 
-def choose(file: ChatFacts, wish: str | None = None) -> Choice:
-    """The format for a file. wish: a name from BUILT_IN, `model`, or the path of a Jinja template.
+def choose(file: ChatFacts, wish: str | None = None, args: Mapping[str, Any] | None = None, *, tools: bool = False) -> Choice:
+    """The format for a file.
 
-    UsageError: no such format or file. BadFileError: the template is not text.
+    wish   a name from BUILT_IN, `model`, or the path of a Jinja template
+    args   variables for the template, JSON's values (arguments.py); with any, the file's own template is rendered
+    tools  there are calls of tools in the messages, which no built-in format knows
+
+    UsageError: no such format or file, or a format that takes no arguments. BadFileError: the template is not text.
     """
+    own = file.tools_template or file.template if tools or (args or {}).get("tools") else file.template
+    if wish is None and (args or tools):
+        if own is None:
+            raise UsageError(f"{file.path}: has no chat template of its own, and only such a one takes arguments and tools")
+        return Choice(_rendered(file, OWN, own, str(file.path), args), "the file's own, which is given arguments or tools", True)
     if wish is None:
         return _detect(file)
     if wish in BUILT_IN:
+        if args:
+            raise UsageError(f"the chat format {wish} takes no arguments; a template in Jinja does: --chat-template {OWN}")
         template = BUILT_IN[wish].with_end(file.eos)
         missing = [token for token in template.needs if token not in file.marked]
         but = f"; this vocabulary has no {', '.join(missing)}" if missing else ""
         return Choice(template, f"asked for{but}", wish != PLAIN.name)
     if wish == OWN:
-        if file.template is None:
+        if own is None:
             raise UsageError(f"{file.path}: has no chat template of its own; built in are {', '.join(BUILT_IN)}")
-        return Choice(JinjaTemplate(OWN, file.template, str(file.path), file.bos, file.eos), "the file's own, asked for", True)
-    return Choice(JinjaTemplate(Path(wish).name, _template_file(wish), wish, file.bos, file.eos), f"from {wish}", True)
+        return Choice(_rendered(file, OWN, own, str(file.path), args), "the file's own, asked for", True)
+    return Choice(_rendered(file, Path(wish).name, _template_file(wish), wish, args), f"from {wish}", True)
+
+
+def _rendered(file: ChatFacts, name: str, source: str, path: str, args: Mapping[str, Any] | None = None) -> JinjaTemplate:
+    return JinjaTemplate(name, source, path, file.bos, file.eos, more_tokens=dict(file.more), args=args or {})
 
 
 def _template_file(wish: str) -> str:
@@ -99,22 +119,32 @@ def chat_facts(metadata: Mapping[str, object], path: Path) -> ChatFacts:
 
     known = (text("general.name") or "", text("general.basename") or "", path.name)
     architecture = text("general.architecture") or ""
-    return ChatFacts(path, text(KEY), architecture, " ".join(known).lower(), len(names), marked, token("eos"), token("bos"))
+    more = (("unk_token", token("unknown")), ("pad_token", token("padding")))
+    words = " ".join(known).lower()
+    return ChatFacts(path, text(KEY), architecture, words, len(names), marked, token("eos"), token("bos"), more, text(f"{KEY}.tool_use"))
 
 
 def _detect(file: ChatFacts) -> Choice:
-    doubt = ""
+    doubt, fits = "", True
+    # Microsoft's is known to be wrong, whatever it looks for.
+    if file.template is not None and "BITNETAssistant" not in file.template:
+        thoughts = next((word for word in _THOUGHTS if word in file.template), None)
+        if thoughts:
+            return Choice(
+                _rendered(file, OWN, file.template, str(file.path)), f"the file's own, which looks for {thoughts} in answers", True
+            )
     if file.template is not None:
         found = _by_template(file, file.template)
         missing = [token for token in found[0].needs if token not in file.marked] if found else []
         if found and not missing:
             return Choice(found[0].with_end(file.eos), found[1], True)
-        doubt = "the file's template is of no known kind, " if not found else f"the file's template needs {missing[0]}, not a token here; "
+        fits = not missing
+        doubt = f"the file's template needs {missing[0]}, not a token here; " if missing else "the file's template is of no known kind; "
     named = _by_name(file)
     if named is not None and all(token in file.marked for token in named[0].needs):
         return Choice(named[0].with_end(file.eos), doubt + named[1], True)
     if file.template is not None:
-        return Choice(PLAIN, f"{doubt}nor is the model; --chat-template {OWN} renders it", False)
+        return Choice(_rendered(file, OWN, file.template, str(file.path)), f"{doubt}it is rendered", fits)
     return Choice(PLAIN, "the file has no template: a base model", False)
 
 

@@ -1,38 +1,44 @@
-"""A chat template in Jinja, rendered in a process of its own: only where the user asks for it.
+"""A chat template in Jinja, rendered in a process of its own.
 
 In: the template's text and messages. Out: pieces for `encode_chat`. A template is a program from a file, so it runs in Jinja's immutable
-sandbox, in a child with a second of CPU time and 256 MB (jinja_child.py), and never sees what a message says: each character
-of a message but the spaces around it is replaced by a private-use character before, and put back after, the rendering. So every
-character of the result is known to be the template's or a message's, whatever the template does with it: trims, cuts, repeats. A
-template that looks into messages (`'</think>' in content`) finds nothing. An earlier answer whose ids are known travels as one such
-character.
+sandbox, in a child with a second of CPU time and 256 MB (jinja_child.py). It sees messages as they are, as in Hugging Face's
+`apply_chat_template`; the child says of every character of the result whether it is the template's or a message's, whatever the template
+did with it. An earlier answer whose ids are known is found again by the origins of its characters; where a template leaves out a part of
+it, the rest is text.
 """
 
 from __future__ import annotations
 
+import itertools
 import json
-import re
 import threading
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from bitnet_kernels import child
 
-from bitnet_cli.errors import BadFileError, UnsupportedError, UsageError
-from bitnet_cli.text.chat.templates import MARK, Message, Piece
+from bitnet_cli.errors import BadFileError, UnsupportedError
+from bitnet_cli.text.chat.templates import MARK, Message, Piece, Said
 from bitnet_cli.text.vocabulary import replace_surrogates
 
 CHILD = Path(__file__).with_name("jinja_child.py")
 SECONDS = 10.0  # from start to end, for a machine that is busy; the second of CPU time is counted in the child
 MAX_OUTPUT = 4 << 20  # characters
-# Private-use planes 15 and 16, the last two code points of each left out (they are noncharacters).
-STAND_INS = [*range(0xF0000, 0xFFFFE), *range(0x100000, 0x10FFFE)]
+MESSAGE, TEMPLATE, FIRST, LAST = 0, 1, 2, 0x110000  # origins of characters, as in the child
+REASONING = ("reasoning_content", "thinking", "reasoning")  # names that clients give a model's thoughts
+KEPT = 2  # renderings: of the chat with and without the beginning of an answer
 
 
 @dataclass(frozen=True)
 class JinjaTemplate:
-    """`path`: where `source` is from, for messages; bos_token and eos_token: their texts, for the template's variables of these names."""
+    """A template and what it is given beside messages.
+
+    path        where `source` is from, for messages
+    bos_token, eos_token, more_tokens  texts of special tokens, for the template's variables of these names
+    args        other variables, JSON's values; what they say is text, like a message
+    """
 
     name: str
     source: str
@@ -41,28 +47,48 @@ class JinjaTemplate:
     eos_token: str = ""
     stops: tuple[str, ...] = ()
     bos: bool | None = None
+    more_tokens: Mapping[str, str] = field(default_factory=dict)
+    args: Mapping[str, Any] = field(default_factory=dict)
+    _rendered: dict[bytes, dict[str, Any]] = field(default_factory=dict, repr=False, compare=False)
 
     @property
     def marks(self) -> frozenset[str]:
         return frozenset([*MARK.findall(self.source), self.bos_token, self.eos_token]) - {""}
+
+    @property
+    def spelled(self) -> str:
+        return self.source
 
     def pieces(self, messages: Sequence[Message], *, ask: bool = True) -> list[Piece]:
         """As in `Template`. BadFileError: the template is wrong, refuses these messages, or takes too long or too much.
 
         UnsupportedError: here is no Python that could be started to render it, as in a frozen program.
         """
-        hidden = _Hidden(messages)
-        text = self._render(hidden.messages, ask)
+        own = _Own(messages)
+        tokens = {"bos_token": self.bos_token, "eos_token": self.eos_token, **self.more_tokens}
+        job = {
+            "template": self.source,
+            "messages": [as_given(message) for message in messages],
+            "answers": own.starts,
+            "tokens": {name: text for name, text in tokens.items() if text},
+            "variables": {"tools": None, "documents": None, **self.args, "add_generation_prompt": ask},
+            "limit": MAX_OUTPUT,
+        }
+        # Lone surrogates go before: two of them from two strings could meet and count as one character.
+        answer = self._render(replace_surrogates(json.dumps(job, ensure_ascii=False)).encode())
+        text, at = answer["text"], 0
         pieces: list[Piece] = []
-        for part in re.split("([\U000f0000-\U0010fffd]+)", text):
-            pieces += hidden.found(part)
+        for count, origin in answer["runs"]:
+            pieces.append(own.piece(text[at : at + count], origin))
+            at += count
         return pieces
 
-    def _render(self, messages: list[dict[str, str]], ask: bool) -> str:
-        job = {"template": self.source, "messages": messages, "add_generation_prompt": ask, "limit": MAX_OUTPUT}
-        job |= {"bos_token": self.bos_token, "eos_token": self.eos_token}
+    def _render(self, job: bytes) -> dict[str, Any]:
+        """The child's answer to a job; to one of the last ones without a child."""
+        if job in self._rendered:
+            return self._rendered[job]
         try:
-            answer = _ask_child(json.dumps(job).encode())
+            answer = _ask_child(job)
         except child.NoChildError as error:
             raise UnsupportedError(f"{self.path}: chat template: is rendered in a process of its own, and {error}") from None
         if answer is None:
@@ -70,56 +96,46 @@ class JinjaTemplate:
             raise BadFileError(self.path, "chat template", reason)
         if "error" in answer:
             raise BadFileError(self.path, "chat template", answer["error"])
-        return answer["text"]
+        for old in list(self._rendered)[: 1 - KEPT]:
+            self._rendered.pop(old, None)
+        self._rendered[job] = answer
+        return answer
 
 
-class _Hidden:
-    """Messages with stand-ins for characters, and what the stand-ins stand for."""
+def as_given(message: Message) -> dict[str, Any]:
+    """A message as Hugging Face gives it to a template: no field that is None, thoughts under the names that templates know."""
+    given = {name: value for name, value in message.as_dict().items() if value is not None}
+    thoughts = next((given[name] for name in REASONING if given.get(name) is not None), None)
+    return given if thoughts is None else {"thinking": thoughts, **given, "reasoning_content": thoughts}
+
+
+class _Own:
+    """Answers of the model with known ids: origins for their characters, and their pieces from origins.
+
+    starts   [index of the message, origin of its first character]
+    """
 
     def __init__(self, messages: Sequence[Message]):
-        self._means: dict[str, str | list[int]] = {}
-        self._of: dict[str, str] = {}
-        self._free = iter(STAND_INS)
-        self.messages = [{"role": m.role, "content": self._hide(m)} for m in messages]
+        self.starts: list[list[int]] = []
+        self._of: dict[int, Message] = {}
+        free = FIRST
+        # The latest first: a chat's last answers are those that the cache holds, should there be more characters than origins.
+        for index, message in sorted(enumerate(messages), reverse=True):
+            end = free + len(message.content)
+            if message.ids is not None and message.given is None and end < LAST:
+                self.starts.append([index, free])
+                self._of[free] = message
+                free = end + 1  # one left out, so that two answers are never one run
 
-    def _hide(self, message: Message) -> str:
-        if message.ids is not None:
-            return self._new(list(message.ids))
-        text = replace_surrogates(message.content)
-        core = text.strip()
-        at = text.find(core)
-        return text[:at] + "".join(map(self._character, core)) + text[at + len(core) :] if core else text
-
-    def _character(self, character: str) -> str:
-        if character not in self._of:
-            self._of[character] = self._new(character)
-        return self._of[character]
-
-    def _new(self, meaning: str | list[int]) -> str:
-        try:
-            stand_in = chr(next(self._free))
-        except StopIteration:
-            raise UsageError("the chat has more different characters than a template in Jinja can be given") from None
-        self._means[stand_in] = meaning
-        return stand_in
-
-    def found(self, part: str) -> list[Piece]:
-        """Pieces of one part of the rendered text: all of it stand-ins, or none. Stand-ins that nobody gave are letters."""
-        if not part or not ord(part[0]) >= 0xF0000:
-            return [(part, True)] if part else []
-        pieces: list[Piece] = []
-        for meaning in (self._means.get(character, character) for character in part):
-            last = pieces[-1] if pieces else None
-            if isinstance(meaning, list):
-                pieces.append(meaning)
-            elif isinstance(last, tuple):
-                pieces[-1] = (last[0] + meaning, False)
-            else:
-                pieces.append((meaning, False))
-        return pieces
+    def piece(self, text: str, origin: int) -> Piece:
+        """One run of characters."""
+        if origin < FIRST:
+            return (text, origin == TEMPLATE)
+        message = self._of.get(origin)
+        return list(message.ids or ()) if message is not None and message.content == text else Said(text)
 
 
-def _ask_child(job: bytes) -> dict[str, str] | None:
+def _ask_child(job: bytes) -> dict[str, Any] | None:
     """The child's answer; None where it was stopped or gave no answer of the right form. Raises NoChildError."""
     with child.start(CHILD.stem, "main", ("jinja2", "markupsafe"), folder=str(CHILD.parent)) as process:
         assert process.stdin is not None and process.stdout is not None
@@ -128,7 +144,7 @@ def _ask_child(job: bytes) -> dict[str, str] | None:
         try:
             process.stdin.write(job)
             process.stdin.close()
-            data = process.stdout.read(6 * MAX_OUTPUT + 1000)  # one character takes at most 12 bytes in JSON, on average far less
+            data = process.stdout.read(12 * MAX_OUTPUT + 1000)  # a character takes 12 bytes in JSON at most, and a run of them some 10
         except OSError:
             return None
         finally:
@@ -138,5 +154,17 @@ def _ask_child(job: bytes) -> dict[str, str] | None:
         answer = json.loads(data)
     except ValueError:
         return None
-    good = isinstance(answer, dict) and all(isinstance(value, str) for value in answer.values()) and ("text" in answer or "error" in answer)
-    return answer if good else None
+    return answer if _is_sound(answer) else None
+
+
+def _is_sound(answer: Any) -> bool:
+    """Whether it is a text with an origin for every character, or an error: it may come from somebody who got out of the sandbox."""
+    if not isinstance(answer, dict):
+        return False
+    if isinstance(answer.get("error"), str):
+        return True
+    text, runs = answer.get("text"), answer.get("runs")
+    if not isinstance(text, str) or not isinstance(runs, list):
+        return False
+    pairs = all(isinstance(run, list) and len(run) == 2 for run in runs)
+    return pairs and all(type(n) is int and n >= 0 for n in itertools.chain(*runs)) and sum(run[0] for run in runs) == len(text)

@@ -2,23 +2,33 @@
 
 In: messages (role and text) and a tokenizer. Out: ids that end where the answer begins. A template gives *pieces*: its own text, in which
 the names of control tokens are those tokens; text of messages, in which they are letters; and ids of earlier answers as the model gave
-them, so that a KV cache that holds them stays valid. Nothing that a user writes can therefore become a control token.
+them, so that a KV cache that holds them stays valid. Nothing that a user writes can therefore become a control token, also not together
+with what stands beside it.
 
 The formats are data. Which one a file gets is decided in choice.py; a template in Jinja is rendered by jinja.py.
 """
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 from bitnet_cli.errors import UsageError
-from bitnet_cli.text.tokenizer import Tokenizer
+from bitnet_cli.text.tokenizer import Tokenizer, any_of
 
-ROLES = ("system", "user", "assistant")
+ROLES = ("system", "user", "assistant", "tool")
 MARK = re.compile(r"<[^<>\s]{1,40}>")  # what a role or an end is marked with: <|user|>, </s>
+
+
+class Said(NamedTuple):
+    """A part of what the model itself said: text in which user-defined tokens are those tokens."""
+
+    text: str
+    special: bool = False
+
 
 # (text, special) as in Tokenizer.encode_parts, or ids as they are
 Piece = tuple[str, bool] | list[int]
@@ -26,15 +36,20 @@ Piece = tuple[str, bool] | list[int]
 
 @dataclass(frozen=True)
 class Message:
-    """One turn. `ids`: what the model wrote, token by token, where it is known; they decode to `content`."""
+    """One turn.
+
+    ids    what the model wrote, token by token, where it is known; they decode to `content`
+    given  the whole message where it is more than role and text: calls of tools, parts of the content, ...; JSON's values
+    """
 
     role: str
     content: str
     ids: tuple[int, ...] | None = None
+    given: Mapping[str, Any] | None = None
 
-    def as_dict(self) -> dict[str, str]:
-        """Role and content."""
-        return {"role": self.role, "content": self.content}
+    def as_dict(self) -> dict[str, Any]:
+        """The message as it was given, or role and content."""
+        return dict(self.given) if self.given is not None else {"role": self.role, "content": self.content}
 
 
 class Template(Protocol):
@@ -50,6 +65,10 @@ class Template(Protocol):
     @property
     def marks(self) -> frozenset[str]:
         """Names that must not be read as tokens where a message has them, control tokens or not."""
+
+    @property
+    def spelled(self) -> str:
+        """The format's own text: what of it is a user-defined token is a mark as well."""
 
     @property
     def bos(self) -> bool | None:
@@ -83,15 +102,20 @@ class BuiltIn:
 
     @property
     def marks(self) -> frozenset[str]:
-        texts = [self.ask, *(text for turn in self.turns.values() for text in turn)]
-        return frozenset(mark for text in texts for mark in MARK.findall(text))
+        return frozenset(MARK.findall(self.spelled))
+
+    @property
+    def spelled(self) -> str:
+        return "\n".join([self.ask, *(text for turn in self.turns.values() for text in turn)])
 
     def pieces(self, messages: Sequence[Message], *, ask: bool = True) -> list[Piece]:
-        """As in `Template`."""
+        """As in `Template`. UsageError: a message that the format cannot express."""
         pieces: list[Piece] = [(self.begin, True)]
         if self.default_system and not (messages and messages[0].role == "system"):
             messages = [Message("system", self.default_system), *messages]
         for message in messages:
+            if message.role not in self.turns or (message.given or {}).get("tool_calls"):
+                raise UsageError(f"the chat format {self.name} knows no tools; --chat-template model renders the file's own template")
             before, after = self.turns[message.role]
             if message.ids is not None:
                 pieces += [(self.ask, True), list(message.ids), (after, True)]
@@ -106,15 +130,18 @@ class BuiltIn:
         return replace(self, turns=turns)
 
 
+_SPEAKERS = ("system", "user", "assistant")
+
+
 def _same(before: str, after: str) -> dict[str, tuple[str, str]]:
-    return {role: (before.format(role=role), after) for role in ROLES}
+    return {role: (before.format(role=role), after) for role in _SPEAKERS}
 
 
 # As trained: tokenizer_config.json of microsoft/bitnet-b1.58-2B-4T and gpu/tokenizer.py of microsoft/BitNet. The GGUF file that Microsoft
 # published has another one inside (`Human:`, `BITNETAssistant:`), with which the model does not stop (ikawrakow/ik_llama.cpp issue 339).
 BITNET_2B_4T = BuiltIn(
     "bitnet-2b-4t",
-    {role: (f"{role.capitalize()}: ", "<|eot_id|>") for role in ROLES},
+    {role: (f"{role.capitalize()}: ", "<|eot_id|>") for role in _SPEAKERS},
     "Assistant: ",
     trim=True,
     needs=("<|eot_id|>",),
@@ -164,33 +191,52 @@ BUILT_IN = {template.name: template for template in (BITNET_2B_4T, LLAMA_3, FALC
 
 def encode_chat(tokenizer: Tokenizer, template: Template, messages: Sequence[Message], *, ask: bool = True) -> list[int]:
     """Ids of the chat, with the begin token where the file or the format says so."""
-    pieces = [safe for piece in template.pieces(messages, ask=ask) for safe in _unmarked(tokenizer, template.marks, piece)]
+    marks = _marks(tokenizer, template)
     ids: list[int] = []
     run: list[tuple[str, bool]] = []
     bos = template.bos
-    for piece in [*pieces, []]:
+    for piece in [*template.pieces(messages, ask=ask), []]:
         if isinstance(piece, tuple):
             run.append(piece)
             continue
-        if run:
-            ids += tokenizer.encode_parts(run, bos=bos)
-            run, bos = [], False
+        for parts in _apart(run, marks):
+            ids += tokenizer.encode_parts(parts, bos=bos)
+            bos = False
+        run = []
         ids += piece
     return ids
 
 
-def _unmarked(tokenizer: Tokenizer, marks: Iterable[str], piece: Piece) -> list[Piece]:
-    """A piece of a message, cut inside each mark that would be one token although it is no control token (`<|user|>` in some files)."""
-    if not isinstance(piece, tuple) or piece[1]:
-        return [piece]
-    found = [mark for mark in marks if mark in piece[0] and len(tokenizer.encode(mark, bos=False)) == 1]
-    pieces: list[Piece] = []
-    rest = piece[0]
-    while hits := [(rest.index(mark), mark) for mark in found if mark in rest]:
-        at = min(hits)[0] + 1
-        pieces += [(rest[:at], False), []]
-        rest = rest[at:]
-    return [*pieces, (rest, False)]
+def _marks(tokenizer: Tokenizer, template: Template) -> re.Pattern[str] | None:
+    """What the template marks turns with and any text gives as one token, although it is no control token (`<|user|>` in some files)."""
+    spelled = template.spelled
+    names = {name for name in tokenizer.user_defined if len(name) > 1 and name.strip(" \u2581\n\t\r") and name in spelled}
+    names |= {mark for mark in template.marks if mark not in names and len(tokenizer.encode(mark, bos=False)) == 1}
+    return any_of(names) if names else None
+
+
+def _apart(run: list[tuple[str, bool]], marks: re.Pattern[str] | None) -> list[list[tuple[str, bool]]]:
+    """Parts of (text, special) pieces, cut inside each mark that has a character of a message; none where there is no piece."""
+    text = "".join(piece[0] for piece in run)
+    foreign = "".join(("\0" if piece[1] or isinstance(piece, Said) else "\1") * len(piece[0]) for piece in run)
+    cuts, at = [], 0
+    while marks is not None and (match := marks.search(text, at)):
+        at = match.end()
+        if "\1" in foreign[match.start() : match.end()]:
+            at = match.start() + 1  # what is left of it may begin another one
+            cuts.append(at)
+    parts: list[list[tuple[str, bool]]] = [[]] if run else []
+    at = 0
+    for piece in run:
+        start, end = 0, at + len(piece[0])
+        while cuts and cuts[0] <= end:
+            cut = cuts.pop(0) - at
+            parts[-1].append((piece[0][start:cut], piece[1]))
+            parts.append([])
+            start = cut
+        parts[-1].append((piece[0][start:], piece[1]))
+        at = end
+    return parts
 
 
 def end_ids(tokenizer: Tokenizer) -> frozenset[int]:
@@ -199,17 +245,48 @@ def end_ids(tokenizer: Tokenizer) -> frozenset[int]:
 
 
 def checked_messages(messages: Iterable[Mapping[str, Any]]) -> list[Message]:
-    """Messages from dictionaries with `role` and `content`. UsageError: none, an unknown role, content that is no text."""
+    """Messages from dictionaries: `role`, `content` (a text, or a list of parts that are texts), and what else a template may know
+    (`tool_calls`, `tool_call_id`, `name`, `reasoning_content`, ...).
+
+    UsageError: none, an unknown role, content that is no text, none where there are no `tool_calls`, a field that is not JSON.
+    """
     result = []
     for number, message in enumerate(messages):
+        field = f"messages[{number}]"
         if not isinstance(message, Mapping):
-            raise UsageError(f"messages[{number}]: is no dictionary with role and content")
+            raise UsageError(f"{field}: is no dictionary with role and content")
         role, content = message.get("role"), message.get("content")
         if role not in ROLES:
-            raise UsageError(f"messages[{number}]: role is {role!r:.40}, expected {', '.join(ROLES)}")
-        if not isinstance(content, str):
-            raise UsageError(f"messages[{number}]: content is not a text")
-        result.append(Message(role, content))
+            raise UsageError(f"{field}: role is {role!r:.40}, expected {', '.join(ROLES)}")
+        if isinstance(content, str) and message.keys() <= {"role", "content"}:
+            result.append(Message(role, content))
+            continue
+        text = _text_of(content, f"{field}: content", optional=role == "assistant" and bool(message.get("tool_calls")))
+        if not all(isinstance(name, str) for name in message):
+            raise UsageError(f"{field}: a name of a field is not a text")
+        result.append(Message(role, text, given=json_value(dict(message), field)))
     if not result:
         raise UsageError("a chat needs at least one message")
     return result
+
+
+def _text_of(content: Any, field: str, *, optional: bool) -> str:
+    if isinstance(content, str):
+        return content
+    if content is None and optional:
+        return ""
+    if not isinstance(content, (list, tuple)):
+        raise UsageError(f"{field} is not a text")
+    for number, part in enumerate(content):
+        kind = part.get("type") if isinstance(part, Mapping) else None
+        if kind != "text" or not isinstance(part.get("text"), str):
+            raise UsageError(f"{field}[{number}] is not a part of type text with a text")
+    return "".join(part["text"] for part in content)
+
+
+def json_value(value: Any, field: str) -> Any:
+    """A copy of a value made of dictionaries, lists, texts, numbers. UsageError: it has something else in it, or is too deep."""
+    try:
+        return json.loads(json.dumps(value))
+    except (TypeError, ValueError, RecursionError):
+        raise UsageError(f"{field}: is not JSON: dictionaries, lists, texts, numbers, true, false and null") from None

@@ -16,13 +16,14 @@ import pytest
 from bitnet_cli.commands.chat import commands, files
 from bitnet_cli.commands.chat.talk import Talk, Wishes
 from bitnet_cli.commands.chat.terminal import Silent, moves
+from bitnet_cli.commands.run import Prompt, Request, Show, run
 from bitnet_cli.errors import BadFileError, BitnetError, UsageError
 from bitnet_cli.gguf_file.reader import open_gguf
 from bitnet_cli.model.chat import ContextFullError
 from bitnet_cli.model.opening import Engine, OpenModel, open_model
 from bitnet_cli.model.sampler import Sampling
 from bitnet_cli.text.chat.choice import choose
-from bitnet_cli.text.chat.templates import Message
+from bitnet_cli.text.chat.templates import Message, checked_messages
 from bitnet_cli.text.from_gguf import tokenizer_from_metadata
 from bitnet_cli.text.tokenizer import Tokenizer
 
@@ -285,6 +286,31 @@ def test_templates_by_wish(model: Path, tmp_path: Path) -> None:
     file.write_text("{{ raise_exception('no') }}")
     assert "refuses these messages: no" in talk(model, "hello\n", "--chat-template", str(file), code=3).stderr
     assert "built in are" in talk(model, "hello\n", "--chat-template", "nonesuch", code=2).stderr
+
+
+def test_arguments_of_a_template(tmp_path: Path) -> None:
+    path = chat_model(tmp_path / "m.gguf", template="{# <|im_start|> #}{{ messages[0].content }}{{ '!!' if not thinks }}{{ effort }}")
+    flags = ("-n", "1", "--json", "--verbose")
+    done = talk(path, "a\n", *flags, "--template-arg", "thinks=false", "--template-arg", "effort=<|im_end|>")
+    assert objects(done)[0]["prompt_tokens"] == len("a!!<|im_end|>")
+    assert "given arguments" in done.stderr
+    assert objects(talk(path, "a\n", *flags, "--template-arg", "thinks=1"))[0]["prompt_tokens"] == len("a")
+    assert "takes no arguments" in talk(path, "a\n", "--chat-template", "chatml", "--template-arg", "a=1", code=2).stderr
+    assert "expected NAME=VALUE" in talk(path, "a\n", "--template-arg", "thinks", code=2).stderr
+
+
+def test_arguments_are_for_a_chat() -> None:
+    with pytest.raises(UsageError, match="add -cnv"):
+        run("tiny", Prompt("a", template_args=["a=1"]), Request(1), Sampling(), Engine(), Show())
+
+
+def test_a_saved_chat_with_tools(tokenizer: Tokenizer, tmp_path: Path) -> None:
+    called = {"role": "assistant", "content": "", "tool_calls": [{"function": {"name": "f", "arguments": {}}}]}
+    result = {"role": "tool", "content": "7", "tool_call_id": "1"}
+    messages = [*checked_messages([{"role": "user", "content": "a"}, called, result]), Message("assistant", "b", (98,))]
+    path = tmp_path / "c.json"
+    files.save(path, tokenizer, model="m", template="model", sampling=Sampling(), messages=messages, first=0)
+    assert files.load(path, tokenizer).messages == messages
 
 
 def test_output_that_the_encoding_lacks(tmp_path: Path) -> None:

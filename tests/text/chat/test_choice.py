@@ -7,7 +7,8 @@ import pytest
 
 from bitnet_cli.errors import BadFileError, UsageError
 from bitnet_cli.gguf_file.reader import open_gguf
-from bitnet_cli.text.chat.choice import Choice, chat_facts, choose
+from bitnet_cli.text.chat.choice import ChatFacts, Choice, chat_facts, choose
+from bitnet_cli.text.chat.jinja import JinjaTemplate
 from bitnet_cli.text.chat.templates import Message, encode_chat
 from bitnet_cli.text.from_gguf import tokenizer_from_metadata
 
@@ -32,6 +33,8 @@ def chosen(
     count: int = 0,
     wish: str | None = None,
     path: str = "m.gguf",
+    args: dict[str, Any] | None = None,
+    tools: bool = False,
 ) -> Choice:
     words = tokens if tokens is not None else CHATML_TOKENS + LLAMA_TOKENS
     every = [*words, *(f"w{i}" for i in range(count - len(words)))]
@@ -39,7 +42,7 @@ def chosen(
     metadata |= {"tokenizer.ggml.token_type": [3] * len(words) + [1] * (len(every) - len(words)), "tokenizer.ggml.eos_token_id": 0}
     if template is not None:
         metadata["tokenizer.chat_template"] = template
-    return choose(chat_facts(metadata, Path(path)), wish)
+    return choose(chat_facts(metadata, Path(path)), wish, args, tools=tools)
 
 
 @pytest.mark.parametrize(
@@ -51,9 +54,12 @@ def chosen(
         (JINJA["smollm2"], "chatml", "im_start"),
         (JINJA["chatml"], "chatml", "im_start"),
         (JINJA["falcon3"], "falcon3", "<|user|>"),
-        (ZEPHYR, "plain", "no known kind"),
-        ("<|im_start|>x<|im_sep|>", "plain", "no known kind"),
-        ("{{ anything }}", "plain", "--chat-template model"),
+        (ZEPHYR, "model", "no known kind"),
+        ("<|im_start|>x<|im_sep|>", "model", "no known kind"),
+        ("{{ anything }}", "model", "rendered"),
+        (JINJA["chatml"] + "{# </think> #}", "model", "looks for </think>"),
+        (JINJA["llama-3"] + "{{ m.reasoning_content }}", "model", "reasoning_content"),
+        (MICROSOFT + "</think>", "bitnet-2b-4t", "never stops"),
     ],
 )
 def test_by_the_files_template(template: str, name: str, word: str) -> None:
@@ -105,7 +111,26 @@ def test_the_vocabulary_has_the_last_word() -> None:
     assert choice.template.name == "falcon-e"
     assert "<|im_start|>" in choice.reason
     assert chosen(JINJA["chatml"], CHATML_TOKENS, name="Falcon-E-1B-Instruct").template.name == "chatml"
-    assert not chosen(JINJA["llama-3"], CHATML_TOKENS).trained
+    strange = chosen(JINJA["llama-3"], CHATML_TOKENS)
+    assert (strange.template.name, strange.trained) == ("model", False)
+    assert "needs <|begin_of_text|>" in strange.reason
+
+
+def test_arguments_and_tools_are_for_the_files_own() -> None:
+    for given, tools in (({"enable_thinking": False}, False), ({}, True)):
+        choice = chosen(JINJA["chatml"], args=given, tools=tools)
+        assert isinstance(choice.template, JinjaTemplate)
+        assert (choice.template.args, choice.trained) == (given, True)
+        with pytest.raises(UsageError, match="no chat template of its own"):
+            chosen(None, name="SmolLM2 instruct", args=given, tools=tools)
+    with pytest.raises(UsageError, match="takes no arguments"):
+        chosen(JINJA["chatml"], wish="chatml", args={"a": 1})
+    both = ChatFacts(Path("m"), "a", "llama", "", 0, frozenset(), "", "", tools_template="b")
+    for given, tools, source in (({"a": 1}, False, "a"), ({"tools": [{}]}, False, "b"), ({}, True, "b")):
+        template = choose(both, args=given, tools=tools).template
+        assert isinstance(template, JinjaTemplate) and template.source == source
+    own = chosen(JINJA["chatml"], wish="model", args={"a": 1}).template
+    assert isinstance(own, JinjaTemplate) and own.args == {"a": 1}
 
 
 def test_wishes(tmp_path: Path) -> None:

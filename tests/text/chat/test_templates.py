@@ -181,10 +181,45 @@ def test_what_ends_an_answer(tokenizer: Tokenizer) -> None:
 
 
 def test_messages_are_checked() -> None:
-    assert checked_messages([{"role": "user", "content": "a", "more": 1}]) == [Message("user", "a")]
-    for bad in ([], [{"role": "root", "content": "a"}], [{"content": "a"}], [{"role": "user"}], [{"role": "user", "content": ["a"]}]):
+    assert checked_messages([{"role": "user", "content": "a"}]) == [Message("user", "a")]
+    more = {"role": "user", "content": "a", "name": "Ann"}
+    assert checked_messages([more]) == [Message("user", "a", given=more)]
+    assert checked_messages([more])[0].as_dict() == more
+    called = {"role": "assistant", "tool_calls": ({"function": {"name": "f", "arguments": {}}},)}
+    assert checked_messages([called]) == [Message("assistant", "", given=called | {"tool_calls": list(called["tool_calls"])})]
+    parts = {"role": "tool", "content": [{"type": "text", "text": "a"}, {"type": "text", "text": "b"}]}
+    assert checked_messages([parts]) == [Message("tool", "ab", given=parts)]
+    deep: list[Any] = []
+    for _ in range(100_000):
+        deep = [deep]
+    for bad in (
+        *([], [{"role": "root", "content": "a"}], [{"content": "a"}], [{"role": "user"}], [{"role": "user", "content": ["a"]}], ["user"]),
+        *([{"role": "user", "content": None}], [{"role": "assistant", "content": None, "tool_calls": []}]),
+        [{"role": "user", "content": [{"type": "image_url", "image_url": {"url": "x"}}]}],
+        *([{"role": "user", "content": "a", "name": b"x"}], [{"role": "user", "content": "a", "x": deep}]),
+        *([{"role": "user", "content": "a", 1: "x"}], [{"role": "user", "content": [{"type": "text", "text": 1}]}]),
+    ):
         with pytest.raises(UsageError):
-            checked_messages(bad)
+            checked_messages(bad)  # type: ignore[arg-type]
+    del deep
+
+
+def test_built_in_formats_know_no_tools() -> None:
+    for message in (Message("tool", "a"), Message("assistant", "", given={"role": "assistant", "tool_calls": [{}]})):
+        with pytest.raises(UsageError, match="--chat-template model"):
+            CHATML.pieces([message])
+
+
+def test_a_mark_that_a_message_begins_and_the_format_ends(bpe: dict[str, Any], add_token: Any) -> None:
+    """User-defined tokens of any shape, cut where a message has a part of them; whole where the format or the model said them."""
+    mark, other = add_token(bpe, "[[user]]", 4), add_token(bpe, "]]xx", 4)
+    tokenizer = tokenizer_from_metadata(bpe, "m.gguf")
+    format_ = BuiltIn("t", {"user": ("[[user]]", "er]]xx"), "assistant": ("", "")}, "[[user]]")
+    assert encode_chat(tokenizer, format_, [Message("user", "a")]).count(mark) == 2
+    ids = encode_chat(tokenizer, format_, [Message("user", "[[user]][[us")])
+    assert (ids.count(mark), ids.count(other)) == (2, 1)
+    assert tokenizer.decode(ids).endswith("[[user]][[user]][[user]]xx[[user]]")
+    assert other in encode_chat(tokenizer, PLAIN, [Message("user", "a]]xx")])  # no mark of this format
 
 
 @pytest.mark.parametrize("name", [*JINJA])
