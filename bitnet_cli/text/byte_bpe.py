@@ -10,13 +10,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from tokenizers import Regex, models, normalizers, pre_tokenizers
 from tokenizers import Tokenizer as Library
+from tokenizers import models
 
 from bitnet_cli.errors import BadFileError
-from bitnet_cli.text.pre_tokenizers import PreTokenizer, pre_tokenizer
 from bitnet_cli.text.tokenizer import Tokenizer, any_of
 from bitnet_cli.text.vocabulary import CONTROL, PREFIX, UNKNOWN, UNUSED, USER_DEFINED, Vocabulary, numbers, shown, strings
+from bitnet_cli.text.words import words_of
 
 MERGES, SCORES = PREFIX + "merges", PREFIX + "scores"
 
@@ -36,8 +36,10 @@ class ByteLevelBPE(Tokenizer):
 
     def __init__(self, metadata: Mapping[str, object], vocabulary: Vocabulary):
         source = vocabulary.source
-        pre = pre_tokenizer(metadata, source, len(vocabulary.tokens))
-        super().__init__(vocabulary, add_bos_default=pre.add_bos)
+        words = words_of(metadata, source, len(vocabulary.tokens))
+        super().__init__(vocabulary, add_bos_default=words.add_bos)
+        if words.note:
+            self.notes.append(words.note)
         merges = strings(metadata, source, MERGES)
         if SCORES in metadata:  # not used, but a wrong count tells of a damaged file
             numbers(metadata, source, SCORES, self.vocab_size)
@@ -48,7 +50,10 @@ class ByteLevelBPE(Tokenizer):
         self._literal = {i: vocabulary.tokens[i] for i in (*hidden, *user_defined)}
         self._user_ids = {vocabulary.tokens[i]: i for i in user_defined if vocabulary.tokens[i] and i not in hidden}
         self._user_pattern = any_of(self._user_ids) if self._user_ids else None
-        self._library = _library(_model(vocabulary, hidden, merges, pre.ignore_merges), pre)
+        self._library = Library(_model(vocabulary, hidden, merges, words.ignore_merges))
+        if words.normalizer is not None:
+            self._library.normalizer = words.normalizer
+        self._library.pre_tokenizer = words.pre_tokenizer
 
     def _encode_plain(self, text: str) -> list[int]:
         if self._user_pattern is None:
@@ -76,15 +81,6 @@ class ByteLevelBPE(Tokenizer):
             return bytes(map(BYTE_OF.__getitem__, text))
         except KeyError:  # a normal token that is not in the alphabet: text as it is
             return text.encode()
-
-
-def _library(model: models.BPE, pre: PreTokenizer) -> Library:
-    library = Library(model)
-    if pre.nfc:
-        library.normalizer = normalizers.NFC()
-    splits: list[pre_tokenizers.PreTokenizer] = [pre_tokenizers.Split(Regex(p), "isolated") for p in pre.patterns]
-    library.pre_tokenizer = pre_tokenizers.Sequence([*splits, pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)])
-    return library
 
 
 def _model(vocabulary: Vocabulary, hidden: set[int], merges: list[str], ignore_merges: bool) -> models.BPE:

@@ -27,11 +27,13 @@ class Tokenizer(ABC):
     control_ids  control tokens
     silent_ids   unused tokens: never chosen
     add_bos      whether `encode` prepends bos unless told otherwise
+    notes        what the user should know about how the file was read, a sentence each
     add_eos      whether the model expects eos at the end of its input (embedding models do); `encode(eos=None)` follows it
     """
 
     def __init__(self, vocabulary: Vocabulary, *, add_bos_default: bool):
         self.vocab_size = len(vocabulary.tokens)
+        self.notes: list[str] = []
         self.bos_id, self.eos_id, self.eos_ids = vocabulary.bos_id, vocabulary.eos_id, vocabulary.eos_ids
         self.special_ids = frozenset(vocabulary.ids_of(CONTROL, UNKNOWN))
         self.control_ids = frozenset(vocabulary.ids_of(CONTROL))
