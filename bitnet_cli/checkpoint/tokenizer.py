@@ -46,7 +46,7 @@ def tokenizer_metadata(folder: Path, config: ModelConfig) -> TokenizerMetadata:
         "tokenizer.ggml.tokens": vocabulary.tokens,
         "tokenizer.ggml.token_type": vocabulary.types,
     }
-    values |= {f"tokenizer.ggml.{key}": value for key, value in vocabulary.extra.items()}
+    values |= {f"tokenizer.ggml.{key}": value for key, value in vocabulary.extra.items()} | vocabulary.own
     template = _chat_template(folder, settings)
     bos = config.bos if config.bos is not None else _named(settings, "bos_token", vocabulary)
     ends = _ends(folder, settings, vocabulary, config, template, bos)
@@ -72,7 +72,7 @@ def _read_vocabulary(folder: Path, settings: dict[str, Any]) -> Vocabulary:
         data = read_object(fast, 256 * MEGABYTE)
         # SentencePiece vocabularies are often saved in both forms; only tokenizer.model has the types and scores.
         if byte_bpe.is_byte_level(data) or not pieces.exists():
-            return spaced_bpe.read(fast, data) if spaced_bpe.is_spaced(data) else byte_bpe.read(fast, data)
+            return spaced_bpe.read(fast, data, settings) if spaced_bpe.is_spaced(data) else byte_bpe.read(fast, data)
     if pieces.exists():
         added = folder / "added_tokens.json"
         return sentencepiece.read(pieces, settings, read_object(added) if added.exists() else {})

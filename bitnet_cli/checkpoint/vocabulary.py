@@ -32,6 +32,7 @@ class Vocabulary:
     adds_eos: int | None = None  # token that every text is given at its end
     unknown: int | None = None
     extra: dict[str, Any] = field(default_factory=dict)  # further tokenizer.ggml.* keys; `scores` is padded with the tokens
+    own: dict[str, Any] = field(default_factory=dict)  # keys of ours, in full
     notes: list[str] = field(default_factory=list)
 
     def __post_init__(self) -> None:

@@ -14,7 +14,7 @@ what matches is a word, and so is what lies between two matches.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from bitnet_cli.errors import BadFileError, UnsupportedError
 from bitnet_cli.text.vocabulary import PREFIX, shown
@@ -42,9 +42,7 @@ _KIMI = r"[\p{Han}]+|" + _NO_HAN % (_SHORT + "?", _SHORT + "?") + r"|\p{N}{1,3}|
 # DeepSeek: punctuation is no part of a word, marks are.
 _CHINESE = "[一-龥ࠀ-一가-퟿]+"
 _KANA = "[一-龥぀-ゟ゠-ヿ]+"
-_DEEPSEEK3 = (
-    r"[!\"#$%&'()*+,\-./:;<=>?@\[\\\]^_`{|}~][A-Za-z]+|[^\r\n\p{L}\p{P}\p{S}]?[\p{L}\p{M}]+| ?[\p{P}\p{S}]+[\r\n]*|" + _SPACES
-)
+_DEEPSEEK3 = r"[!\"#$%&'()*+,\-./:;<=>?@\[\\\]^_`{|}~][A-Za-z]+|[^\r\n\p{L}\p{P}\p{S}]?[\p{L}\p{M}]+| ?[\p{P}\p{S}]+[\r\n]*|" "" + _SPACES
 _SPARK = _DEEPSEEK3.replace(r"+[\r\n]*|\s*[\r\n]+|", r"+|[\r\n]|")
 # Letters of scripts that have two cases, and full-width punctuation.
 _CASED_SCRIPTS = (
@@ -143,6 +141,7 @@ LLAMA3_VOCABULARY = 128_256
 OWN_PRE = "tokenizer.json"
 STEPS = "bitnet.tokenizer.pre_tokenizer"  # JSON text: the value of `pre_tokenizer` in tokenizer.json
 NORMALIZER = "bitnet.tokenizer.normalizer"  # JSON text: the value of `normalizer`; it comes before what a name implies
+MAX_STEPS = 16
 IGNORE_MERGES = "bitnet.tokenizer.ignore_merges"  # true or false, before what a name implies
 
 
@@ -166,3 +165,23 @@ def pre_tokenizer(metadata: Mapping[str, object], source: str, vocab_size: int) 
     if name not in PRE_TOKENIZERS:
         raise UnsupportedError(f"{source}: {key}: {shown(name)} is not supported (supported: {', '.join(PRE_TOKENIZERS)})")
     return PRE_TOKENIZERS[name], note
+
+
+def flat(value: Any, key: str) -> list[dict[str, Any]] | None:
+    """A pipeline of tokenizer.json as its steps in order: one step, or a Sequence of them under `key`, within each other too.
+    None: not of that form."""
+    if value is None:
+        return []
+    if not isinstance(value, dict):
+        return None
+    if value.get("type") != "Sequence":
+        return [value]
+    inner, steps = value.get(key), list[dict[str, Any]]()
+    if not isinstance(inner, list) or len(inner) > MAX_STEPS:
+        return None
+    for item in inner:
+        found = flat(item, key) if isinstance(item, dict) else None
+        if found is None or len(steps) > MAX_STEPS:
+            return None
+        steps += found
+    return steps

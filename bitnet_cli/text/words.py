@@ -16,10 +16,10 @@ from typing import Any, NamedTuple
 from tokenizers import Regex, normalizers, pre_tokenizers
 
 from bitnet_cli.errors import BadFileError, UnsupportedError
-from bitnet_cli.text.pre_tokenizers import IGNORE_MERGES, NORMALIZER, OWN_PRE, STEPS, PreTokenizer, pre_tokenizer
+from bitnet_cli.text.pre_tokenizers import IGNORE_MERGES, MAX_STEPS, NORMALIZER, OWN_PRE, STEPS, PreTokenizer, flat, pre_tokenizer
 from bitnet_cli.text.vocabulary import PREFIX
 
-MAX_STEPS, MAX_PATTERN = 16, 1 << 14
+MAX_PATTERN = 1 << 14  # characters
 # What becomes of a match: `removed` drops text, unless it is the rest that is dropped and there is none.
 _BEHAVIORS = {
     "Isolated": "isolated",
@@ -147,23 +147,3 @@ def library_normalizer(value: Any, where: str) -> normalizers.Normalizer | None:
         else:
             made.append(make())
     return None if not made else made[0] if len(made) == 1 else normalizers.Sequence(made)
-
-
-def flat(value: Any, key: str) -> list[dict[str, Any]] | None:
-    """A pipeline of tokenizer.json as its steps in order: one step, or a Sequence of them under `key`, within each other too.
-    None: not of that form."""
-    if value is None:
-        return []
-    if not isinstance(value, dict):
-        return None
-    if value.get("type") != "Sequence":
-        return [value]
-    inner, steps = value.get(key), list[dict[str, Any]]()
-    if not isinstance(inner, list) or len(inner) > MAX_STEPS:
-        return None
-    for item in inner:
-        found = flat(item, key) if isinstance(item, dict) else None
-        if found is None or len(steps) > MAX_STEPS:
-            return None
-        steps += found
-    return steps
