@@ -68,6 +68,8 @@ def open_model(model: str | None, engine: Engine, quiet: bool) -> OpenModel:
     path = find_model(model)
     with unechoed(), Reporter(quiet).working(f"loading {printable(path.name)}"):
         opened = opening.open_model(path, engine)
+    for note in opened.tokenizer.notes:
+        Reporter(quiet).note(f"{printable(path.name)}: {note}")
     if opened.decoder.note and not quiet:
         print(f"bitnet: warning: {opened.decoder.note}", file=sys.stderr, flush=True)  # noqa: T201
     with unechoed(), compiling(quiet):

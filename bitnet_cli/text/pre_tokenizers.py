@@ -42,9 +42,7 @@ _KIMI = r"[\p{Han}]+|" + _NO_HAN % (_SHORT + "?", _SHORT + "?") + r"|\p{N}{1,3}|
 # DeepSeek: punctuation is no part of a word, marks are.
 _CHINESE = "[一-龥ࠀ-一가-퟿]+"
 _KANA = "[一-龥぀-ゟ゠-ヿ]+"
-_DEEPSEEK3 = (
-    r"""[!"#$%&'()*+,\-./:;<=>?@\[\\\]^_`{|}~][A-Za-z]+|[^\r\n\p{L}\p{P}\p{S}]?[\p{L}\p{M}]+| ?[\p{P}\p{S}]+[\r\n]*|""" + _SPACES
-)
+_DEEPSEEK3 = r"""[!"#$%&'()*+,\-./:;<=>?@\[\\\]^_`{|}~][A-Za-z]+|[^\r\n\p{L}\p{P}\p{S}]?[\p{L}\p{M}]+| ?[\p{P}\p{S}]+[\r\n]*|""" + _SPACES
 _SPARK = _DEEPSEEK3.replace(r"+[\r\n]*|\s*[\r\n]+|", r"+|[\r\n]|")
 # Letters of scripts that have two cases, and full-width punctuation.
 _CASED_SCRIPTS = (
