@@ -47,7 +47,7 @@ def read(path: Path, data: dict[str, Any], settings: dict[str, Any]) -> Vocabula
     if vocabulary.unknown is not None:
         types[vocabulary.unknown] = TokenType.UNKNOWN
     scores, exact = _scores(vocabulary, merges)
-    vocabulary.extra = {"scores": scores, "add_space_prefix": spaces.adds_prefix}
+    vocabulary.extra = {"scores": scores}
     if not exact or model.get("ignore_merges"):
         vocabulary.extra["merges"] = merges
         vocabulary.notes.append(
@@ -55,12 +55,31 @@ def read(path: Path, data: dict[str, Any], settings: dict[str, Any]) -> Vocabula
         )
         if model.get("ignore_merges"):
             vocabulary.own[IGNORE_MERGES] = True
-    if spaces not in (Spaces(True), Spaces(False)):  # what add_space_prefix says to every reader
-        vocabulary.own |= {NORMALIZER: json.dumps(normalizer), STEPS: json.dumps(pre_tokenizer)}
-        if spaces.split or spaces.metaspace != "never":
-            vocabulary.notes.append("spaces as Metaspace writes them: llama.cpp puts one before every stretch of text between added tokens")
+    add_spaces(vocabulary, normalizer, pre_tokenizer)
     vocabulary.own |= added_flags(added, normalized=spaces.prepend)
     return vocabulary
+
+
+def add_spaces(vocabulary: Vocabulary, normalizer: Any, pre_tokenizer: Any) -> None:
+    """Adds to the keys where spaces go, by the values in a tokenizer.json: under GGUF's key, and under ours where that cannot say it."""
+    spaces = spaces_of(normalizer, pre_tokenizer, str(vocabulary.path))
+    vocabulary.extra["add_space_prefix"] = spaces.adds_prefix
+    if spaces not in (Spaces(True), Spaces(False)):
+        vocabulary.own |= {NORMALIZER: json.dumps(normalizer), STEPS: json.dumps(pre_tokenizer)}
+        vocabulary.notes.append("spaces as Metaspace writes them: llama.cpp puts one before every stretch of text between added tokens")
+
+
+def replace_spaces(vocabulary: Vocabulary, data: dict[str, Any]) -> None:
+    """Where spaces go, and the flags of added tokens, by a tokenizer.json beside the tokenizer.model that the rest came from. One that does
+    more to text than spaces is passed over: the pieces say what their model was trained with."""
+    try:
+        spaces = spaces_of(data.get("normalizer"), data.get("pre_tokenizer"), "")
+    except UnsupportedError:
+        return
+    vocabulary.own, vocabulary.notes = {}, []
+    add_spaces(vocabulary, data.get("normalizer"), data.get("pre_tokenizer"))
+    added = [entry for entry in data.get("added_tokens") or [] if isinstance(entry, dict) and type(entry.get("id")) is int]
+    vocabulary.own |= added_flags([e for e in added if 0 <= e["id"] < len(vocabulary.tokens)], normalized=spaces.prepend)
 
 
 def _unknown(path: Path, model: dict[str, Any], settings: dict[str, Any], vocabulary: Vocabulary) -> int | None:

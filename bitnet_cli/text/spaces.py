@@ -9,6 +9,8 @@ A space is `▁` (U+2581). Four ways to put one before words are in use (sources
     Metaspace, always   before every such stretch that does not begin with a space
     Metaspace, first    before the first stretch, if the text begins with it and not with a space: `legacy: false`, transformers 5
     Metaspace, never    nowhere: Gemma
+
+transformers 5 also writes the first way as Metaspace `always` after a Replace that doubles a space at the start of a stretch: `every`.
 """
 
 from __future__ import annotations
@@ -42,7 +44,9 @@ class Spaces(NamedTuple):
 
     def words(self, text: str, at_start: bool) -> list[str]:
         """Pieces of a normalized stretch, between which nothing is merged; at_start: it begins the text."""
-        if not text.startswith(SPACE) and (self.metaspace == "always" or (self.metaspace == "first" and at_start)):
+        if self.metaspace == "every" or (
+            not text.startswith(SPACE) and (self.metaspace == "always" or (self.metaspace == "first" and at_start))
+        ):
             text = SPACE + text
         return _WORD.findall(text) if self.split else [text]
 
@@ -69,17 +73,20 @@ def spaces_of(normalizer: Any, pre_tokenizer: Any, where: str) -> Spaces:
     steps = _steps(normalizer, "normalizers")
     replace = {"type": "Replace", "pattern": {"String": " "}, "content": SPACE}
     prepend = {"type": "Prepend", "prepend": SPACE}
-    if steps not in ([], [replace], [prepend, replace]):
+    doubled = [replace, {"type": "Replace", "pattern": {"Regex": rf"\A{SPACE}"}, "content": SPACE * 2}]
+    if steps not in ([], [replace], [prepend, replace], doubled):
         raise UnsupportedError(f"{where}: normalizer: {str(normalizer)[:200]} is not supported; spaces as {SPACE} and nothing else are")
     found = _steps(pre_tokenizer, "pretokenizers")
     if len(found) == 1 and found[0].get("type") == "Metaspace" and found[0].get("replacement", SPACE) == SPACE:
         step = found[0]
         scheme = step.get("prepend_scheme", "never" if step.get("add_prefix_space") is False else "always")
-        if scheme in _SCHEMES:
+        if scheme == "always" and steps == doubled:
+            scheme = "every"
+        if scheme in (*_SCHEMES, "every") and (steps != doubled or scheme == "every"):
             return Spaces(prepend in steps, scheme, step.get("split", True) is not False)
     # Splitting at spaces does nothing: there are none any more.
     at_spaces = len(found) == 1 and found[0].get("type") == "Split" and found[0].get("pattern") == {"String": " "}
-    if steps and (not found or at_spaces):
+    if steps and steps != doubled and (not found or at_spaces):
         return Spaces(prepend in steps)
     if not steps and not found:
         raise UnsupportedError(f"{where}: normalizer: none is not supported without Metaspace: spaces have to be written as {SPACE}")
