@@ -44,9 +44,8 @@ class Spaces(NamedTuple):
 
     def words(self, text: str, at_start: bool) -> list[str]:
         """Pieces of a normalized stretch, between which nothing is merged; at_start: it begins the text."""
-        if self.metaspace == "every" or (
-            not text.startswith(SPACE) and (self.metaspace == "always" or (self.metaspace == "first" and at_start))
-        ):
+        missing = not text.startswith(SPACE) and (self.metaspace == "always" or (self.metaspace == "first" and at_start))
+        if missing or self.metaspace == "every":
             text = SPACE + text
         return _WORD.findall(text) if self.split else [text]
 

@@ -77,10 +77,15 @@ SPM: list[tuple[Change, str, str]] = [
     (lambda m: item("tokens", m[K + "tokens"].index("<0x4A>"), "<0x4b>")(m), "token_type", "has 255 different byte tokens"),
     (lambda m: item("token_type", m[K + "tokens"].index("<0x41>"), 1)(m), "token_type", "has 255 different byte tokens"),
     (
-        lambda m: (without("unknown_token_id")(m), item("token_type", m[K + "tokens"].index("<unk>"), 1)(m)),
+        lambda m: (
+            without("unknown_token_id")(m),
+            setting("token_type", [1 if kind in (2, 6) else kind for kind in m[K + "token_type"]])(m),
+        ),
         "unknown_token_id",
         "is missing",
     ),
+    (setting("merges", "x"), "merges", "is not an array of strings"),
+    (setting("merges", ["▁ zyx"]), "merges[0]", "'▁ zyx' needs 'zyx', which is not a token"),
     (lambda m: setting("unknown_token_id", m[K + "tokens"].index("<0x41>"))(m), "tokens", "sentencepiece refuses the vocabulary"),
 ]
 
