@@ -112,11 +112,16 @@ def _scores(vocabulary: Vocabulary, merges: list[str]) -> tuple[list[float], boo
         pairs[made] = pairs.get(made, 0) + 1
         last = made
     scores = []
+
+    def part(text: str) -> bool:
+        """Whether readers of scores may have it as a neighbour: characters need not be tokens."""
+        return len(text) == 1 or vocabulary.find(text) is not None
+
     for i, token in enumerate(tokens):
         if types[i] == TokenType.NORMAL and len(token) == 6 and token.startswith("<0x") and token.endswith(">"):
             types[i] = TokenType.BYTE
         if types[i] in (TokenType.NORMAL, TokenType.USER_DEFINED):
-            cuts = (vocabulary.find(token[:at]) is not None and vocabulary.find(token[at:]) is not None for at in range(1, len(token)))
+            cuts = (part(token[:at]) and part(token[at:]) for at in range(1, len(token)))
             possible = sum(cuts) if len(token) <= LONGEST else -1
             exact = exact and possible == pairs.get(token, 0)
         made_so = len(token) == 1 or token in ranks
