@@ -57,7 +57,7 @@ def read(path: Path, settings: dict[str, Any], added: dict[str, Any]) -> Vocabul
     vocabulary = Vocabulary(path, "llama", tokens, types, adds_bos=True, unknown=unknown, extra=extra)
     if extra["add_space_prefix"] and settings.get("legacy") is False:  # transformers: a space before the first stretch of text only
         add_spaces(vocabulary, None, {"type": "Metaspace", "replacement": SPACE, "prepend_scheme": "first", "split": False})
-    vocabulary.own |= added_flags(_decoder_entries(settings), normalized=STEPS not in vocabulary.own and extra["add_space_prefix"])
+    vocabulary.own |= added_flags(_decoder_entries(settings), normalized=STEPS not in vocabulary.own and bool(normalizer.get(3, 1)))
     return vocabulary
 
 

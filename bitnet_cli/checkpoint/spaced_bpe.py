@@ -111,19 +111,27 @@ def _scores(vocabulary: Vocabulary, merges: list[str]) -> tuple[list[float], boo
         ranks.setdefault(made, rank)
         pairs[made] = pairs.get(made, 0) + 1
         last = made
-    scores = []
-
-    def part(text: str) -> bool:
-        """Whether readers of scores may have it as a neighbour: characters need not be tokens."""
-        return len(text) == 1 or vocabulary.find(text) is not None
-
     for i, token in enumerate(tokens):
         if types[i] == TokenType.NORMAL and len(token) == 6 and token.startswith("<0x") and token.endswith(">"):
             types[i] = TokenType.BYTE
-        if types[i] in (TokenType.NORMAL, TokenType.USER_DEFINED):
-            cuts = (part(token[:at]) and part(token[at:]) for at in range(1, len(token)))
-            possible = sum(cuts) if len(token) <= LONGEST else -1
-            exact = exact and possible == pairs.get(token, 0)
+    kinds = (TokenType.NORMAL, TokenType.USER_DEFINED)
+    by_scores = _ways([token for token, kind in zip(tokens, types, strict=True) if kind in kinds])
+    exact = exact and by_scores == pairs
+    scores = []
+    for i, token in enumerate(tokens):
         made_so = len(token) == 1 or token in ranks
         scores.append(float(-ranks.get(token, 0)) if made_so or types[i] == TokenType.BYTE else UNUSED_SCORE * (1 + len(ranks)))
     return scores, exact
+
+
+def _ways(tokens: list[str]) -> dict[str, int]:
+    """In how many ways a reader of scores may put each token together, without those that it cannot: of characters, which need not be
+    tokens, and of tokens that it can put together."""
+    ways: dict[str, int] = {}
+    for token in sorted(tokens, key=len):
+        if 1 < len(token) <= LONGEST:
+            halves = ((token[:at], token[at:]) for at in range(1, len(token)))
+            found = sum((len(a) == 1 or a in ways) and (len(b) == 1 or b in ways) for a, b in halves)
+            if found:
+                ways[token] = found
+    return ways

@@ -12,6 +12,7 @@ from collections.abc import Mapping
 
 from tokenizers import Tokenizer as Library
 
+from bitnet_cli.errors import UnsupportedError
 from bitnet_cli.text.added import read_flags
 from bitnet_cli.text.bpe_model import MERGES, bpe_model
 from bitnet_cli.text.tokenizer import Tokenizer
@@ -48,14 +49,20 @@ class ByteLevelBPE(Tokenizer):
         # Written in the file as they are, not in the byte alphabet. The library holds the text of all the others.
         self._literal = {i: vocabulary.tokens[i] for i in (*hidden, *user_defined)}
         self._library = Library(bpe_model(vocabulary, hidden, strings(metadata, source, MERGES), {"ignore_merges": words.ignore_merges}))
-        self._normalizer = words.normalizer
+        self._source, self._normalizer = source, words.normalizer
         self._library.pre_tokenizer = words.pre_tokenizer
 
     def _normalize(self, text: str) -> str:
         return text if self._normalizer is None else str(self._normalizer.normalize_str(text))
 
     def _encode_words(self, text: str, at_start: bool) -> list[int]:
-        ids: list[int] = self._library.encode(text, add_special_tokens=False).ids
+        try:
+            ids: list[int] = self._library.encode(text, add_special_tokens=False).ids
+        except BaseException as error:
+            if type(error).__name__ != "PanicException":  # not an Exception; it has no public name
+                raise
+            reason = f"an expression that cuts text into words gives up on this text of {len(text)} characters: {error}"
+            raise UnsupportedError(f"{self._source}: {reason}") from None
         return ids
 
     def token_bytes(self, token_id: int) -> bytes:

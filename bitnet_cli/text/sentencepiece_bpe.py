@@ -144,7 +144,7 @@ def _by_merges(metadata: Mapping[str, object], vocabulary: Vocabulary) -> Merger
         raise BadFileError(vocabulary.source, IGNORE_MERGES, "is not true or false")
     unknown = _unknown_id(vocabulary, has_bytes=bool(vocabulary.ids_of(BYTE)))
     hidden = {*vocabulary.ids_of(UNKNOWN, CONTROL, UNUSED), *vocabulary.not_utf8()} - {unknown}
-    options = {"byte_fallback": True, "fuse_unk": True, "ignore_merges": ignore_merges}
+    options: dict[str, object] = {"byte_fallback": True, "fuse_unk": True, "ignore_merges": ignore_merges}
     if unknown < len(vocabulary.tokens):
         options["unk_token"] = vocabulary.tokens[unknown]
     library = Library(bpe_model(vocabulary, hidden, strings(metadata, vocabulary.source, MERGES), options))

@@ -54,7 +54,7 @@ def read_spaces(metadata: Mapping[str, object], source: str, add_space_prefix: b
     """As the file says. BadFileError: keys of ours that are not JSON; UnsupportedError: steps that are not known."""
     if NORMALIZER not in metadata and STEPS not in metadata:
         return Spaces(prepend=add_space_prefix)
-    return spaces_of(*(_json(metadata, source, key) for key in (NORMALIZER, STEPS)), source)
+    return spaces_of(_json(metadata, source, NORMALIZER), _json(metadata, source, STEPS), source)
 
 
 def _json(metadata: Mapping[str, object], source: str, key: str) -> Any:
