@@ -74,11 +74,14 @@ class Tokenizer(ABC):
         """
         return self.encode_parts([(text, special)], bos=bos, eos=eos)
 
-    def encode_parts(self, parts: Iterable[tuple[str, bool]], *, bos: bool | None = None, eos: bool | None = False) -> list[int]:
+    def encode_parts(
+        self, parts: Iterable[tuple[str, bool]], *, bos: bool | None = None, eos: bool | None = False, at_start: bool = True
+    ) -> list[int]:
         """Ids of the joined text of (text, special) parts; control tokens come from the special parts only.
 
         A chat prompt is such a list: template text is special, messages are not. Words that begin in one part and end in the next are
         encoded as words (`Assistant:` and ` Hi`), which separate calls to `encode` would break; control tokens never form across parts.
+        at_start: False where the parts continue a text; some SentencePiece vocabularies put a space before its first word only.
         """
         ids: list[int] = []
         controls: set[int] = set()  # positions in `ids` of control tokens
@@ -88,7 +91,7 @@ class Tokenizer(ABC):
             text = "".join(plain)
             plain.clear()
             if text:
-                ids.extend(self._encode_plain(text, not ids))
+                ids.extend(self._encode_plain(text, at_start and not ids))
 
         for part, special in parts:
             text, at = replace_surrogates(part), 0
