@@ -1,30 +1,25 @@
 """tokenizer.json of a byte-level BPE tokenizer -> Vocabulary with merges and the name of its pre-tokenizer.
 
-GGUF has no room for the regular expression that splits text into words: `tokenizer.ggml.pre` names one that readers know. So the
-expression in the file is compared, letter by letter, with those that have a name, and any other is refused.
+`tokenizer.ggml.pre` names a way to cut text into words. Where the steps of the file are those of a name (text/pre_tokenizers.py), letter by
+letter, the name is written. All others are kept as they are under keys of ours, which llama.cpp does not know: it refuses such a file.
 """
 
+import json
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from bitnet_cli.checkpoint.vocabulary import TokenType, Vocabulary, check_text, unused_name
 from bitnet_cli.errors import BadFileError, UnsupportedError
+from bitnet_cli.text.added import FLAGS
+from bitnet_cli.text.pre_tokenizers import DIGIT, DIGITS, GPT2, IGNORE_MERGES, NORMALIZER, OWN_PRE, PRE_TOKENIZERS, PUNCTUATION, STEPS, flat
 
-_WORDS = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|%s| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
-PRE_TOKENIZERS = {
-    _WORDS % r"\p{N}{1,3}": "llama-bpe",  # Llama 3, Falcon 3
-    _WORDS % r"\p{N}": "qwen2",  # Qwen 2 and 3
-}
-GPT2 = "gpt-2"  # its expression is built into the ByteLevel pre-tokenizer
-SMOLLM = "smollm"  # digits one by one, then GPT-2's expression
-NORMALIZERS = {"qwen2": "NFC"}  # what a name implies beside the expression; the others imply none
 MAX_TOKENS = 1 << 21
 MAX_TOKEN_LENGTH = 1 << 16
 
 
 def is_byte_level(data: dict[str, Any]) -> bool:
     """Whether a tokenizer.json works on bytes, as GPT-2's and its successors' do."""
-    return any(step.get("type") == "ByteLevel" for step in _steps(data.get("pre_tokenizer"), "pretokenizers"))
+    return any(step.get("type") == "ByteLevel" for step in flat(data.get("pre_tokenizer"), "pretokenizers") or [])
 
 
 def read(path: Path, data: dict[str, Any]) -> Vocabulary:
@@ -39,60 +34,113 @@ def read(path: Path, data: dict[str, Any]) -> Vocabulary:
     for key in ("dropout", "continuing_subword_prefix", "end_of_word_suffix", "byte_fallback"):
         if model.get(key):
             raise UnsupportedError(f"{path}: model.{key}: {str(model[key])[:40]!r} is not supported")
-    pre = pre_tokenizer_name(path, data.get("pre_tokenizer"))
-    normalizer = data.get("normalizer")
-    kind = normalizer.get("type") if isinstance(normalizer, dict) else normalizer
-    left_out = pre == GPT2 and kind == "NFC"  # GPT-NeoX
-    if kind != NORMALIZERS.get(pre) and not left_out:
-        raise UnsupportedError(f"{path}: normalizer: {str(kind)[:40]} is not supported; {pre} implies {NORMALIZERS.get(pre, 'none')}")
     tokens, types = read_tokens(path, model.get("vocab"), data.get("added_tokens") or [])
     check_text(path, tokens)
     vocabulary = Vocabulary(path, "gpt2", tokens, types)
     merges = read_merges(path, model.get("merges"), vocabulary)
-    vocabulary.extra = {"pre": pre, "merges": merges}
-    if left_out:
-        vocabulary.notes.append("normalizer NFC is left out, since gpt-2 implies none: text with uncomposed accents gets other tokens")
+    # Only with ignore_merges can a text give these, so without it a name that implies it must not be written if there are any.
+    made = {merge.replace(" ", "", 1) for merge in merges}
+    alone = any(len(t) > 1 and t not in made for t, kind in zip(tokens, types, strict=True) if kind == TokenType.NORMAL)
+    words = words_of(path, data, model.get("ignore_merges") is True, alone)
+    vocabulary.extra = {"pre": words.pre, "merges": merges}
+    vocabulary.own = words.own | added_flags(data.get("added_tokens") or [], normalized=bool(flat(data.get("normalizer"), "normalizers")))
+    vocabulary.notes += words.notes
     vocabulary.adds_bos, vocabulary.adds_eos = added_ends(data.get("post_processor"), vocabulary)
-    # Readers of `llama-bpe` look a whole word up before they merge. Without ignore_merges that changes words that no merge makes.
-    if pre == "llama-bpe" and not model.get("ignore_merges"):
-        made = {merge.replace(" ", "", 1) for merge in merges}
-        alone = sum(len(t) > 1 and t not in made for t, kind in zip(tokens, types, strict=True) if kind == TokenType.NORMAL)
-        if alone:
-            vocabulary.notes.append(f"ignore_merges is off, but {pre} implies it: {alone} tokens that no merge makes may be used")
     return vocabulary
 
 
-def pre_tokenizer_name(path: Path, pre_tokenizer: Any) -> str:
-    """`tokenizer.ggml.pre` for the pre_tokenizer of a tokenizer.json."""
-    steps = _steps(pre_tokenizer, "pretokenizers")
-    kinds = [step.get("type") for step in steps]
-    if kinds and kinds[-1] == "ByteLevel" and not steps[-1].get("add_prefix_space", True):
-        regex_in_byte_level = steps[-1].get("use_regex", True)
-        if kinds == ["ByteLevel"] and regex_in_byte_level:
-            return GPT2
-        if kinds == ["Digits", "ByteLevel"] and regex_in_byte_level and steps[0].get("individual_digits") is True:
-            return SMOLLM
-        if kinds == ["Split", "ByteLevel"] and not regex_in_byte_level:
-            split = steps[0]
-            pattern = split.get("pattern")
-            regex = pattern.get("Regex") if isinstance(pattern, dict) else None
-            if split.get("behavior") == "Isolated" and not split.get("invert", False) and isinstance(regex, str):
-                if regex in PRE_TOKENIZERS:
-                    return PRE_TOKENIZERS[regex]
-                known = ", ".join([*PRE_TOKENIZERS.values(), GPT2, SMOLLM])
-                raise UnsupportedError(f"{path}: pre_tokenizer: the expression {regex[:300]} is not one of {known}")
-    described = str(pre_tokenizer)
-    raise UnsupportedError(
-        f"{path}: pre_tokenizer: {described[:300]} is not supported; Split by an expression, or Digits, then ByteLevel, is"
-    )
+class Words(NamedTuple):
+    pre: str  # tokenizer.ggml.pre
+    own: dict[str, Any]  # keys of ours
+    notes: list[str]
 
 
-def _steps(value: Any, key: str) -> list[dict[str, Any]]:
-    """A pipeline of tokenizer.json: one step, or a Sequence of them under `key`."""
-    if isinstance(value, dict) and value.get("type") == "Sequence":
-        value = value.get(key)
-    steps = value if isinstance(value, list) else [value]
-    return [step for step in steps if isinstance(step, dict)] if all(isinstance(step, dict) for step in steps) else []
+def words_of(path: Path, data: dict[str, Any], ignore_merges: bool, alone: bool) -> Words:
+    """How the file cuts text into words. `alone`: it has tokens that no merge makes.
+
+    UnsupportedError: a step that drops text, or that is not known.
+    """
+    # Imported here: whoever reads no tokenizer.json need not wait for the library.
+    from bitnet_cli.text.words import library_normalizer, library_steps
+
+    normalizer, steps = data.get("normalizer"), _kept(data.get("pre_tokenizer"))
+    library_normalizer(normalizer, f"{path}: normalizer")
+    library_steps({"type": "Sequence", "pretokenizers": steps}, f"{path}: pre_tokenizer")
+    kinds = [step.get("type") for step in flat(normalizer, "normalizers") or []]
+    nfc, plain = kinds == ["NFC"], not kinds
+    own: dict[str, Any] = {}
+    notes = []
+    patterns = _patterns(steps)
+    fits = [name for name, entry in PRE_TOKENIZERS.items() if patterns == (entry.patterns, entry.byte_patterns) and name != "default"]
+
+    def keys_of_ours(name: str) -> tuple[bool, bool]:
+        """Whether a name needs them, for the normalizer and for merges."""
+        implied = PRE_TOKENIZERS[name].ignore_merges
+        return _differs(name, nfc, plain), not implied if ignore_merges else implied and alone
+
+    if fits:
+        pre = min(fits, key=keys_of_ours)
+        differs = _differs(pre, nfc, plain)
+        implied = PRE_TOKENIZERS[pre].ignore_merges
+    else:
+        pre, differs, implied = OWN_PRE, not plain, False
+        own[STEPS] = json.dumps({"type": "Sequence", "pretokenizers": steps})
+        notes.append(f"llama.cpp has no name for this way to cut text into words: it is kept under {STEPS}, and llama.cpp refuses the file")
+    if differs:
+        own[NORMALIZER] = json.dumps(normalizer)
+        if fits:
+            notes.append(f"the normalizer ({', '.join(map(str, kinds)) or 'none'}) is kept under {NORMALIZER}: llama.cpp goes without")
+    if implied != ignore_merges:
+        own[IGNORE_MERGES] = ignore_merges
+        if fits and (ignore_merges or alone):
+            state = "on" if ignore_merges else "off"
+            notes.append(
+                f"ignore_merges is {state}, which {pre} does not imply: kept under {IGNORE_MERGES}, and llama.cpp may give other ids"
+            )
+    return Words(pre, own, notes)
+
+
+def _differs(name: str, nfc: bool, plain: bool) -> bool:
+    """Whether the normalizer is not the one that a name implies."""
+    return not nfc if PRE_TOKENIZERS[name].nfc else not plain
+
+
+def _kept(pre_tokenizer: Any) -> list[dict[str, Any]]:
+    """The steps, with one way of saying for two: to drop what lies between matches is to isolate them, if nothing lies between."""
+    everything = {pattern for entry in PRE_TOKENIZERS.values() for pattern in entry.patterns if pattern.endswith((r"|\s+", r"|\s{1}"))}
+    steps = flat(pre_tokenizer, "pretokenizers") or []
+    for i, step in enumerate(steps):
+        inverted = step.get("type") == "Split" and step.get("behavior") == "Removed" and step.get("invert") is True
+        if inverted and isinstance(step.get("pattern"), dict) and step["pattern"].get("Regex") in everything:
+            steps[i] = step | {"behavior": "Isolated", "invert": False}
+    return steps
+
+
+def _patterns(steps: list[dict[str, Any]]) -> tuple[tuple[str, ...], tuple[str, ...]] | None:
+    """The steps as expressions whose matches are isolated: those before bytes are written as letters, and those after. None where they
+    cannot be put so."""
+    before: list[str] = []
+    after: list[str] | None = None
+    for step in steps:
+        kind, behavior = step.get("type"), step.get("behavior")
+        found: str | None = None
+        if kind == "Digits":
+            found = DIGIT if step.get("individual_digits") is True else DIGITS
+        elif kind == "Punctuation" and behavior in ("Contiguous", "Isolated"):
+            found = PUNCTUATION + ("+" if behavior == "Contiguous" else "")
+        elif kind == "Split" and behavior == "Isolated" and not step.get("invert"):
+            pattern = step.get("pattern")
+            found = pattern.get("Regex") if isinstance(pattern, dict) else None
+            if isinstance(found, str):  # some files hold the characters themselves
+                found = found.replace("\r", r"\r").replace("\n", r"\n")
+        elif kind == "ByteLevel" and after is None and step.get("add_prefix_space") is False:
+            before += [GPT2] if step.get("use_regex", True) is True else []
+            after = []
+            continue
+        if not isinstance(found, str):
+            return None
+        (before if after is None else after).append(found)
+    return tuple(before), tuple(after or ())
 
 
 def read_tokens(path: Path, vocab: Any, added: Any) -> tuple[list[str], list[int]]:
@@ -128,6 +176,14 @@ def read_tokens(path: Path, vocab: Any, added: Any) -> tuple[list[str], list[int
     return [token for token, _ in rows], [int(kind) for _, kind in rows]
 
 
+def added_flags(added: Any, normalized: bool) -> dict[str, list[int]]:
+    """Keys of ours with the ids that have a flag in `added_tokens`, as read_tokens has checked them (text/added.py has the meaning).
+    normalized: whether anything is done to text before, so that the flag means something."""
+    flags = ("lstrip", "rstrip", "single_word", *(("normalized",) if normalized else ()))
+    found = {FLAGS + flag: sorted(entry["id"] for entry in added if entry.get(flag) is True) for flag in flags}
+    return {key: ids for key, ids in found.items() if ids}
+
+
 def read_merges(path: Path, merges: Any, vocabulary: Vocabulary) -> list[str]:
     """Merges in rank order as "left right": files before tokenizers 0.20 write them so, later ones as [left, right]."""
     if not isinstance(merges, list):
@@ -150,7 +206,7 @@ def added_ends(post_processor: Any, vocabulary: Vocabulary) -> tuple[bool, int |
 
     The first is said even where it is not so: readers of `llama-bpe` add BOS by default.
     """
-    for step in _steps(post_processor, "processors"):
+    for step in flat(post_processor, "processors") or []:
         single = step.get("single")
         if step.get("type") == "TemplateProcessing" and isinstance(single, list) and single:
             first, last = (_special(single[0]), _special(single[-1])) if len(single) > 1 else (_special(single[0]), None)

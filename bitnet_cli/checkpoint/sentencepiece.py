@@ -13,9 +13,13 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from bitnet_cli.checkpoint.byte_bpe import added_flags
+from bitnet_cli.checkpoint.spaced_bpe import add_spaces
 from bitnet_cli.checkpoint.strict_json import MEGABYTE, read_bytes
 from bitnet_cli.checkpoint.vocabulary import UNUSED_SCORE, TokenType, Vocabulary, check_text, unused_name
 from bitnet_cli.errors import BadFileError, UnsupportedError
+from bitnet_cli.text.pre_tokenizers import STEPS
+from bitnet_cli.text.spaces import SPACE
 
 VARINT, FIXED64, BYTES, FIXED32 = 0, 1, 2, 5  # wire types
 
@@ -50,7 +54,18 @@ def read(path: Path, settings: dict[str, Any], added: dict[str, Any]) -> Vocabul
     _add_tokens(path, settings, added, tokens, types, scores)
     check_text(path, tokens)
     extra = {"scores": scores, "add_space_prefix": bool(normalizer.get(3, 1))}
-    return Vocabulary(path, "llama", tokens, types, adds_bos=True, unknown=unknown, extra=extra)
+    vocabulary = Vocabulary(path, "llama", tokens, types, adds_bos=True, unknown=unknown, extra=extra)
+    if extra["add_space_prefix"] and settings.get("legacy") is False:  # transformers: a space before the first stretch of text only
+        add_spaces(vocabulary, None, {"type": "Metaspace", "replacement": SPACE, "prepend_scheme": "first", "split": False})
+    vocabulary.own |= added_flags(_decoder_entries(settings), normalized=STEPS not in vocabulary.own and bool(normalizer.get(3, 1)))
+    return vocabulary
+
+
+def _decoder_entries(settings: dict[str, Any]) -> list[dict[str, Any]]:
+    """added_tokens_decoder of tokenizer_config.json, as `added_tokens` of tokenizer.json has it."""
+    decoder = settings.get("added_tokens_decoder")
+    entries = decoder.items() if isinstance(decoder, dict) else ()
+    return [entry | {"id": int(key)} for key, entry in entries if isinstance(entry, dict) and key.isascii() and key.isdigit()]
 
 
 def _piece(data: Any, path: Path, i: int) -> tuple[str, float, int]:

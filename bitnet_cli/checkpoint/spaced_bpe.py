@@ -5,14 +5,17 @@ the order of SentencePiece's scores, so minus the rank of the first merge that m
 utils/convert-bitnet-embedding-to-gguf.py does the same).
 """
 
+import json
 from pathlib import Path
 from typing import Any
 
-from bitnet_cli.checkpoint.byte_bpe import is_byte_level, read_merges, read_tokens
+from bitnet_cli.checkpoint.byte_bpe import added_flags, is_byte_level, read_merges, read_tokens
 from bitnet_cli.checkpoint.vocabulary import UNUSED_SCORE, TokenType, Vocabulary, check_text
 from bitnet_cli.errors import BadFileError, UnsupportedError
+from bitnet_cli.text.pre_tokenizers import IGNORE_MERGES, NORMALIZER, STEPS
+from bitnet_cli.text.spaces import Spaces, spaces_of
 
-SPACE = "▁"
+LONGEST = 256  # characters of a token that are looked at for other ways to put it together
 
 
 def is_spaced(data: dict[str, Any]) -> bool:
@@ -23,8 +26,8 @@ def is_spaced(data: dict[str, Any]) -> bool:
     return model.get("byte_fallback") is True and not is_byte_level(data)
 
 
-def read(path: Path, data: dict[str, Any]) -> Vocabulary:
-    """`data`: the JSON of `path`.
+def read(path: Path, data: dict[str, Any], settings: dict[str, Any]) -> Vocabulary:
+    """`data`: the JSON of `path`; `settings`: tokenizer_config.json.
 
     Raises BadFileError for what contradicts itself, UnsupportedError for what is done to text and readers of `llama` do not do.
     """
@@ -32,40 +35,103 @@ def read(path: Path, data: dict[str, Any]) -> Vocabulary:
     for key in ("dropout", "continuing_subword_prefix", "end_of_word_suffix"):
         if model.get(key):
             raise UnsupportedError(f"{path}: model.{key}: {str(model[key])[:40]!r} is not supported")
-    prefix = _adds_space_prefix(path, data.get("normalizer"))
-    _require_no_words(path, data.get("pre_tokenizer"))
-    tokens, types = read_tokens(path, model.get("vocab"), data.get("added_tokens") or [])
+    normalizer, pre_tokenizer = data.get("normalizer"), data.get("pre_tokenizer")
+    spaces = spaces_of(normalizer, pre_tokenizer, str(path))
+    added = data.get("added_tokens") or []
+    tokens, types = read_tokens(path, model.get("vocab"), added)
     check_text(path, tokens)
-    vocabulary = Vocabulary(path, "llama", tokens, types, adds_bos=True)
-    ranks: dict[str, int] = {}
-    for rank, merge in enumerate(read_merges(path, model.get("merges"), vocabulary)):
-        ranks.setdefault(merge.replace(" ", "", 1), rank)
-    scores = []
-    for i, token in enumerate(tokens):
-        if types[i] == TokenType.NORMAL and len(token) == 6 and token.startswith("<0x") and token.endswith(">"):
-            types[i] = TokenType.BYTE
-        made = len(token) == 1 or token in ranks
-        scores.append(float(-ranks.get(token, 0)) if made or types[i] == TokenType.BYTE else UNUSED_SCORE * (1 + len(ranks)))
-    unknown = vocabulary.find(str(model.get("unk_token")))
-    if unknown is None:
-        raise BadFileError(path, "model.unk_token", "is not in the vocabulary")
-    types[unknown] = TokenType.UNKNOWN
-    vocabulary.unknown, vocabulary.extra = unknown, {"scores": scores, "add_space_prefix": prefix}
+    vocabulary = Vocabulary(path, "llama", tokens, types)
+    vocabulary.adds_bos = True
+    merges = read_merges(path, model.get("merges"), vocabulary)
+    vocabulary.unknown = _unknown(path, model, settings, vocabulary)
+    if vocabulary.unknown is not None:
+        types[vocabulary.unknown] = TokenType.UNKNOWN
+    scores, exact = _scores(vocabulary, merges)
+    vocabulary.extra = {"scores": scores}
+    if not exact or model.get("ignore_merges"):
+        vocabulary.extra["merges"] = merges
+        vocabulary.notes.append(
+            "merges are kept beside the scores, which cannot say the same: llama.cpp goes by scores and may give other ids"
+        )
+        if model.get("ignore_merges"):
+            vocabulary.own[IGNORE_MERGES] = True
+    add_spaces(vocabulary, normalizer, pre_tokenizer)
+    vocabulary.own |= added_flags(added, normalized=spaces.prepend)
     return vocabulary
 
 
-def _adds_space_prefix(path: Path, normalizer: Any) -> bool:
-    """Spaces become `▁`; whether one is put before the text first. Nothing else may be done to text."""
-    steps = normalizer.get("normalizers") if isinstance(normalizer, dict) and normalizer.get("type") == "Sequence" else [normalizer]
-    replace = {"type": "Replace", "pattern": {"String": " "}, "content": SPACE}
-    if steps == [replace]:
-        return False
-    if steps == [{"type": "Prepend", "prepend": SPACE}, replace]:
-        return True
-    raise UnsupportedError(f"{path}: normalizer: {str(normalizer)[:200]} is not supported; spaces as {SPACE} and nothing else are")
+def add_spaces(vocabulary: Vocabulary, normalizer: Any, pre_tokenizer: Any) -> None:
+    """Adds to the keys where spaces go, by the values in a tokenizer.json: under GGUF's key, and under ours where that cannot say it."""
+    spaces = spaces_of(normalizer, pre_tokenizer, str(vocabulary.path))
+    vocabulary.extra["add_space_prefix"] = spaces.adds_prefix
+    if spaces not in (Spaces(True), Spaces(False)):
+        vocabulary.own |= {NORMALIZER: json.dumps(normalizer), STEPS: json.dumps(pre_tokenizer)}
+        vocabulary.notes.append("spaces as Metaspace writes them: llama.cpp puts one before every stretch of text between added tokens")
 
 
-def _require_no_words(path: Path, step: Any) -> None:
-    """Splitting at spaces does nothing: there are none any more."""
-    if step is not None and not (isinstance(step, dict) and step.get("type") == "Split" and step.get("pattern") == {"String": " "}):
-        raise UnsupportedError(f"{path}: pre_tokenizer: {str(step)[:200]} is not supported in a vocabulary of SentencePiece")
+def replace_spaces(vocabulary: Vocabulary, data: dict[str, Any]) -> None:
+    """Where spaces go, and the flags of added tokens, by a tokenizer.json beside the tokenizer.model that the rest came from. One that does
+    more to text than spaces is passed over: the pieces say what their model was trained with."""
+    try:
+        spaces = spaces_of(data.get("normalizer"), data.get("pre_tokenizer"), "")
+    except UnsupportedError:
+        return
+    vocabulary.own, vocabulary.notes = {}, []
+    add_spaces(vocabulary, data.get("normalizer"), data.get("pre_tokenizer"))
+    added = [entry for entry in data.get("added_tokens") or [] if isinstance(entry, dict) and type(entry.get("id")) is int]
+    vocabulary.own |= added_flags([e for e in added if 0 <= e["id"] < len(vocabulary.tokens)], normalized=spaces.prepend)
+
+
+def _unknown(path: Path, model: dict[str, Any], settings: dict[str, Any], vocabulary: Vocabulary) -> int | None:
+    """The token for what cannot be expressed; transformers 5 writes null in the model and its name in tokenizer_config.json."""
+    name = model.get("unk_token")
+    if name is not None:
+        unknown = vocabulary.find(name) if isinstance(name, str) else None
+        if unknown is None:
+            raise BadFileError(path, "model.unk_token", "is not in the vocabulary")
+        return unknown
+    value = settings.get("unk_token")
+    name = value.get("content") if isinstance(value, dict) else value
+    return vocabulary.find(name if isinstance(name, str) else "<unk>")
+
+
+def _scores(vocabulary: Vocabulary, merges: list[str]) -> tuple[list[float], bool]:
+    """Minus the rank of the first merge that makes a token, and whether that says all that the merges say: readers of scores put any two
+    neighbours together that make a token, so all such pairs must be merges, and those of one token beside each other.
+
+    Marks the byte tokens in `vocabulary.types`.
+    """
+    tokens, types = vocabulary.tokens, vocabulary.types
+    ranks: dict[str, int] = {}
+    pairs: dict[str, int] = {}  # token -> how many merges make it
+    exact, last = True, ""
+    for rank, merge in enumerate(merges):
+        made = merge.replace(" ", "", 1)
+        exact = exact and (made == last or made not in ranks)
+        ranks.setdefault(made, rank)
+        pairs[made] = pairs.get(made, 0) + 1
+        last = made
+    for i, token in enumerate(tokens):
+        if types[i] == TokenType.NORMAL and len(token) == 6 and token.startswith("<0x") and token.endswith(">"):
+            types[i] = TokenType.BYTE
+    kinds = (TokenType.NORMAL, TokenType.USER_DEFINED)
+    by_scores = _ways([token for token, kind in zip(tokens, types, strict=True) if kind in kinds])
+    exact = exact and by_scores == pairs
+    scores = []
+    for i, token in enumerate(tokens):
+        made_so = len(token) == 1 or token in ranks
+        scores.append(float(-ranks.get(token, 0)) if made_so or types[i] == TokenType.BYTE else UNUSED_SCORE * (1 + len(ranks)))
+    return scores, exact
+
+
+def _ways(tokens: list[str]) -> dict[str, int]:
+    """In how many ways a reader of scores may put each token together, without those that it cannot: of characters, which need not be
+    tokens, and of tokens that it can put together."""
+    ways: dict[str, int] = {}
+    for token in sorted(tokens, key=len):
+        if 1 < len(token) <= LONGEST:
+            halves = ((token[:at], token[at:]) for at in range(1, len(token)))
+            found = sum((len(a) == 1 or a in ways) and (len(b) == 1 or b in ways) for a, b in halves)
+            if found:
+                ways[token] = found
+    return ways

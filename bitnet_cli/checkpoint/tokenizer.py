@@ -18,6 +18,7 @@ from bitnet_cli.checkpoint.ends import Ends, Template, find_ends
 from bitnet_cli.checkpoint.strict_json import MEGABYTE, read_bytes, read_object
 from bitnet_cli.checkpoint.vocabulary import Vocabulary
 from bitnet_cli.errors import BadFileError
+from bitnet_cli.gguf_file.metadata import Typed, ValueType
 from bitnet_cli.text.files import decode_text
 
 MAX_TEMPLATE = MEGABYTE
@@ -46,7 +47,9 @@ def tokenizer_metadata(folder: Path, config: ModelConfig) -> TokenizerMetadata:
         "tokenizer.ggml.tokens": vocabulary.tokens,
         "tokenizer.ggml.token_type": vocabulary.types,
     }
-    values |= {f"tokenizer.ggml.{key}": value for key, value in vocabulary.extra.items()}
+    values |= {f"tokenizer.ggml.{key}": value for key, value in vocabulary.extra.items()} | vocabulary.own
+    if values.get("tokenizer.ggml.merges") == []:  # a list without items does not say what it is a list of
+        values["tokenizer.ggml.merges"] = Typed([], ValueType.ARRAY, ValueType.STRING)
     template = _chat_template(folder, settings)
     bos = config.bos if config.bos is not None else _named(settings, "bos_token", vocabulary)
     ends = _ends(folder, settings, vocabulary, config, template, bos)
@@ -68,14 +71,18 @@ def tokenizer_metadata(folder: Path, config: ModelConfig) -> TokenizerMetadata:
 
 def _read_vocabulary(folder: Path, settings: dict[str, Any]) -> Vocabulary:
     fast, pieces = folder / "tokenizer.json", folder / "tokenizer.model"
+    data: dict[str, Any] = {}
     if fast.exists():
         data = read_object(fast, 256 * MEGABYTE)
         # SentencePiece vocabularies are often saved in both forms; only tokenizer.model has the types and scores.
         if byte_bpe.is_byte_level(data) or not pieces.exists():
-            return spaced_bpe.read(fast, data) if spaced_bpe.is_spaced(data) else byte_bpe.read(fast, data)
+            return spaced_bpe.read(fast, data, settings) if spaced_bpe.is_spaced(data) else byte_bpe.read(fast, data)
     if pieces.exists():
         added = folder / "added_tokens.json"
-        return sentencepiece.read(pieces, settings, read_object(added) if added.exists() else {})
+        vocabulary = sentencepiece.read(pieces, settings, read_object(added) if added.exists() else {})
+        if data and vocabulary.extra["add_space_prefix"]:  # tokenizer.json is what transformers goes by
+            spaced_bpe.replace_spaces(vocabulary, data)
+        return vocabulary
     raise BadFileError(folder, "tokenizer", "missing: expected tokenizer.json or tokenizer.model in the folder")
 
 

@@ -32,6 +32,7 @@ class Vocabulary:
     adds_eos: int | None = None  # token that every text is given at its end
     unknown: int | None = None
     extra: dict[str, Any] = field(default_factory=dict)  # further tokenizer.ggml.* keys; `scores` is padded with the tokens
+    own: dict[str, Any] = field(default_factory=dict)  # keys of ours, in full
     notes: list[str] = field(default_factory=list)
 
     def __post_init__(self) -> None:
@@ -44,12 +45,29 @@ class Vocabulary:
     def pad(self, size: int, config: Path) -> None:
         """Add unused tokens up to the rows of the embedding: published models round the vocabulary up."""
         if len(self.tokens) > size:
-            raise BadFileError(self.path, "tokens", f"{len(self.tokens)} tokens, but {config.name} has vocab_size {size}")
+            self._drop(size, config)
         for i in range(len(self.tokens), size):
             self.tokens.append(unused_name(i, self._ids))
             self.types.append(TokenType.UNUSED)
             if "scores" in self.extra:
                 self.extra["scores"].append(UNUSED_SCORE)
+
+    def _drop(self, size: int, config: Path) -> None:
+        """Leave out the tokens past `size`, which have no row in the embedding: published tokenizers carry added tokens that the model was
+        never trained with. BadFileError: an ordinary one is among them, which a text may need."""
+        count, first = len(self.tokens), self.tokens[size]
+        ordinary = [i for i in range(size, count) if self.types[i] not in (TokenType.CONTROL, TokenType.USER_DEFINED, TokenType.UNUSED)]
+        if ordinary:
+            raise BadFileError(self.path, "tokens", f"{count} tokens, but {config.name} has vocab_size {size}")
+        del self.tokens[size:], self.types[size:]
+        if "scores" in self.extra:
+            del self.extra["scores"][size:]
+        for key, ids in self.own.items():
+            if isinstance(ids, list):
+                self.own[key] = [i for i in ids if i < size]
+        self.own = {key: value for key, value in self.own.items() if value != []}
+        self._ids = {token: i for token, i in self._ids.items() if i < size}
+        self.notes.append(f"{count - size} tokens from {first[:40]!r} on have no row in the embedding of {size}: left out")
 
 
 def unused_name(i: int, taken: dict[str, int]) -> str:

@@ -140,7 +140,7 @@ def prepare(
     pooling = pooling or config.pooling
     if pooling is None:
         raise UsageError(f"{source}: {NO_POOLING}")
-    tokenizer = tokenizer_from_metadata(metadata, source)
+    tokenizer = tokenizer_from_metadata(metadata, source, config.vocab)
     ids, cut = [], 0
     for number, text in enumerate(texts, 1):
         try:

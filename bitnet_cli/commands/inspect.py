@@ -29,7 +29,8 @@ from bitnet_cli.model.checks import Verdict, why_not
 from bitnet_cli.model.config import ACTIVATION_TOP_K, ACTIVATION_TYPE
 from bitnet_cli.ternary import i2_s_order
 from bitnet_cli.text.chat.choice import KEY, chat_facts, choose
-from bitnet_cli.text.vocabulary import PREFIX, read_vocabulary
+from bitnet_cli.text.from_gguf import tokenizer_from_metadata
+from bitnet_cli.text.vocabulary import PREFIX
 
 SPECIALS = ("bos", "eos", "eot", "eom", "unknown", "padding")
 KEY_WIDTH = 47  # columns of a metadata key; the longest of the known ones has 46
@@ -150,11 +151,12 @@ def _tokenizer(file: GGUFFile) -> dict[str, Any] | None:
         "merges": len(merges) if isinstance(merges, list) else 0,
         "special": named,
     }
+    embedding = file.tensors.get("token_embd.weight")
     try:
-        vocabulary = read_vocabulary(file.metadata, str(file.path))
+        tokenizer = tokenizer_from_metadata(file.metadata, str(file.path), embedding.shape[0] if embedding is not None else None)
     except BitnetError as error:
-        return known | {"stops_at": [], "problem": str(error).removeprefix(f"{file.path}: ")}
-    return known | {"stops_at": sorted(vocabulary.eos_ids), "problem": None}
+        return known | {"stops_at": [], "problem": str(error).removeprefix(f"{file.path}: "), "notes": []}
+    return known | {"stops_at": sorted(tokenizer.eos_ids), "problem": None, "notes": tokenizer.notes}
 
 
 def _template(file: GGUFFile) -> dict[str, Any]:
@@ -251,6 +253,8 @@ def _show_tokenizer(facts: dict[str, Any]) -> None:
             row("", ", ".join(f"{name} {s['id']} {s['text'][:40]!r}" for name, s in t["special"].items()))
         if t["stops_at"]:
             row("", "generation stops at " + ", ".join(map(str, t["stops_at"])))
+        for note in t["notes"]:
+            row("", f"note: {note}")
     row("chat format", f"{template['name']}: {template['reason']}")
     if template["characters"] is not None:
         also = f"; also: {', '.join(template['also'])}" if template["also"] else ""

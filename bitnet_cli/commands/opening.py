@@ -68,6 +68,8 @@ def open_model(model: str | None, engine: Engine, quiet: bool) -> OpenModel:
     path = find_model(model)
     with unechoed(), Reporter(quiet).working(f"loading {printable(path.name)}"):
         opened = opening.open_model(path, engine)
+    for note in opened.tokenizer.notes:
+        Reporter(quiet).note(f"{printable(path.name)}: {note}")
     if opened.decoder.note and not quiet:
         Reporter(quiet).warn(opened.decoder.note)
     with unechoed(), compiling(quiet):

@@ -104,7 +104,7 @@ def check_text(file: TensorTable, c: ModelConfig, *, embeds: bool = False) -> To
 
     embeds: vectors are wanted; of a model that is not made for them too.
     """
-    tokenizer = tokenizer_from_metadata(file.metadata, str(file.path))
+    tokenizer = tokenizer_from_metadata(file.metadata, str(file.path), c.vocab)
     silent_ids(file.metadata, str(file.path), c.vocab)
     if c.pooling is not None and not embeds:
         raise UnsupportedError(f"{file.path}: {NO_TEXT}")

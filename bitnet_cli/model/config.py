@@ -130,7 +130,7 @@ def read_config(file: TensorTable) -> ModelConfig:
         heads=heads,
         kv_heads=_of_all_layers(file, f"{arch}.attention.head_count_kv", 4096, heads),
         head_dim=head_dim,
-        vocab=file.optional_int(f"{arch}.vocab_size", 1, 1 << 24, embedding.shape[0]),
+        vocab=embedding.shape[0],
         context=context,
         norm_eps=file.require_float(f"{arch}.attention.layer_norm_rms_epsilon", 0.0, 1.0),
         rope_theta=theta,
@@ -243,8 +243,12 @@ def _check(file: TensorTable, c: ModelConfig) -> None:
         raise UnsupportedError(f"{file.path}: {arch}.rope.dimension_count: {rotary} differs from the head's {c.head_dim}")
     if c.query_factor != 1.0 and not c.head_norms:
         raise UnsupportedError(f"{file.path}: {arch}.attention.scale: is supported where queries have a norm, as in gemma3")
+    # More tokens than rows are the tokenizer's business, which knows whether they are unused (text/from_gguf.py).
     tokens = file.optional_strings("tokenizer.ggml.tokens", None)
-    if tokens is not None and len(tokens) != c.vocab:
+    if tokens is not None and len(tokens) < c.vocab:
         raise BadFileError(file.path, "tokenizer.ggml.tokens", f"has {len(tokens)} tokens, but the model has {c.vocab}")
+    declared = file.optional_int(f"{arch}.vocab_size", 1, 1 << 24, c.vocab)
+    if declared != c.vocab and (tokens is None or declared != len(tokens)):
+        raise BadFileError(file.path, f"{arch}.vocab_size", f"is {declared}, but token_embd.weight has {c.vocab} rows")
     if c.hidden % 32:
         raise UnsupportedError(f"{file.path}: {arch}.embedding_length: {c.hidden} is not a multiple of 32, which the head needs")

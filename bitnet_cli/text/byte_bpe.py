@@ -10,15 +10,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from tokenizers import Regex, models, normalizers, pre_tokenizers
 from tokenizers import Tokenizer as Library
 
-from bitnet_cli.errors import BadFileError
-from bitnet_cli.text.pre_tokenizers import PreTokenizer, pre_tokenizer
-from bitnet_cli.text.tokenizer import Tokenizer, any_of
-from bitnet_cli.text.vocabulary import CONTROL, PREFIX, UNKNOWN, UNUSED, USER_DEFINED, Vocabulary, numbers, shown, strings
+from bitnet_cli.errors import UnsupportedError
+from bitnet_cli.text.added import read_flags
+from bitnet_cli.text.bpe_model import MERGES, bpe_model
+from bitnet_cli.text.tokenizer import Tokenizer
+from bitnet_cli.text.vocabulary import CONTROL, PREFIX, UNKNOWN, UNUSED, USER_DEFINED, Vocabulary, numbers, strings
+from bitnet_cli.text.words import words_of
 
-MERGES, SCORES = PREFIX + "merges", PREFIX + "scores"
+SCORES = PREFIX + "scores"
 
 
 def _byte_alphabet() -> dict[str, int]:
@@ -36,9 +37,10 @@ class ByteLevelBPE(Tokenizer):
 
     def __init__(self, metadata: Mapping[str, object], vocabulary: Vocabulary):
         source = vocabulary.source
-        pre = pre_tokenizer(metadata, source, len(vocabulary.tokens))
-        super().__init__(vocabulary, add_bos_default=pre.add_bos)
-        merges = strings(metadata, source, MERGES)
+        words = words_of(metadata, source, len(vocabulary.tokens))
+        super().__init__(vocabulary, add_bos_default=words.add_bos, flags=read_flags(metadata, source, len(vocabulary.tokens)))
+        if words.note:
+            self.notes.append(words.note)
         if SCORES in metadata:  # not used, but a wrong count tells of a damaged file
             numbers(metadata, source, SCORES, self.vocab_size)
         odd = vocabulary.not_utf8()
@@ -46,23 +48,21 @@ class ByteLevelBPE(Tokenizer):
         user_defined = vocabulary.ids_of(USER_DEFINED)
         # Written in the file as they are, not in the byte alphabet. The library holds the text of all the others.
         self._literal = {i: vocabulary.tokens[i] for i in (*hidden, *user_defined)}
-        self._user_ids = {vocabulary.tokens[i]: i for i in user_defined if vocabulary.tokens[i] and i not in hidden}
-        self._user_pattern = any_of(self._user_ids) if self._user_ids else None
-        self._library = _library(_model(vocabulary, hidden, merges, pre.ignore_merges), pre)
+        self._library = Library(bpe_model(vocabulary, hidden, strings(metadata, source, MERGES), {"ignore_merges": words.ignore_merges}))
+        self._source, self._normalizer = source, words.normalizer
+        self._library.pre_tokenizer = words.pre_tokenizer
 
-    def _encode_plain(self, text: str) -> list[int]:
-        if self._user_pattern is None:
-            return self._encode_words(text)
-        ids: list[int] = []
-        at = 0
-        for match in self._user_pattern.finditer(text):
-            ids += self._encode_words(text[at : match.start()])
-            ids.append(self._user_ids[match.group()])
-            at = match.end()
-        return ids + self._encode_words(text[at:])
+    def _normalize(self, text: str) -> str:
+        return text if self._normalizer is None else str(self._normalizer.normalize_str(text))
 
-    def _encode_words(self, text: str) -> list[int]:
-        ids: list[int] = self._library.encode(text, add_special_tokens=False).ids
+    def _encode_words(self, text: str, at_start: bool) -> list[int]:
+        try:
+            ids: list[int] = self._library.encode(text, add_special_tokens=False).ids
+        except BaseException as error:
+            if type(error).__name__ != "PanicException":  # not an Exception; it has no public name
+                raise
+            reason = f"an expression that cuts text into words gives up on this text of {len(text)} characters: {error}"
+            raise UnsupportedError(f"{self._source}: {reason}") from None
         return ids
 
     def token_bytes(self, token_id: int) -> bytes:
@@ -76,56 +76,3 @@ class ByteLevelBPE(Tokenizer):
             return bytes(map(BYTE_OF.__getitem__, text))
         except KeyError:  # a normal token that is not in the alphabet: text as it is
             return text.encode()
-
-
-def _library(model: models.BPE, pre: PreTokenizer) -> Library:
-    library = Library(model)
-    if pre.nfc:
-        library.normalizer = normalizers.NFC()
-    splits: list[pre_tokenizers.PreTokenizer] = [pre_tokenizers.Split(Regex(p), "isolated") for p in pre.patterns]
-    library.pre_tokenizer = pre_tokenizers.Sequence([*splits, pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)])
-    return library
-
-
-def _model(vocabulary: Vocabulary, hidden: set[int], merges: list[str], ignore_merges: bool) -> models.BPE:
-    """The library's model of the tokens that are not hidden. The library itself finds a merge to an unknown token, and does not say where:
-    merges are looked at one by one only after that (0.2 s for 280,147)."""
-    visible = dict(vocabulary.ids)
-    for i in hidden:
-        del visible[vocabulary.tokens[i]]
-    try:
-        return models.BPE(visible, _pairs(merges, visible), ignore_merges=ignore_merges)
-    except Exception as error:  # the library raises plain Exception
-        usable = _usable_merges(vocabulary, hidden, merges)
-        if len(usable) == len(merges):
-            raise BadFileError(vocabulary.source, MERGES, str(error)) from None
-        return models.BPE(visible, _pairs(usable, visible), ignore_merges=ignore_merges)
-
-
-def _pairs(merges: list[str], visible: dict[str, int]) -> list[tuple[str, str]]:
-    """`Ġ t` -> (`Ġ`, `t`). The halves are the vocabulary's own strings: new ones would take 30 MB more for 280,147 merges.
-    KeyError: a half is not a token."""
-    same = dict(zip(visible, visible, strict=True))
-    same.pop("", None)  # else a merge without a space would pass
-    pairs = []
-    for merge in merges:
-        left, _, right = merge.partition(" ")
-        pairs.append((same[left], same[right]))
-    return pairs
-
-
-def _usable_merges(vocabulary: Vocabulary, hidden: set[int], merges: list[str]) -> list[str]:
-    """The merges without those that touch a hidden token: they could only make it out of plain text.
-    BadFileError: a merge is not two tokens that make a third."""
-    usable = []
-    for index, merge in enumerate(merges):
-        left, _, right = merge.partition(" ")
-        field = f"{MERGES}[{index}]"
-        if not left or not right:
-            raise BadFileError(vocabulary.source, field, f"{shown(merge)} is not two tokens with a space between")
-        for text in (left, right, left + right):
-            if text not in vocabulary.ids:
-                raise BadFileError(vocabulary.source, field, f"{shown(merge)} needs {shown(text)}, which is not a token")
-        if hidden.isdisjoint((vocabulary.ids[left], vocabulary.ids[right], vocabulary.ids[left + right])):
-            usable.append(merge)
-    return usable

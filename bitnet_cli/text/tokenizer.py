@@ -8,11 +8,11 @@ characters: with `special=False` they are encoded as such, so nobody can forge t
 
 from __future__ import annotations
 
-import re
 from abc import ABC, abstractmethod
 from collections.abc import Iterable
 from functools import cached_property
 
+from bitnet_cli.text.added import AddedTokens, Flags
 from bitnet_cli.text.vocabulary import CONTROL, UNKNOWN, USER_DEFINED, Vocabulary, replace_surrogates
 
 
@@ -28,11 +28,13 @@ class Tokenizer(ABC):
     silent_ids   unused tokens: never chosen
     user_defined  texts of user-defined tokens, which any text that has them gives
     add_bos      whether `encode` prepends bos unless told otherwise
+    notes        what the user should know about how the file was read, a sentence each
     add_eos      whether the model expects eos at the end of its input (embedding models do); `encode(eos=None)` follows it
     """
 
-    def __init__(self, vocabulary: Vocabulary, *, add_bos_default: bool):
+    def __init__(self, vocabulary: Vocabulary, *, add_bos_default: bool, flags: Flags):
         self.vocab_size = len(vocabulary.tokens)
+        self.notes: list[str] = []
         self.bos_id, self.eos_id, self.eos_ids = vocabulary.bos_id, vocabulary.eos_id, vocabulary.eos_ids
         self.special_ids = frozenset(vocabulary.ids_of(CONTROL, UNKNOWN))
         self.control_ids = frozenset(vocabulary.ids_of(CONTROL))
@@ -40,11 +42,24 @@ class Tokenizer(ABC):
         self.user_defined = frozenset(vocabulary.tokens[i] for i in vocabulary.ids_of(USER_DEFINED))
         self.add_bos = (add_bos_default if vocabulary.add_bos is None else vocabulary.add_bos) and self.bos_id is not None
         self.add_eos = vocabulary.add_eos
-        self._control_ids = {vocabulary.tokens[i]: i for i in vocabulary.ids_of(CONTROL) if vocabulary.tokens[i]}
+        # The unknown token's name is one that a template may write, as in llama.cpp and Hugging Face's library.
+        self._control_ids = {
+            vocabulary.tokens[i]: i for i in (*vocabulary.ids_of(UNKNOWN), *vocabulary.ids_of(CONTROL)) if vocabulary.tokens[i]
+        }
+        self._controls = AddedTokens(self._control_ids, flags)
+        odd = {*vocabulary.not_utf8()}  # in no text
+        added = {vocabulary.tokens[i]: i for i in vocabulary.ids_of(USER_DEFINED) if vocabulary.tokens[i] and i not in odd}
+        self._flags = flags
+        self._normalized_added = {text: i for text, i in added.items() if i in flags.normalized}
+        self._added = AddedTokens({text: i for text, i in added.items() if i not in flags.normalized}, flags)
 
     @abstractmethod
-    def _encode_plain(self, text: str) -> list[int]:
-        """Ids of text that holds no control token; `text` has no lone surrogates."""
+    def _normalize(self, text: str) -> str:
+        """What is done to every stretch of text between added tokens before anything else; `text` is not empty."""
+
+    @abstractmethod
+    def _encode_words(self, text: str, at_start: bool) -> list[int]:
+        """Ids of normalized text that holds neither control nor added tokens; at_start: nothing comes before it."""
 
     @abstractmethod
     def token_bytes(self, token_id: int) -> bytes:
@@ -61,11 +76,14 @@ class Tokenizer(ABC):
         """
         return self.encode_parts([(text, special)], bos=bos, eos=eos)
 
-    def encode_parts(self, parts: Iterable[tuple[str, bool]], *, bos: bool | None = None, eos: bool | None = False) -> list[int]:
+    def encode_parts(
+        self, parts: Iterable[tuple[str, bool]], *, bos: bool | None = None, eos: bool | None = False, at_start: bool = True
+    ) -> list[int]:
         """Ids of the joined text of (text, special) parts; control tokens come from the special parts only.
 
         A chat prompt is such a list: template text is special, messages are not. Words that begin in one part and end in the next are
         encoded as words (`Assistant:` and ` Hi`), which separate calls to `encode` would break; control tokens never form across parts.
+        at_start: False where the parts continue a text; some SentencePiece vocabularies put a space before its first word only.
         """
         ids: list[int] = []
         controls: set[int] = set()  # positions in `ids` of control tokens
@@ -75,17 +93,17 @@ class Tokenizer(ABC):
             text = "".join(plain)
             plain.clear()
             if text:
-                ids.extend(self._encode_plain(text))
+                ids.extend(self._encode_plain(text, at_start and not ids))
 
         for part, special in parts:
             text, at = replace_surrogates(part), 0
             if special and self._control_ids:
-                for match in self._control_pattern.finditer(text):
-                    plain.append(text[at : match.start()])
+                for start, stop, token in self._controls.matches(text):
+                    plain.append(text[at:start])
                     flush()
                     controls.add(len(ids))
-                    ids.append(self._control_ids[match.group()])
-                    at = match.end()
+                    ids.append(token)
+                    at = stop
             plain.append(text[at:])
         flush()
         has_bos = 0 in controls and ids[0] == self.bos_id
@@ -96,9 +114,21 @@ class Tokenizer(ABC):
             ids.append(self.eos_id)
         return ids
 
+    def _encode_plain(self, text: str, at_start: bool) -> list[int]:
+        """Ids of text that holds no control token; `text` has no lone surrogates. at_start: nothing comes before it."""
+        ids: list[int] = []
+        for position, stretch in self._added.cut(text):
+            if isinstance(stretch, int):
+                ids.append(stretch)
+                continue
+            first = at_start and position == 0
+            for inner, piece in self._added_to_normalized.cut(self._normalize(stretch)):
+                ids += [piece] if isinstance(piece, int) else self._encode_words(piece, first and inner == 0)
+        return ids
+
     @cached_property
-    def _control_pattern(self) -> re.Pattern[str]:
-        return any_of(self._control_ids)
+    def _added_to_normalized(self) -> AddedTokens:
+        return AddedTokens({self._normalize(text): i for text, i in self._normalized_added.items()}, self._flags)
 
     def decode(self, ids: Iterable[int], *, skip_special: bool = True, at_start: bool = True) -> str:
         """Text of the ids; U+FFFD stands for bytes that are not valid UTF-8, and for nothing else.
@@ -131,8 +161,3 @@ class Tokenizer(ABC):
     def _check_id(self, token_id: int) -> None:
         if not 0 <= token_id < self.vocab_size:
             raise IndexError(f"token id {token_id} is not in the vocabulary of {self.vocab_size} tokens")
-
-
-def any_of(names: Iterable[str]) -> re.Pattern[str]:
-    """Pattern that finds any of the names; the longest where several begin at one place."""
-    return re.compile("|".join(re.escape(name) for name in sorted(names, key=len, reverse=True)))

@@ -60,9 +60,9 @@ def tokenizer_json(tokens: list[str], scores: list[float], gemma: bool) -> dict[
 
 
 def built(data: dict[str, Any]) -> Tokenizer:
-    v = spaced_bpe.read(Path("tokenizer.json"), data)
+    v = spaced_bpe.read(Path("tokenizer.json"), data, {})
     values = {K + "model": v.model, K + "tokens": v.tokens, K + "token_type": v.types, K + "unknown_token_id": v.unknown}
-    return tokenizer_from_metadata(values | {K + key: value for key, value in v.extra.items()}, "made")
+    return tokenizer_from_metadata(values | {K + key: value for key, value in v.extra.items()} | v.own, "made")
 
 
 @pytest.mark.parametrize("gemma", [False, True], ids=["Llama 2", "Gemma"])
@@ -72,7 +72,7 @@ def test_a_real_vocabulary(shared_vocab: Path, gemma: bool) -> None:
         types = list(file.metadata[K + "token_type"])
     ours, library = built(data), Library.from_str(json.dumps(data))
     assert spaced_bpe.is_spaced(data)
-    assert spaced_bpe.read(Path("x"), data).types == types
+    assert spaced_bpe.read(Path("x"), data, {}).types == types
     cases = (shared_vocab / "ggml-vocab-llama-spm.gguf.inp").read_text(encoding="utf-8").split("\n__ggml_vocab_test__\n")
     for text in [*cases, *(TEXT[i:] for i in range(0, len(TEXT), 7))]:
         if "<s>" not in text:  # the library reads control tokens in any text
@@ -88,7 +88,7 @@ SCORES = [0.0] * 262 + [-1.0, -2.0, 0.0]
 
 
 def test_scores_and_types() -> None:
-    v = spaced_bpe.read(Path("x"), tokenizer_json(SMALL, SCORES, gemma=True))
+    v = spaced_bpe.read(Path("x"), tokenizer_json(SMALL, SCORES, gemma=True), {})
     assert v.types == [2, 3, 3, *[6] * 256, *[1] * 6]
     assert v.extra["scores"][259:264] == [0.0, 0.0, 0.0, 0.0, -1.0]
     assert v.extra["scores"][264] < -1000  # no merge makes it
@@ -99,8 +99,9 @@ def test_scores_and_types() -> None:
     ("change", "kind", "expected"),
     [
         (lambda d: d.update(normalizer={"type": "NFKC"}), UnsupportedError, "normalizer"),
-        (lambda d: d.update(normalizer=None), UnsupportedError, "normalizer"),
-        (lambda d: d.update(pre_tokenizer={"type": "Metaspace"}), UnsupportedError, "pre_tokenizer"),
+        (lambda d: d.update(normalizer=None, pre_tokenizer=None), UnsupportedError, "normalizer"),
+        (lambda d: d.update(pre_tokenizer={"type": "Metaspace", "replacement": "_"}), UnsupportedError, "pre_tokenizer"),
+        (lambda d: d.update(pre_tokenizer={"type": "Metaspace", "prepend_scheme": "last"}), UnsupportedError, "pre_tokenizer"),
         (lambda d: d["model"].update(dropout=0.1), UnsupportedError, "model.dropout"),
         (lambda d: d["model"].update(unk_token="none"), BadFileError, "model.unk_token"),
         (lambda d: d["model"].update(merges=[["a", "c"]]), BadFileError, "'c' is not in the vocabulary"),
@@ -110,7 +111,7 @@ def test_faults(change: Callable[[dict[str, Any]], object], kind: type[BitnetErr
     data = tokenizer_json(SMALL, SCORES, gemma=True)
     change(data)
     with pytest.raises(kind) as caught:
-        spaced_bpe.read(Path("x"), data)
+        spaced_bpe.read(Path("x"), data, {})
     assert expected in str(caught.value)
 
 

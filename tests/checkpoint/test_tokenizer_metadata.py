@@ -11,11 +11,11 @@ import pytest
 import sentencepiece
 from tokenizers import Tokenizer
 
-from bitnet_cli.checkpoint.byte_bpe import pre_tokenizer_name
 from bitnet_cli.checkpoint.config import read_config
 from bitnet_cli.checkpoint.tokenizer import tokenizer_metadata
 from bitnet_cli.errors import BadFileError, UnsupportedError
 from bitnet_cli.text.from_gguf import tokenizer_from_metadata
+from bitnet_cli.text.pre_tokenizers import IGNORE_MERGES, STEPS
 
 Change = Callable[[dict[str, Any]], object]
 
@@ -107,9 +107,10 @@ def test_padding_never_repeats_a_token(folder: Path) -> None:
         (lambda m: m["model"].update(type="Unigram"), UnsupportedError, "model.type: Unigram is not supported"),
         (lambda m: m["model"].update(byte_fallback=True), UnsupportedError, "model.byte_fallback"),
         (lambda m: m["model"].update(end_of_word_suffix="</w>"), UnsupportedError, "model.end_of_word_suffix"),
-        (lambda m: m.update(normalizer={"type": "NFC"}), UnsupportedError, "normalizer: NFC is not supported; llama-bpe implies none"),
-        (lambda m: m.update(pre_tokenizer=None), UnsupportedError, "pre_tokenizer: None is not supported"),
-        (lambda m: m.update(pre_tokenizer={"type": "Whitespace"}), UnsupportedError, "pre_tokenizer: .*Whitespace"),
+        (lambda m: m.update(normalizer={"type": "Lowercase"}), UnsupportedError, "normalizer: Lowercase is not supported; NFC, NFD, .*are"),
+        (lambda m: m.update(normalizer=7), UnsupportedError, "normalizer: expected steps"),
+        (lambda m: m.update(pre_tokenizer=None), UnsupportedError, "pre_tokenizer: expected steps"),
+        (lambda m: m.update(pre_tokenizer={"type": "Whitespace"}), UnsupportedError, "pre_tokenizer: expected one step ByteLevel"),
     ],
 )
 def test_damaged_or_unknown(folder: Path, change: Change, error: type[Exception], message: str) -> None:
@@ -118,77 +119,27 @@ def test_damaged_or_unknown(folder: Path, change: Change, error: type[Exception]
         metadata(folder)
 
 
-def byte_level(use_regex: bool, add_prefix_space: bool = False) -> dict[str, Any]:
-    return {"type": "ByteLevel", "add_prefix_space": add_prefix_space, "trim_offsets": True, "use_regex": use_regex}
-
-
-def split(regex: str, behavior: str = "Isolated") -> dict[str, Any]:
-    return {"type": "Split", "pattern": {"Regex": regex}, "behavior": behavior, "invert": False}
-
-
-def digits(individual: bool) -> dict[str, Any]:
-    return {"type": "Digits", "individual_digits": individual}
-
-
-def sequence(*steps: dict[str, Any]) -> dict[str, Any]:
-    return {"type": "Sequence", "pretokenizers": list(steps)}
-
-
-def test_names_of_pre_tokenizers(models: ModuleType) -> None:
-    path, llama = Path("tokenizer.json"), models.PATTERN
-    qwen = llama.replace(r"\p{N}{1,3}", r"\p{N}")
-    assert pre_tokenizer_name(path, sequence(split(llama), byte_level(False))) == "llama-bpe"
-    assert pre_tokenizer_name(path, sequence(split(qwen), byte_level(False))) == "qwen2"
-    assert pre_tokenizer_name(path, byte_level(True)) == "gpt-2"
-    assert pre_tokenizer_name(path, sequence(byte_level(True))) == "gpt-2"
-    assert pre_tokenizer_name(path, sequence(digits(True), byte_level(True))) == "smollm"
-    other = llama.replace("1,3", "1,2")
-    for unknown in (
-        sequence(split(other), byte_level(False)),
-        sequence(split(llama), byte_level(True)),
-        sequence(split(llama, "Removed"), byte_level(False)),
-        sequence(split(llama), byte_level(False, add_prefix_space=True)),
-        sequence(split(llama) | {"invert": True}, byte_level(False)),
-        sequence(split(llama), split(llama), byte_level(False)),
-        sequence(split(llama) | {"pattern": {"String": llama}}, byte_level(False)),
-        sequence(digits(False), byte_level(True)),
-        sequence(digits(True), byte_level(False)),
-        byte_level(False),
-        sequence(),
-        {"type": "Sequence", "pretokenizers": 7},
-        {"type": "Sequence", "pretokenizers": ["ByteLevel"]},
-    ):
-        with pytest.raises(UnsupportedError, match="pre_tokenizer"):
-            pre_tokenizer_name(path, unknown)
-    with pytest.raises(UnsupportedError) as caught:
-        pre_tokenizer_name(path, sequence(split(other), byte_level(False)))
-    assert other in str(caught.value)
-
-
-def test_every_name_is_one_that_our_reader_knows() -> None:
-    from bitnet_cli.checkpoint.byte_bpe import GPT2, NORMALIZERS, PRE_TOKENIZERS, SMOLLM
-    from bitnet_cli.text import pre_tokenizers
-
-    for regex, name in [*PRE_TOKENIZERS.items(), (None, GPT2), (None, SMOLLM)]:
-        known = pre_tokenizers.PRE_TOKENIZERS[name]
-        assert regex is None or known.patterns == (regex,)
-        assert known.nfc == (NORMALIZERS.get(name) == "NFC")
-
-
-def test_ignore_merges_off_is_noted_where_it_matters(folder: Path) -> None:
+def test_ignore_merges_off(folder: Path) -> None:
+    """Said under a key of ours, since the name implies that it is on; a name that does not is taken where it would change ids."""
     edit(folder / "tokenizer.json", lambda d: d["model"].update(ignore_merges=False))
-    assert tokenizer_metadata(folder, read_config(folder)).notes == []
-    edit(folder / "tokenizer.json", lambda d: d["model"]["vocab"].update({"alone": 282}))
-    assert "1 tokens that no merge makes" in tokenizer_metadata(folder, read_config(folder)).notes[0]
-
-
-def test_the_normalizer_of_gpt_neox_is_noted(folder: Path) -> None:
-    """TriLM's: GPT-2's words over composed characters. GGUF has no name for that."""
-    byte_level = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": True}
-    edit(folder / "tokenizer.json", lambda d: d.update(normalizer={"type": "NFC"}, pre_tokenizer=byte_level))
     found = tokenizer_metadata(folder, read_config(folder))
-    assert found.values["tokenizer.ggml.pre"] == "gpt-2"
-    assert "normalizer NFC is left out" in found.notes[0]
+    assert (found.values["tokenizer.ggml.pre"], found.values[IGNORE_MERGES], found.notes) == ("llama-bpe", False, [])
+    edit(folder / "tokenizer.json", lambda d: d["model"]["vocab"].update({"alone": 282}))
+    found = tokenizer_metadata(folder, read_config(folder))
+    assert (found.values["tokenizer.ggml.pre"], IGNORE_MERGES in found.values, found.notes) == ("dbrx", False, [])
+
+
+def test_tokens_past_the_embedding(folder: Path) -> None:
+    """Added tokens that the model was never trained with are left out; an ordinary one is a contradiction (above)."""
+    more = [{"id": i, "content": f"<more {i}>", "special": i % 2 == 0, "rstrip": True} for i in range(318, 324)]
+    edit(folder / "tokenizer.json", lambda d: d["added_tokens"].extend(more))
+    found = tokenizer_metadata(folder, read_config(folder))
+    assert len(found.values["tokenizer.ggml.tokens"]) == len(found.values["tokenizer.ggml.token_type"]) == 320
+    assert found.values["bitnet.tokenizer.added.rstrip"] == [318, 319]
+    assert found.notes == ["4 tokens from '<more 320>' on have no row in the embedding of 320: left out"]
+    tokenizer = tokenizer_from_metadata(found.values, "made")
+    assert tokenizer.encode("<more 319> x", bos=False) == [319, *tokenizer.encode("x", bos=False)]
+    assert tokenizer.decode(tokenizer.encode("<more 321>")) == "<more 321>"
 
 
 def test_begin_of_text(folder: Path) -> None:
@@ -315,7 +266,17 @@ def test_sentencepiece_with_added_tokens(spm_folder: Path) -> None:
 
 def test_a_sentencepiece_vocabulary_in_both_forms_is_read_from_the_model(spm_folder: Path) -> None:
     (spm_folder / "tokenizer.json").write_text('{"model": {"type": "BPE", "byte_fallback": true}, "pre_tokenizer": null}')
-    assert metadata(spm_folder)["tokenizer.ggml.model"] == "llama"
+    values = metadata(spm_folder)
+    assert values["tokenizer.ggml.model"] == "llama" and STEPS not in values
+    # Where spaces go is in tokenizer.json; without it, `legacy` tells.
+    metaspace = {"type": "Metaspace", "replacement": "▁", "prepend_scheme": "first", "split": False}
+    edit(spm_folder / "tokenizer.json", lambda d: d.update(pre_tokenizer=metaspace, normalizer=None))
+    by_json = metadata(spm_folder)
+    assert json.loads(by_json[STEPS]) == metaspace
+    (spm_folder / "tokenizer.json").unlink()
+    assert STEPS not in metadata(spm_folder)
+    edit(spm_folder / "tokenizer_config.json", lambda d: d.update(legacy=False))
+    assert metadata(spm_folder)[STEPS] == by_json[STEPS]
 
 
 def test_sentencepiece_of_another_kind(spm_folder: Path, pieces: Path) -> None:

@@ -9,7 +9,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from tokenizers import Tokenizer as Library
 
-from bitnet_cli.errors import UnsupportedError
+from bitnet_cli.errors import BadFileError, UnsupportedError
 from bitnet_cli.text.from_gguf import tokenizer_from_metadata
 from bitnet_cli.text.pre_tokenizers import PRE_TOKENIZERS, pre_tokenizer
 from bitnet_cli.text.tokenizer import Tokenizer
@@ -64,11 +64,45 @@ def test_pre_names() -> None:
     llama3 = PRE_TOKENIZERS["llama-bpe"]
     assert llama3.ignore_merges
     assert all(PRE_TOKENIZERS[name] is llama3 for name in ("llama3", "llama-v3", "falcon3", "falcon_e"))
-    assert PRE_TOKENIZERS["default"] is PRE_TOKENIZERS["gpt-2"]
-    assert pre_tokenizer({}, "m.gguf", 128_256) is llama3
-    assert pre_tokenizer({}, "m.gguf", 128_255) is PRE_TOKENIZERS["gpt-2"]
-    with pytest.raises(UnsupportedError, match=r"m\.gguf: tokenizer\.ggml\.pre: 'tekken' is not supported \(supported: llama-bpe, .*qwen2"):
-        pre_tokenizer({K + "pre": "tekken"}, "m.gguf", 100)
+    assert pre_tokenizer({}, "m.gguf", 128_256) == (llama3, None)
+    assert pre_tokenizer({K + "pre": "default"}, "m.gguf", 100) == (PRE_TOKENIZERS["default"], None)
+    entry, note = pre_tokenizer({}, "m.gguf", 128_255)
+    assert entry is PRE_TOKENIZERS["default"]
+    assert note is not None and "tokenizer.ggml.pre is missing" in note
+    with pytest.raises(
+        UnsupportedError, match=r"m\.gguf: tokenizer\.ggml\.pre: 'tekken2' is not supported \(supported: llama-bpe, .*qwen2"
+    ):
+        pre_tokenizer({K + "pre": "tekken2"}, "m.gguf", 100)
+    with pytest.raises(UnsupportedError, match="'gemma4' is not supported: it does not work on bytes"):
+        pre_tokenizer({K + "pre": "gemma4"}, "m.gguf", 100)
+
+
+def test_a_file_without_pre_is_noted(libraries: dict[str, Library]) -> None:
+    values = metadata(libraries["gpt-2"], "gpt-2")
+    assert tokenizer_from_metadata(values, "m.gguf").notes == []
+    del values[K + "pre"]
+    assert "pre is missing" in tokenizer_from_metadata(values, "m.gguf").notes[0]
+
+
+def test_tokens_past_the_embedding(bpe: dict[str, Any], add_token: Any) -> None:
+    """Unused and added ones are left out and noted; an ordinary one tells of a damaged file."""
+    rows = len(bpe[K + "tokens"])
+    expected = tokenizer_from_metadata(bpe, "m.gguf", rows)
+    assert expected.notes == []
+    for kind in (3, 4, 5):
+        add_token(bpe, f"<more {kind}>", kind)
+    bpe["bitnet.tokenizer.added.rstrip"] = [rows + 1]
+    tokenizer = tokenizer_from_metadata(bpe, "m.gguf", rows)
+    assert tokenizer.notes == ["3 tokens of the tokenizer, from '<more 3>' on, have no row in the embedding: left out"]
+    text = "the <more 3><more 4><more 5>"
+    assert tokenizer.vocab_size == rows
+    assert tokenizer.encode(text, special=True) == expected.encode(text, special=True)
+    add_token(bpe, "ordinary", 1)
+    with pytest.raises(BadFileError, match=rf"has {rows + 4} tokens, but the model has {rows}, and those past it are not unused"):
+        tokenizer_from_metadata(bpe, "m.gguf", rows)
+    bpe[K + "token_type"][-1] = 5
+    with pytest.raises(BadFileError, match="eos_token_id"):
+        tokenizer_from_metadata(bpe | {K + "eos_token_id": rows}, "m.gguf", rows)
 
 
 def test_ignore_merges(libraries: dict[str, Library]) -> None:

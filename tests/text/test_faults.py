@@ -1,5 +1,6 @@
 """Damaged and forged tokenizer metadata: each fault is one line that names the file, the key and the reason."""
 
+import json
 from array import array
 from collections.abc import Callable
 from typing import Any
@@ -77,10 +78,15 @@ SPM: list[tuple[Change, str, str]] = [
     (lambda m: item("tokens", m[K + "tokens"].index("<0x4A>"), "<0x4b>")(m), "token_type", "has 255 different byte tokens"),
     (lambda m: item("token_type", m[K + "tokens"].index("<0x41>"), 1)(m), "token_type", "has 255 different byte tokens"),
     (
-        lambda m: (without("unknown_token_id")(m), item("token_type", m[K + "tokens"].index("<unk>"), 1)(m)),
+        lambda m: (
+            without("unknown_token_id")(m),
+            setting("token_type", [1 if kind in (2, 6) else kind for kind in m[K + "token_type"]])(m),
+        ),
         "unknown_token_id",
         "is missing",
     ),
+    (setting("merges", "x"), "merges", "is not an array of strings"),
+    (setting("merges", ["▁ zyx"]), "merges[0]", "'▁ zyx' needs 'zyx', which is not a token"),
     (lambda m: setting("unknown_token_id", m[K + "tokens"].index("<0x41>"))(m), "tokens", "sentencepiece refuses the vocabulary"),
 ]
 
@@ -140,3 +146,58 @@ def test_odd_vocabularies_that_are_allowed(bpe: dict[str, Any], add_token: Any) 
     tokenizer = tokenizer_from_metadata(bpe, "m.gguf")
     assert tokenizer.special_ids == {bpe[K + "bos_token_id"], bpe[K + "eos_token_id"]}
     assert tokenizer.encode("the dog") == plain
+
+
+STEPS, NORMALIZER, IGNORE_MERGES = (f"bitnet.tokenizer.{name}" for name in ("pre_tokenizer", "normalizer", "ignore_merges"))
+LETTERS = '{"type": "ByteLevel", "add_prefix_space": false, "use_regex": false}'
+
+
+def with_split(expression: str) -> str:
+    split = {"type": "Split", "pattern": {"Regex": expression}, "behavior": "Isolated"}
+    return json.dumps({"type": "Sequence", "pretokenizers": [split, json.loads(LETTERS)]})
+
+
+@pytest.mark.parametrize("kind", ["bpe", "spm"])
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        (STEPS, 7),
+        (STEPS, "{"),
+        (STEPS, "[" * 100_000),
+        (STEPS, "7"),
+        (STEPS, '{"type": ["x"]}'),
+        (STEPS, '{"type": "Sequence", "pretokenizers": {}}'),
+        (STEPS, '{"type": "Metaspace", "replacement": "▁", "prepend_scheme": []}'),
+        (STEPS, with_split("(")),
+        (NORMALIZER, "{"),
+        (NORMALIZER, '{"type": "Lowercase"}'),
+        (NORMALIZER, '{"type": "Replace", "pattern": {"Regex": "x"}, "content": "y"}'),
+        ("bitnet.tokenizer.added.lstrip", [1, -1]),
+        ("bitnet.tokenizer.added.rstrip", "1"),
+        ("bitnet.tokenizer.added.normalized", [10**6]),
+        ("bitnet.tokenizer.added.single_word", [1.0]),
+    ],
+)
+def test_our_own_keys(kind: str, key: str, value: object, request: pytest.FixtureRequest) -> None:
+    metadata = request.getfixturevalue(kind) | {key: value}
+    metadata |= {K + "pre": "tokenizer.json", STEPS: metadata.get(STEPS, LETTERS)} if kind == "bpe" else {}
+    with pytest.raises((BadFileError, UnsupportedError)) as caught:
+        tokenizer_from_metadata(metadata, "dir/m.gguf")
+    message = str(caught.value)
+    assert message.startswith("dir/m.gguf: ") and len(message) < 400 and "\n" not in message
+
+
+def test_other_faults_of_our_own_keys(bpe: dict[str, Any]) -> None:
+    with pytest.raises(BadFileError, match="ignore_merges"):
+        tokenizer_from_metadata(bpe | {IGNORE_MERGES: 1}, "m.gguf")
+    with pytest.raises(BadFileError, match=f"{STEPS}: is missing"):
+        tokenizer_from_metadata(bpe | {K + "pre": "tokenizer.json"}, "m.gguf")
+
+
+def test_an_expression_that_gives_up(bpe: dict[str, Any]) -> None:
+    """Oniguruma stops after ten million steps; the library then panics, which is not an Exception."""
+    bpe |= {K + "pre": "tokenizer.json", STEPS: with_split("(a+)+$")}
+    tokenizer = tokenizer_from_metadata(bpe, "m.gguf")
+    assert tokenizer.decode(tokenizer.encode("aaa b")) == "aaa b"
+    with pytest.raises(UnsupportedError, match=r"m\.gguf: an expression .* gives up on this text of 41 characters"):
+        tokenizer.encode("a" * 40 + "b")

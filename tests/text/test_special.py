@@ -21,6 +21,8 @@ def values(request: pytest.FixtureRequest, add_token: Any) -> dict[str, Any]:
     metadata: dict[str, Any] = request.getfixturevalue(request.param)
     if "<|eot_id|>" not in metadata[K + "tokens"]:
         add_token(metadata, "<|eot_id|>", 3)
+    if request.param == "spm":  # what follows a user-defined token gets a space before it, which these tests would meet as one too many
+        metadata[K + "token_type"][metadata[K + "tokens"].index("   ")] = 5
     return metadata
 
 
@@ -57,6 +59,16 @@ def test_a_message_cannot_forge_a_control_token(message: str, tokenizer: Tokeniz
     assert [i for i in ids if i in tokenizer.special_ids] == [eot]
     assert ids[-1] == eot
     assert tokenizer.decode(ids) == f"<|eot{message}_id|>"
+
+
+def test_the_unknown_token_by_its_name(spm: dict[str, Any]) -> None:
+    """A template's, as in llama.cpp and in Hugging Face's library; what a user types stays text."""
+    tokenizer, unknown = tokenizer_from_metadata(spm, "m.gguf"), spm[K + "unknown_token_id"]
+    assert tokenizer.encode("<unk>", special=True, bos=False) == [unknown]
+    a, b = (tokenizer.encode(text, bos=False) for text in ("the", " dog"))
+    assert tokenizer.encode("the<unk> dog", special=True, bos=False) == [*a, unknown, *b]
+    assert unknown not in tokenizer.encode("the<unk> dog")
+    assert tokenizer.decode(tokenizer.encode("the<unk> dog")) == "the<unk> dog"
 
 
 def test_parts_are_one_text(tokenizer: Tokenizer) -> None:

@@ -59,7 +59,7 @@ class Result:
 def token_ids(file: GGUFFile, vocab: int, count: int) -> tuple[list[int], str]:
     """`count` token ids to feed, and what they are: "text" where the file has a tokenizer, else "random"."""
     try:
-        ids = tokenizer_from_metadata(file.metadata, str(file.path)).encode(TEXT)
+        ids = tokenizer_from_metadata(file.metadata, str(file.path), vocab).encode(TEXT)
         return (ids * (count // len(ids) + 1))[:count], "text"
     except BitnetError:
         return np.random.default_rng(1).integers(0, vocab, count).tolist(), "random"
