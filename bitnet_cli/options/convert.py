@@ -47,12 +47,7 @@ def convert(
     offline: Annotated[bool, typer.Option("--offline", "--local-files-only", help="Hub: use the cache only.")] = False,
     sha256: Annotated[
         list[str] | None,
-        typer.Option(
-            "--sha256",
-            metavar="[NAME=]DIGITS",
-            help="SHA-256 that the weights, or the file NAME, must have; may be repeated.",
-            show_default=False,
-        ),
+        typer.Option("--sha256", metavar="[NAME=]DIGITS", help="SHA-256 that the weights, or the file NAME, must have; repeatable."),
     ] = None,
     force: Annotated[bool, typer.Option("--force", help="Replace the output if it exists.")] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be written and what would be lost; write nothing.")] = False,
