@@ -17,7 +17,8 @@ from dataclasses import dataclass, replace
 from typing import Any, NamedTuple, Protocol
 
 from bitnet_cli.errors import UsageError
-from bitnet_cli.text.tokenizer import Tokenizer, any_of
+from bitnet_cli.text.added import any_of
+from bitnet_cli.text.tokenizer import Tokenizer
 
 ROLES = ("system", "user", "assistant", "tool")
 MARK = re.compile(r"<[^<>\s]{1,40}>")  # what a role or an end is marked with: <|user|>, </s>
