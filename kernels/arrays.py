@@ -25,8 +25,16 @@ NORM_PLACES = 13
 RELU2, SILU, GELU = range(3)
 INT8, INT4, FP4 = _numbers[:3]  # codes of an input (quantise.py, inputs.py)
 ROPE_HALVES, ROPE_PAIRS = range(2)  # which values rotate together: (i, i + head_dim / 2), or (2 i, 2 i + 1)
-HEAD_F32, HEAD_F16, HEAD_Q8_0, HEAD_Q4_0, HEAD_Q6_K = range(5)
-HEAD_BLOCKS = {HEAD_F32: (1, 4), HEAD_F16: (1, 2), HEAD_Q8_0: (32, 34), HEAD_Q4_0: (32, 18), HEAD_Q6_K: (256, 210)}  # weights, bytes
+HEAD_F32, HEAD_F16, HEAD_Q8_0, HEAD_Q4_0, HEAD_Q6_K, HEAD_Q4_K, HEAD_BF16 = range(7)
+HEAD_BLOCKS = {  # weights, bytes
+    HEAD_F32: (1, 4),
+    HEAD_F16: (1, 2),
+    HEAD_Q8_0: (32, 34),
+    HEAD_Q4_0: (32, 18),
+    HEAD_Q6_K: (256, 210),
+    HEAD_Q4_K: (256, 144),
+    HEAD_BF16: (1, 2),
+}
 
 # Prefill unpacks BLOCK_ROWS weight rows at a time, BLOCK_BYTES packed bytes of each: 8 * 2,560 codes, and the 4 * 2,560 activations
 # that they meet, are 30 KiB, which stays in a 32 KiB L1 cache.
@@ -109,6 +117,15 @@ class CutFrame(NamedTuple):
     planes: Planes
     values: NDArray[np.float32]
     codes: NDArray[np.uint8]
+
+
+class RecodeFrame(NamedTuple):
+    """The frame of recode.recode_rows."""
+
+    codes: NDArray[np.int8]
+    scales: NDArray[np.float32]
+    minima: NDArray[np.float32]
+    out: NDArray[np.uint8]
 
 
 class TurnFrame(NamedTuple):

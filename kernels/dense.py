@@ -5,28 +5,32 @@
     q8_0    32 weights in 34 bytes: float16 d, 32 int8 q;                       w = d q
     q4_0    32 weights in 18 bytes: float16 d, 16 bytes; weight j is the lower half of byte j, weight 16 + j the upper;   w = d (q - 8)
     q6_K    256 weights in 210 bytes: 128 bytes of lower four bits, 64 of upper two, 16 int8 scales s, float16 d;   w = d s (q - 32)
+    q4_K    256 weights in 144 bytes: float16 d, float16 e, 12 bytes of six-bit s and m for each 32 weights, 128 bytes;   w = d s q - e m
+            of each 32 bytes the lower halves are 32 weights, the upper ones the next 32; of s and m see `_scale_q4_k`
 
 Decode reads every byte once: the loops are written for memory speed, with software prefetch.
 """
 
 import numpy as np
 
-from .arrays import HEAD_F16, HEAD_F32, HEAD_Q4_0, HEAD_Q8_0
-from .jit import kernel
+from .arrays import HEAD_BF16, HEAD_F16, HEAD_F32, HEAD_Q4_0, HEAD_Q4_K, HEAD_Q8_0
+from .jit import inlined, kernel
 from .simd import floats, selected, vectors
 
 PREFETCH = 4096
 load_f16, one_f16, fma = selected.load_f16, selected.one_f16, selected.fma
-load_f32, zero, add, mul, splat, total = (
+load_f32, store_f32, zero, add, mul, splat, total = (
     floats.load_f32,
+    floats.store_f32,
     floats.zero_f32,
     floats.add_f32,
     floats.mul_f32,
     floats.splat_f32,
     floats.total_f32,
 )
-load_i8 = floats.bytes_to_f32()
+load_i8, load_bf16 = floats.bytes_to_f32(), floats.load_bf16
 low_nibbles, high_nibbles = floats.nibbles_to_f32(0), floats.nibbles_to_f32(4)
+low_codes, high_codes = floats.nibbles_to_f32(0, 0), floats.nibbles_to_f32(4, 0)
 six0, six1, six2, six3 = (floats.six_bits_to_f32(4 * (i // 2), 2 * i) for i in range(4))
 prefetch = vectors.prefetch
 
@@ -36,10 +40,12 @@ def row_bytes(kind, cols):  # type: ignore[no-untyped-def]
     """Bytes of one row."""
     if kind == HEAD_F32:
         return cols * 4
-    if kind == HEAD_F16:
+    if kind in (HEAD_F16, HEAD_BF16):
         return cols * 2
     if kind == HEAD_Q8_0:
         return cols // 32 * 34
+    if kind == HEAD_Q4_K:
+        return cols // 256 * 144
     return cols // 32 * 18 if kind == HEAD_Q4_0 else cols // 256 * 210
 
 
@@ -61,6 +67,16 @@ def _row_f16(data, at, cols, x):  # type: ignore[no-untyped-def]
         prefetch(data, at + k * 2 + PREFETCH)
         a = fma(load_f16(data, at + k * 2), load_f32(x, k), a)
         b = fma(load_f16(data, at + k * 2 + 32), load_f32(x, k + 16), b)
+    return total(add(a, b))
+
+
+@kernel
+def _row_bf16(data, at, cols, x):  # type: ignore[no-untyped-def]
+    a, b = zero(), zero()
+    for k in range(0, cols, 32):
+        prefetch(data, at + k * 2 + PREFETCH)
+        a = fma(load_bf16(data, at + k * 2), load_f32(x, k), a)
+        b = fma(load_bf16(data, at + k * 2 + 32), load_f32(x, k + 16), b)
     return total(add(a, b))
 
 
@@ -115,6 +131,87 @@ def _row_q6_k(data, at, cols, x):  # type: ignore[no-untyped-def]
     return total(sums)
 
 
+@inlined
+def _scale_q4_k(data, at, i):  # type: ignore[no-untyped-def]
+    """Scale and minimum of the i-th 32 weights of a q4_K block, six bits each; at: their 12 bytes.
+
+    Bytes 0 to 3 and 4 to 7 hold s and m of the first four in their lower six bits, and in their upper two those of the last four, whose
+    lower four bits are the halves of bytes 8 to 11.
+    """
+    if i < 4:
+        return np.float32(data[at + i] & 63), np.float32(data[at + 4 + i] & 63)
+    low = data[at + 4 + i]
+    return np.float32(low & 15 | data[at + i - 4] >> 6 << 4), np.float32(low >> 4 | data[at + i] >> 6 << 4)
+
+
+@inlined
+def _pair_q4_k(sums, codes, more, x, k, d, e, s, m):  # type: ignore[no-untyped-def]
+    """sums + the products of 32 weights, given by their codes, with x[k : k + 32]."""
+    scale, least = splat(d * s), splat(-e * m)
+    sums = fma(fma(codes, scale, least), load_f32(x, k), sums)
+    return fma(fma(more, scale, least), load_f32(x, k + 16), sums)
+
+
+@kernel
+def _row_q4_k(data, at, cols, x):  # type: ignore[no-untyped-def]
+    a, b = zero(), zero()
+    for k in range(0, cols, 256):
+        block = at + k // 256 * 144
+        for line in range(0, 144, 64):
+            prefetch(data, block + line + PREFETCH)
+        d, e = one_f16(data, block), one_f16(data, block + 2)
+        for pair in range(4):
+            codes, j = block + 16 + 32 * pair, k + 64 * pair
+            s, m = _scale_q4_k(data, block + 4, 2 * pair)
+            a = _pair_q4_k(a, low_codes(data, codes), low_codes(data, codes + 16), x, j, d, e, s, m)
+            s, m = _scale_q4_k(data, block + 4, 2 * pair + 1)
+            b = _pair_q4_k(b, high_codes(data, codes), high_codes(data, codes + 16), x, j + 32, d, e, s, m)
+    return total(add(a, b))
+
+
+@inlined
+def _keep_q4_k(codes, more, out, k, d, e, s, m):  # type: ignore[no-untyped-def]
+    """The 32 weights of these codes -> out[k : k + 32]."""
+    scale, least = splat(d * s), splat(-e * m)
+    store_f32(out, k, fma(codes, scale, least))
+    store_f32(out, k + 16, fma(more, scale, least))
+
+
+@kernel
+def values_q4_k(data, at, cols, out):  # type: ignore[no-untyped-def]
+    """The q4_K row at byte `at` -> out: (>= cols,) float32, as `_row_q4_k` multiplies it."""
+    for k in range(0, cols, 256):
+        block = at + k // 256 * 144
+        d, e = one_f16(data, block), one_f16(data, block + 2)
+        for pair in range(4):
+            codes, j = block + 16 + 32 * pair, k + 64 * pair
+            s, m = _scale_q4_k(data, block + 4, 2 * pair)
+            _keep_q4_k(low_codes(data, codes), low_codes(data, codes + 16), out, j, d, e, s, m)
+            s, m = _scale_q4_k(data, block + 4, 2 * pair + 1)
+            _keep_q4_k(high_codes(data, codes), high_codes(data, codes + 16), out, j + 32, d, e, s, m)
+
+
+@kernel
+def _half_values_q6_k(data, low, high, scales, d, out, k):  # type: ignore[no-untyped-def]
+    """128 weights of a q6_K block -> out[k : k + 128]."""
+    for half in range(2):
+        i = 16 * half
+        store_f32(out, k + i, mul(six0(data, low + i, high + i), splat(d * np.int8(data[scales + half]))))
+        store_f32(out, k + 32 + i, mul(six1(data, low + 32 + i, high + i), splat(d * np.int8(data[scales + 2 + half]))))
+        store_f32(out, k + 64 + i, mul(six2(data, low + i, high + i), splat(d * np.int8(data[scales + 4 + half]))))
+        store_f32(out, k + 96 + i, mul(six3(data, low + 32 + i, high + i), splat(d * np.int8(data[scales + 6 + half]))))
+
+
+@kernel
+def values_q6_k(data, at, cols, out):  # type: ignore[no-untyped-def]
+    """The q6_K row at byte `at` -> out: (>= cols,) float32."""
+    for k in range(0, cols, 256):
+        block = at + k // 256 * 210
+        d = one_f16(data, block + 208)
+        _half_values_q6_k(data, block, block + 128, block + 192, d, out, k)
+        _half_values_q6_k(data, block + 64, block + 160, block + 200, d, out, k + 128)
+
+
 @kernel
 def head_matvec(data, offset, kind, cols, x, out, first, last):  # type: ignore[no-untyped-def]
     """out[r] = sum_c W[r, c] * x[c] for first <= r < last. x: (cols,) float32, cols whole blocks of 32 or more; out: (rows,) float32."""
@@ -129,5 +226,9 @@ def head_matvec(data, offset, kind, cols, x, out, first, last):  # type: ignore[
             out[r] = _row_q8_0(data, at, cols, x)
         elif kind == HEAD_Q4_0:
             out[r] = _row_q4_0(data, at, cols, x)
+        elif kind == HEAD_Q4_K:
+            out[r] = _row_q4_k(data, at, cols, x)
+        elif kind == HEAD_BF16:
+            out[r] = _row_bf16(data, at, cols, x)
         else:
             out[r] = _row_q6_k(data, at, cols, x)

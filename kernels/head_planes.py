@@ -17,8 +17,18 @@ of the second for 2 and 3.
 
 import numpy as np
 
-from .arrays import HEAD_F16, HEAD_F32
-from .dense import load_f32, load_i8, mul, one_f16, row_bytes, splat
+from .arrays import HEAD_BF16, HEAD_F16, HEAD_F32, HEAD_Q4_K, HEAD_Q6_K
+from .dense import (
+    load_bf16,
+    load_f32,
+    load_i8,
+    mul,
+    one_f16,
+    row_bytes,
+    splat,
+    values_q4_k,
+    values_q6_k,
+)
 from .jit import entry, fast_kernel, kernel
 from .quantise import largest_magnitude
 from .simd import floats, selected
@@ -30,7 +40,13 @@ load_f16, store_f32 = selected.load_f16, floats.store_f32
 
 @kernel
 def row_values(data, at, kind, cols, out):  # type: ignore[no-untyped-def]
-    """The row at byte `at`, of kind HEAD_F32, HEAD_F16 or HEAD_Q8_0 -> out: (>= cols,) float32, exactly."""
+    """The row at byte `at`, of any kind but HEAD_Q4_0 -> out: (>= cols,) float32, exactly as head_matvec multiplies it."""
+    if kind == HEAD_Q6_K:
+        values_q6_k(data, at, cols, out)
+        return
+    if kind == HEAD_Q4_K:
+        values_q4_k(data, at, cols, out)
+        return
     for k in range(0, cols, 32):
         if kind == HEAD_F16:
             store_f32(out, k, load_f16(data, at + k * 2))
@@ -38,6 +54,9 @@ def row_values(data, at, kind, cols, out):  # type: ignore[no-untyped-def]
         elif kind == HEAD_F32:
             store_f32(out, k, load_f32(data, at + k * 4))
             store_f32(out, k + 16, load_f32(data, at + k * 4 + 64))
+        elif kind == HEAD_BF16:
+            store_f32(out, k, load_bf16(data, at + k * 2))
+            store_f32(out, k + 16, load_bf16(data, at + k * 2 + 32))
         else:
             block = at + k // 32 * 34
             scale = splat(one_f16(data, block))

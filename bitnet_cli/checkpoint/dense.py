@@ -1,4 +1,4 @@
-"""Float tensors -> bytes of a GGUF tensor type, a chunk of rows at a time: F32, F16, and Q8_0, Q6_K, Q4_0 for the embedding and head.
+"""Float tensors -> bytes of a GGUF tensor type, a chunk of rows at a time: F32, F16, BF16, and Q8_0, Q6_K, Q4_0 for the embedding and head.
 
 Q8_0: 32 weights in 34 bytes, a float16 scale d = max|x| / 127 and 32 int8 values round(x / d), halves away from zero (ggml-quants.c,
 `quantize_row_q8_0_ref`).
@@ -8,26 +8,46 @@ largest size to -32; ggml also searches around it for the smallest squared error
 Every type refuses NaN and Inf, and values that would become Inf.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-from bitnet_cli.checkpoint.stored import StoredTensor
 from bitnet_cli.errors import BadFileError, UnsupportedError
 from bitnet_cli.gguf_file.types import BLOCKS, TensorType, nbytes
 
 Q8_0_BLOCK = 32
 
 
-def require_blocks(tensor: StoredTensor, kind: TensorType) -> None:
+class Source(Protocol):
+    """A tensor that is read as float32, a few rows at a time: stored.StoredTensor, gguf_source.QuantisedTensor."""
+
+    @property
+    def path(self) -> Path:
+        """Of its file."""
+
+    @property
+    def name(self) -> str:
+        """In that file."""
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Row length last."""
+
+    def float32_chunks(self) -> Iterator[NDArray[np.float32]]:
+        """All rows, in order."""
+
+
+def require_blocks(tensor: Source, kind: TensorType) -> None:
     """UnsupportedError where the rows of `tensor` are not whole blocks of `kind`."""
     block = BLOCKS[kind][0]
     if tensor.shape[-1] % block:
         raise UnsupportedError(f"{tensor.path}: {tensor.name}: {kind.name} needs rows of a multiple of {block}, not {tensor.shape[-1]}")
 
 
-def encode(tensor: StoredTensor, kind: TensorType) -> NDArray[np.uint8]:
+def encode(tensor: Source, kind: TensorType) -> NDArray[np.uint8]:
     """All bytes of `tensor` as `kind`: nbytes(kind, tensor.shape) of them."""
     convert = _ENCODERS[kind]
     result = np.empty(nbytes(kind, tensor.shape), np.uint8)
@@ -53,6 +73,13 @@ def _f16(chunk: NDArray[np.float32]) -> NDArray[np.float16] | None:
     """Round to nearest, halves to even."""
     half = chunk.astype("<f2")
     return None if np.isinf(half).any() else half
+
+
+def _bf16(chunk: NDArray[np.float32]) -> NDArray[np.uint16] | None:
+    """Round to nearest, halves to even; numbers are finite."""
+    bits = chunk.view(np.uint32)
+    rounded = (bits + (np.uint32(0x7FFF) + (bits >> np.uint32(16) & np.uint32(1)))) >> np.uint32(16)
+    return None if ((rounded & 0x7F80) == 0x7F80).any() else rounded.astype("<u2")
 
 
 def _q8_0(chunk: NDArray[np.float32]) -> NDArray[np.uint8] | None:
@@ -108,9 +135,10 @@ def _q6_k(chunk: NDArray[np.float32]) -> NDArray[np.uint8] | None:
     return np.concatenate(parts, axis=1)
 
 
-_ENCODERS: dict[TensorType, Callable[[NDArray[np.float32]], NDArray[np.float32] | NDArray[np.float16] | NDArray[np.uint8] | None]] = {
+_ENCODERS: dict[TensorType, Callable[[NDArray[np.float32]], NDArray[Any] | None]] = {
     TensorType.F32: _f32,
     TensorType.F16: _f16,
+    TensorType.BF16: _bf16,
     TensorType.Q8_0: _q8_0,
     TensorType.Q4_0: _q4_0,
     TensorType.Q6_K: _q6_k,

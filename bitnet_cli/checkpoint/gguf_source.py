@@ -7,8 +7,10 @@ projection's, unless that has several (TriLM): these stay in blocks, and the ten
 """
 
 import dataclasses
+import math
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,16 +20,43 @@ from bitnet_cli.checkpoint.families import PROJECTIONS
 from bitnet_cli.checkpoint.flavours import Flavour, TernaryWeight, has_one_scale, looks_ternary, read_blocks, read_ternary
 from bitnet_cli.checkpoint.packing import Blocks, block_tensor, ternary_tensors
 from bitnet_cli.checkpoint.rows import RowWeight, row_tensors
-from bitnet_cli.checkpoint.stored import PartedFile, StoredTensor
+from bitnet_cli.checkpoint.stored import CHUNK, OpenFile, PartedFile, StoredTensor
 from bitnet_cli.errors import BadFileError, UnsupportedError, UsageError
+from bitnet_cli.gguf_file.dequantise import FLOATS, READABLE, rows_as_float32
 from bitnet_cli.gguf_file.reader import TensorInfo, open_gguf
-from bitnet_cli.gguf_file.types import PREFIXES, TensorType
+from bitnet_cli.gguf_file.types import PREFIXES, TensorType, row_bytes
 from bitnet_cli.gguf_file.writer import OutputTensor
 from bitnet_cli.ternary import i2_s_order
 from bitnet_cli.ternary.layouts import LAYOUTS, TWOS, PackedTensor, block_of
 
-FLOAT_TYPES = {TensorType.F32: "F32", TensorType.F16: "F16", TensorType.BF16: "BF16"}
 DENSE = ("token_embd.weight", "output.weight")
+
+
+class QuantisedTensor(NamedTuple):
+    """A tensor of the input that is re-typed, of any type that is read."""
+
+    info: TensorInfo
+    file: OpenFile
+
+    @property
+    def path(self) -> Path:
+        return self.file.path
+
+    @property
+    def name(self) -> str:
+        return self.info.name
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return self.info.shape
+
+    def float32_chunks(self) -> Iterator[NDArray[np.float32]]:
+        """All rows, about 4 MB at a time."""
+        cols, rows = self.shape[-1], math.prod(self.shape[:-1])
+        size, step = row_bytes(self.info.type, cols), max(1, CHUNK // cols)
+        for start in range(0, rows, step):
+            raw = self.file.read(self.info.offset + start * size, min(step, rows - start) * size)
+            yield rows_as_float32(self.info.type, raw, cols)
 
 
 class GGUFSource:
@@ -94,18 +123,20 @@ class GGUFSource:
         return outputs
 
     def _stored(self, info: TensorInfo) -> StoredTensor:
-        if info.type not in FLOAT_TYPES:
-            readable = ", ".join(FLOAT_TYPES.values())
+        if info.type not in FLOATS:
+            readable = ", ".join(FLOATS.values())
             raise UnsupportedError(f"{self._file.path}: {info.name}: type {info.type.name} cannot be re-typed; {readable} can")
-        return StoredTensor(info.name, FLOAT_TYPES[info.type], info.shape, info.offset, info.nbytes, self._file)
+        return StoredTensor(info.name, FLOATS[info.type], info.shape, info.offset, info.nbytes, self._file)
 
     def _copy(self, info: TensorInfo) -> Callable[[], NDArray[np.uint8]]:
         return lambda: self._file.read(info.offset, info.nbytes)
 
     def _retyped(self, info: TensorInfo, kind: TensorType) -> Callable[[], NDArray[np.uint8]]:
-        stored = self._stored(info)
-        dense.require_blocks(stored, kind)
-        return lambda: dense.encode(stored, kind)
+        if info.type not in READABLE:
+            raise UnsupportedError(f"{self._file.path}: {info.name}: type {info.type.name} cannot be re-typed")
+        source = QuantisedTensor(info, self._file)
+        dense.require_blocks(source, kind)
+        return lambda: dense.encode(source, kind)
 
     def _projection(self, info: TensorInfo, weight_type: TensorType) -> list[OutputTensor]:
         if len(info.shape) != 2:
@@ -166,11 +197,11 @@ class GGUFSource:
         info = self._tensors.get(name)
         if info is None or self._row_scales(name) is not None:
             return np.float32(1)
-        if info.type is not TensorType.F32 or info.shape != (1,):
+        if info.type not in FLOATS or info.shape != (1,):
             raise UnsupportedError(
-                f"{self._file.path}: {name}: {info.type.name} {list(info.shape)}; scales of their own are F32, one a tensor or one a row"
+                f"{self._file.path}: {name}: {info.type.name} {list(info.shape)}; scales of their own are floats, one a tensor or one a row"
             )
-        return self._usable(np.float32(self._file.read(info.offset, 4).view("<f4")[0]), name)
+        return self._usable(rows_as_float32(info.type, self._file.read(info.offset, info.nbytes), 1)[0, 0], name)
 
     def _row_scales(self, name: str) -> NDArray[np.float32] | None:
         """Values of a scale tensor with one for each row of its projection (rows.py); None where it has another shape."""

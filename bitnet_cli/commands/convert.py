@@ -28,7 +28,7 @@ from bitnet_cli.gguf_file.types import TensorType
 from bitnet_cli.gguf_file.writer import refuse_same_file, write_gguf
 from bitnet_cli.model.names import MODELS
 
-EMBEDDING_TYPES = {"f16": TensorType.F16, "q8_0": TensorType.Q8_0, "q6_k": TensorType.Q6_K, "q4_0": TensorType.Q4_0}
+EMBEDDING_TYPES = {name: TensorType[name.upper()] for name in ("f32", "f16", "bf16", "q8_0", "q6_k", "q4_0")}
 
 
 ASSUMED_MASTER = (

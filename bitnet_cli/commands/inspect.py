@@ -27,6 +27,7 @@ from bitnet_cli.gguf_file.types import TensorType
 from bitnet_cli.gguf_file.uniform import uniform_projections
 from bitnet_cli.model.checks import Verdict, why_not
 from bitnet_cli.model.config import ACTIVATION_TOP_K, ACTIVATION_TYPE
+from bitnet_cli.model.weights import head_note
 from bitnet_cli.ternary import i2_s_order
 from bitnet_cli.text.chat.choice import KEY, chat_facts, choose
 from bitnet_cli.text.from_gguf import tokenizer_from_metadata
@@ -82,6 +83,7 @@ def describe(file: GGUFFile, checked: Checked | None = None) -> dict[str, Any]:
         "bits_per_weight": {"ternary": _bits(parts["ternary"]), "all": _bits(everything)},
         "zeros": {"share": zeros.share, "weights": zeros.weights, "seen": zeros.seen, "exact": zeros.seen == zeros.weights},
         "i2_s_order": evidence.order,
+        "head_note": head_note(file),
         "tokenizer": _tokenizer(file),
         "chat_template": _template(file),
         "commands": _commands(file, evidence, checked is not None),
@@ -237,6 +239,8 @@ def _show_numbers(facts: dict[str, Any]) -> None:
     if zeros["share"] is not None:
         how = "all of them counted" if zeros["exact"] else f"a sample of {100 * zeros['seen'] / zeros['weights']:.1f} %; --check counts all"
         row("zeros", f"{100 * zeros['share']:.1f} % of the ternary weights ({how})")
+    if facts["head_note"] is not None:
+        row("head", facts["head_note"])
     if "I2_S" in facts["types"]:
         row("I2_S order", f"{facts['i2_s_order'] or 'not told by the weights; read as 128/32'}")
 

@@ -72,6 +72,8 @@ def open_model(model: str | None, engine: Engine, quiet: bool) -> OpenModel:
         Reporter(quiet).note(f"{printable(path.name)}: {note}")
     if opened.decoder.note and not quiet:
         Reporter(quiet).warn(opened.decoder.note)
+    if opened.decoder.head_note:
+        Reporter(quiet).note(opened.decoder.head_note)
     with unechoed(), compiling(quiet):
         opened.decoder.start()
     return opened

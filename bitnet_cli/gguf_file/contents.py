@@ -12,6 +12,8 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from bitnet_cli.gguf_file.dequantise import FLOATS, rows_as_float32
+from bitnet_cli.gguf_file.grid_codes import iq1_m_scale
 from bitnet_cli.gguf_file.reader import GGUFFile, TensorInfo
 from bitnet_cli.gguf_file.types import BLOCKS, LEGACY_Q2_0, PREFIXES, TAILS, TOGETHER, TensorType, row_bytes
 from bitnet_cli.ternary import counts
@@ -38,9 +40,22 @@ CHUNK = 1 << 20  # bytes, about: a chunk and its histogram stay in the L2 cache
 HALVES = {
     TensorType.Q4_0: (0,),
     TensorType.Q4_1: (0, 2),
+    TensorType.Q5_0: (0,),
+    TensorType.Q5_1: (0, 2),
     TensorType.Q8_0: (0,),
+    TensorType.Q2_K: (80, 82),
+    TensorType.Q3_K: (108,),
     TensorType.Q4_K: (0, 2),
+    TensorType.Q5_K: (0, 2),
     TensorType.Q6_K: (208,),
+    TensorType.IQ2_XXS: (0,),
+    TensorType.IQ2_XS: (0,),
+    TensorType.IQ2_S: (0,),
+    TensorType.IQ3_XXS: (0,),
+    TensorType.IQ3_S: (0,),
+    TensorType.IQ1_S: (0,),
+    TensorType.IQ4_NL: (0,),
+    TensorType.IQ4_XS: (0,),
     TensorType.TQ1_0: (52,),
     TensorType.TQ2_0: (64,),
     TensorType.Q2_0: (0,),
@@ -171,13 +186,14 @@ def _check_tensor(file: GGUFFile, info: TensorInfo, update: Callable[[memoryview
     end = info.nbytes - TAILS.get(info.type, 0)
     unit = counts.block_bytes(info.type, info.shape[-1])
     block = unit or BLOCKS[info.type][1]
+    ternary = unit is not None and info.name not in DENSE  # an embedding may have a fourth value
     step = max(1, CHUNK // block) * block
     invalid = infinite = 0
     first_invalid = first_infinite = 0
     for start in range(0, end, step):
         chunk = raw[start : min(start + step, end)]
         update(chunk.data)
-        if unit is not None and len(chunk) % block == 0:
+        if ternary and len(chunk) % block == 0:
             seen = counts.count(info.type, chunk, info.shape[-1])
             found.seen = counts.Counts(*(a + b for a, b in zip(found.seen, seen, strict=True)))
             first_invalid = first_invalid if invalid or not seen.invalid else begin + start
@@ -196,14 +212,13 @@ def _check_tensor(file: GGUFFile, info: TensorInfo, update: Callable[[memoryview
     if info.type is TensorType.I2_S and len(raw) - end >= 4:
         if end % block or info.shape[-1] % (4 * block):
             found.problems.append(f"rows of {info.shape[-1]} weights are not whole blocks of {4 * block}")
-        _check_scale(raw[end : end + 4], begin + end, found)
-    elif info.name.endswith(".scale") and info.type is TensorType.F32:
-        _check_scale(raw[:4], begin, found)
+        _check_scale(raw[end : end + 4].view("<f4")[0], begin + end, found)
+    elif info.name.endswith(".scale") and info.type in FLOATS:
+        _check_scale(rows_as_float32(info.type, raw, 1)[0, 0], begin, found)
     return found
 
 
-def _check_scale(data: NDArray[np.uint8], place: int, found: _Found) -> None:
-    scale = data.view("<f4")[0]
+def _check_scale(scale: np.float32, place: int, found: _Found) -> None:
     if not (np.isfinite(scale) and scale >= np.finfo(np.float32).tiny):
         found.problems.append(f"scale is {scale}, expected a positive number (byte {place})")
 
@@ -230,10 +245,19 @@ def _not_finite(kind: TensorType, chunk: NDArray[np.uint8]) -> tuple[int, int] |
         return (int(np.count_nonzero(bad)), int(bad.argmax()) * numbers.itemsize) if bad.any() else None
     size = BLOCKS[kind][1]
     found: tuple[int, int] | None = None
-    for at in HALVES.get(kind, ()):
-        halves = np.ascontiguousarray(chunk.reshape(-1, size)[:, at : at + 2]).view("<u2")[:, 0]
-        bad = (halves & np.uint16(0x7C00)) == 0x7C00
+    for at, bad in _bad_scales(kind, chunk.reshape(-1, size)):
         if bad.any():
             count, first = found or (0, len(chunk))
             found = (count + int(np.count_nonzero(bad)), min(first, int(bad.argmax()) * size + at))
     return found
+
+
+def _bad_scales(kind: TensorType, blocks: NDArray[np.uint8]) -> Iterator[tuple[int, NDArray[np.bool_]]]:
+    """Byte of a scale in a block, and in which of the blocks it is not finite."""
+    for at in HALVES.get(kind, ()):
+        halves = np.ascontiguousarray(blocks[:, at : at + 2]).view("<u2")[:, 0]
+        yield at, (halves & np.uint16(0x7C00)) == 0x7C00
+    if kind is TensorType.IQ1_M:
+        yield 48, ~np.isfinite(iq1_m_scale(blocks))
+    if kind is TensorType.MXFP4:
+        yield 0, blocks[:, 0] == 0xFF  # NaN in the standard (OCP Microscaling Formats, section 5.4.1)

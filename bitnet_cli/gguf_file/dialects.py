@@ -2,6 +2,7 @@
 
 IQ1_BN and IQ2_BN of ik_llama.cpp had no scales of rows before October 2024 (its pull request 106). One tensor may fit both sizes, since the
 next one begins at a multiple of the alignment; a file of which all tensors do is read as today's ik_llama.cpp reads it.
+Number 39 is TL2 in older files of bitnet.cpp, and MXFP4 in mainline.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from bitnet_cli.errors import UnsupportedError
-from bitnet_cli.gguf_file.types import PREFIXES, TensorType
+from bitnet_cli.gguf_file.types import PREFIXES, TensorType, tl2_nbytes
 
 if TYPE_CHECKING:
     from bitnet_cli.gguf_file.parse import TensorInfo, UnreadTensor
@@ -47,3 +48,17 @@ def without_row_scales(
             f"{os.fspath(path)}: IQ1_BN of an ik_llama.cpp before October 2024, without scales of rows, is not supported"
         )
     return {info.name: replace(info, type=TensorType.IQ2_BN_UNSCALED) for info in shorter}
+
+
+def tl2_tensors(table: Mapping[str, TensorInfo | UnreadTensor], end: int, alignment: int) -> list[str]:
+    """Names of the tensors with number 39, where each has the size of TL2 and not each that of MXFP4. Arguments: as above."""
+    infos = list(table.values())
+    ends = [*(info.offset for info in infos), end][1:]
+    found = [(info, after - info.offset) for info, after in zip(infos, ends, strict=True) if info.type is TensorType.MXFP4]
+
+    def fit(sizes: Iterable[int]) -> bool:
+        return all(0 <= room - size < alignment for size, (_, room) in zip(sizes, found, strict=True))
+
+    if fit(info.nbytes for info, _ in found) or not fit(tl2_nbytes(info.shape) for info, _ in found):
+        return []
+    return [info.name for info, _ in found]

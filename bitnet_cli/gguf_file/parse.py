@@ -23,9 +23,9 @@ from pathlib import Path
 from typing import NoReturn, TypeAlias
 
 from bitnet_cli.errors import BadFileError
-from bitnet_cli.gguf_file.dialects import SCALED, without_row_scales
+from bitnet_cli.gguf_file.dialects import SCALED, tl2_tensors, without_row_scales
 from bitnet_cli.gguf_file.metadata import TYPECODES, Typed, ValueType
-from bitnet_cli.gguf_file.types import LEGACY_BLOCK, LEGACY_Q2_0, UNREAD, TensorType, nbytes, not_read, tensor_type
+from bitnet_cli.gguf_file.types import LEGACY_BLOCK, LEGACY_Q2_0, TL2, UNREAD, TensorType, nbytes, not_read, tensor_type
 
 # Caps, each several times what a published model needs (Gemma 3: 262,144 tokens, 514,906 merges, 15 MB in all).
 MAX_HEADER = 64 << 20  # bytes of metadata and tensor table: bounds the memory that a file can make us take
@@ -107,7 +107,9 @@ def parse(data: mmap, path: Path, *, unread: bool = False) -> Header:
     for i in range(n_tensors):
         info = parser.tensor(i, table)
         table[info.name] = info
-    table |= without_row_scales(path, table, len(data) - pad(parser.pos, alignment), alignment)
+    end = len(data) - pad(parser.pos, alignment)
+    table |= without_row_scales(path, table, end, alignment)
+    table |= {name: UnreadTensor(name, TL2, table[name].shape, table[name].offset, 0) for name in tl2_tensors(table, end, alignment)}
     placed, trailing = _placed(parser, table, alignment)
     tensors = {name: info for name, info in placed.items() if isinstance(info, TensorInfo)}
     others = {name: info for name, info in placed.items() if isinstance(info, UnreadTensor)}
@@ -316,7 +318,8 @@ class _Parser:
             size = nbytes(kind, shape)
         except ValueError as error:
             self.fail(f"{field} shape", str(error), at)
-        if size > self.size and kind not in (TensorType.Q2_0, *SCALED):  # LEGACY_Q2_0 takes less, rows without their scales too
+        # LEGACY_Q2_0 takes less, rows without their scales and TL2 too.
+        if size > self.size and kind not in (TensorType.Q2_0, TensorType.MXFP4, *SCALED):
             self.fail(f"{field} shape", f"{shape} of {kind.name} needs {size} bytes, the file has {self.size}", at)
         return TensorInfo(name, kind, shape, self.u64(f"{field} offset"), size)
 

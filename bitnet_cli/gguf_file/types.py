@@ -24,13 +24,29 @@ class TensorType(IntEnum):
     F16 = 1
     Q4_0 = 2
     Q4_1 = 3
+    Q5_0 = 6
+    Q5_1 = 7
     Q8_0 = 8
+    Q2_K = 10
+    Q3_K = 11
     Q4_K = 12
+    Q5_K = 13
     Q6_K = 14
+    IQ2_XXS = 16
+    IQ2_XS = 17
+    IQ3_XXS = 18
+    IQ1_S = 19
+    IQ4_NL = 20
+    IQ3_S = 21
+    IQ2_S = 22
+    IQ4_XS = 23
+    IQ1_M = 29
     BF16 = 30
     TQ1_0 = 34
     TQ2_0 = 35
     I2_S = 36
+    MXFP4 = 39
+    NVFP4 = 40
     Q2_0 = 42
     IQ1_BN = 134
     IQ2_BN = 135
@@ -43,13 +59,29 @@ BLOCKS: dict[TensorType, tuple[int, int]] = {  # weights in a block, bytes in a 
     TensorType.F16: (1, 2),
     TensorType.Q4_0: (32, 18),
     TensorType.Q4_1: (32, 20),
+    TensorType.Q5_0: (32, 22),
+    TensorType.Q5_1: (32, 24),
     TensorType.Q8_0: (32, 34),
+    TensorType.Q2_K: (256, 84),
+    TensorType.Q3_K: (256, 110),
     TensorType.Q4_K: (256, 144),
+    TensorType.Q5_K: (256, 176),
     TensorType.Q6_K: (256, 210),
+    TensorType.IQ2_XXS: (256, 66),
+    TensorType.IQ2_XS: (256, 74),
+    TensorType.IQ3_XXS: (256, 98),
+    TensorType.IQ1_S: (256, 50),
+    TensorType.IQ4_NL: (32, 18),
+    TensorType.IQ3_S: (256, 110),
+    TensorType.IQ2_S: (256, 82),
+    TensorType.IQ4_XS: (256, 136),
+    TensorType.IQ1_M: (256, 56),
     TensorType.BF16: (1, 2),
     TensorType.TQ1_0: (256, 54),
     TensorType.TQ2_0: (256, 66),
     TensorType.I2_S: (4, 1),  # the size rule only: the layout groups 128 weights, which whoever unpacks it checks
+    TensorType.MXFP4: (32, 17),
+    TensorType.NVFP4: (64, 36),
     TensorType.Q2_0: (64, 18),
     TensorType.IQ1_BN: (64, 13),
     TensorType.IQ2_BN: (64, 16),
@@ -60,39 +92,22 @@ PREFIXES: dict[TensorType, int] = {TensorType.IQ1_BN: 2, TensorType.IQ2_BN: 4, T
 TOGETHER: dict[TensorType, int] = {TensorType.IQ2_BN_R4: 4}  # rows whose bytes are interleaved
 TAILS: dict[TensorType, int] = {TensorType.I2_S: 32}  # bytes after the last block, once a tensor
 
-# Known to ggml or to a fork of it, but not read here. 39 was TL2 in bitnet.cpp's older files and is MXFP4 in mainline: nothing in the
-# table of tensors tells them apart, so neither is guessed. 4, 5 and 31 to 33 were withdrawn from ggml.
+# Known to ggml or to a fork of it, but not read here. 4, 5 and 31 to 33 were withdrawn from ggml.
 UNREAD: dict[int, str] = {
     4: "Q4_2",
     5: "Q4_3",
-    6: "Q5_0",
-    7: "Q5_1",
     9: "Q8_1",
-    10: "Q2_K",
-    11: "Q3_K",
-    13: "Q5_K",
     15: "Q8_K",
-    16: "IQ2_XXS",
-    17: "IQ2_XS",
-    18: "IQ3_XXS",
-    19: "IQ1_S",
-    20: "IQ4_NL",
-    21: "IQ3_S",
-    22: "IQ2_S",
-    23: "IQ4_XS",
     24: "I8",
     25: "I16",
     26: "I32",
     27: "I64",
     28: "F64",
-    29: "IQ1_M",
     31: "Q4_0_4_4",
     32: "Q4_0_4_8",
     33: "Q4_0_8_8",
     37: "I8_S",
     38: "TL1",
-    39: "MXFP4 or TL2",
-    40: "NVFP4",
     41: "Q1_0",
     142: "PQ2_0",
     143: "PTQ1_0",
@@ -100,6 +115,8 @@ UNREAD: dict[int, str] = {
 
 # Id 42 too, in PrismML's files of April to July 2026; only the sizes of all tensors together tell it from Q2_0, whose blocks have 64.
 LEGACY_Q2_0, LEGACY_BLOCK = "Q2_0 in groups of 128 (PrismML, before August 2026)", (128, 34)
+
+TL2 = "TL2"  # of bitnet.cpp's older files: id 39, which is MXFP4 in mainline
 
 
 def tensor_type(type_id: int, path: str | os.PathLike[str], field: str, offset: int | None = None) -> TensorType:
@@ -115,7 +132,7 @@ def tensor_type(type_id: int, path: str | os.PathLike[str], field: str, offset: 
 
 def not_read(path: str | os.PathLike[str], field: str, name: str) -> UnsupportedError:
     """The error for a type that has a name and is not read."""
-    number = next((number for number, known in UNREAD.items() if known == name), int(TensorType.Q2_0))
+    number = next((number for number, known in UNREAD.items() if known == name), int(TensorType.MXFP4 if name == TL2 else TensorType.Q2_0))
     supported = ", ".join(t.name for t in TensorType if t < 1 << 32)
     return UnsupportedError(f"{os.fspath(path)}: {field}: type {name} ({number}) is not supported; supported: {supported}")
 
@@ -137,3 +154,10 @@ def nbytes(kind: TensorType, shape: Sequence[int]) -> int:
     if together > 1 and (len(dims) < 2 or dims[-2] % together):
         raise ValueError(f"{rows} rows are not a multiple of the {together} that {kind.name} interleaves")
     return rows * row_bytes(kind, dims[-1]) + TAILS.get(kind, 0)
+
+
+def tl2_nbytes(shape: Sequence[int]) -> int:
+    """Size in bytes of a tensor of TL2 (`ggml_nbytes` in the ggml.c of bitnet.cpp): 1.67 to 2 bits a weight, where MXFP4 takes 4.25."""
+    cols, rows = int(shape[-1]), math.prod(int(d) for d in shape[:-1])
+    size = (cols - 256) * rows // 3 * 5 // 8 + 256 * rows // 2 * 4 // 8
+    return -(-size // 32) * 32 + 32

@@ -20,14 +20,16 @@ from numpy.typing import NDArray
 
 from bitnet_cli.activations import post_hoc_note, scheme_for
 from bitnet_cli.errors import UsageError
+from bitnet_cli.gguf_file.dequantise import rows_as_float32
 from bitnet_cli.gguf_file.reader import GGUFFile
+from bitnet_cli.gguf_file.types import row_bytes
 from bitnet_cli.model import base3_rows, columns
 from bitnet_cli.model.checks import DEFAULT_CONTEXT, check_model, require_memory
 from bitnet_cli.model.head import build_planes, bytes_read, compile_builder
 from bitnet_cli.model.weights import (
-    HEAD_KINDS,
     embedding_info,
     head_info,
+    head_note,
     load_weights,
     packed_shapes,
     projection_shapes,
@@ -49,6 +51,7 @@ class Decoder:
     context    most tokens that fit
     scheme     what is done to the inputs of projections, a name of activations.SCHEMES
     note       what a user should know of that, or None
+    head_note  what a user should know of a head that is re-coded, or None
     batch      most tokens of one step
     threads    how many compute
     silent     ids that are never chosen, ascending: tokens that the file says are unused, and rows of the head past the tokenizer
@@ -95,15 +98,16 @@ class Decoder:
         cos, sin = rope_tables(file, c, self.context)
         self._sizes = sizes_of(file, c, self.scheme, QUERY_TYPES[query_type])
         self.silent = np.array(silent_ids(file.metadata, str(file.path), c.vocab), np.int64)
-        weights = load_weights(file, c, cos, sin, self.silent)
+        weights = load_weights(file, c, cos, sin, self.silent, threads)
         if len(weights.part_at) and c.float_activations is not False:
             self._sizes = self._sizes._replace(digits=2)
         self._weights, self._base3 = base3_rows.reserve(weights, c, packed_shapes(c), weight_bits)
         self._columns_decided = bool(self._sizes.hadamard)  # after the transform no input of `down` is zero
         self._decoded, self._path = 0, str(file.path)
         self._until: int | None = None
-        self._embedding = embedding_info(file)
-        self._head_bytes = head_info(file).nbytes
+        self._embedding, self._embedding_bytes = embedding_info(file), file.raw("token_embd.weight")
+        self.head_note = head_note(file)
+        self._head_bytes = weights.head.size if self.head_note else head_info(file).nbytes
         self._cache = kv_cache.new_cache(c.layers, c.kv_heads, c.head_dim, self.context, cache_type)
         self.batch = self._chunk = min(CHUNK, self.context)
         self._batched = 0
@@ -321,11 +325,12 @@ class Decoder:
 
     def embedding_rows(self, ids: Sequence[int], out: NDArray[np.float32] | None = None) -> NDArray[np.float32]:
         """What the layers begin with: (>= len(ids), hidden) float32, in `out` where given."""
-        c, kind = self.config, HEAD_KINDS[self._embedding.type]
+        c, kind = self.config, self._embedding.type
         states = np.empty((len(ids), c.hidden), np.float32) if out is None else out
-        for row, token in enumerate(ids):
-            state = dense.rows(self._weights.head, self._embedding.offset, kind, token, token + 1, c.hidden)[0]
-            states[row] = state if c.embedding_scale == 1.0 else state * np.float32(c.embedding_scale)
+        size = row_bytes(kind, c.hidden)
+        raw = np.concatenate([self._embedding_bytes[token * size : (token + 1) * size] for token in ids])
+        rows = rows_as_float32(kind, raw, c.hidden)
+        np.multiply(rows, np.float32(c.embedding_scale), out=states[: len(ids)])  # by 1 nothing changes
         return states
 
     def _layers(self, ids: Sequence[int], want_logits: bool, top: int = 0) -> None:

@@ -1,8 +1,8 @@
 """The head's planes: what they cost, when they pay, and how they are made at load.
 
 With them a token reads 4 to 8 bits of a head weight where the file has 16 (kernels/head_search.py), for a sampler that looks at the
-largest logits only. They take half the memory of a float16 head; its own pages are given back as they are cut, and later only rows are
-read that matter. Rows of tokens that are never chosen have no planes, so a search does not meet them.
+largest logits only. They take half the memory of a float16 head, 1.2 times that of a q6_K one; its own pages are given back as they are
+cut, and later only rows are read that matter. Rows of tokens that are never chosen have no planes, so a search does not meet them.
 """
 
 import numpy as np
@@ -14,14 +14,15 @@ from numpy.typing import NDArray
 from bitnet_cli.machine.memory import give_back
 from bitnet_cli.machine.threads import split
 
-# Kinds with more bits than the planes, and heads that do not stay in a cache between two tokens.
-KINDS = (arrays.HEAD_F32, arrays.HEAD_F16, arrays.HEAD_Q8_0)
+# Kinds with more bits than the planes that are read, or which take longer to be taken apart than to be read: of random weights, which is
+# the worst case, a q6_K head takes 1.7 times as long without planes, one of q4_K 1.3 times; q4_0 gains nothing (docs/log.md).
+KINDS = (arrays.HEAD_F32, arrays.HEAD_F16, arrays.HEAD_BF16, arrays.HEAD_Q8_0, arrays.HEAD_Q6_K, arrays.HEAD_Q4_K)
 _CUT = Entry("head_planes", "build_rows")
 SMALLEST = 8 << 20  # weights
 CHUNK_ROWS = 4096  # a thread's rows between two times that pages are given back: 20 MB of float16 at hidden 2,560
 
 
-def planes_for(kind: int, vocab: int, hidden: int, silent: NDArray[np.int64] = arrays.NO_ROWS) -> arrays.Planes:
+def planes_for(kind: int | None, vocab: int, hidden: int, silent: NDArray[np.int64] = arrays.NO_ROWS) -> arrays.Planes:
     """Room for the planes of a (vocab, hidden) head without its `silent` rows, or none where they would not pay."""
     pays = kind in KINDS and vocab * hidden >= SMALLEST and isa.chosen() != isa.NAIVE
     return arrays.new_planes(vocab, hidden, silent=silent) if pays else arrays.new_planes(0, hidden)

@@ -17,6 +17,8 @@ from bitnet_kernels.arrays import packed_width
 from numpy.typing import NDArray
 
 from bitnet_cli.errors import BadFileError, UnsupportedError
+from bitnet_cli.gguf_file.dequantise import FLOATS as FLOAT_TYPES
+from bitnet_cli.gguf_file.dequantise import rows_as_float32
 from bitnet_cli.gguf_file.reader import GGUFFile, TensorInfo, TensorType
 from bitnet_cli.gguf_file.table import TensorTable
 from bitnet_cli.model.config import ModelConfig
@@ -117,11 +119,11 @@ def extra_scale(file: TensorTable, weight: str) -> np.float32:
     info = file.tensors.get(scale_name(weight))
     if info is None or row_scales(file, weight) is not None:  # which are checked with that
         return np.float32(1)
-    if info.type != TensorType.F32 or info.shape != (1,):
+    if info.type not in FLOAT_TYPES or info.shape != (1,):
         raise UnsupportedError(
-            f"{file.path}: tensor {info.name}: {info.type.name} {list(info.shape)}; one F32 scale a tensor or a row is supported"
+            f"{file.path}: tensor {info.name}: {info.type.name} {list(info.shape)}; one float scale a tensor or F32 a row is supported"
         )
-    value = np.float32(file.raw(info.name).view("<f4")[0])
+    value: np.float32 = rows_as_float32(info.type, file.raw(info.name), 1)[0, 0]
     if not np.isfinite(value) or value < SMALLEST:
         raise BadFileError(file.path, f"tensor {info.name}", f"is {value}, expected a positive number", info.offset)
     return value
@@ -135,7 +137,7 @@ def fits_a_layout(cols: int) -> bool:
 def require_layout(file: TensorTable, info: TensorInfo) -> None:
     """UnsupportedError for a type that is not run, BadFileError for I2_S rows that are not whole blocks: the reader does not know them."""
     if info.type not in LAYOUTS and not (info.type in FLOATS and not fits_a_layout(info.shape[1])):
-        hint = "; `bitnet quantize IN OUT i2_s` packs it" if info.type in (TensorType.F32, TensorType.F16, TensorType.BF16) else ""
+        hint = "; `bitnet quantize IN OUT i2_s` packs it" if info.type in FLOAT_TYPES else ""
         kinds = ", ".join(kind.name for kind in LAYOUTS if kind < 1 << 32)
         raise UnsupportedError(f"{file.path}: tensor {info.name}: {info.type.name} projections are not run, only {kinds}{hint}")
     if info.type is TensorType.I2_S and info.shape[1] % i2_s.BLOCK:

@@ -1,8 +1,8 @@
 """GGUF tensors -> the arrays that the kernels read.
 
 I2_S rows and the head stay where they are, in the memory-mapped file; kernels find them by byte offset. Norms and scales, a few
-thousand numbers, are copied; projections in other layouts are repacked (projections.py). Every name, shape and type is checked before a
-kernel may touch a byte: kernels check nothing.
+thousand numbers, are copied; projections in other layouts are repacked (projections.py), and heads of types without a kernel re-coded
+(recode.py). Every name, shape and type is checked before a kernel may touch a byte: kernels check nothing.
 """
 
 from collections.abc import Iterator
@@ -14,12 +14,14 @@ from numpy.typing import NDArray
 
 from bitnet_cli.activations import A4_8, A4_8_FP4, INT8, V2_A4, V2_A8
 from bitnet_cli.errors import BadFileError, UnsupportedError
+from bitnet_cli.gguf_file.dequantise import FLOATS, READABLE, rows_as_float32
 from bitnet_cli.gguf_file.reader import GGUFFile, TensorInfo, TensorType
 from bitnet_cli.gguf_file.table import TensorTable
 from bitnet_cli.model.columns import columns_for
 from bitnet_cli.model.config import ModelConfig
 from bitnet_cli.model.head import planes_for
 from bitnet_cli.model.projections import PROJECTIONS, load_projections, scale_name
+from bitnet_cli.model.recode import RECODED, recode_note, recoded
 
 ROPE_FACTORS = "rope_freqs.weight"
 MIN_ROPE_FACTOR = 1e-6  # real ones are 1 to 32
@@ -29,6 +31,8 @@ HEAD_KINDS = {
     TensorType.Q8_0: arrays.HEAD_Q8_0,
     TensorType.Q4_0: arrays.HEAD_Q4_0,
     TensorType.Q6_K: arrays.HEAD_Q6_K,
+    TensorType.Q4_K: arrays.HEAD_Q4_K,
+    TensorType.BF16: arrays.HEAD_BF16,
 }
 
 
@@ -132,22 +136,28 @@ def norm_names(c: ModelConfig) -> Iterator[str]:
 
 
 def norm_values(file: TensorTable, name: str) -> NDArray[np.float32]:
-    """(size,) float32. UnsupportedError: a type that is not read. BadFileError: values that are not finite."""
+    """(size,) float32. UnsupportedError: a type that is no float. BadFileError: values that are not finite."""
     info = file.tensors[name]
-    if info.type not in (TensorType.F32, TensorType.F16):
-        raise UnsupportedError(f"{file.path}: tensor {name}: norms of type {info.type.name} are not read; F32 and F16 are")
-    values = file.raw(name).view("<f4" if info.type == TensorType.F32 else "<f2").astype(np.float32)
+    if info.type not in FLOATS:
+        kinds = ", ".join(kind.name for kind in FLOATS)
+        raise UnsupportedError(f"{file.path}: tensor {name}: norms of type {info.type.name} are not read; {kinds} are")
+    values: NDArray[np.float32] = rows_as_float32(info.type, file.raw(name), info.shape[0])[0]
     if not np.isfinite(values).all():
         raise BadFileError(file.path, f"tensor {name}", "holds values that are not finite", info.offset)
     return values
 
 
 def load_weights(
-    file: GGUFFile, c: ModelConfig, cos: NDArray[np.float32], sin: NDArray[np.float32], silent: NDArray[np.int64] = arrays.NO_ROWS
+    file: GGUFFile,
+    c: ModelConfig,
+    cos: NDArray[np.float32],
+    sin: NDArray[np.float32],
+    silent: NDArray[np.int64] = arrays.NO_ROWS,
+    threads: int = 1,
 ) -> arrays.Weights:
     """Describe the tensors of an open file, which checks.check_model has seen, to the kernels.
 
-    cos, sin: of `rope_tables`; silent: rows as Decoder.silent.
+    cos, sin: of `rope_tables`; silent: rows as Decoder.silent; threads: that re-code a head.
     """
     projections = load_projections(file, c)
     norm_offsets = np.full((c.layers + 1, arrays.NORM_PLACES), -1, np.int64)
@@ -172,14 +182,15 @@ def load_weights(
         part_scales=projections.parts.scales,
         norms=np.concatenate(norms),
         norm_offsets=norm_offsets,
-        head=file.file_bytes(),
-        head_offset=np.array([head.offset], np.int64),
+        head=file.file_bytes() if head.type in HEAD_KINDS else recoded(file, head, threads),
+        head_offset=np.array([head.offset if head.type in HEAD_KINDS else 0], np.int64),
         head_file=np.array([-1], np.int64),
         cos=cos,
         sin=sin,
         rope_rows=np.array([len(cos) // 2 if c.is_sliding(layer) else 0 for layer in range(c.layers)], np.int64),
         windows=np.array([c.window if c.is_sliding(layer) else arrays.EVERYTHING for layer in range(c.layers)], np.int64),
-        planes=planes_for(HEAD_KINDS[head.type], c.vocab, c.hidden, silent),
+        # A head that is re-coded has no pages of the file to give back: planes beside it would be as large again.
+        planes=planes_for(HEAD_KINDS.get(head.type), c.vocab, c.hidden, silent),
         columns=columns_for(c),
         columns_built=np.zeros(1, np.int64),
     )
@@ -187,15 +198,21 @@ def load_weights(
 
 def _dense(file: TensorTable, name: str) -> TensorInfo:
     info = file.tensors[name]
-    if info.type not in HEAD_KINDS:
-        kinds = ", ".join(kind.name for kind in HEAD_KINDS)
-        raise UnsupportedError(f"{file.path}: tensor {name}: type {info.type.name} is not run yet; {kinds} are")
+    if info.type not in READABLE:
+        kinds = ", ".join(kind.name for kind in READABLE)
+        raise UnsupportedError(f"{file.path}: tensor {name}: type {info.type.name} is not run; {kinds} are")
     return info
 
 
 def head_info(file: TensorTable) -> TensorInfo:
     """The matrix that makes logits: `output.weight`, or the embedding where they are tied."""
     return _dense(file, "output.weight" if "output.weight" in file.tensors else "token_embd.weight")
+
+
+def head_note(file: TensorTable) -> str | None:
+    """What a user should know of a head that is re-coded; None where it is not, or cannot be, or is not there."""
+    info = file.tensors.get("output.weight") or file.tensors.get("token_embd.weight")
+    return recode_note(info) if info is not None and info.type in READABLE and info.type not in HEAD_KINDS else None
 
 
 def embedding_info(file: TensorTable) -> TensorInfo:
@@ -215,7 +232,7 @@ def sizes_of(file: GGUFFile, c: ModelConfig, scheme: str = INT8, query_bits: int
         vocab=c.vocab,
         activation={"relu2": arrays.RELU2, "silu": arrays.SILU, "gelu_pytorch_tanh": arrays.GELU}[c.activation],
         norm_eps=float(c.norm_eps),
-        head_kind=HEAD_KINDS[head_info(file).type],
+        head_kind=HEAD_KINDS.get(head_info(file).type, RECODED),
         rope=arrays.ROPE_PAIRS if c.rope_pairs else arrays.ROPE_HALVES,
         query_bits=query_bits,
         **_inputs(c, scheme),

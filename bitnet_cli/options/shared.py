@@ -40,7 +40,9 @@ class SchemeType(str, Enum):
 
 
 class EmbeddingType(str, Enum):
+    f32 = "f32"
     f16 = "f16"
+    bf16 = "bf16"
     q8_0 = "q8_0"
     q6_k = "q6_k"
     q4_0 = "q4_0"

@@ -236,6 +236,18 @@ def half_precision_loader(native: bool) -> Any:
     return load_f16
 
 
+@intrinsic
+def load_bf16(typingctx: Any, array: Any, offset: Any) -> Any:
+    """16 bfloat16 values, the upper halves of float32 ones, from bytes or uint16, as float32."""
+
+    def codegen(ctx: Any, b: Any, sig: Any, args: Any) -> Any:
+        pointer = element_pointer(ctx, b, array, *args)
+        bits = b.load(b.bitcast(pointer, ir.VectorType(I16, 16).as_pointer()), align=1)
+        return b.bitcast(b.shl(b.zext(bits, I32x16.llvm), I32x16.splat(16)), F32x16.llvm)
+
+    return F32x16(array, types.intp), codegen
+
+
 def half_precision_scalar(native: bool) -> Any:
     """`one_f16(array, offset)`: one float16 at byte or element `offset`, as float32; reads two bytes."""
 
@@ -316,8 +328,8 @@ def bytes_to_f32() -> Any:
     return load_i8
 
 
-def nibbles_to_f32(shift: int) -> Any:
-    """`load_nibbles(array, offset)`: of 16 bytes the lower (shift 0) or upper (4) four bits, less 8, as float32."""
+def nibbles_to_f32(shift: int, less: int = 8) -> Any:
+    """`load_nibbles(array, offset)`: of 16 bytes the lower (shift 0) or upper (4) four bits, less `less`, as float32."""
     i32 = ir.VectorType(I32, 16)
 
     @intrinsic
@@ -325,7 +337,7 @@ def nibbles_to_f32(shift: int) -> Any:
         def codegen(ctx: Any, b: Any, sig: Any, args: Any) -> Any:
             wide = b.zext(_load_bytes(ctx, b, array, *args), i32)
             value = b.and_(b.lshr(wide, ir.Constant(i32, [shift] * 16)), ir.Constant(i32, [15] * 16))
-            return b.sitofp(b.sub(value, ir.Constant(i32, [8] * 16)), F32x16.llvm)
+            return b.sitofp(b.sub(value, ir.Constant(i32, [less] * 16)), F32x16.llvm)
 
         return F32x16(array, types.intp), codegen
 

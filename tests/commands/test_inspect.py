@@ -28,6 +28,7 @@ KEYS += [
     "bits_per_weight",
     "zeros",
     "i2_s_order",
+    "head_note",
     "tokenizer",
     "chat_template",
     "commands",
@@ -212,7 +213,7 @@ def test_foreign_files_are_shown_as_far_as_they_can_be(bitnet: Callable[..., Any
     template = facts["chat_template"]
     assert (template["name"], template["trained"], template["characters"], template["also"]) == ("model", False, 14, [])
     assert "needs <|im_start|>, not a token here" in template["reason"] and facts["metadata"]["a.nan"] is None
-    assert facts["check"]["unchecked"] == ["token_embd.weight", "blk.0.ffn_up.weight"]
+    assert facts["check"]["unchecked"] == ["blk.0.ffn_up.weight"]
     assert not any(verdict["works"] for verdict in facts["commands"].values())
     done = bitnet("inspect", path)
     assert done.returncode == 0 and "\x1b" not in done.stdout and "mamba\\x1b[31m" in done.stdout
@@ -222,7 +223,7 @@ def test_foreign_files_are_shown_as_far_as_they_can_be(bitnet: Callable[..., Any
 def test_forged_offsets_of_tensors_that_are_not_read(
     bitnet: Callable[..., Any], refused: Callable[..., None], tmp_path: Path, offsets: tuple[int, int]
 ) -> None:
-    tensors = [forge.tensor("a", [256], 13, offsets[0]), forge.tensor("b", [256], 13, offsets[1])]
+    tensors = [forge.tensor("a", [256], 38, offsets[0]), forge.tensor("b", [256], 38, offsets[1])]
     path = tmp_path / "forged.gguf"
     path.write_bytes(forge.forge([], tensors, bytes(64)))
     refused(bitnet("inspect", path), 3, "forged.gguf", "tensor")

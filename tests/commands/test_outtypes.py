@@ -172,8 +172,9 @@ def blocks_with(scale: float, values: NDArray[np.int8]) -> OutputTensor:
 
 
 def scale_tensor(values: Any, kind: TensorType = TensorType.F32, name: str = "blk.0.ffn_up.scale") -> OutputTensor:
-    array = np.asarray(values, "<f4" if kind is TensorType.F32 else "<f2")
-    return OutputTensor(name, kind, array.shape, lambda: array)
+    array = np.asarray(values, "<f4")
+    stored = {TensorType.F16: lambda: array.astype("<f2"), TensorType.BF16: lambda: (array.view("<u4") >> 16).astype("<u2")}
+    return OutputTensor(name, kind, array.shape, stored.get(kind, lambda: array if kind is TensorType.F32 else np.zeros(34, np.uint8)))
 
 
 @pytest.mark.parametrize("before", [True, False], ids=["scale first", "weight first"])
@@ -190,11 +191,20 @@ def test_scales_of_their_own_become_part_of_the_projection(before: bool, tmp_pat
         assert np.array_equal(found, values) and scale == np.float32(0.1) / 2
 
 
+@pytest.mark.parametrize("kind", [TensorType.F16, TensorType.BF16])
+def test_scales_of_their_own_of_other_float_types(kind: TensorType, tmp_path: Path) -> None:
+    values = random(4, 256)
+    quantize(write(tmp_path / "in.gguf", blocks_with(0.5, values), scale_tensor([0.375], kind)), tmp_path / "i2_s.gguf", quiet=True)
+    with open_gguf(tmp_path / "i2_s.gguf") as gguf:
+        found, scale = ternary(gguf)
+    assert np.array_equal(found, values) and scale == 0.1875
+
+
 @pytest.mark.parametrize(
     ("more", "error", "message"),
     [
         (scale_tensor([0.1, 0.2]), UnsupportedError, r"ffn_up.scale: F32 \[2\]; .*one a tensor"),
-        (scale_tensor([0.1], TensorType.F16), UnsupportedError, r"ffn_up.scale: F16 \[1\]"),
+        (scale_tensor(range(32), TensorType.Q8_0), UnsupportedError, r"ffn_up.scale: Q8_0 \[32\]"),
         (scale_tensor([np.nan]), BadFileError, "ffn_up.scale: scale is nan"),
         (scale_tensor([-1]), BadFileError, "ffn_up.scale: scale is -1.0"),
         (scale_tensor([1], name="output.scale"), UnsupportedError, "output.scale: a scale of something that is no projection"),

@@ -15,11 +15,14 @@ from gguf.quants import quantize as quantize_by_gguf
 from bitnet_cli.commands.convert import convert
 from bitnet_cli.commands.quantize import quantize
 from bitnet_cli.errors import BadFileError, UnsupportedError, UsageError
+from bitnet_cli.gguf_file.dequantise import READABLE
 from bitnet_cli.gguf_file.metadata import Typed, ValueType
 from bitnet_cli.gguf_file.reader import open_gguf
 from bitnet_cli.gguf_file.types import TensorType
 from bitnet_cli.gguf_file.writer import OutputTensor, write_gguf
 from bitnet_cli.ternary import absmean, i2_s
+
+from ..model.quantised import forged
 
 ODD_METADATA = {  # types that a plain Python value would not bring back
     "test.u8": Typed(7, ValueType.UINT8),
@@ -134,6 +137,27 @@ def test_embedding_and_head_are_retyped(kind: TensorType, models: ModuleType, tm
         assert raw(tmp_path / f"{name}.gguf", "output.weight")[0] is target
 
 
+@pytest.mark.parametrize("kind", READABLE)
+def test_embedding_and_head_of_any_type_are_retyped(kind: TensorType, tmp_path: Path) -> None:
+    """The result is that of quantising the values, which are exact in float32."""
+    shape, weight = (64, 256), np.ones((256, 256), np.float32)
+    stored, values = forged(kind, *shape, seed=1)
+    dense = dict.fromkeys(("token_embd.weight", "output.weight"), (kind, shape, stored))
+    source = write(tmp_path / "in.gguf", {"blk.0.attn_q.weight": (TensorType.F32, weight.shape, weight)} | dense)
+    floats = dict.fromkeys(dense, (TensorType.F32, shape, values))
+    exact = write(tmp_path / "exact.gguf", {"blk.0.attn_q.weight": (TensorType.F32, weight.shape, weight)} | floats)
+    for name in ("f32", "bf16", "q8_0", "q6_k"):
+        quantize(source, tmp_path / f"{name}.gguf", embedding_type=name, quiet=True)
+        quantize(exact, tmp_path / f"{name}-exact.gguf", embedding_type=name, quiet=True)
+        for tensor in dense:
+            expected = (kind, stored.tobytes()) if kind.name == name.upper() else raw(tmp_path / f"{name}-exact.gguf", tensor)
+            assert raw(tmp_path / f"{name}.gguf", tensor) == expected
+    assert raw(tmp_path / "f32.gguf", "output.weight")[1] == values.tobytes()
+    assert raw(tmp_path / "q8_0-exact.gguf", "output.weight")[1] == quantize_by_gguf(values, GGMLQuantizationType.Q8_0).tobytes()
+    bits = quantize_by_gguf(values, GGMLQuantizationType.BF16)
+    assert raw(tmp_path / "bf16-exact.gguf", "output.weight")[1] == bits.tobytes()
+
+
 def test_our_own_file(folders: dict[str, Path], tmp_path: Path) -> None:
     """Only the embedding changes; the result is what convert writes with that type, to the byte."""
     convert(folders["C"], tmp_path / "f16.gguf", quiet=True)
@@ -143,9 +167,9 @@ def test_our_own_file(folders: dict[str, Path], tmp_path: Path) -> None:
     assert (tmp_path / "out.gguf").read_bytes() == (tmp_path / "q8_0.gguf").read_bytes()
     quantize(tmp_path / "f16.gguf", tmp_path / "same.gguf", quiet=True)
     assert (tmp_path / "same.gguf").read_bytes() == (tmp_path / "f16.gguf").read_bytes()
-    with pytest.raises(UnsupportedError, match=r"token_embd.weight: type Q8_0 cannot be re-typed; F32, F16, BF16 can"):
-        quantize(tmp_path / "q8_0.gguf", tmp_path / "back.gguf", embedding_type="f16", quiet=True)
-    assert not (tmp_path / "back.gguf").exists()
+    quantize(tmp_path / "q8_0.gguf", tmp_path / "back.gguf", embedding_type="f32", quiet=True)
+    quantize(tmp_path / "back.gguf", tmp_path / "again.gguf", embedding_type="q8_0", quiet=True)
+    assert raw(tmp_path / "again.gguf", "token_embd.weight") == raw(tmp_path / "q8_0.gguf", "token_embd.weight")
 
 
 def i2_s_model(change: Callable[[Any], None]) -> dict[str, Any]:

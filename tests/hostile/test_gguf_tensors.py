@@ -72,7 +72,7 @@ def test_shapes_and_types(refuse: Refuse, ne: list[int], kind: int, text: str) -
     refuse(forge([], [tensor("a", ne, kind, 0)], bytes(96)), text)
 
 
-@pytest.mark.parametrize(("kind", "name"), [(6, "Q5_0"), (24, "I8"), (38, "TL1"), (39, "MXFP4 or TL2")])
+@pytest.mark.parametrize(("kind", "name"), [(9, "Q8_1"), (24, "I8"), (38, "TL1"), (31, "Q4_0_4_4"), (41, "Q1_0")])
 def test_known_types_that_are_not_read(refuse: Refuse, kind: int, name: str) -> None:
     caught = refuse(
         forge([], [tensor("a", [32], kind, 0)], bytes(96)), f"tensor a: type {name} ({kind}) is not supported", UnsupportedError
@@ -110,3 +110,24 @@ def test_bytes_after_the_last_tensor(tmp_path: Path, extra: int, trailing: int) 
     path.write_bytes(forge([], [tensor("a", [9], 0, 0)], bytes(36 + extra)))
     with open_gguf(path) as file:
         assert file.trailing == trailing
+
+
+TL2_SIZE = (512 - 256) * 6 // 3 * 5 // 8 + 256 * 6 // 2 * 4 // 8 + 32  # of six rows of 512: 736, where MXFP4 has 1,632
+
+
+def test_tl2_is_known_by_its_size_and_refused_by_its_name(refuse: Refuse) -> None:
+    """bitnet.cpp's older files have the number of MXFP4 for it."""
+    tensors = [tensor("a", [512, 6], 39, 0), tensor("b", [512, 6], 39, TL2_SIZE), tensor("n", [8], 0, 2 * TL2_SIZE)]
+    caught = refuse(forge([], tensors, bytes(2 * TL2_SIZE + 32)), "tensor a: type TL2 (39) is not supported", UnsupportedError)
+    assert caught.exit_code == 4
+    last = forge([], [tensor("n", [8], 0, 0), tensor("a", [512, 6], 39, 32)], bytes(32 + TL2_SIZE))
+    refuse(last, "tensor a: type TL2 (39)", UnsupportedError)
+
+
+def test_damaged_mxfp4_is_not_taken_for_tl2(refuse: Refuse) -> None:
+    refuse(forge([], [tensor("a", [512, 6], 39, 0)], bytes(1600)), "tensor a: ends at byte")
+    refuse(
+        forge([], [tensor("a", [512, 6], 39, 0), tensor("n", [8], 0, 800)], bytes(2000)),
+        "tensor n offset: is 800, expected 1632: it overlaps",
+    )
+    refuse(forge([], [tensor("a", [500, 6], 39, 0)], bytes(1600)), "row length 500 is not a multiple of the 32 weights in a MXFP4 block")

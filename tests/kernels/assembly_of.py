@@ -67,7 +67,7 @@ def pretend(name: str, cpu: str) -> None:
 
 def compile_operations() -> None:
     """The operations that tests call directly, and with them the kernels that they are made of."""
-    from bitnet_kernels import base3, dense, quantise, ternary
+    from bitnet_kernels import base3, dense, quantise, recode, ternary
     from numba import types
 
     number, codes, values = types.int64, types.int8[::1], types.float32[::1]
@@ -78,6 +78,7 @@ def compile_operations() -> None:
     matrix = types.int8[:, ::1], number, types.int32[:, ::1], types.uint8[::1], sums
     ternary.matmul.compile((data, number, number, *matrix, number, number))
     quantise.quantise_row.compile((values, number, codes, number))
+    recode.q8_0_rows.compile((codes, values, values, number, types.uint8[::1], number))
     dense.head_matvec.compile((data, number, number, number, values, values, number, number))
 
 

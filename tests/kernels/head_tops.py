@@ -63,6 +63,9 @@ def main() -> None:
         (2, 515, 384, arrays.HEAD_F16),
         (3, 1000, 640, arrays.HEAD_F32),
         (2, 130, 2560, arrays.HEAD_Q8_0),
+        (2, 120, 256, arrays.HEAD_BF16),
+        (2, 250, 512, arrays.HEAD_Q6_K),
+        (3, 250, 256, arrays.HEAD_Q4_K),
         (4, 3, 256, arrays.HEAD_F16),
     ):
         rng = np.random.default_rng(vocab)

@@ -181,8 +181,9 @@ def main() -> None:
     else:
         shapes = [(128, 1, 1), (128, 4, 5), (256, 5, 3), (384, 7, 4), (640, 9, 1), (2688, 3, 2), (6912, 13, 5)]
         result = all(ternary_products(*shape) for shape in shapes)
-        kinds = (arrays.HEAD_F32, arrays.HEAD_F16, arrays.HEAD_Q8_0)
+        kinds = (arrays.HEAD_F32, arrays.HEAD_F16, arrays.HEAD_BF16, arrays.HEAD_Q8_0)
         result &= all(head(kind, rows, cols) for kind in kinds for rows, cols in ((1, 32), (3, 96), (5, 256)))
+        result &= all(head(kind, rows, cols) for kind in (arrays.HEAD_Q6_K, arrays.HEAD_Q4_K) for rows, cols in ((1, 256), (3, 768)))
         result &= all(quantiser(cols) and four_bits(cols) for cols in (1, 31, 128, 129, 1000))
         result &= all(base3_products(cols, rows) for cols, rows, _ in shapes)
         result &= all(by_columns(*shape) for shape in ((128, 1), (384, 300), (2560, 129)))

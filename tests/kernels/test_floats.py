@@ -6,7 +6,19 @@ from typing import Any
 import numpy as np
 import pytest
 from bitnet_kernels import attention, dense, glu, isa, norm, rope
-from bitnet_kernels.arrays import GELU, HEAD_BLOCKS, HEAD_F16, HEAD_F32, HEAD_Q4_0, HEAD_Q6_K, HEAD_Q8_0, RELU2, SILU
+from bitnet_kernels.arrays import (
+    GELU,
+    HEAD_BF16,
+    HEAD_BLOCKS,
+    HEAD_F16,
+    HEAD_F32,
+    HEAD_Q4_0,
+    HEAD_Q4_K,
+    HEAD_Q6_K,
+    HEAD_Q8_0,
+    RELU2,
+    SILU,
+)
 from bitnet_kernels.kv_cache import new_cache
 from bitnet_kernels.naive import attention as naive_attention
 from bitnet_kernels.naive import dense as naive_dense
@@ -256,7 +268,15 @@ def test_attend_with_scores_far_apart() -> None:
 
 # ---- head ----
 
-KINDS = {"f32": HEAD_F32, "f16": HEAD_F16, "q8_0": HEAD_Q8_0, "q4_0": HEAD_Q4_0, "q6_K": HEAD_Q6_K}
+KINDS = {
+    "f32": HEAD_F32,
+    "f16": HEAD_F16,
+    "bf16": HEAD_BF16,
+    "q8_0": HEAD_Q8_0,
+    "q4_0": HEAD_Q4_0,
+    "q6_K": HEAD_Q6_K,
+    "q4_K": HEAD_Q4_K,
+}
 
 
 def head_bytes(rng: np.random.Generator, kind: int, rows: int, cols: int) -> NDArray[np.uint8]:
@@ -264,11 +284,15 @@ def head_bytes(rng: np.random.Generator, kind: int, rows: int, cols: int) -> NDA
         return floats(rng, rows * cols).view(np.uint8)
     if kind == HEAD_F16:
         return floats(rng, rows * cols).astype("<f2").view(np.uint8)
+    if kind == HEAD_BF16:
+        return (floats(rng, rows * cols).view("<u4") >> 16).astype("<u2").view(np.uint8)
     weights, size = HEAD_BLOCKS[kind]
     blocks = rng.integers(0, 256, (rows * cols // weights, size), np.uint8)
     scales = rng.uniform(-0.1, 0.1, (len(blocks), 1)).astype("<f2").view(np.uint8)
     at = size - 2 if kind == HEAD_Q6_K else 0
     blocks[:, at : at + 2] = scales
+    if kind == HEAD_Q4_K:
+        blocks[:, 2:4] = rng.uniform(-0.3, 0.3, (len(blocks), 1)).astype("<f2").view(np.uint8)
     return blocks.reshape(-1)
 
 

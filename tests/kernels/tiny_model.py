@@ -3,6 +3,7 @@
 from itertools import pairwise
 from typing import Any, NamedTuple
 
+import k_blocks
 import numpy as np
 from bitnet_kernels import arrays, kv_cache
 from bitnet_kernels.naive import attention as naive_attention
@@ -62,6 +63,10 @@ SHAPES = {
 
 def head_bytes(weights: Floats, kind: int) -> NDArray[np.uint8]:
     """(vocab, hidden) float32 -> the bytes of that kind of head."""
+    if kind in (arrays.HEAD_Q6_K, arrays.HEAD_Q4_K):
+        return k_blocks.q6_k(weights) if kind == arrays.HEAD_Q6_K else k_blocks.q4_k(weights)
+    if kind == arrays.HEAD_BF16:
+        return (np.ascontiguousarray(weights).view("<u4") >> 16).astype("<u2").reshape(-1).view(np.uint8)
     if kind != arrays.HEAD_Q8_0:
         return weights.astype("<f4" if kind == arrays.HEAD_F32 else "<f2").reshape(-1).view(np.uint8)
     blocks = weights.reshape(-1, 32)

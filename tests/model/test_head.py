@@ -91,8 +91,10 @@ def test_how_many_logits_a_sampler_looks_at(sampling: Sampling, top: int) -> Non
 
 
 def test_small_heads_and_those_with_few_bits_have_no_planes(small_file: Path, decoder_of: Make) -> None:
-    assert not len(head.planes_for(arrays.HEAD_Q6_K, 128256, 2560).scales)
+    assert not len(head.planes_for(arrays.HEAD_Q4_0, 128256, 2560).scales)
     assert not len(head.planes_for(arrays.HEAD_F16, 1000, 256).scales)
-    assert len(head.planes_for(arrays.HEAD_F16, 32000, 768).scales)
+    assert not len(head.planes_for(None, 128256, 2560).scales)  # a head that is re-coded
+    for kind in (arrays.HEAD_F16, arrays.HEAD_BF16, arrays.HEAD_Q6_K, arrays.HEAD_Q4_K):
+        assert len(head.planes_for(kind, 32000, 768).scales)
     decoder = decoder_of(small_file)
     assert np.isfinite(decoder.feed([1], top=1)).all()
