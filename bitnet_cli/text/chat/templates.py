@@ -19,6 +19,7 @@ from typing import Any, NamedTuple, Protocol
 from bitnet_cli.errors import UsageError
 from bitnet_cli.text.added import any_of
 from bitnet_cli.text.tokenizer import Tokenizer
+from bitnet_cli.text.vocabulary import replace_surrogates
 
 ROLES = ("system", "user", "assistant", "tool")
 MARK = re.compile(r"<[^<>\s]{1,40}>")  # what a role or an end is marked with: <|user|>, </s>
@@ -288,6 +289,6 @@ def _text_of(content: Any, field: str, *, optional: bool) -> str:
 def json_value(value: Any, field: str) -> Any:
     """A copy of a value made of dictionaries, lists, texts, numbers. UsageError: it has something else in it, or is too deep."""
     try:
-        return json.loads(json.dumps(value))
+        return json.loads(replace_surrogates(json.dumps(value, ensure_ascii=False)))
     except (TypeError, ValueError, RecursionError):
         raise UsageError(f"{field}: is not JSON: dictionaries, lists, texts, numbers, true, false and null") from None

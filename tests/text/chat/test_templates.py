@@ -189,6 +189,8 @@ def test_messages_are_checked() -> None:
     assert checked_messages([called]) == [Message("assistant", "", given=called | {"tool_calls": list(called["tool_calls"])})]
     parts = {"role": "tool", "content": [{"type": "text", "text": "a"}, {"type": "text", "text": "b"}]}
     assert checked_messages([parts]) == [Message("tool", "ab", given=parts)]
+    halves = {"role": "user", "content": "a", "name": "\ud83d\ude00"}  # would be one character after JSON's escapes
+    assert checked_messages([halves])[0].as_dict()["name"] == "\ufffd\ufffd"
     deep: list[Any] = []
     for _ in range(100_000):
         deep = [deep]
