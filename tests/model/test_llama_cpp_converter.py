@@ -57,10 +57,9 @@ def folder(maker: ModuleType, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder: Path = maker.write_folder(tmp_path_factory.mktemp("1bitllm") / "model", "E_master", shape, exact=False, kind="1bitllm")
     for name in ("tokenizer.json", "tokenizer_config.json"):
         (folder / name).unlink()
-    model = io.BytesIO()
-    sentencepiece.SentencePieceTrainer.train(
-        sentence_iterator=iter(TEXT), model_writer=model, vocab_size=300, model_type="bpe", byte_fallback=True, hard_vocab_limit=False
-    )
+    model, kept = io.BytesIO(), {"normalization_rule_name": "identity", "remove_extra_whitespaces": False}  # as in Llama's own
+    sizes = {"vocab_size": 300, "hard_vocab_limit": False, "byte_fallback": True, "model_type": "bpe"}
+    sentencepiece.SentencePieceTrainer.train(sentence_iterator=iter(TEXT), model_writer=model, **kept, **sizes)
     (folder / "tokenizer.model").write_bytes(model.getvalue())
     return folder
 
