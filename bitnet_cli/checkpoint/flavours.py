@@ -120,15 +120,19 @@ def read_blocks(weight: StoredTensor, block: int, rows: int) -> Iterator[tuple[N
             stored = scales.astype(np.float16)
         ternary = (blocks == 0) | (np.abs(blocks) == scales[:, None])
         if not (ternary.all() and np.array_equal(stored.astype(np.float32), scales)):
-            hint = "; --outtype q2_0 has blocks of 64" if block > 64 else ""
-            raise UnsupportedError(f"{weight.path}: {weight.name}: not one float16 scale in each {block} neighbours of a row{hint}")
+            raise UnsupportedError(f"{weight.path}: {weight.name}: not one float16 scale in each {block} neighbours of a row")
         yield np.sign(chunk).astype(np.int8), stored.reshape(len(chunk), -1)
 
 
 def has_one_scale(weight: StoredTensor) -> bool:
-    """Whether all values of a float tensor that are not 0 have one size."""
-    largest = largest_value(weight)
-    return all(bool(((chunk == 0) | (np.abs(chunk) == largest)).all()) for chunk in weight.float32_chunks())
+    """Whether all values of a float tensor that are not 0 have one size. The first chunk is enough to see that they do not."""
+    found = np.float32(0)
+    for chunk in weight.float32_chunks():
+        size = np.abs(chunk)
+        found = found or np.float32(size.max(initial=0))
+        if not ((size == 0) | (size == found)).all():
+            return False
+    return True
 
 
 def _dequantised(weight: StoredTensor, shape: tuple[int, int]) -> TernaryWeight:

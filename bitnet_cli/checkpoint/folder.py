@@ -6,11 +6,15 @@ Everything that can be refused without reading weights is refused here, before a
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
+from numpy.typing import NDArray
+
 from bitnet_cli.activations import FLOAT, INT8
 from bitnet_cli.checkpoint.as_stored import as_stored
 from bitnet_cli.checkpoint.config import ModelConfig, is_skipped, read_config
 from bitnet_cli.checkpoint.families import IGNORED, NORMS, PROJECTIONS, with_input_norms
-from bitnet_cli.checkpoint.flavours import Flavour, has_one_scale, is_packed, looks_ternary
+from bitnet_cli.checkpoint.flavours import Flavour, has_one_scale, is_packed, looks_ternary, read_blocks
+from bitnet_cli.checkpoint.packing import scale_table
 from bitnet_cli.checkpoint.pooling import POOLING_FILE
 from bitnet_cli.checkpoint.rows import BY_ROW, rows_have_one_scale
 from bitnet_cli.checkpoint.shards import read_tensors, refuse_pickle
@@ -27,6 +31,7 @@ class Projection:
     weight: StoredTensor
     scale: StoredTensor | None
     flavour: Flavour | None
+    scales: NDArray[np.float16] | None = None  # of Flavour.SEVERAL: packing.scale_table, rows as in the checkpoint
 
 
 @dataclass(frozen=True)
@@ -155,7 +160,7 @@ def _flavour(tensors: dict[str, StoredTensor], names: dict[str, str], config: Mo
             return Flavour.ONLINE
         raise BadFileError(config.path, "quantization_config", f"says packed weights, but {name}_scale is missing")
     if looks_ternary(weight):
-        return _dequantised(tensors, names, weight)
+        return _dequantised(tensors, names, config)
     if float_is_master:
         return Flavour.MASTER
     raise UsageError(
@@ -164,12 +169,13 @@ def _flavour(tensors: dict[str, StoredTensor], names: dict[str, str], config: Mo
     )
 
 
-def _dequantised(tensors: dict[str, StoredTensor], names: dict[str, str], first: StoredTensor) -> Flavour:
-    """One scale a tensor, a row, or a block. TriLM's first projection alone would not tell: only `o` and `down` have scales of columns."""
-    if has_one_scale(first):
+def _dequantised(tensors: dict[str, StoredTensor], names: dict[str, str], config: ModelConfig) -> Flavour:
+    """One scale a tensor, a row, or a block: what all projections have. Those of one scale are read whole, 4 GB in some seconds."""
+    chosen = [tensors[name] for name, target in names.items() if _kind(target) in PROJECTIONS and not _skipped(name, config)]
+    floats = [tensor for tensor in chosen if tensor.is_float and len(tensor.shape) == 2]  # `_place` refuses the others
+    if all(map(has_one_scale, floats)):
         return Flavour.DEQUANTISED
-    layer = (tensors[name] for name, target in names.items() if target.startswith("blk.0.") and _kind(target) in PROJECTIONS)
-    return Flavour.ROWS if all(rows_have_one_scale(tensor) for tensor in layer if tensor.is_float) else Flavour.SEVERAL
+    return Flavour.ROWS if all(map(rows_have_one_scale, floats)) else Flavour.SEVERAL
 
 
 def _skipped(name: str, config: ModelConfig) -> bool:
@@ -222,7 +228,9 @@ def _projection(name: str, target: str, tensors: dict[str, StoredTensor], checkp
             raise BadFileError(weight.path, name, f"{weight.dtype} {list(weight.shape)}, expected {expected}: four weights a byte")
     elif not (weight.dtype == "I8" and flavour.has_stored_scale and weight.shape == shape):
         _require_float(weight, shape)
-    return Projection(shape, weight, scale, flavour)
+    if flavour is not Flavour.SEVERAL:
+        return Projection(shape, weight, scale, flavour)
+    return Projection(shape, weight, None, flavour, scale_table(shape, weight.path, name, lambda size: read_blocks(weight, size, 1)))
 
 
 def _require_float(tensor: StoredTensor, shape: tuple[int, ...]) -> None:

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from bitnet_cli.checkpoint import dense
 from bitnet_cli.checkpoint.families import PROJECTIONS
 from bitnet_cli.checkpoint.flavours import Flavour, TernaryWeight, has_one_scale, looks_ternary, read_blocks, read_ternary
-from bitnet_cli.checkpoint.packing import Blocks, block_tensor, ternary_tensors
+from bitnet_cli.checkpoint.packing import Blocks, block_tensor, scale_table, ternary_tensors
 from bitnet_cli.checkpoint.rows import RowWeight, row_tensors
 from bitnet_cli.checkpoint.stored import CHUNK, OpenFile, PartedFile, StoredTensor
 from bitnet_cli.errors import BadFileError, UnsupportedError, UsageError
@@ -164,7 +164,8 @@ class GGUFSource:
 
     def _in_blocks(self, info: TensorInfo, weight_type: TensorType, read: Blocks) -> list[OutputTensor]:
         name, shape = info.name.removesuffix(".weight"), (info.shape[0], info.shape[1])
-        return self._with_several(info, block_tensor(name, shape, weight_type, self._file.path, info.name, read))
+        table = scale_table(shape, self._file.path, info.name, read)
+        return self._with_several(info, block_tensor(name, shape, weight_type, (self._file.path, info.name), read, table))
 
     def _with_several(self, info: TensorInfo, packed: OutputTensor) -> list[OutputTensor]:
         """A projection with several scales; the tensor that multiplies them all is copied."""

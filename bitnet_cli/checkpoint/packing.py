@@ -21,7 +21,7 @@ from bitnet_cli.checkpoint.flavours import TernaryWeight
 from bitnet_cli.errors import UnsupportedError
 from bitnet_cli.gguf_file.types import PREFIXES, TensorType, nbytes
 from bitnet_cli.gguf_file.writer import OutputTensor
-from bitnet_cli.ternary import i2_s
+from bitnet_cli.ternary import i2_s, q2_0
 from bitnet_cli.ternary.layouts import LAYOUTS, ONE_SCALE, block_of
 
 # Not IQ1_BN, whose scale has 11 bits, nor IQ2_BN_R4, which ik_llama.cpp makes of IQ2_BN itself (--run-time-repack).
@@ -67,23 +67,42 @@ def ternary_tensors(
 Blocks = Callable[[int], Iterator[tuple[NDArray[np.int8], NDArray[np.float16]]]]
 
 
-def block_tensor(name: str, shape: tuple[int, int], wanted: TensorType, path: Path, stored_name: str, read: Blocks) -> OutputTensor:
-    """A tensor with several scales, which lie in the blocks of a type that has them: in place of I2_S or IQ2_BN, TQ2_0 or Q2_0.
+FINEST = q2_0.BLOCK  # weights that can share a scale, at least
 
-    F16 has products.
+
+def scale_table(shape: tuple[int, int], path: Path, stored_name: str, read: Blocks) -> NDArray[np.float16]:
+    """Scales of a tensor in blocks of FINEST weights, (rows, cols / FINEST), 0 where there are no weights. UnsupportedError: it has others."""
+    if shape[1] % FINEST:
+        raise UnsupportedError(f"{path}: {stored_name}: several scales in rows of {shape[1]} weights, which {FINEST} does not divide")
+    return np.concatenate([scales for _, scales in read(FINEST)])
+
+
+def _holds(kind: TensorType, table: NDArray[np.float16]) -> bool:
+    """Whether blocks of a type have one scale each, given those of FINEST weights. Not of types without scales of blocks."""
+    count, rest = divmod(block_of(kind), FINEST)
+    if kind in ONE_SCALE or rest or table.shape[1] % count:
+        return False
+    blocks = table.reshape(len(table), -1, count)
+    return bool(((blocks == 0) | (blocks == blocks.max(axis=2, keepdims=True))).all())
+
+
+def block_tensor(
+    name: str, shape: tuple[int, int], wanted: TensorType, source: tuple[Path, str], read: Blocks, table: NDArray[np.float16]
+) -> OutputTensor:
+    """A tensor with several scales, which lie in the blocks of a type that has them: where `wanted` has no place for them, TQ2_0 or Q2_0.
+
+    F16 has products. Errors name `source`: file and tensor; table: of `scale_table`, its rows in any order.
 
     `read` is called once, with a number of weights: chunks of whole rows, and the scales of their blocks of that many weights.
     """
-    finest = TensorType.Q2_0
-    fits = [kind for kind in (wanted, TensorType.TQ2_0, finest) if kind not in ONE_SCALE and kind in LAYOUTS]
-    kind = next((kind for kind in fits if shape[1] % block_of(kind) == 0), None)
-    if kind is None:
-        raise UnsupportedError(f"{path}: {stored_name}: several scales in rows of {shape[1]} weights, which 64 does not divide")
+    kind = next((kind for kind in (wanted, TensorType.TQ2_0, TensorType.Q2_0) if kind in LAYOUTS and _holds(kind, table)), None)
+    if kind is None or (kind is not wanted and wanted in LAYOUTS and wanted not in ONE_SCALE and shape[1] % block_of(wanted) == 0):
+        where = f"{source[0]}: {source[1]}"
+        raise UnsupportedError(f"{where}: not one scale in each {block_of(wanted)} neighbours of a row; q2_0 has blocks of {FINEST}")
     layout = LAYOUTS[kind]
 
     def products() -> NDArray[np.float16]:
-        size = block_of(finest)
-        return np.concatenate([values * np.repeat(scales, size, axis=1) for values, scales in read(size)])
+        return np.concatenate([values * np.repeat(scales, FINEST, axis=1) for values, scales in read(FINEST)])
 
     def packed() -> NDArray[np.uint8]:
         parts = []
@@ -141,10 +160,13 @@ def type_notes(architecture: str, wanted: TensorType, tensors: list[OutputTensor
     if wanted in ONE_SCALE and file_type(wanted, tensors) is TensorType.TQ2_0:
         unit = "tensor" if wanted is TensorType.I2_S else "row"
         told.append(f"several scales a tensor: the projections are TQ2_0, which has one in every block; {wanted.name} has one a {unit}")
+    finer = sum(tensor.type is TensorType.Q2_0 and tensor.name not in ternary and tensor.name.startswith("blk.") for tensor in tensors)
+    if finer and wanted in ONE_SCALE:
+        told.append(f"{finer} projections have scales for fewer than 256 neighbours and are Q2_0, which has one for every 64")
     if wanted is TensorType.IQ2_BN:
         told.append("`bitnet run` and ik_llama.cpp read IQ2_BN; llama.cpp and bitnet.cpp do not")
     if wanted in LAYOUTS and wanted not in ONE_SCALE and architecture.startswith("bitnet-"):
         told.append(f"llama.cpp has no architecture {architecture} (ReLU²): `bitnet run` runs this file, llama.cpp does not")
     if wanted is TensorType.F16:
-        told.append("F16 holds weight * scale with the scale rounded to 11 bits; `bitnet run` wants a packed type")
+        told.append("F16 holds weight * scale with the scale rounded to 11 bits")
     return told

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bitnet_cli.checkpoint.flavours import Flavour, TernaryWeight
-from bitnet_cli.checkpoint.packing import block_tensor, encode, type_of_rows
+from bitnet_cli.checkpoint.packing import FINEST, block_tensor, encode, type_of_rows
 from bitnet_cli.checkpoint.stored import StoredTensor
 from bitnet_cli.errors import BadFileError, UnsupportedError
 from bitnet_cli.gguf_file.types import TensorType
@@ -84,7 +84,10 @@ def row_tensors(
             yield chunk, np.repeat(halves[row : row + len(chunk)], shape[1] // size, axis=1)
             row += len(chunk)
 
-    tensors = [block_tensor(name, shape, wanted, *source, blocks)]
+    one_a_row = np.ones((1, max(1, shape[1] // FINEST)), np.float16)
+    if shape[1] % FINEST:
+        raise UnsupportedError(f"{source[0]}: {source[1]}: scales of rows of {shape[1]} weights, which {FINEST} does not divide")
+    tensors = [block_tensor(name, shape, wanted, source, blocks, one_a_row)]
     if wanted is not TensorType.F16:
         tensors.append(OutputTensor(f"{name}.scale", TensorType.F32, (1,), lambda: found[-1]))
     return tensors

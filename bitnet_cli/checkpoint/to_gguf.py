@@ -134,7 +134,8 @@ def _projection(name: str, projection: Projection, weight_type: TensorType, chec
             yield (side_by_side(values, head_dim), side_by_side(scales, head_dim)) if rotated else (values, scales)
 
     if flavour is Flavour.SEVERAL:
-        return [block_tensor(name, shape, weight_type, weight.path, weight.name, blocks)]
+        assert projection.scales is not None
+        return [block_tensor(name, shape, weight_type, (weight.path, weight.name), blocks, projection.scales)]
 
     if flavour in BY_ROW:
         return row_tensors(
