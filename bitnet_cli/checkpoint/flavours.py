@@ -125,11 +125,17 @@ def read_blocks(weight: StoredTensor, block: int, rows: int) -> Iterator[tuple[N
 
 
 def has_one_scale(weight: StoredTensor) -> bool:
-    """Whether all values of a float tensor that are not 0 have one size. The first chunk is enough to see that they do not."""
+    """Whether all values of a float tensor that are not 0 have one size. The first chunk is enough to see that they do not.
+
+    BadFileError: one of them is not finite.
+    """
     found = np.float32(0)
     for chunk in weight.float32_chunks():
         size = np.abs(chunk)
-        found = found or np.float32(size.max(initial=0))
+        largest = np.float32(size.max(initial=0))
+        if not np.isfinite(largest):
+            raise BadFileError(weight.path, weight.name, f"max|W| is {largest}, expected a positive number")
+        found = found or largest
         if not ((size == 0) | (size == found)).all():
             return False
     return True

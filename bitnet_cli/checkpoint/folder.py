@@ -16,7 +16,7 @@ from bitnet_cli.checkpoint.families import IGNORED, NORMS, PROJECTIONS, with_inp
 from bitnet_cli.checkpoint.flavours import Flavour, has_one_scale, is_packed, looks_ternary, read_blocks
 from bitnet_cli.checkpoint.packing import scale_table
 from bitnet_cli.checkpoint.pooling import POOLING_FILE
-from bitnet_cli.checkpoint.rows import BY_ROW, rows_have_one_scale
+from bitnet_cli.checkpoint.rows import rows_have_one_scale
 from bitnet_cli.checkpoint.shards import read_tensors, refuse_pickle
 from bitnet_cli.checkpoint.stored import StoredTensor
 from bitnet_cli.checkpoint.tokenizer import TOKENIZER_FILES
@@ -87,10 +87,6 @@ def open_checkpoint(folder: Path, *, float_is_master: bool = False, by_row: bool
             raise UsageError(f"{folder}: --ternarise-by row is for float master weights; these are flavour {flavour.value}")
         flavour = Flavour.MASTER_ROWS if flavour is Flavour.MASTER else flavour
     scheme = _scheme(config, flavour) if activations == "auto" else activations
-    if scheme == FLOAT and config.activation == "relu2":
-        raise UnsupportedError(f"{config.path}: float activations with hidden_act relu2 are not supported")
-    if flavour in (Flavour.SEVERAL, *BY_ROW) and config.activation == "relu2":
-        raise UnsupportedError(f"{config.path}: several scales in a tensor are not supported with hidden_act relu2 (ReLU²)")
     used = set(names) | {f"{name}_scale" for name in names}
     checkpoint = Checkpoint(folder, config, flavour, {}, {}, {}, tuple(names.values()), tuple(sorted(tensors.keys() - used)), scheme)
     for name, target in names.items():

@@ -71,7 +71,10 @@ FINEST = q2_0.BLOCK  # weights that can share a scale, at least
 
 
 def scale_table(shape: tuple[int, int], path: Path, stored_name: str, read: Blocks) -> NDArray[np.float16]:
-    """Scales of a tensor in blocks of FINEST weights, (rows, cols / FINEST), 0 where there are no weights. UnsupportedError: it has others."""
+    """Scales of a tensor in blocks of FINEST weights, (rows, cols / FINEST), 0 where there are no weights.
+
+    UnsupportedError: it has others.
+    """
     if shape[1] % FINEST:
         raise UnsupportedError(f"{path}: {stored_name}: several scales in rows of {shape[1]} weights, which {FINEST} does not divide")
     return np.concatenate([scales for _, scales in read(FINEST)])

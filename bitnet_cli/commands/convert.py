@@ -1,11 +1,11 @@
 """`bitnet convert`: Hugging Face folder or hub id -> GGUF file. The library does the work; this file says what happened, on stderr.
 
-`--dry-run` says on stdout what would happen.
+`--dry-run` says on stdout what would happen: it reads and makes all that a conversion does, and writes nothing.
 """
 
 import time
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -21,11 +21,13 @@ from bitnet_cli.checkpoint.rows import BY_ROW
 from bitnet_cli.checkpoint.to_gguf import architecture, model_metadata, model_tensors
 from bitnet_cli.checkpoint.tokenizer import tokenizer_metadata
 from bitnet_cli.checkpoint.uniform import uniform_projections
-from bitnet_cli.commands.reporting import Reporter, print_json, row
-from bitnet_cli.errors import UsageError
+from bitnet_cli.commands.reporting import Progress, Reporter, print_json, row
+from bitnet_cli.errors import UnsupportedError, UsageError
 from bitnet_cli.gguf_file.part_file import check_target
-from bitnet_cli.gguf_file.types import TensorType
-from bitnet_cli.gguf_file.writer import refuse_same_file, write_gguf
+from bitnet_cli.gguf_file.planned import PlannedFile
+from bitnet_cli.gguf_file.types import TensorType, nbytes
+from bitnet_cli.gguf_file.writer import OutputTensor, refuse_same_file, write_gguf
+from bitnet_cli.model.checks import check_plan
 from bitnet_cli.model.names import MODELS
 
 EMBEDDING_TYPES = {name: TensorType[name.upper()] for name in ("f32", "f16", "bf16", "q8_0", "q6_k", "q4_0")}
@@ -62,7 +64,7 @@ def convert(
     source: str | Path,
     output: Path | None = None,
     *,
-    outtype: str = "i2_s",
+    outtype: str = "auto",
     embedding_type: str = "f16",
     ternarise: bool = False,
     ternarise_by: str | None = None,
@@ -93,38 +95,83 @@ def convert(
         folder = found
     if unpinned := check_pins(folder, pins):
         report.warn(f"--sha256 says nothing of {', '.join(unpinned)}; NAME=DIGITS pins them too")
-    checkpoint = open_checkpoint(
-        folder, float_is_master=ternarise or ternarise_by is not None, by_row=ternarise_by == "row", activations=activations
-    )
-    for path in checkpoint.files:
-        refuse_same_file(path, target)
-    tensors = model_tensors(checkpoint, EMBEDDING_TYPES[embedding_type], OUTTYPES[outtype])
-    tokenizer = tokenizer_metadata(folder, checkpoint.config)
-    metadata = model_metadata(checkpoint, OUTTYPES[outtype]) | tokenizer.values
-    plan = make_plan(checkpoint, architecture(checkpoint), metadata, tensors)
-    notes = tokenizer.notes + type_notes(plan.architecture, OUTTYPES[outtype], tensors)
-    notes += _assumptions(checkpoint, activations, OUTTYPES[outtype])
-    warnings = ([ASSUMED_MASTER] if checkpoint.assumed_master else []) + uniform_projections(checkpoint)
+    plan = planned(folder, str(source), target, outtype, embedding_type, ternarise or ternarise_by is not None, ternarise_by, activations)
     if dry_run:
-        _show(plan, str(source), target, notes + warnings, as_json)
+        with report.progress("reading") as progress:
+            plan.make_all(progress)
+        _show(plan, as_json)
         return
-    for note in notes:
+    for note in plan.notes:
         report.note(note)
-    for warning in warnings:
+    for warning in plan.warnings:
         report.warn(warning)
     target.parent.mkdir(exist_ok=True)
     with report.progress("converting") as progress:
-        size = write_gguf(target, plan.architecture, metadata, tensors, force=force, progress=progress)
-    report.summary(target, _details(plan, checkpoint), size, time.perf_counter() - start)
+        size = write_gguf(target, plan.facts.architecture, plan.metadata, plan.tensors, force=force, progress=progress)
+    report.summary(target, _details(plan), size, time.perf_counter() - start)
     if as_json:
-        print_json(_as_json(plan, str(source), target, notes + warnings))
+        print_json(_as_json(plan))
 
 
-def _details(plan: Plan, checkpoint: Checkpoint) -> list[str]:
+@dataclass(frozen=True)
+class Conversion:
+    """What a conversion will write, judged: `planned` raises where it would not run, unless its type was asked for."""
+
+    source: str
+    target: Path
+    checkpoint: Checkpoint
+    metadata: dict[str, Any]
+    tensors: list[OutputTensor]
+    facts: Plan
+    notes: list[str]
+    warnings: list[str]
+
+    def make_all(self, progress: Progress | None = None) -> None:
+        """Make every tensor and keep none: ends as the conversion would for weights that cannot be converted."""
+        done, sizes = 0, [nbytes(tensor.type, tensor.shape) for tensor in self.tensors]
+        for tensor, size in zip(self.tensors, sizes, strict=True):
+            tensor.produce()
+            done += size
+            if progress is not None:
+                progress(tensor.name, done, sum(sizes))
+
+
+def planned(
+    folder: Path,
+    source: str,
+    target: Path,
+    outtype: str = "auto",
+    embedding_type: str = "f16",
+    float_is_master: bool = True,
+    ternarise_by: str | None = None,
+    activations: str = "auto",
+) -> Conversion:
+    """What `convert` would write. BitnetError: what it would end with before the first tensor. outtype: `auto` or one of OUTTYPES."""
+    checkpoint = open_checkpoint(folder, float_is_master=float_is_master, by_row=ternarise_by == "row", activations=activations)
+    for path in checkpoint.files:
+        refuse_same_file(path, target)
+    weight_type = OUTTYPES.get(outtype, TensorType.I2_S)
+    tensors = model_tensors(checkpoint, EMBEDDING_TYPES[embedding_type], weight_type)
+    tokenizer = tokenizer_metadata(folder, checkpoint.config)
+    metadata = model_metadata(checkpoint, weight_type) | tokenizer.values
+    plan = make_plan(checkpoint, architecture(checkpoint), metadata, tensors)
+    notes = tokenizer.notes + type_notes(plan.architecture, weight_type, tensors) + _assumptions(checkpoint, activations, weight_type)
+    scales = {f"{name}.weight": p.scales for name, p in checkpoint.projections.items() if p.scales is not None}
+    try:
+        check_plan(PlannedFile(folder, plan.architecture, metadata, tensors, scales))
+    except UnsupportedError as error:
+        if outtype == "auto":
+            raise UnsupportedError(f"{error}; `bitnet run` would refuse the file, and --outtype TYPE writes it all the same") from None
+        notes.append(f"`bitnet run` refuses the file: {str(error).removeprefix(f'{folder}: ')}")
+    warnings = ([ASSUMED_MASTER] if checkpoint.assumed_master else []) + uniform_projections(checkpoint)
+    return Conversion(source, target, checkpoint, metadata, tensors, plan, notes, warnings)
+
+
+def _details(plan: Conversion) -> list[str]:
     """What the summary line says of a file that has been written."""
-    kept, tensors = sum(p.flavour is None for p in checkpoint.projections.values()), sum(plan.tensors.values())
-    counted = f"{tensors} tensors" + (f", {kept} projections kept in F16" if kept else "")
-    return [plan.family, f"flavour {plan.flavour}", f"scale: {plan.scale_rule}", counted]
+    kept = sum(p.flavour is None for p in plan.checkpoint.projections.values())
+    counted = f"{len(plan.tensors)} tensors" + (f", {kept} projections kept in F16" if kept else "")
+    return [plan.facts.family, f"flavour {plan.facts.flavour}", f"scale: {plan.facts.scale_rule}", counted]
 
 
 def _assumptions(checkpoint: Checkpoint, activations: str, weight_type: TensorType) -> list[str]:
@@ -197,19 +244,21 @@ def _show_download(repository: Repository, listing: Listing, as_json: bool) -> N
     row("then", "with these files in the cache, --dry-run says what the conversion itself does")
 
 
-def _as_json(plan: Plan, source: str, target: Path, notes: list[str], written: bool = True) -> dict[str, Any]:
-    return {"source": source, "output": str(target)} | asdict(plan) | {"notes": notes, "written": written}
+def _as_json(plan: Conversion, written: bool = True) -> dict[str, Any]:
+    told = {"notes": plan.notes + plan.warnings, "written": written}
+    return {"source": plan.source, "output": str(plan.target)} | asdict(plan.facts) | told
 
 
-def _show(plan: Plan, source: str, target: Path, notes: list[str], as_json: bool) -> None:
-    """The plan on stdout."""
+def _show(plan: Conversion, as_json: bool) -> None:
+    """What a dry run says, on stdout."""
     if as_json:
-        print_json(_as_json(plan, source, target, notes, written=False))
+        print_json(_as_json(plan, written=False))
         return
-    row("source", source)
-    show_plan(plan)
-    row("output", f"{target}, {plan.size} bytes" + ("; is there already, --force would replace it" if target.exists() else ""))
-    for note in notes:
+    row("source", plan.source)
+    show_plan(plan.facts)
+    there = "; is there already, --force would replace it" if plan.target.exists() else ""
+    row("output", f"{plan.target}, {plan.facts.size} bytes{there}")
+    for note in plan.notes + plan.warnings:
         row("note", note)
     row("written", "nothing: this is a dry run")
 

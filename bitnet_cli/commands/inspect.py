@@ -11,13 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from bitnet_cli.activations import SCHEMES
-from bitnet_cli.checkpoint import uniform
-from bitnet_cli.checkpoint.folder import open_checkpoint
 from bitnet_cli.checkpoint.gguf_source import GGUFSource
-from bitnet_cli.checkpoint.plan import make_plan
-from bitnet_cli.checkpoint.to_gguf import architecture, model_metadata, model_tensors
-from bitnet_cli.checkpoint.tokenizer import tokenizer_metadata
-from bitnet_cli.commands.convert import show_plan
+from bitnet_cli.commands.convert import planned, show_plan
 from bitnet_cli.commands.opening import find_model
 from bitnet_cli.commands.reporting import WIDTH, Reporter, print_json, put, row
 from bitnet_cli.errors import BadFileError, BitnetError, printable
@@ -40,7 +35,7 @@ KEY_WIDTH = 47  # columns of a metadata key; the longest of the known ones has 4
 def inspect(model: str | None, *, full: bool, tensors: bool, as_json: bool, quiet: bool) -> None:
     """Report on a file; None: the embedded model. `full`: read all of it, and end with BadFileError where a number is not usable."""
     if model is not None and (Path(model) / "config.json").is_file():
-        _inspect_folder(Path(model), tensors, as_json)
+        _inspect_folder(Path(model), full, tensors, as_json, quiet)
         return
     with open_gguf(find_model(model), unread=True) as file:
         checked = None
@@ -290,26 +285,28 @@ def _fit(text: str, width: int) -> str:
     return f"{text:<{width}}" if len(text) <= width else text[: width - 3] + "..."
 
 
-def _inspect_folder(folder: Path, tensors: bool, as_json: bool) -> None:
-    """A checkpoint folder: what `convert --dry-run` says of it with default types, without an output."""
-    checkpoint = open_checkpoint(folder, float_is_master=True)
-    metadata = model_metadata(checkpoint) | tokenizer_metadata(folder, checkpoint.config).values
-    outputs = model_tensors(checkpoint, TensorType.F16)
-    plan = make_plan(checkpoint, architecture(checkpoint), metadata, outputs)
+def _inspect_folder(folder: Path, full: bool, tensors: bool, as_json: bool, quiet: bool) -> None:
+    """A checkpoint folder: what `convert --dry-run` says of it with default types, without an output. full: read all weights too."""
+    plan = planned(folder, str(folder), folder / "NAME.gguf")
+    if full:
+        with Reporter(quiet).progress("checking") as progress:
+            plan.make_all(progress)
+    checkpoint = plan.checkpoint
     stored = [*checkpoint.dense.values(), *checkpoint.norms.values()]
     stored += [t for p in checkpoint.projections.values() for t in (p.weight, p.scale) if t is not None]
-    broken = uniform.uniform_projections(checkpoint)
     stored.sort(key=lambda t: (t.path.name, t.offset))
     if as_json:
         rows = [(t.name, t.dtype, list(t.shape), t.path.name, t.offset, t.nbytes) for t in stored]
         listed = [dict(zip(("name", "type", "shape", "file", "offset", "bytes"), r, strict=True)) for r in rows]
-        print_json({"path": str(folder), "format": "safetensors", "plan": asdict(plan), "warnings": broken, "tensors": listed})
+        known = {"path": str(folder), "format": "safetensors", "plan": asdict(plan.facts), "notes": plan.notes}
+        print_json(known | {"warnings": plan.warnings, "sampled": not full, "tensors": listed})
         return
     row("folder", str(folder))
     row("format", f"safetensors, {len(stored)} tensors, {sum(t.nbytes for t in stored)} bytes")
-    show_plan(plan)
-    row("convert", "works; needs --ternarise" if checkpoint.assumed_master else "works")
-    for warning in broken:
+    show_plan(plan.facts)
+    works = "works; needs --ternarise" if checkpoint.assumed_master else "works"
+    row("convert", works if full else f"{works}, as far as sampled; --check reads all")
+    for warning in plan.warnings:
         row("warning", warning)
     if tensors:
         _show_tensors((t.name, t.dtype, t.shape, t.nbytes) for t in stored)

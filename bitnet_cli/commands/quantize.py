@@ -10,8 +10,10 @@ from bitnet_cli.commands.reporting import Reporter
 from bitnet_cli.errors import UsageError
 from bitnet_cli.gguf_file.metadata import Typed, ValueType
 from bitnet_cli.gguf_file.part_file import check_target
+from bitnet_cli.gguf_file.reader import open_gguf
 from bitnet_cli.gguf_file.types import TensorType
 from bitnet_cli.gguf_file.writer import refuse_same_file, write_gguf
+from bitnet_cli.model.checks import why_not
 from bitnet_cli.ternary import i2_s_order
 
 I2_S_LAYOUTS = {"auto": None, "x86": i2_s_order.PUBLISHED, "arm": i2_s_order.ARM}
@@ -50,6 +52,10 @@ def quantize(
         size = write_gguf(output, model.architecture, metadata, tensors, force=force, progress=progress)
     for note in _reading_notes(model, i2_s_layout) + type_notes(model.architecture, weight_type, tensors):
         report.note(note)
+    with open_gguf(output) as written:
+        verdict = why_not(written)
+    if verdict.reason is not None:
+        report.note(f"`bitnet run` refuses the file: {verdict.reason}")
     if model.trailing:
         report.note(f"{source}: {model.trailing} bytes after the last tensor were left out")
     details = [

@@ -18,7 +18,10 @@ if TYPE_CHECKING:
 
 
 class PlannedFile(TensorTable):
-    """What `write_gguf` would write. `raw` makes a tensor to show it: for small ones. Offsets are all 0."""
+    """What `write_gguf` would write. `raw` makes a tensor to show it: for small ones. Offsets are all 0.
+
+    scales   name of a projection that has several -> those of blocks of 64 weights, (rows, cols / 64) float16, 0 where there are no weights
+    """
 
     def __init__(
         self,
@@ -26,12 +29,14 @@ class PlannedFile(TensorTable):
         architecture: str,
         metadata: Mapping[str, Value | Typed | Sequence[int] | Sequence[float]],
         tensors: Sequence[OutputTensor],
+        scales: Mapping[str, NDArray[np.float16]],
     ):
         self.path = path
         self.typed_metadata = typed_metadata(architecture, metadata)
         self.metadata = {key: entry.value for key, entry in self.typed_metadata.items()}
         self.tensors = {t.name: TensorInfo(t.name, t.type, t.shape, 0, nbytes(t.type, t.shape)) for t in tensors}
         self.unread = {}
+        self.scales = scales
         self._made = {t.name: t.produce for t in tensors}
 
     def raw(self, name: str) -> NDArray[np.uint8]:

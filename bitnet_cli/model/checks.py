@@ -2,6 +2,7 @@
 
     check_model     metadata, the table of tensors and single numbers: of a file, or of one that is to be written
     check_text      the tokenizer, and whether the model writes text or makes vectors
+    check_plan      both, of a file that is to be written
     why_not         both, and the weights or a sample of them: what `inspect` says
 
 A refusal is an error with the exit code and the line that `bitnet run` ends with: BadFileError for what is damaged, UnsupportedError for
@@ -10,18 +11,22 @@ what is sound and not run.
 
 from typing import NamedTuple
 
+import numpy as np
 from bitnet_kernels.kv_cache import cache_bytes
 
 from bitnet_cli.activations import V2_A4, V2_A8
 from bitnet_cli.errors import BitnetError, UnsupportedError
 from bitnet_cli.gguf_file.parse import require_read
+from bitnet_cli.gguf_file.planned import PlannedFile
 from bitnet_cli.gguf_file.reader import GGUFFile, TensorType
 from bitnet_cli.gguf_file.table import TensorTable
 from bitnet_cli.machine.memory import available_bytes
 from bitnet_cli.model.config import ACTIVATION_TYPE, NO_POOLING, NO_TEXT, ModelConfig, read_config
+from bitnet_cli.model.parts import Scales, require_movable
 from bitnet_cli.model.projections import examine, extra_scale, has_row_scales, i2_s_scale, infos_of, require_layout, scale_name
 from bitnet_cli.model.weights import check_tensors, embedding_info, head_info, norm_names, norm_values, rope_factors
 from bitnet_cli.ternary import i2_s_order
+from bitnet_cli.ternary.layouts import rows_or_columns
 from bitnet_cli.text.from_gguf import tokenizer_from_metadata
 from bitnet_cli.text.tokenizer import Tokenizer
 from bitnet_cli.text.vocabulary import silent_ids
@@ -111,8 +116,22 @@ def check_text(file: TensorTable, c: ModelConfig, *, embeds: bool = False) -> To
     return tokenizer
 
 
-def why_not(file: TensorTable, evidence: i2_s_order.Evidence | None = None, *, embeds: bool = False, full: bool = False) -> Verdict:
-    """Whether `bitnet run` works on a file with its default options. A file that is not written yet is judged without its weights.
+def check_plan(file: PlannedFile) -> None:
+    """BadFileError, UnsupportedError: the file would not be run, nor make vectors."""
+    c = read_config(file)
+    check_text(file, c, embeds=True)
+    check_model(file)
+    for number, layer in enumerate(infos_of(file, c)):
+        found = []
+        for info in layer:
+            table, one = file.scales.get(info.name), Scales(np.ones(info.shape[0], np.float32))
+            split = None if table is None else rows_or_columns(table, info.shape[1] // table.shape[1], f"{file.path}: tensor {info.name}")
+            found.append(one if split is None else Scales(*split))
+        require_movable(str(file.path), c, number, found)
+
+
+def why_not(file: GGUFFile, evidence: i2_s_order.Evidence | None = None, *, embeds: bool = False, full: bool = False) -> Verdict:
+    """Whether `bitnet run` works on a file with its default options.
 
     evidence: as in `check_model`. embeds: whether `bitnet embed` does, without --pooling. full: read all weights, not a sample.
     """
@@ -124,8 +143,7 @@ def why_not(file: TensorTable, evidence: i2_s_order.Evidence | None = None, *, e
             raise UnsupportedError(NO_POOLING)
         check_model(file, evidence)
         require_memory(c, min(DEFAULT_CONTEXT, c.context), "f16")
-        if isinstance(file, GGUFFile):
-            sampled = not examine(file, c, full)
+        sampled = not examine(file, c, full)
     except BitnetError as error:
         return Verdict(str(error).removeprefix(f"{file.path}: "))
     return Verdict(None, sampled)

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from bitnet_cli.options.shared import EmbeddingType, QuantizedType, SchemeType
+from bitnet_cli.options.shared import EmbeddingType, OutType, SchemeType
 
 
 class ScaleOf(str, Enum):
@@ -20,9 +20,13 @@ def convert(
         Path | None, typer.Option("-o", "--output", "--outfile", help="GGUF file to write. Default: models/NAME.gguf.", show_default=False)
     ] = None,
     outtype: Annotated[
-        QuantizedType,
-        typer.Option("--outtype", help="Ternary weights. llama.cpp reads tq1_0, tq2_0, q2_0; ik_llama.cpp iq2_bn; f16: weight * scale."),
-    ] = QuantizedType.i2_s,
+        OutType,
+        typer.Option(
+            "--outtype",
+            help="Ternary weights. auto: i2_s, or what holds the model's scales. llama.cpp reads tq1_0, tq2_0, q2_0; ik_llama.cpp iq2_bn; "
+            "f16: weight * scale.",
+        ),
+    ] = OutType.auto,
     embedding_type: Annotated[EmbeddingType, typer.Option("--embedding-type", help="Type of the embedding and head.")] = EmbeddingType.f16,
     ternarise: Annotated[
         bool, typer.Option("--ternarise", "--ternarize", help="Round float weights that nothing marks as trained for ternary values.")

@@ -63,6 +63,18 @@ class QueryType(str, Enum):
     q4 = "q4"
 
 
+class OutType(str, Enum):
+    """packing.OUTTYPES, and auto."""
+
+    auto = "auto"
+    i2_s = "i2_s"
+    iq2_bn = "iq2_bn"
+    tq1_0 = "tq1_0"
+    tq2_0 = "tq2_0"
+    q2_0 = "q2_0"
+    f16 = "f16"
+
+
 class QuantizedType(str, Enum):
     i2_s = "i2_s"
     tq1_0 = "tq1_0"

@@ -12,6 +12,7 @@ import pytest
 from bitnet_cli.checkpoint.flavours import Flavour, TernaryWeight, looks_ternary, read_ternary
 from bitnet_cli.checkpoint.folder import Checkpoint, open_checkpoint
 from bitnet_cli.checkpoint.safetensors import read_table
+from bitnet_cli.commands.convert import convert
 from bitnet_cli.errors import BadFileError, UnsupportedError, UsageError
 from bitnet_cli.ternary import absmean
 
@@ -171,9 +172,9 @@ def test_floats_that_are_no_numbers(letter: str, value: float, write: Any, model
     name = next(f for f in models.FLAVOURS if f.startswith(letter))
     bad = models.from_bf16(models.tensors_of(name, models.masters(models.Shape()))[GATE][1])
     bad[600, 200] = value
-    checkpoint = open_checkpoint(write(letter, {GATE: ("F32", bad)}), float_is_master=True)
+    folder = write(letter, {GATE: ("F32", bad)})
     with pytest.raises(BadFileError, match=r"gate_proj\.weight: (mean|max)\|W\| is (nan|inf)"):
-        weights(checkpoint)
+        weights(open_checkpoint(folder, float_is_master=True))
 
 
 @pytest.mark.parametrize("value", [0.5, np.nan, 2.0])
@@ -191,13 +192,14 @@ def test_unpacked_int8(write: Any, models: ModuleType) -> None:
     assert np.array_equal(weights(checkpoint)["blk.1.ffn_gate"].values(), values)
 
 
-def test_dequantised_with_several_scales_is_refused_by_name(write: Any, models: ModuleType) -> None:
+def test_dequantised_with_several_scales_is_refused_by_name(write: Any, models: ModuleType, tmp_path: Path) -> None:
     """Shards or groups with a scale each (TriLM, Bonsai): one scale would be wrong, absmean would be worse."""
     values, scale = models.ternary(models.masters(models.Shape())[GATE])
     shards = values * np.repeat([scale, 2 * scale], 320)[:, None].astype(np.float32)
-    checkpoint = open_checkpoint(write("D", {GATE: ("F32", shards)}))
-    with pytest.raises(UnsupportedError, match=r"several \(groups, shards\) are not"):
-        weights(checkpoint)["blk.1.ffn_gate"].values()
+    folder = write("D", {GATE: ("F32", shards)})
+    assert open_checkpoint(folder).flavour is Flavour.ROWS
+    with pytest.raises(UnsupportedError, match="with ReLU²; `bitnet run` would refuse the file"):
+        convert(folder, tmp_path / "m.gguf", quiet=True)
 
 
 def test_tensor_of_zeros(write: Any) -> None:

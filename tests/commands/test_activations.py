@@ -107,7 +107,7 @@ def test_dry_run_and_quantize_keep_it(models: ModuleType, tmp_path: Path) -> Non
         ({"activation_type": "int2"}, 4, "quantization_config.activation_type: 'int2' is not supported; supported are int8, float, a4.8"),
         ({"activation_type": ["a4.8"]}, 4, "quantization_config.activation_type"),
         ({"activation_type": "a4.8", "top_k": 0}, 3, "quantization_config.top_k: 0, expected a number from"),
-        ({"activation_type": "float"}, 4, "float activations with hidden_act relu2 are not supported"),
+        ({"activation_type": "float"}, 4, "float activations are not supported with ReLU²"),
     ],
 )
 def test_convert_refuses(fields: dict[str, Any], code: int, message: str, models: ModuleType, tmp_path: Path) -> None:

@@ -83,13 +83,15 @@ def test_shards_give_the_same_file(folders: dict[str, Path], converted: dict[str
     assert tensor_bytes(tmp_path / "out.gguf") == tensor_bytes(converted["C"])
 
 
-def test_kept_projections_are_float16(bitnet: Callable[..., Any], models: ModuleType, tmp_path: Path) -> None:
+def test_kept_projections_are_float16(bitnet: Callable[..., Any], refused: Callable[..., None], models: ModuleType, tmp_path: Path) -> None:
     folder = models.write_folder(tmp_path / "model", "A_online")
     config = json.loads((folder / "config.json").read_text())
     config["quantization_config"]["modules_to_not_convert"] = ["model.layers.1.mlp.down_proj", "lm_head"]
     (folder / "config.json").write_text(json.dumps(config))
-    done = bitnet("convert", folder, "-o", tmp_path / "out.gguf")
-    assert done.returncode == 0 and "1 projections kept in F16" in done.stderr
+    refused(bitnet("convert", folder, "-o", tmp_path / "out.gguf"), 4, "ffn_down.weight: F16 projections are not run", "--outtype")
+    refused(bitnet("convert", folder, "--dry-run"), 4, "ffn_down.weight: F16 projections are not run")
+    done = bitnet("convert", folder, "-o", tmp_path / "out.gguf", "--outtype", "i2_s")
+    assert done.returncode == 0 and "1 projections kept in F16" in done.stderr and "`bitnet run` refuses the file" in done.stderr
     with open_gguf(tmp_path / "out.gguf") as gguf:
         assert gguf.tensors["blk.1.ffn_down.weight"].type is TensorType.F16
         value = gguf.raw("blk.1.ffn_down.weight").view(np.float16)

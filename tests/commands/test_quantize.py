@@ -87,7 +87,7 @@ def test_ternary_floats_keep_sign_and_scale(
         found, found_scale = read(tmp_path / "out.gguf", f"blk.0.ffn_{name}.weight")
         assert np.array_equal(found, sign * values) and found_scale == stored[kind]
     told = capsys.readouterr()
-    assert told.out == "" and told.err.count("\n") == 1
+    assert told.out == "" and told.err.count("\n") == 2 and "`bitnet run` refuses the file" in told.err  # it has two projections only
     assert "bitnet-b1.58, 5 tensors, projections: 2 ternary already, 0 by absmean, 0 packed before" in told.err
 
 
@@ -103,8 +103,9 @@ def test_masters_are_rounded_and_that_is_said(
     found, found_scale = read(tmp_path / "out.gguf", "blk.0.ffn_up.weight")
     assert np.array_equal(found, values) and found_scale == scale
     lines = capsys.readouterr().err.splitlines()
-    assert len(lines) == 2 and "2 projections were not ternary and were rounded by absmean" in lines[0]
-    assert "blk.0.ffn_up.weight" in lines[0] and "0 ternary already, 2 by absmean" in lines[1]
+    assert len(lines) == 3 and "2 projections were not ternary and were rounded by absmean" in lines[0]
+    assert "blk.0.ffn_up.weight" in lines[0] and "0 ternary already, 2 by absmean" in lines[2]
+    assert "`bitnet run` refuses the file: bitnet-b1.58.attention.head_count: is missing" in lines[1]
 
 
 def test_everything_else_is_copied(models: ModuleType, tmp_path: Path) -> None:
