@@ -1,12 +1,16 @@
 """`bitnet convert --dry-run` and `--ternarise`: what is said before anything is written."""
 
 import json
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+
+from bitnet_cli.commands.convert import convert
+from bitnet_cli.errors import BitnetError
 
 
 def planned(bitnet: Callable[..., Any], *arguments: str | Path) -> dict[str, Any]:
@@ -106,3 +110,47 @@ def test_default_output(bitnet: Callable[..., Any], refused: Callable[..., None]
     done = bitnet("convert", folders["C"], "--dry-run", cwd=tmp_path)
     assert done.returncode == 0 and "is there already" in done.stdout
     refused(bitnet("convert", tmp_path, cwd=tmp_path), 3, "config.json")
+
+
+CHANGES: tuple[tuple[str, Any], ...] = (
+    *(("hidden_act", value) for value in ("silu", "relu2", "gelu", 3)),
+    *(("num_attention_heads", value) for value in (2, 3, 8, "4", 0)),
+    *(("num_key_value_heads", value) for value in (1, 3, 4)),
+    *(("rope_scaling", value) for value in (None, {"factor": 2.0}, {"rope_type": "linear", "factor": 2.0}, {"rope_type": "longrope"})),
+    *(("quantization_config", value) for value in (None, {"quant_method": "bitnet", "modules_to_not_convert": ["down_proj"]}, [])),
+    *(("tie_word_embeddings", value) for value in (False, True, "yes")),
+    *(("eos_token_id", value) for value in ([1, 2, 3], -1, 999)),
+    *(("vocab_size", value) for value in (319, 320, 321)),
+    *(("attention_bias", True), ("rms_norm_eps", 0.1), ("partial_rotary_factor", 0.5), ("architectures", ["LlamaForCausalLM"])),
+)
+
+
+def outcome(folder: Path, target: Path, **options: Any) -> str:
+    """Kind and words of the error that `convert` ends with; `written` where there is none."""
+    try:
+        convert(folder, target, quiet=True, force=True, **options)
+    except BitnetError as error:
+        return f"{type(error).__name__}: {error}"
+    return "written"
+
+
+def test_it_ends_as_the_conversion_does(models: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Settings changed one by one in two flavours, and weights that are damaged: read only when they are converted."""
+    seen = Counter[str]()
+    for letter in ("C_packed", "D_dequantised"):
+        folder = models.write_folder(tmp_path / letter, letter)
+        settings = (folder / "config.json").read_text()
+        for key, value in CHANGES:
+            (folder / "config.json").write_text(json.dumps(json.loads(settings) | {key: value}))
+            expected = outcome(folder, tmp_path / "m.gguf")
+            assert outcome(folder, tmp_path / "m.gguf", dry_run=True) == expected, (key, value)
+            seen[expected.partition(":")[0]] += 1
+        (folder / "config.json").write_text(settings)
+        data = (folder / "model.safetensors").read_bytes()
+        for byte in (b"\xff", b"\x80", b"\x3f"):
+            (folder / "model.safetensors").write_bytes(data[:-64] + byte * 64)
+            expected = outcome(folder, tmp_path / "m.gguf")
+            assert outcome(folder, tmp_path / "m.gguf", dry_run=True) == expected, byte
+            seen[expected.partition(":")[0]] += 1
+    assert all(seen[kind] >= 5 for kind in ("written", "UnsupportedError", "BadFileError")), seen
+    capsys.readouterr()
