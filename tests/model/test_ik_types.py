@@ -270,8 +270,8 @@ def test_scales_of_rows_that_float16_has_not(model: Model, tmp_path: Path) -> No
 
 
 @pytest.mark.parametrize("kind", KINDS[1:])
-def test_code_3_runs_as_2_and_is_not_converted(
-    kind: TensorType, model: Model, tmp_path: Path, as_135: None, decoder_of: Callable[..., Decoder]
+def test_code_3_runs_as_2_and_is_kept_where_it_can_be(
+    kind: TensorType, model: Model, tmp_path: Path, as_135: None, decoder_of: Callable[..., Decoder], capsys: pytest.CaptureFixture[str]
 ) -> None:
     """As in an I2_S file, which is mapped as it is."""
 
@@ -279,15 +279,18 @@ def test_code_3_runs_as_2_and_is_not_converted(
         raw[100] |= 3
 
     path = write_model(tmp_path / "m.gguf", model, tensors=one_changed(model, kind, change))
-    decoder_of(path).feed_all(IDS)
+    logits = decoder_of(path).feed_all(IDS)
     with open_gguf(path) as file:
         assert "1 codes stand for no ternary value" in check(file).problems[0]
         loaded = load_projections(file, read_config(file))
     at = int(loaded.offsets[1, 1])
     rows = LAYOUTS[TensorType.I2_S].unpack_rows(loaded.packed[at : at + 128 * 64], 256)
     assert (rows == 2).sum() == 1 and ((rows != model.ternary["blk.1.attn_k"]).sum() == 1)
+    quantize(path, tmp_path / "kept.gguf", "i2_s")
+    assert "1 projections have the value 2 beside -1, 0, 1, which is kept" in capsys.readouterr().err
+    assert np.array_equal(decoder_of(tmp_path / "kept.gguf").feed_all(IDS), logits)
     with pytest.raises(BadFileError, match=r"attn_k\.weight: a 2-bit code is 3"):
-        quantize(path, tmp_path / "out.gguf", "i2_s", quiet=True)
+        quantize(path, tmp_path / "out.gguf", "tq1_0", quiet=True)
     assert not (tmp_path / "out.gguf").exists()
 
 

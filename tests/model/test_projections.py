@@ -91,7 +91,7 @@ def test_a_scale_tensor_multiplies_i2_s_too(model: Model, tmp_path: Path, opened
 @pytest.mark.parametrize(
     ("scale", "error", "message"),
     [
-        (f32("blk.0.attn_q.scale", [1, 2]), UnsupportedError, r"attn_q.scale: F32 \[2\]; one F32 scale"),
+        (f32("blk.0.attn_q.scale", [1, 2]), UnsupportedError, r"attn_q.scale: F32 \[2\]; one float scale"),
         (f32("blk.0.attn_q.scale", [0]), BadFileError, r"attn_q.scale: is 0.0, expected a positive number \(byte"),
         (f32("blk.0.attn_q.scale", [np.inf]), BadFileError, "attn_q.scale: is inf"),
         (f32("blk.0.attn_q.scale", [3e38]), BadFileError, "attn_q.weight: has the scale inf"),
