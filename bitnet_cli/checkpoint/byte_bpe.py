@@ -8,10 +8,11 @@ import json
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from bitnet_cli.checkpoint.vocabulary import TokenType, Vocabulary, check_text, unused_name
+from bitnet_cli.checkpoint.vocabulary import TokenType, Vocabulary, check_text
 from bitnet_cli.errors import BadFileError, UnsupportedError
 from bitnet_cli.text.added import FLAGS
 from bitnet_cli.text.pre_tokenizers import DIGIT, DIGITS, GPT2, IGNORE_MERGES, NORMALIZER, OWN_PRE, PRE_TOKENIZERS, PUNCTUATION, STEPS, flat
+from bitnet_cli.text.vocabulary import unused_name
 
 MAX_TOKENS = 1 << 21
 MAX_TOKEN_LENGTH = 1 << 16

@@ -92,8 +92,8 @@ def read_config(folder: Path) -> ModelConfig:
         query_scalar=fields.number("query_pre_attn_scalar", 1e-6, 1e9, head_dim) if family.windows else float(head_dim),
         tied=_tied(fields, family),
         bos=_one_id(fields, "bos_token_id", vocab_size),
-        eos=_ids(fields, "eos_token_id", vocab_size),
-        pad=_one_id(fields, "pad_token_id", vocab_size),
+        eos=_ids(fields, "eos_token_id", 1 << 32),
+        pad=_padding(fields, vocab_size),
         quantization=_quantization(fields),
         use_sub_norms=None if fields.get("use_sub_norms") is None else fields.boolean("use_sub_norms", True),
         notes=rope.notes,
@@ -179,6 +179,11 @@ def _ids(fields: _Fields, key: str, vocab_size: int) -> tuple[int, ...]:
 
 def _one_id(fields: _Fields, key: str, vocab_size: int) -> int | None:
     return next(iter(_ids(fields, key, vocab_size)), None)
+
+
+def _padding(fields: _Fields, vocab_size: int) -> int | None:
+    """Nothing is padded here, so a name of a token that is not there, as many files have it, does no harm."""
+    return next((i for i in _ids(fields, "pad_token_id", 1 << 32) if i < vocab_size), None)
 
 
 def _quantization(fields: _Fields) -> Quantization | None:

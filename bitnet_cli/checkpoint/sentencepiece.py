@@ -16,10 +16,11 @@ from typing import Any
 from bitnet_cli.checkpoint.byte_bpe import added_flags
 from bitnet_cli.checkpoint.spaced_bpe import add_spaces
 from bitnet_cli.checkpoint.strict_json import MEGABYTE, read_bytes
-from bitnet_cli.checkpoint.vocabulary import UNUSED_SCORE, TokenType, Vocabulary, check_text, unused_name
+from bitnet_cli.checkpoint.vocabulary import TokenType, Vocabulary, check_text
 from bitnet_cli.errors import BadFileError, UnsupportedError
 from bitnet_cli.text.pre_tokenizers import STEPS
 from bitnet_cli.text.spaces import SPACE
+from bitnet_cli.text.vocabulary import UNUSED_SCORE, unused_name
 
 VARINT, FIXED64, BYTES, FIXED32 = 0, 1, 2, 5  # wire types
 

@@ -10,10 +10,11 @@ from pathlib import Path
 from typing import Any
 
 from bitnet_cli.checkpoint.byte_bpe import added_flags, is_byte_level, read_merges, read_tokens
-from bitnet_cli.checkpoint.vocabulary import UNUSED_SCORE, TokenType, Vocabulary, check_text
+from bitnet_cli.checkpoint.vocabulary import TokenType, Vocabulary, check_text
 from bitnet_cli.errors import BadFileError, UnsupportedError
 from bitnet_cli.text.pre_tokenizers import IGNORE_MERGES, NORMALIZER, STEPS
 from bitnet_cli.text.spaces import Spaces, spaces_of
+from bitnet_cli.text.vocabulary import UNUSED_SCORE
 
 LONGEST = 256  # characters of a token that are looked at for other ways to put it together
 

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from bitnet_cli.errors import BadFileError
+from bitnet_cli.text.vocabulary import UNUSED_SCORE, unused_name
 
 
 class TokenType(IntEnum):
@@ -17,9 +18,6 @@ class TokenType(IntEnum):
     USER_DEFINED = 4
     UNUSED = 5
     BYTE = 6
-
-
-UNUSED_SCORE = -1000.0  # of tokens that no merge may produce; llama.cpp's converter writes the same
 
 
 @dataclass
@@ -68,14 +66,6 @@ class Vocabulary:
         self.own = {key: value for key, value in self.own.items() if value != []}
         self._ids = {token: i for token, i in self._ids.items() if i < size}
         self.notes.append(f"{count - size} tokens from {first[:40]!r} on have no row in the embedding of {size}: left out")
-
-
-def unused_name(i: int, taken: dict[str, int]) -> str:
-    """Name for a token id that has no token; not one that the vocabulary has."""
-    name = f"[PAD{i}]"
-    while name in taken:
-        name = f"[{name}]"
-    return name
 
 
 def check_text(path: Path, tokens: list[str]) -> None:

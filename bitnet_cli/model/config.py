@@ -243,10 +243,7 @@ def _check(file: TensorTable, c: ModelConfig) -> None:
         raise UnsupportedError(f"{file.path}: {arch}.rope.dimension_count: {rotary} differs from the head's {c.head_dim}")
     if c.query_factor != 1.0 and not c.head_norms:
         raise UnsupportedError(f"{file.path}: {arch}.attention.scale: is supported where queries have a norm, as in gemma3")
-    # More tokens than rows are the tokenizer's business, which knows whether they are unused (text/from_gguf.py).
-    tokens = file.optional_strings("tokenizer.ggml.tokens", None)
-    if tokens is not None and len(tokens) < c.vocab:
-        raise BadFileError(file.path, "tokenizer.ggml.tokens", f"has {len(tokens)} tokens, but the model has {c.vocab}")
+    tokens = file.optional_strings("tokenizer.ggml.tokens", None)  # more or fewer than rows: the tokenizer's business (text/from_gguf.py)
     declared = file.optional_int(f"{arch}.vocab_size", 1, 1 << 24, c.vocab)
     if declared != c.vocab and (tokens is None or declared != len(tokens)):
         raise BadFileError(file.path, f"{arch}.vocab_size", f"is {declared}, but token_embd.weight has {c.vocab} rows")

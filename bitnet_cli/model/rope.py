@@ -14,7 +14,7 @@ from bitnet_kernels.naive.rope import UNSCALED, Scaling, yarn_amplitude
 from bitnet_cli.errors import BadFileError, UnsupportedError
 from bitnet_cli.gguf_file.table import TensorTable
 
-TYPES = ("none", "linear", "yarn")
+TYPES = ("none", "default", "linear", "yarn")  # the second is config.json's word for the first
 FACTORS = (1e-3, 1e6)
 TURNS = (1e-3, 1e6)
 
@@ -32,7 +32,7 @@ def read_scaling(file: TensorTable, arch: str, context: int, theta: float) -> Sc
     amplitude = file.optional_float(f"{prefix}attn_factor", 1e-3, 1e3, 1.0)
     _refuse_others(file, prefix, kind)
     if kind != "yarn":
-        return UNSCALED._replace(factor=1.0 if kind == "none" else factor, amplitude=amplitude)
+        return UNSCALED._replace(factor=1.0 if kind in ("none", "default") else factor, amplitude=amplitude)
     if theta == 1.0:
         raise BadFileError(file.path, f"{arch}.rope.freq_base", "is 1.0, expected more for YaRN, which orders rotations by their length")
     return Scaling(

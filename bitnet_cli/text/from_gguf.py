@@ -7,13 +7,25 @@ from typing import Any
 from bitnet_cli.errors import BadFileError, UnsupportedError
 from bitnet_cli.text.added import FLAGS, Flags
 from bitnet_cli.text.tokenizer import Tokenizer
-from bitnet_cli.text.vocabulary import CONTROL, PREFIX, TOKENS, TYPES, UNUSED, USER_DEFINED, read_vocabulary, shown
+from bitnet_cli.text.vocabulary import (
+    CONTROL,
+    PREFIX,
+    TOKENS,
+    TYPES,
+    UNUSED,
+    UNUSED_SCORE,
+    USER_DEFINED,
+    read_vocabulary,
+    shown,
+    unused_name,
+)
 
 
 def tokenizer_from_metadata(metadata: Mapping[str, object], source: str, rows: int | None = None) -> Tokenizer:
     """The tokenizer that a GGUF file describes; `source` is the file's name, for messages.
 
-    rows   of the embedding, where it is known: tokens past them have no vector, and are left out if no text needs them
+    rows   of the embedding, where it is known: tokens past them have no vector, and are left out if no text needs them; rows past the
+           tokens are tokens of type unused
 
     BadFileError: the metadata is inconsistent. UnsupportedError: a kind of tokenizer, or a way of splitting words, that is not known.
     The metadata is not kept: free it, it is half of the memory that loading a large vocabulary takes.
@@ -38,13 +50,15 @@ def tokenizer_from_metadata(metadata: Mapping[str, object], source: str, rows: i
 
 
 def _with_rows(metadata: Mapping[str, object], source: str, rows: int | None) -> tuple[Mapping[str, object], list[str]]:
-    """The metadata without the tokens that have no row in the embedding, and a note where there are such.
+    """The metadata with one token a row, and a note where the file has it otherwise.
 
-    BadFileError: one of them is an ordinary token, which a text may need.
+    BadFileError: an ordinary token, which a text may need, has no row.
     """
     tokens, types = metadata.get(TOKENS), metadata.get(TYPES)
-    if rows is None or not isinstance(tokens, list) or len(tokens) <= rows:
+    if rows is None or not isinstance(tokens, list) or len(tokens) == rows:
         return metadata, []
+    if 0 < len(tokens) < rows:
+        return _with_unused(metadata, source, rows)
     if isinstance(types, (list, array)) and len(types) == len(tokens):
         unneeded = all(kind in (CONTROL, USER_DEFINED, UNUSED) for kind in types[rows:])
     else:
@@ -63,3 +77,16 @@ def _with_rows(metadata: Mapping[str, object], source: str, rows: int | None) ->
     return fitted, [
         f"{len(tokens) - rows} tokens of the tokenizer, from {shown(str(tokens[rows]))} on, have no row in the embedding: left out"
     ]
+
+
+def _with_unused(metadata: Mapping[str, object], source: str, rows: int) -> tuple[Mapping[str, object], list[str]]:
+    """The metadata with unused tokens for the rows past the file's own, and a note: heads are rounded up, and not every writer fills the
+    vocabulary up with them."""
+    found = read_vocabulary(metadata, source)
+    count = len(found.tokens)
+    padded = dict(metadata) | {TOKENS: [*found.tokens, *(unused_name(i, found.ids) for i in range(count, rows))]}
+    padded[TYPES] = [*found.types, *[UNUSED] * (rows - count)]
+    scores = metadata.get(PREFIX + "scores")
+    if isinstance(scores, (list, array)) and len(scores) == count:
+        padded[PREFIX + "scores"] = [*scores, *[UNUSED_SCORE] * (rows - count)]
+    return padded, [f"{rows - count} rows of the embedding, from {count} on, have no token: they are never chosen"]

@@ -70,7 +70,7 @@ class SentencePieceBPE(Tokenizer):
         # The library gives no text that is not UTF-8, and takes no empty one.
         self._literal = {i: vocabulary.tokens[i] for i in vocabulary.not_utf8()}
         if "" in vocabulary.ids:
-            self._literal[vocabulary.ids[""]] = ""
+            self._literal |= {i: "" for i, text in enumerate(vocabulary.tokens) if not text}
         if MERGES in metadata:
             self._merger = _by_merges(metadata, vocabulary)
         else:

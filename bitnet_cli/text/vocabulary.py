@@ -28,6 +28,8 @@ END_NAMES = (
 )
 BEGIN_NAMES = ("<|begin_of_text|>", "<s>", "<bos>")
 
+UNUSED_SCORE = -1000.0  # of tokens that no merge may produce; llama.cpp's converter writes the same
+
 _LONE_SURROGATE = re.compile("[\ud800-\udfff]")
 
 
@@ -69,6 +71,14 @@ def shown(text: str) -> str:
     return repr(text if len(text) <= 40 else text[:40] + "...")
 
 
+def unused_name(i: int, taken: Mapping[str, int]) -> str:
+    """Name for a token id that has no token; not one that the vocabulary has."""
+    name = f"[PAD{i}]"
+    while name in taken:
+        name = f"[{name}]"
+    return name
+
+
 def strings(metadata: Mapping[str, object], source: str, key: str) -> list[str]:
     """The list of strings under `key`, not copied."""
     values = _required(metadata, source, key)
@@ -97,16 +107,19 @@ def read_vocabulary(metadata: Mapping[str, object], source: str) -> Vocabulary:
     if not tokens:
         raise BadFileError(source, TOKENS, "is empty")
     ids = dict(zip(tokens, range(len(tokens)), strict=True))
-    if len(ids) != len(tokens):
-        first = next(i for i, text in enumerate(tokens) if ids[text] != i)
+    empty = tokens.count("") if "" in ids else 1  # any number of them: holes in the numbering, which llama.cpp gives names of its own
+    if len(ids) != len(tokens) - empty + 1:
+        first = next(i for i, text in enumerate(tokens) if text and ids[text] != i)
         raise BadFileError(source, f"{TOKENS}[{first}]", f"{shown(tokens[first])} is there again as token {ids[tokens[first]]}")
 
     def named(name: str) -> int | None:
         return _token_id(metadata, source, f"{name}_token_id", len(tokens))
 
     bos, unknown, eos = named("bos"), named("unknown"), named("eos")
+    padding = metadata.get(PREFIX + "padding_token_id")  # not used: one sequence at a time needs none; files name tokens that are not there
+    if padding is not None and type(padding) is not int:
+        raise BadFileError(source, PREFIX + "padding_token_id", f"is {padding!r:.40}, expected an id")
     ending = _named_ends(metadata, source, len(tokens))
-    named("padding")  # checked, not used: one sequence at a time needs no padding
     types = _token_types(metadata, source, len(tokens), ending | ({bos} if bos is not None else set()))
     if bos is None:
         bos = next((ids[n] for n in BEGIN_NAMES if n in ids and types[ids[n]] == CONTROL), None)

@@ -122,6 +122,14 @@ def test_ends_that_do_not_exist_are_told(wrong: Any, folder: Path) -> None:
     assert len(result.notes) == 1 and "eos_token_id names tokens that do not exist" in result.notes[0]
 
 
+def test_a_number_beyond_the_embedding_does_no_harm(folder: Path) -> None:
+    """An end in config.json is told as one in generation_config.json is; nothing is padded here."""
+    edit(folder / "config.json", eos_token_id=[1, 320], pad_token_id=32000)
+    result, keys = found(folder)
+    assert keys[0] == 1 and K + "padding_token_id" not in result.values
+    assert len(result.notes) == 1 and "eos_token_id names tokens that do not exist: [320]" in result.notes[0]
+
+
 def test_a_template_with_a_mark_and_lines_of_windows(folder: Path) -> None:
     (folder / "chat_template.jinja").write_bytes(b"\xef\xbb\xbfone\r\ntwo")
     assert found(folder)[0].values["tokenizer.chat_template"] == "one\ntwo"

@@ -165,3 +165,20 @@ def test_wrong_ends(keys: dict[str, Any], word: str) -> None:
     metadata[K + "merges"] = []
     with pytest.raises(BadFileError, match=word):
         tokenizer_from_metadata(metadata, "m.gguf")
+
+
+def test_rows_past_the_tokenizer(tmp_path: Path, opening: Callable[[Path], OpenModel]) -> None:
+    """A file whose vocabulary was not filled up: the rows are no tokens, whatever their logits, and every mode goes as with unused ones."""
+    model = random_model(Sizes(vocab=VOCAB), seed=11, tied=False)
+    assert model.head is not None
+    model.head[260:] *= 50
+    types = [1] * 256 + [3] * 4 + [5] * (VOCAB - 260)
+    filled = opening(write_model(tmp_path / "filled.gguf", model, metadata={K + "token_type": types}))
+    short = opening(write_model(tmp_path / "short.gguf", model, metadata=tokenizer_metadata(260) | {"vocab_size": 260}))
+    for sampling, request in REQUESTS.values():
+        texts = []
+        for opened in (filled, short):
+            completion = Completion(opened, PROMPT, sampling, request)
+            list(completion)
+            texts.append(completion.ids)
+        assert texts[0] == texts[1] and max(texts[0]) < 260

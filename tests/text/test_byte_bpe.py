@@ -105,6 +105,41 @@ def test_tokens_past_the_embedding(bpe: dict[str, Any], add_token: Any) -> None:
         tokenizer_from_metadata(bpe | {K + "eos_token_id": rows}, "m.gguf", rows)
 
 
+def test_rows_past_the_tokens(bpe: dict[str, Any]) -> None:
+    """They are tokens that nothing gives and that are never chosen."""
+    count = len(bpe[K + "tokens"])
+    bpe[K + "tokens"][5], taken = f"[PAD{count}]", bpe[K + "tokens"][5]
+    bpe[K + "merges"] = [merge for merge in bpe[K + "merges"] if taken not in merge]
+    for values in (bpe, {key: value for key, value in bpe.items() if key != K + "token_type"}):
+        tokenizer = tokenizer_from_metadata(values, "m.gguf", count + 3)
+        assert tokenizer.notes[-1] == f"3 rows of the embedding, from {count} on, have no token: they are never chosen"
+        silent = tokenizer_from_metadata(values, "m.gguf").silent_ids | {count, count + 1, count + 2}
+        assert (tokenizer.vocab_size, tokenizer.silent_ids) == (count + 3, silent)
+        assert not {count, count + 1, count + 2} & {*tokenizer.encode(f"the [PAD{count + 1}]", special=True)}
+        assert tokenizer.token_bytes(count) == f"[[PAD{count}]]".encode()
+    with pytest.raises(BadFileError, match=rf"eos_token_id: is {count}, expected"):
+        tokenizer_from_metadata(bpe | {K + "eos_token_id": count}, "m.gguf", count + 3)
+
+
+def test_tokens_without_a_name(bpe: dict[str, Any], spm: dict[str, Any], add_token: Any) -> None:
+    """Holes in the numbering: any number of tokens may have the empty text, of any type."""
+    for values in (bpe, spm):
+        first, text = len(values[K + "tokens"]), "the dog it's 1984"
+        expected = tokenizer_from_metadata(values, "m.gguf").encode(text, special=True)
+        for kind in (5, 5, 3, 1):
+            add_token(values, "", kind)
+        tokenizer = tokenizer_from_metadata(values, "m.gguf")
+        assert [tokenizer.token_bytes(i) for i in range(first, first + 4)] == [b""] * 4
+        assert tokenizer.encode(text, special=True) == expected
+
+
+def test_a_padding_token_that_is_not_there(bpe: dict[str, Any]) -> None:
+    """Nothing is padded here, and llama.cpp only warns of it."""
+    for number in (len(bpe[K + "tokens"]), -1, 2**32 - 1):
+        bpe[K + "padding_token_id"] = number
+        assert tokenizer_from_metadata(bpe, "m.gguf").notes == []
+
+
 def test_ignore_merges(libraries: dict[str, Library]) -> None:
     """A word in the vocabulary that no merge makes: Llama 3's kind takes it whole, GPT-2's in pieces."""
     for pre, whole in (("llama-bpe", True), ("gpt-2", False)):
