@@ -3,7 +3,8 @@
 Packed projections are I2_S (both orders), TQ1_0, TQ2_0, Q2_0 and ik_llama.cpp's types: values and scale are kept to the bit. Other
 converters write float tensors whose values are -s, 0, s already: sign and s are kept exactly. Anything else is taken as BitNet master
 weights and rounded by absmean, and reported in `rounded`. Scales in tensors of their own (`blk.N.attn_q.scale`) become part of their
-projection's, unless that has several (TriLM): these stay in blocks, and the tensor beside them.
+projection's, unless that has several (TriLM): these stay in blocks, and the tensor beside them. Scales of rows that float16 has not are
+written as rows.py has them.
 """
 
 import dataclasses
@@ -67,7 +68,7 @@ class GGUFSource:
     kept, packed   numbers of projections that were ternary floats, and that were packed already
     doubled        names of projections with the value 2, which some types of ik_llama.cpp have and I2_S keeps
     several        number of projections with several scales, which stay in blocks
-    by_row         number of projections with a scale for each row, in tensors of their own
+    by_row         number of projections with a scale for each row
     evidence       of the order of I2_S weights
     trailing       bytes after the last tensor
     files          paths: one, or the parts of a split model
@@ -148,9 +149,12 @@ class GGUFSource:
                 reason = f"{info.type.name} with rows of {shape[1]} weights, not a multiple of {block_of(info.type)}"
                 raise BadFileError(self._file.path, info.name, reason)
             # Read again when it is written, so that memory holds one at a time.
-            if info.type is not TensorType.I2_S and self._packed(info, shape).block_scales() is not None:
-                if weight_type is TensorType.IQ2_BN and info.type in PREFIXES:
-                    return self._with_several(info, OutputTensor(info.name, weight_type, shape, lambda: self._rows_repacked(info, shape)))
+            scales = None if info.type is TensorType.I2_S else self._packed(info, shape).block_scales()
+            if scales is not None:
+                with np.errstate(over="ignore"):
+                    halves = bool((scales.astype(np.float16) == scales).all())
+                if info.type in PREFIXES and (weight_type is TensorType.IQ2_BN or not halves):
+                    return self._rows_of_their_own(info, shape, weight_type)
                 return self._in_blocks(info, weight_type, lambda size: self._packed(info, shape).in_blocks(size))
             return self._written(info, weight_type, lambda: self._unpacked(info, shape, weight_type))
         stored = self._stored(info)
@@ -169,23 +173,26 @@ class GGUFSource:
 
     def _with_several(self, info: TensorInfo, packed: OutputTensor) -> list[OutputTensor]:
         """A projection with several scales; the tensor that multiplies them all is copied."""
-        if self._row_scales(_scale_name(info.name)) is not None:
-            raise UnsupportedError(f"{self._file.path}: {info.name}: several scales in its blocks beside one a row are not supported")
+        self._refuse_both(info)
         self.several += 1
         extra = self._tensors.get(_scale_name(info.name))
         return [packed] if extra is None else [packed, OutputTensor(extra.name, extra.type, extra.shape, self._copy(extra))]
 
-    def _rows_repacked(self, info: TensorInfo, shape: tuple[int, int]) -> NDArray[np.uint8]:
-        """Rows with scales of their own as IQ2_BN, which holds them to the bit."""
-        source = dataclasses.replace(self._packed(info, shape), extra=1.0)
-        found = source.several(strict=True)
-        assert found is not None and found[1] is None  # rows have one scale each, and not all the same
-        scales, _, chunks = found
-        parts, row = [], 0
-        for values in chunks():
-            parts.append(LAYOUTS[TensorType.IQ2_BN].pack_rows(values, scales[row : row + len(values)]))
-            row += len(values)
-        return np.concatenate(parts)
+    def _refuse_both(self, info: TensorInfo) -> None:
+        if self._row_scales(_scale_name(info.name)) is not None:
+            raise UnsupportedError(f"{self._file.path}: {info.name}: several scales in its blocks beside one a row are not supported")
+
+    def _rows_of_their_own(self, info: TensorInfo, shape: tuple[int, int], weight_type: TensorType) -> list[OutputTensor]:
+        """A type of ik_llama.cpp whose rows have different scales."""
+        self._refuse_both(info)
+        self.by_row += 1
+
+        def read() -> RowWeight:
+            found = self._packed(info, shape).several(strict=True)
+            assert found is not None and found[1] is None  # rows have one scale each, and not all the same
+            return TernaryWeight(*shape, np.float32(1), found[2]), found[0]
+
+        return row_tensors(info.name.removesuffix(".weight"), shape, weight_type, (self._file.path, info.name), read)
 
     def _written(self, info: TensorInfo, weight_type: TensorType, read: Callable[[], TernaryWeight]) -> list[OutputTensor]:
         name, shape = info.name.removesuffix(".weight"), (info.shape[0], info.shape[1])

@@ -3,7 +3,8 @@
 I2_S has one scale a tensor, and packed blocks have float16 ones, which would take 13 of a float32 scale's 24 bits. So the default file has
 I2_S with the scale 1, and beside it a tensor `.scale` of one float32 a row, (rows,): lossless, and read by this package only; llama.cpp
 refuses such a `.scale`. TQ1_0, TQ2_0 and Q2_0 hold each row's scale in its blocks, rounded to 11 bits, over a power of two in `.scale`,
-(1,); llama.cpp runs these. IQ2_BN has a float32 scale in every row, for ik_llama.cpp. F16 has the products.
+(1,); llama.cpp runs these. IQ2_BN has a float32 scale in every row, for ik_llama.cpp. F16 has the products. Rows that no block divides are
+F16 with the values -1, 0 and 1, and a `.scale` as beside I2_S.
 """
 
 from collections.abc import Callable, Iterator
@@ -19,6 +20,13 @@ from bitnet_cli.errors import BadFileError, UnsupportedError
 from bitnet_cli.gguf_file.types import TensorType
 from bitnet_cli.gguf_file.writer import OutputTensor
 from bitnet_cli.ternary import absmean, iq2_bn
+from bitnet_cli.ternary.layouts import LAYOUTS
+
+OWN_SCALES = (
+    "one float32 scale a row, in tensors that only `bitnet` reads; tq2_0 or q2_0 rounds them to 11 bits, for llama.cpp; iq2_bn keeps them, "
+    "for ik_llama.cpp"
+)
+ROUNDED_SCALES = "the scale of each row is rounded to 11 bits; i2_s keeps it"
 
 BY_ROW = (Flavour.ROWS, Flavour.MASTER_ROWS)
 RowWeight = tuple[TernaryWeight, NDArray[np.float32]]  # values with the scale 1, and the scale of each row, (rows,)
@@ -60,8 +68,8 @@ def row_tensors(
 ) -> list[OutputTensor]:
     """`<name>.weight` and what holds its scales. `read` is called once, when the writer asks for the weights; errors name `source`."""
     found: list[NDArray[np.float32]] = []
-    if wanted is TensorType.I2_S:
-        kind = type_of_rows(wanted, shape[1])
+    kind = type_of_rows(wanted, shape[1])
+    if wanted is TensorType.I2_S or (wanted in LAYOUTS and kind is TensorType.F16):
 
         def packed() -> NDArray[np.uint8]:
             values, scales = read()
@@ -73,7 +81,7 @@ def row_tensors(
         return [OutputTensor(f"{name}.weight", kind, shape, packed), scale]
 
     if wanted is TensorType.IQ2_BN:
-        return [OutputTensor(f"{name}.weight", wanted, shape, lambda: _with_scales(source, shape, read))]
+        return [OutputTensor(f"{name}.weight", wanted, shape, lambda: _with_scales(read))]
 
     def blocks(size: int) -> Iterator[tuple[NDArray[np.int8], NDArray[np.float16]]]:
         values, scales = read()
@@ -93,10 +101,15 @@ def row_tensors(
     return tensors
 
 
-def _with_scales(source: tuple[Path, str], shape: tuple[int, int], read: Callable[[], RowWeight]) -> NDArray[np.uint8]:
+def row_notes(wanted: TensorType) -> list[str]:
+    """What becomes of the scales of rows, for the user of a file of this type."""
+    if wanted is TensorType.IQ2_BN:
+        return []
+    return [OWN_SCALES if wanted is TensorType.I2_S else ROUNDED_SCALES]
+
+
+def _with_scales(read: Callable[[], RowWeight]) -> NDArray[np.uint8]:
     """IQ2_BN, whose rows begin with a float32 scale."""
-    if shape[1] % iq2_bn.BLOCK:
-        raise UnsupportedError(f"{source[0]}: {source[1]}: IQ2_BN needs rows of a multiple of {iq2_bn.BLOCK} weights, not {shape[1]}")
     values, scales = read()
     parts, row = [], 0
     for chunk in values.chunks():

@@ -17,7 +17,7 @@ from bitnet_cli.checkpoint.hub import Listing, Repository, UnreachableError
 from bitnet_cli.checkpoint.hub_id import is_hub_id
 from bitnet_cli.checkpoint.packing import OUTTYPES, type_notes
 from bitnet_cli.checkpoint.plan import Plan, make_plan
-from bitnet_cli.checkpoint.rows import BY_ROW
+from bitnet_cli.checkpoint.rows import BY_ROW, read_rows, row_notes
 from bitnet_cli.checkpoint.to_gguf import architecture, model_metadata, model_tensors
 from bitnet_cli.checkpoint.tokenizer import tokenizer_metadata
 from bitnet_cli.checkpoint.uniform import uniform_projections
@@ -29,6 +29,7 @@ from bitnet_cli.gguf_file.types import TensorType, nbytes
 from bitnet_cli.gguf_file.writer import OutputTensor, refuse_same_file, write_gguf
 from bitnet_cli.model.checks import check_plan
 from bitnet_cli.model.names import MODELS
+from bitnet_cli.ternary.layouts import Scales
 
 EMBEDDING_TYPES = {name: TensorType[name.upper()] for name in ("f32", "f16", "bf16", "q8_0", "q6_k", "q4_0")}
 
@@ -39,11 +40,6 @@ ASSUMED_MASTER = (
 )
 SCALE_OF_TENSOR = "one scale a tensor, as BitNet models are trained; for one a row (axolotl) there is --ternarise-by row"
 SCALE_OF_ROW = "one scale a row, as axolotl trains; for one a tensor (BitNet) there is --ternarise-by tensor"
-OWN_SCALES = (
-    "one float32 scale a row, in tensors that only `bitnet` reads; --outtype tq2_0 or q2_0 rounds them to 11 bits, for llama.cpp; iq2_bn "
-    "keeps them, for ik_llama.cpp"
-)
-ROUNDED_SCALES = "the scale of each row is rounded to 11 bits; --outtype i2_s keeps it"
 ASSUMED_INT8 = (
     "int8 activations, as BitNet models are trained, though nothing says so; a model that is ternary in its weights only (TriLM) wants "
     "--activations float"
@@ -156,7 +152,10 @@ def planned(
     metadata = model_metadata(checkpoint, weight_type) | tokenizer.values
     plan = make_plan(checkpoint, architecture(checkpoint), metadata, tensors)
     notes = tokenizer.notes + type_notes(plan.architecture, weight_type, tensors) + _assumptions(checkpoint, activations, weight_type)
-    scales = {f"{name}.weight": p.scales for name, p in checkpoint.projections.items() if p.scales is not None}
+    scales: dict[str, Scales] = {f"{name}.weight": p.scales for name, p in checkpoint.projections.items() if p.scales is not None}
+    if checkpoint.config.activation == "relu2" and checkpoint.flavour in BY_ROW:  # whether they differ matters in these models only
+        rows = {name: read_rows(p.weight, p.shape, p.flavour)[1] for name, p in checkpoint.projections.items() if p.flavour in BY_ROW}
+        scales |= {f"{name}.weight": values[:, None] for name, values in rows.items()}
     try:
         check_plan(PlannedFile(folder, plan.architecture, metadata, tensors, scales))
     except UnsupportedError as error:
@@ -186,9 +185,7 @@ def _assumptions(checkpoint: Checkpoint, activations: str, weight_type: TensorTy
         told.append(ASSUMED_INT8)
     if checkpoint.assumed_master:
         told.append(SCALE_OF_ROW if checkpoint.flavour in BY_ROW else SCALE_OF_TENSOR)
-    if checkpoint.flavour in BY_ROW and weight_type is not TensorType.IQ2_BN:
-        told.append(OWN_SCALES if weight_type is TensorType.I2_S else ROUNDED_SCALES)
-    return told
+    return told + (row_notes(weight_type) if checkpoint.flavour in BY_ROW else [])
 
 
 def _stem(source: str) -> str:

@@ -5,6 +5,7 @@ from pathlib import Path
 
 from bitnet_cli.checkpoint.gguf_source import GGUFSource
 from bitnet_cli.checkpoint.packing import FILE_TYPES, OUTTYPES, QUANTIZATION_VERSION, file_type, type_notes
+from bitnet_cli.checkpoint.rows import row_notes
 from bitnet_cli.commands.convert import EMBEDDING_TYPES
 from bitnet_cli.commands.reporting import Reporter
 from bitnet_cli.errors import UsageError
@@ -50,7 +51,8 @@ def quantize(
         metadata[i2_s_order.KEY] = Typed(i2_s_order.PUBLISHED, ValueType.STRING)
     with report.progress("packing") as progress:
         size = write_gguf(output, model.architecture, metadata, tensors, force=force, progress=progress)
-    for note in _reading_notes(model, i2_s_layout) + type_notes(model.architecture, weight_type, tensors):
+    told = row_notes(weight_type) if model.by_row else []
+    for note in _reading_notes(model, i2_s_layout) + type_notes(model.architecture, weight_type, tensors) + told:
         report.note(note)
     with open_gguf(output) as written:
         verdict = why_not(written)

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 class PlannedFile(TensorTable):
     """What `write_gguf` would write. `raw` makes a tensor to show it: for small ones. Offsets are all 0.
 
-    scales   name of a projection that has several -> those of blocks of 64 weights, (rows, cols / 64) float16, 0 where there are no weights
+    scales   name of a projection that has several -> those of blocks of neighbours, (rows, blocks of a row), 0: no weights
     """
 
     def __init__(
@@ -29,7 +29,7 @@ class PlannedFile(TensorTable):
         architecture: str,
         metadata: Mapping[str, Value | Typed | Sequence[int] | Sequence[float]],
         tensors: Sequence[OutputTensor],
-        scales: Mapping[str, NDArray[np.float16]],
+        scales: Mapping[str, NDArray[np.float16] | NDArray[np.float32]],
     ):
         self.path = path
         self.typed_metadata = typed_metadata(architecture, metadata)

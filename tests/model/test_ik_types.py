@@ -257,16 +257,26 @@ def products_of(raw: NDArray[np.uint8], cols: int) -> NDArray[np.float32]:
     return iq2_bn.unpack_rows(raw, cols) * iq2_bn.row_scales(raw, cols)[:, None]
 
 
-def test_scales_of_rows_that_float16_has_not(model: Model, tmp_path: Path) -> None:
+def test_scales_of_rows_that_float16_has_not(model: Model, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """As they are, or rounded and told."""
     tensors = one_changed(model, TensorType.IQ2_BN, row_scale(TensorType.IQ2_BN, 5, 0.1))
     source = write_model(tmp_path / "m.gguf", random_like(model), tensors=tensors, arch="bitnet")
     quantize(source, tmp_path / "same.gguf", "iq2_bn", quiet=True)
     with open_gguf(source) as before, open_gguf(tmp_path / "same.gguf") as after:
         products = [products_of(file.raw("blk.1.attn_k.weight"), 256) for file in (before, after)]
     assert np.array_equal(*products)
-    with pytest.raises(UnsupportedError, match="scales of rows that are no float16 numbers; only iq2_bn can hold them"):
-        quantize(source, tmp_path / "out.gguf", "tq2_0", quiet=True)
-    assert not (tmp_path / "out.gguf").exists()
+    with open_gguf(source) as file:
+        want = load_projections(file, read_config(file))
+    for target in ("i2_s", "tq2_0"):
+        quantize(source, tmp_path / f"{target}.gguf", target)
+        with open_gguf(tmp_path / f"{target}.gguf") as file:
+            got = load_projections(file, read_config(file))
+            assert why_not(file, full=True).reason is None
+        assert all(np.array_equal(a, b) for a, b in zip(want.parts[:2], got.parts[:2], strict=True))
+        exact = target == "i2_s"
+        assert np.array_equal(want.parts.scales, got.parts.scales) is exact
+        assert np.allclose(want.parts.scales, got.parts.scales, rtol=2**-11)
+        assert ("one float32 scale a row" if exact else "the scale of each row is rounded to 11 bits") in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("kind", KINDS[1:])

@@ -135,13 +135,13 @@ def test_what_was_assumed_is_said(axolotl: tuple[Path, Model], tmp_path: Path, c
         open_checkpoint(folder)
     convert(folder, tmp_path / "rows.gguf", ternarise_by="row")
     told = capsys.readouterr().err
-    assert "one scale a row" in told and "--ternarise-by tensor" in told and "--activations float" in told and "--outtype tq2_0" in told
+    assert "one scale a row" in told and "--ternarise-by tensor" in told and "--activations float" in told and "tq2_0 or q2_0 rounds them" in told
     convert(folder, tmp_path / "tensor.gguf", ternarise=True)
     told = capsys.readouterr().err
     assert "one scale a tensor" in told and "--ternarise-by row" in told and "--activations float" in told
     convert(folder, tmp_path / "any.gguf", ternarise_by="row", outtype="tq2_0", dry_run=True)
     told = " ".join(capsys.readouterr().out.split())
-    assert all(word in told for word in ("mean|W| of each row", "11 significant bits", "--outtype i2_s")), told
+    assert all(word in told for word in ("mean|W| of each row", "11 significant bits", "i2_s keeps it")), told
 
 
 def test_dequantised_rows_need_no_option(axolotl: tuple[Path, Model], converted: Path, maker: ModuleType, tmp_path: Path) -> None:
@@ -177,6 +177,29 @@ def test_rows_with_relu2_are_refused_by_name(maker: ModuleType, tmp_path: Path, 
     folder = maker.write_folder(tmp_path / "hf", "E_master")
     with pytest.raises(UnsupportedError, match="ReLU²"):
         convert(folder, tmp_path / "m.gguf", ternarise_by="row", quiet=True)
+
+
+@pytest.mark.parametrize("outtype", ["i2_s", "tq2_0", "iq2_bn", "f16"])
+def test_rows_with_relu2_in_a_type_that_was_asked_for(outtype: str, maker: ModuleType, tmp_path: Path, capsys: Any) -> None:
+    """The file is written, and what is said of it is what `run` says."""
+    folder = maker.write_folder(tmp_path / "hf", "E_master", exact=False)
+    convert(folder, tmp_path / "m.gguf", ternarise_by="row", outtype=outtype)
+    with open_gguf(tmp_path / "m.gguf") as file:
+        reason = why_not(file, full=True).reason
+    assert reason is not None and f"`bitnet run` refuses the file: {reason}" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("outtype", ["i2_s", "tq2_0", "iq2_bn"])
+def test_rows_of_weights_that_no_block_divides(outtype: str, maker: ModuleType, tmp_path: Path, decoder_of: Callable[..., Decoder]) -> None:
+    """676: these projections are floats beside the others, with the scales as they are."""
+    folder = maker.write_folder(tmp_path / "hf", "E_master", kind="1bitllm-xl")
+    convert(folder, tmp_path / "auto.gguf", ternarise_by="row", quiet=True)
+    convert(folder, tmp_path / "m.gguf", ternarise_by="row", outtype=outtype, quiet=True)
+    with open_gguf(tmp_path / "m.gguf") as file, open_gguf(tmp_path / "auto.gguf") as other:
+        assert file.tensors["blk.0.ffn_down.weight"].type is TensorType.F16
+        for name in ("blk.0.ffn_down.weight", "blk.0.ffn_down.scale"):
+            assert np.array_equal(file.raw(name), other.raw(name))
+    decoder_of(tmp_path / "m.gguf").feed_all(IDS)
 
 
 @pytest.mark.parametrize("value", [0.0, -1.0, float("nan"), float("inf")])
