@@ -34,6 +34,9 @@ from bitnet_cli.text.vocabulary import silent_ids
 DEFAULT_CONTEXT = 2048  # tokens
 # Keys that change what weights mean, by their beginning, and are not applied.
 FOREIGN_KEYS = {"prism.hadamard.": "weights that are folded with a Hadamard transform"}
+# Beginnings of tensors that are a part of a model: one that is not read would be arithmetic left out (a norm, more layers, experts).
+# `.input_scale` is what other engines round activations by, in types that are not ours.
+PARTS = ("blk.", "token_", "position_", "rope_f", "output", "cls.", "dense_", "per_layer_")
 
 
 class Verdict(NamedTuple):
@@ -51,7 +54,7 @@ def check_model(file: TensorTable, evidence: i2_s_order.Evidence | None = None) 
     _require_read(file)
     c = read_config(file)
     for name in check_tensors(file, c):
-        if name.endswith((".bias", ".scale")) or name.startswith("rope_f"):
+        if name.endswith((".bias", ".scale")) or (name.startswith(PARTS) and not name.endswith(".input_scale")):
             raise UnsupportedError(f"{file.path}: tensor {name}: changes the result and is not supported by {c.architecture} here")
     for name in norm_names(c):
         norm_values(file, name)

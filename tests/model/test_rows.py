@@ -135,7 +135,12 @@ def test_what_was_assumed_is_said(axolotl: tuple[Path, Model], tmp_path: Path, c
         open_checkpoint(folder)
     convert(folder, tmp_path / "rows.gguf", ternarise_by="row")
     told = capsys.readouterr().err
-    assert "one scale a row" in told and "--ternarise-by tensor" in told and "--activations float" in told and "tq2_0 or q2_0 rounds them" in told
+    assert (
+        "one scale a row" in told
+        and "--ternarise-by tensor" in told
+        and "--activations float" in told
+        and "tq2_0 or q2_0 rounds them" in told
+    )
     convert(folder, tmp_path / "tensor.gguf", ternarise=True)
     told = capsys.readouterr().err
     assert "one scale a tensor" in told and "--ternarise-by row" in told and "--activations float" in told
