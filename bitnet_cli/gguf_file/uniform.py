@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from bitnet_cli.gguf_file.contents import CHUNK, DENSE, EXPONENTS, HALVES
 from bitnet_cli.gguf_file.reader import GGUFFile, TensorInfo
-from bitnet_cli.gguf_file.types import BLOCKS, TAILS, TensorType
+from bitnet_cli.gguf_file.types import BLOCKS, PREFIXES, TAILS, TOGETHER, TensorType, row_bytes
 from bitnet_cli.ternary.layouts import LAYOUTS
 
 BROKEN = "which no trained model has: something was lost before it came here"
@@ -28,6 +28,8 @@ def uniform_projections(file: GGUFFile) -> list[str]:
 
 def _only_value(raw: NDArray[np.uint8], info: TensorInfo) -> str | None:
     """What all weights are; None where they differ, or where the type says too little."""
+    if info.type in PREFIXES:
+        return _only_value_of_rows(raw, info)
     body = raw[: info.nbytes - TAILS.get(info.type, 0)]
     layout = LAYOUTS.get(info.type)
     if layout is None and info.type not in EXPONENTS:
@@ -48,6 +50,22 @@ def _only_value(raw: NDArray[np.uint8], info: TensorInfo) -> str | None:
     if len(first) > 1:
         return None
     return f"{first[0]:+d} times {'the scale of its block' if scales else 'the scale'}" if first[0] else "0"
+
+
+def _only_value_of_rows(raw: NDArray[np.uint8], info: TensorInfo) -> str | None:
+    """As above, of types whose rows begin with their scale; some of them have the bytes of several rows interleaved."""
+    layout, cols, together = LAYOUTS[info.type], info.shape[1], TOGETHER.get(info.type, 1)
+    stride = row_bytes(info.type, cols) * together
+    if not layout.row_scales(raw, cols).any():
+        return "0"
+    values = np.unique(layout.unpack_rows(raw[:stride], cols))
+    if len(values) > 1:
+        return None
+    codes = raw.reshape(-1, stride)[:, PREFIXES[info.type] * together :]
+    step = max(1, CHUNK // stride)
+    if not all((codes[i : i + step] == codes[0]).all() for i in range(0, len(codes), step)):
+        return None
+    return f"{values[0]:+d} times the scale of its row" if values[0] else "0"
 
 
 def _all_first(blocks: NDArray[np.uint8], places: list[int]) -> bool:
