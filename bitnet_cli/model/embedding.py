@@ -18,8 +18,6 @@ from bitnet_cli.errors import BitnetError, UsageError
 from bitnet_cli.model.decoder import Decoder
 from bitnet_cli.text.tokenizer import Tokenizer
 
-POOLINGS = ("last", "mean", "none")
-
 
 def token_ids(tokenizer: Tokenizer, text: str, limit: int) -> tuple[list[int], int]:
     """Ids of a text, and how many were cut off so that at most `limit` are left: from the end, but not the EOS that the model expects.

@@ -125,7 +125,7 @@ def split_pattern(step: dict[str, Any]) -> tuple[str | None, bool]:
 
 
 def library_normalizer(value: Any, where: str) -> normalizers.Normalizer | None:
-    """The value of `normalizer` in a tokenizer.json: Unicode's four forms, small letters, and replacements; None for none.
+    """The value of `normalizer` in a tokenizer.json: Unicode's four forms and replacements of a String; None for none.
 
     UnsupportedError: anything else.
     """
