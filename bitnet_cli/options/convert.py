@@ -23,7 +23,7 @@ def convert(
         OutType,
         typer.Option(
             "--outtype",
-            help="Ternary weights. auto: i2_s, or what holds their scales. llama.cpp: tq1_0, tq2_0, q2_0; ik_llama.cpp: iq2_bn; f16: products.",
+            help="Ternary weights. auto: i2_s, or what holds the scales. llama.cpp: tq1_0, tq2_0, q2_0; ik_llama.cpp: iq2_bn; f16: floats.",
         ),
     ] = OutType.auto,
     embedding_type: Annotated[EmbeddingType, typer.Option("--embedding-type", help="Type of the embedding and head.")] = EmbeddingType.f16,
