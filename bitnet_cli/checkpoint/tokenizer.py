@@ -8,6 +8,7 @@ This module chooses, pads the vocabulary to the rows of the embedding, and adds 
 whether text starts with BOS, the chat template. Ids come from config.json first, as they do when a model generates.
 """
 
+import re
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -22,9 +23,10 @@ from bitnet_cli.gguf_file.metadata import Typed, ValueType
 from bitnet_cli.text.files import decode_text
 
 MAX_TEMPLATE = MEGABYTE
+MORE_TEMPLATES = "additional_chat_templates"  # a folder: transformers has the templates there that are not the default
 TOKENIZER_FILES = (
     *("tokenizer.json", "tokenizer.model", "tokenizer_config.json"),
-    *("added_tokens.json", "generation_config.json", "chat_template.jinja"),
+    *("added_tokens.json", "generation_config.json", "chat_template.jinja", f"{MORE_TEMPLATES}/tool_use.jinja"),
 )
 
 
@@ -50,7 +52,8 @@ def tokenizer_metadata(folder: Path, config: ModelConfig) -> TokenizerMetadata:
     values |= {f"tokenizer.ggml.{key}": value for key, value in vocabulary.extra.items()} | vocabulary.own
     if values.get("tokenizer.ggml.merges") == []:  # a list without items does not say what it is a list of
         values["tokenizer.ggml.merges"] = Typed([], ValueType.ARRAY, ValueType.STRING)
-    template = _chat_template(folder, settings)
+    templates = _templates(folder, settings)
+    template = templates.get("default")
     bos = config.bos if config.bos is not None else _named(settings, "bos_token", vocabulary)
     ends = _ends(folder, settings, vocabulary, config, template, bos)
     padding = config.pad if config.pad is not None else _named(settings, "pad_token", vocabulary)
@@ -66,7 +69,7 @@ def tokenizer_metadata(folder: Path, config: ModelConfig) -> TokenizerMetadata:
             values[f"tokenizer.ggml.{key}"] = value
     if values.get("tokenizer.ggml.add_bos_token") and bos is None:
         raise BadFileError(settings_path, "add_bos_token", "true, but neither config.json nor tokenizer_config.json names a BOS token")
-    return TokenizerMetadata(values | ({"tokenizer.chat_template": template} if template else {}), [*vocabulary.notes, *ends.notes])
+    return TokenizerMetadata(values | _template_keys(templates), [*vocabulary.notes, *ends.notes])
 
 
 def _read_vocabulary(folder: Path, settings: dict[str, Any]) -> Vocabulary:
@@ -106,19 +109,32 @@ def _named(settings: dict[str, Any], key: str, vocabulary: Vocabulary) -> int | 
     return vocabulary.find(text) if isinstance(text, str) else None
 
 
-def _chat_template(folder: Path, settings: dict[str, Any]) -> str | None:
-    """chat_template.jinja, else the string in tokenizer_config.json, else the one named `default` in its list. Never run here."""
-    path = folder / "chat_template.jinja"
-    if path.exists():
-        return decode_text(read_bytes(path, MAX_TEMPLATE), str(path), "chat template", "utf-8", hint=False)
-    path, template = folder / "tokenizer_config.json", settings.get("chat_template")
-    if isinstance(template, list):
-        named = {t["name"]: t.get("template") for t in template if isinstance(t, dict) and isinstance(t.get("name"), str)}
-        template = named.get("default")
-    if template is None:
-        return None
-    if not isinstance(template, str) or len(template) > MAX_TEMPLATE:
-        raise BadFileError(path, "chat_template", f"expected text of at most {MAX_TEMPLATE} characters")
-    if any("\ud800" <= c <= "\udfff" for c in template):
-        raise BadFileError(path, "chat_template", "half of a surrogate pair")
-    return template
+def _templates(folder: Path, settings: dict[str, Any]) -> dict[str, str]:
+    """Name -> chat template, as transformers finds them: chat_template.jinja and the folder with others, else tokenizer_config.json, which
+    has one text (`default`) or a list. Never run here."""
+    path, others = folder / "chat_template.jinja", folder / MORE_TEMPLATES
+    files = {"default": path} if path.exists() else {}
+    files |= {other.stem: other for other in sorted(others.glob("*.jinja"))}
+    texts = {name: decode_text(read_bytes(p, MAX_TEMPLATE), str(p), "chat template", "utf-8", hint=False) for name, p in files.items()}
+    value = None if path.exists() else settings.get("chat_template")
+    named = {"default": value}
+    if isinstance(value, list):
+        named = {t["name"]: t.get("template") for t in value if isinstance(t, dict) and isinstance(t.get("name"), str)}
+    for name, template in named.items():
+        if template is None or name in texts:
+            continue
+        path = folder / "tokenizer_config.json"
+        if not isinstance(template, str) or len(template) > MAX_TEMPLATE:
+            raise BadFileError(path, "chat_template", f"expected text of at most {MAX_TEMPLATE} characters")
+        if any("\ud800" <= c <= "\udfff" for c in template):
+            raise BadFileError(path, "chat_template", "half of a surrogate pair")
+        texts[name] = template
+    return texts
+
+
+def _template_keys(texts: dict[str, str]) -> dict[str, Any]:
+    """The keys of llama.cpp's converter (gguf-py, add_chat_template): the default one, others under their names, and a list of these."""
+    keys: dict[str, Any] = {"tokenizer.chat_template": texts["default"]} if texts.get("default") else {}
+    more = {re.sub("[^A-Za-z0-9]", "_", name[:64]): text for name, text in texts.items() if name not in ("", "default") and text}
+    keys |= {f"tokenizer.chat_template.{name}": text for name, text in more.items()}
+    return keys | ({"tokenizer.chat_templates": sorted(more)} if more else {})

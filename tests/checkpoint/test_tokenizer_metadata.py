@@ -177,9 +177,17 @@ def test_special_ids(folder: Path) -> None:
 def test_chat_template(folder: Path) -> None:
     named = [{"name": "tool_use", "template": "T"}, {"name": "default", "template": "D"}]
     edit(folder / "tokenizer_config.json", lambda d: d.update(chat_template=named))
-    assert metadata(folder)["tokenizer.chat_template"] == "D"
+    found = metadata(folder)
+    assert (found["tokenizer.chat_template"], found["tokenizer.chat_template.tool_use"]) == ("D", "T")
+    assert found["tokenizer.chat_templates"] == ["tool_use"]
     (folder / "chat_template.jinja").write_text("J ⟨", encoding="utf-8")
     assert metadata(folder)["tokenizer.chat_template"] == "J ⟨"
+    assert "tokenizer.chat_templates" not in metadata(folder)
+    (folder / "additional_chat_templates").mkdir()
+    (folder / "additional_chat_templates" / "tool use.jinja").write_text("U", encoding="utf-8")
+    found = metadata(folder)
+    assert (found["tokenizer.chat_template"], found["tokenizer.chat_template.tool_use"]) == ("J ⟨", "U")
+    assert found["tokenizer.chat_templates"] == ["tool_use"]
     (folder / "chat_template.jinja").write_bytes(b"\xff")
     with pytest.raises(BadFileError, match="not UTF-8"):
         metadata(folder)
