@@ -111,16 +111,25 @@ def storer(vector: Vector) -> Any:
     return store
 
 
-@intrinsic
-def prefetch(typingctx: Any, array: Any, offset: Any) -> Any:
-    """Ask for the cache line of element `offset`; never faults, so it may lie past the array's end."""
+def prefetcher(locality: int) -> Any:
+    """`prefetch(array, offset)`: ask for the cache line of element `offset`; never faults, so it may lie past the array's end.
 
-    def codegen(ctx: Any, b: Any, sig: Any, args: Any) -> Any:
-        pointer = b.bitcast(element_pointer(ctx, b, array, *args), I8.as_pointer())
-        call(b, "llvm.prefetch.p0", ir.VoidType(), [pointer, I32(0), I32(3), I32(1)])
-        return ctx.get_dummy_value()
+    locality: LLVM's; 3: into all caches, 2: into L2 only.
+    """
 
-    return types.void(array, types.intp), codegen
+    @intrinsic
+    def prefetch(typingctx: Any, array: Any, offset: Any) -> Any:
+        def codegen(ctx: Any, b: Any, sig: Any, args: Any) -> Any:
+            pointer = b.bitcast(element_pointer(ctx, b, array, *args), I8.as_pointer())
+            call(b, "llvm.prefetch.p0", ir.VoidType(), [pointer, I32(0), I32(locality), I32(1)])
+            return ctx.get_dummy_value()
+
+        return types.void(array, types.intp), codegen
+
+    return prefetch
+
+
+prefetch, prefetch_to_l2 = prefetcher(3), prefetcher(2)
 
 
 def constant(vector: Vector, value: float = 0) -> Any:

@@ -1,0 +1,200 @@
+"""Rows in lanes: what the matmul of many tokens needs (tile.py). A lane is 32 bits, and has sums of one row of weights.
+
+A register of codes holds, of LANES rows, four neighbouring codes each. They meet four neighbouring activations of one token, the same in
+every lane, and are summed within lanes: a tile's sums need no additions across lanes. Products and folds are the set's own:
+
+    LaneSums                          its vector of narrow sums; `products(b, sums, codes, values)` emits a step,
+    lane_fold(b, wide, narrow)        at most STEPS_PER_FOLD of them, and then this, into one int32 a lane
+    TILE_BLOCKS, TILE_TOKENS          LANES rows so often, and so many tokens, have their sums in registers at once
+"""
+
+import platform
+from collections.abc import Sequence
+from typing import Any
+
+from llvmlite import ir
+from numba import types
+
+from . import selected
+from .floats import F32x16, I32x16
+from .vectors import I8, I16, I32, I64, Vector, binary, element_pointer, intrinsic, lanewise, loader
+
+WIDTH = selected.WIDTH
+LANES = WIDTH // 4
+_REGISTERS = {"x86_64": "v", "amd64": "v", "aarch64": "w", "arm64": "w"}  # in constraints of assembly
+_Words, _Rows = Vector(I32, LANES), types.UniTuple(selected.Bytes, LANES)
+
+load_i32, sub_i32 = loader(I32x16), binary(I32x16, "sub")
+to_f32 = lanewise(I32x16, F32x16, lambda b, value: b.sitofp(value, F32x16.llvm))
+
+
+def _chosen(b: Any, x: Any, y: Any, lanes: Sequence[int]) -> Any:
+    """Lanes of two vectors of 32-bit words, numbered through."""
+    return b.shuffle_vector(x, y, ir.Constant(ir.VectorType(I32, len(lanes)), list(lanes)))
+
+
+def _repeated(b: Any, word: Any, vector: Vector) -> Any:
+    one = b.insert_element(ir.Constant(vector.llvm, ir.Undefined), word, I32(0))
+    return _chosen(b, one, one, [0] * vector.lanes)
+
+
+@intrinsic
+def splat_i32(typingctx: Any, word: Any) -> Any:
+    """16 times the same int32."""
+    return I32x16(types.int32), lambda ctx, b, sig, args: _repeated(b, args[0], I32x16)
+
+
+def _rows_loader(half: bool) -> Any:
+    """`load(array, at, stride, count)`: a register from each row at at, at + stride ...; past `count` rows, the last again.
+
+    half: the lower half of each, and zeros.
+    """
+
+    @intrinsic
+    def load_rows(typingctx: Any, array: Any, at: Any, stride: Any, count: Any) -> Any:
+        kind = ir.VectorType(I8, WIDTH // 2 if half else WIDTH)
+
+        def codegen(ctx: Any, b: Any, sig: Any, args: Any) -> Any:
+            data, at, stride, count = args
+            last, rows = b.sub(count, I64(1)), []
+            for i in range(LANES):
+                row = b.select(b.icmp_signed("<", I64(i), last), I64(i), last)
+                pointer = element_pointer(ctx, b, array, data, b.add(at, b.mul(row, stride)))
+                value = b.load(b.bitcast(pointer, kind.as_pointer()), align=1)
+                rows.append(_chosen(b, value, ir.Constant(kind, [0] * kind.count), range(WIDTH)) if half else value)
+            return ctx.make_tuple(b, _Rows, rows)
+
+        return _Rows(array, types.intp, types.intp, types.intp), codegen
+
+    return load_rows
+
+
+load_rows, load_half_rows = _rows_loader(False), _rows_loader(True)
+
+
+def _transposed(b: Any, rows: list[Any]) -> list[Any]:
+    """LANES vectors of as many words -> vector i has word i of each. Shuffles within 16 bytes, then of 16 bytes: two each on x86."""
+    quarters = range(0, LANES, 4)
+
+    def zipped(x: Any, y: Any, unit: int, half: int) -> Any:
+        units = [q + 2 * half + i for q in quarters for i in range(0, 2, unit)]
+        return _chosen(b, x, y, [start + base + i for start in units for base in (0, LANES) for i in range(unit)])
+
+    fours = []
+    for i in quarters:
+        for half in (0, 1):
+            x, y = zipped(rows[i], rows[i + 1], 1, half), zipped(rows[i + 2], rows[i + 3], 1, half)
+            fours += [zipped(x, y, 2, 0), zipped(x, y, 2, 1)]  # word j of four rows, of every 16 bytes
+    return [part for words in zip(*(_of_sixteen_bytes(b, fours[j::4]) for j in range(4)), strict=True) for part in words]
+
+
+def _of_sixteen_bytes(b: Any, parts: list[Any]) -> list[Any]:
+    """Two vectors of two 16-byte parts, or four of four -> vector i has part i of each."""
+
+    def pair(x: Any, y: Any, first: int, second: int) -> Any:
+        return _chosen(b, x, y, [base + 4 * part + i for base in (0, LANES) for part in (first, second) for i in range(4)])
+
+    if len(parts) == 2:
+        return [_chosen(b, *parts, [base + 4 * part + i for base in (0, LANES) for i in range(4)]) for part in (0, 1)]
+    halves = [[pair(parts[i], parts[i + 1], first, first + 1) for i in (0, 2)] for first in (0, 2)]
+    return [pair(x, y, first, first + 2) for x, y in halves for first in (0, 1)]
+
+
+def _two_bits(b: Any, words: Any, shift: int) -> Any:
+    """Bits shift, shift + 1 of each byte. Shifted in 16-bit lanes: x86 has no others."""
+    halves = ir.VectorType(I16, WIDTH // 2)
+    value = b.bitcast(words, halves)
+    value = b.lshr(value, ir.Constant(halves, [shift] * halves.count)) if shift else value
+    return b.and_(b.bitcast(value, selected.Bytes.llvm), selected.Bytes.splat(3))
+
+
+@intrinsic
+def store_codes(typingctx: Any, rows: Any, tile: Any, place: Any, gap: Any) -> Any:
+    """Packed registers of LANES rows -> registers of codes, four neighbours of each row, at tile[place], tile[place + gap] ..."""
+
+    def codegen(ctx: Any, b: Any, sig: Any, args: Any) -> Any:
+        packed = [b.bitcast(b.extract_value(args[0], i), _Words.llvm) for i in range(LANES)]
+        for number, words in enumerate(_transposed(b, packed)):
+            for field in range(4):
+                at = b.add(args[2], b.mul(args[3], I64(field * LANES + number)))
+                pointer = b.bitcast(element_pointer(ctx, b, tile, args[1], at), selected.Bytes.llvm.as_pointer())
+                b.store(_two_bits(b, words, 6 - 2 * field), pointer, align=1)
+        return ctx.get_dummy_value()
+
+    return types.void(_Rows, tile, types.intp, types.intp), codegen
+
+
+def operations(blocks: int, tokens: int) -> tuple[Any, Any, Any]:
+    """What works on sums of `blocks` times LANES rows with so many tokens, kept in registers: a tuple, tokens one after the other.
+
+    no_sums()                                       all zero
+    add_step(sums, tile, at, values, first, gap)    with one register of codes of each block, from tile[at] on, and four activations of each
+                                                    token, from values[first], values[first + gap] ... on
+    add_to(sums, array, at, step, place, gap)       and int32 at array[at ...], array[at + step ...] ..., a token each, to array[place ...],
+                                                    array[place + gap ...] ...
+    """
+    kind = types.UniTuple(selected.LaneSums, blocks * tokens)
+
+    @intrinsic
+    def no_sums(typingctx: Any) -> Any:
+        return kind(), lambda ctx, b, sig, args: ctx.make_tuple(b, kind, [selected.LaneSums.splat(0)] * kind.count)
+
+    @intrinsic
+    def add_step(typingctx: Any, sums: Any, tile: Any, at: Any, values: Any, first: Any, gap: Any) -> Any:
+        def codegen(ctx: Any, b: Any, sig: Any, args: Any) -> Any:
+            codes, result = [], []
+            for i in range(blocks):
+                pointer = element_pointer(ctx, b, tile, args[1], b.add(args[2], I64(i * WIDTH)))
+                codes.append(b.load(b.bitcast(pointer, selected.Bytes.llvm.as_pointer()), align=1))
+            for t in range(tokens):
+                pointer = element_pointer(ctx, b, values, args[3], b.add(args[4], b.mul(args[5], I64(t))))
+                word = b.load(b.bitcast(pointer, I32.as_pointer()), align=1)
+                x = b.bitcast(_repeated(b, word, _Words), selected.Bytes.llvm)
+                result += [selected.products(b, b.extract_value(args[0], t * blocks + i), codes[i], x) for i in range(blocks)]
+            return ctx.make_tuple(b, kind, result)
+
+        return kind(kind, tile, types.intp, values, types.intp, types.intp), codegen
+
+    @intrinsic
+    def add_to(typingctx: Any, sums: Any, array: Any, at: Any, step: Any, place: Any, gap: Any) -> Any:
+        def codegen(ctx: Any, b: Any, sig: Any, args: Any) -> Any:
+            for number in range(kind.count):
+                token, lane = I64(number // blocks), I64(number % blocks * LANES)
+                starts = (b.add(b.add(start, b.mul(far, token)), lane) for start, far in (args[2:4], args[4:]))
+                source, out = (b.bitcast(element_pointer(ctx, b, array, args[1], start), _Words.llvm.as_pointer()) for start in starts)
+                b.store(selected.lane_fold(b, b.load(source, align=4), b.extract_value(args[0], number)), out, align=4)
+            return ctx.get_dummy_value()
+
+        return types.void(kind, array, *[types.intp] * 4), codegen
+
+    return no_sums, add_step, add_to
+
+
+def _unknown(b: Any, value: Any) -> Any:
+    """The same vector, of which LLVM no longer knows where it comes from: an empty piece of assembly may have changed it."""
+    register = _REGISTERS.get(platform.machine().lower())
+    if register is None:
+        return value
+    lanes = WIDTH if selected.__name__.rpartition(".")[2].startswith("avx") else 16  # of one register
+    parts = [_chosen(b, value, value, range(start, start + lanes)) for start in range(0, WIDTH, lanes)]
+    kind = ir.FunctionType(parts[0].type, [parts[0].type])
+    parts = [b.asm(kind, "", f"={register},0", [part], side_effect=True) for part in parts]
+    return parts[0] if len(parts) == 1 else _chosen(b, *parts, range(WIDTH))
+
+
+def in_registers(blocks: int, tokens: int) -> Any:
+    """`step(sums, codes, values)`: as add_step, with the same registers for all products, each computed: what arithmetic alone takes."""
+    kind = types.UniTuple(selected.LaneSums, blocks * tokens)
+
+    @intrinsic
+    def step(typingctx: Any, sums: Any, codes: Any, values: Any) -> Any:
+        def codegen(ctx: Any, b: Any, sig: Any, args: Any) -> Any:
+            result, x = [], args[2]
+            for i in range(kind.count):
+                x = _unknown(b, x)
+                result.append(selected.products(b, b.extract_value(args[0], i), args[1], x))
+            return ctx.make_tuple(b, kind, result)
+
+        return kind(kind, selected.Bytes, selected.Bytes), codegen
+
+    return step
