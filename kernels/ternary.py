@@ -17,6 +17,7 @@ from .simd import selected, vectors
 from .tile import BLOCK, TILE_ROWS, TOKENS, ask_for, scale_sums, sums_4, sums_8, unpack_rows
 
 WIDTH = selected.WIDTH
+NEXT_PACKED = 8  # rows ahead that few tokens ask for; more are gone from L1 before they are read
 NEXT_ROWS = 6  # chosen rows ahead; 3 and 6 measure alike, 1 is a fifth slower (docs/log.md)
 PREFETCH = 2048  # bytes ahead in each of the four streams: 39 GB/s on a Zen 5 core; 1024 gives 35, 4096 gives 39 (docs/log.md)
 load, load_half, store = selected.load, selected.load_half, selected.store
@@ -24,7 +25,7 @@ dot, fold, add_totals = selected.dot, selected.fold, selected.add_totals
 field0, field1, field2, field3 = selected.field0, selected.field1, selected.field2, selected.field3
 flattened, prefetch = vectors.flattened, vectors.prefetch
 zero_narrow, zero_wide = selected.zero_narrow, selected.zero_wide
-FEW = 2  # tokens that meet packed rows four rows and two tokens at a time; more are worth unpacking rows (docs/log.md)
+FEW = 4  # tokens that meet packed rows four rows and two tokens at a time; more are worth unpacking rows (docs/log.md)
 _FOLD = selected.STEPS_PER_FOLD
 
 
@@ -159,12 +160,12 @@ def _packed_4x2(packed, at, stride, ahead, t0, t1, sums, place, gap):  # type: i
 
 @kernel
 def _packed_sums(packed, at, stride, rows, codes, tokens, sums):  # type: ignore[no-untyped-def]
-    """sums[t * TILE_ROWS + i] = code sum of row i, the first at byte `at`, with token t, for i < rows <= TILE_ROWS, a multiple of 4."""
-    for i in range((tokens + 1) // 2 * 2 * TILE_ROWS):
+    """sums[(t + 1) * TILE_ROWS + i] = code sum of row i, the first at byte `at`, with token t, for i < rows <= TILE_ROWS, rows % 4 = 0."""
+    for i in range(TILE_ROWS, (tokens + 1) * TILE_ROWS):
         sums[i] = 0
     for i in range(0, rows, 4):
         for t in range(0, tokens, 2):
-            place, ahead = t * TILE_ROWS + i, TILE_ROWS * stride
+            place, ahead = (t + 1) * TILE_ROWS + i, NEXT_PACKED * stride
             _packed_4x2(packed, at + i * stride, stride, ahead, codes[t], codes[t + 1], sums, place, TILE_ROWS)
 
 
@@ -187,7 +188,7 @@ def matmul_scaled(packed, offset, cols, codes, code_sums, factors, scale, tokens
         if tokens <= FEW and rows % 4 == 0:
             _packed_sums(packed, at, stride, rows, codes, tokens, sums)
             for t in range(tokens):
-                scale_sums(sums, t * TILE_ROWS, code_sums[t], scale / factors[t], out[t], place + row, rows, add)
+                scale_sums(sums, (t + 1) * TILE_ROWS, code_sums[t], scale / factors[t], out[t], place + row, rows, add)
             continue
         ask = at + rows * stride
         for begin in range(0, length, block):

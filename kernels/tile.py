@@ -9,7 +9,7 @@ import numpy as np
 
 from .arrays import TILE_BYTES
 from .jit import kernel
-from .simd import floats, selected, tiles, vectors
+from .simd import selected, tiles, vectors
 
 WIDTH, LANES, BLOCKS, TOKENS = selected.WIDTH, tiles.LANES, selected.TILE_BLOCKS, selected.TILE_TOKENS
 TILE_ROWS = BLOCKS * LANES
@@ -18,8 +18,8 @@ _FOLD = selected.STEPS_PER_FOLD
 load_rows, load_half_rows, store_codes = tiles.load_rows, tiles.load_half_rows, tiles.store_codes
 no_sums_4, add_step_4, add_to_4 = tiles.operations(BLOCKS, 4)
 no_sums_8, add_step_8, add_to_8 = tiles.operations(BLOCKS, 8)
-load_i32, sub_i32, splat_i32, to_f32 = tiles.load_i32, tiles.sub_i32, tiles.splat_i32, tiles.to_f32
-load_f32, store_f32, add_f32, mul_f32, splat_f32 = floats.load_f32, floats.store_f32, floats.add_f32, floats.mul_f32, floats.splat_f32
+load_words, sub_words, splat_word, to_floats = tiles.load_words, tiles.sub_words, tiles.splat_word, tiles.to_floats
+load, store, add_of, mul, splat = tiles.load_floats, tiles.store_floats, tiles.add_floats, tiles.mul_floats, tiles.splat_float
 prefetch, prefetch_to_l2 = vectors.prefetch, vectors.prefetch_to_l2
 
 
@@ -70,10 +70,10 @@ def sums_8(tile, words, values, first, gap, sums, before, step, place, packed, a
 @kernel
 def scale_sums(sums, at, code_sum, factor, out, place, rows, add):  # type: ignore[no-untyped-def]
     """out[place + i] (+)= (sums[at + i] - code_sum) * factor for i < rows."""
-    less, factors, whole = splat_i32(code_sum), splat_f32(factor), rows // 16 * 16
-    for i in range(0, whole, 16):
-        y = mul_f32(to_f32(sub_i32(load_i32(sums, at + i), less)), factors)
-        store_f32(out, place + i, add_f32(load_f32(out, place + i), y) if add else y)
+    less, factors, whole = splat_word(code_sum), splat(factor), rows // LANES * LANES
+    for i in range(0, whole, LANES):
+        y = mul(to_floats(sub_words(load_words(sums, at + i), less)), factors)
+        store(out, place + i, add_of(load(out, place + i), y) if add else y)
     for i in range(whole, rows):
         y = np.float32(sums[at + i] - code_sum) * factor
         out[place + i] = out[place + i] + y if add else y

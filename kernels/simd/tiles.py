@@ -16,16 +16,20 @@ from llvmlite import ir
 from numba import types
 
 from . import selected
-from .floats import F32x16, I32x16
-from .vectors import I8, I16, I32, I64, Vector, binary, element_pointer, intrinsic, lanewise, loader
+from .vectors import F32, I8, I16, I32, I64, Vector, binary, element_pointer, intrinsic, lanewise, loader, storer
 
 WIDTH = selected.WIDTH
 LANES = WIDTH // 4
 _REGISTERS = {"x86_64": "v", "amd64": "v", "aarch64": "w", "arm64": "w"}  # in constraints of assembly
-_Words, _Rows = Vector(I32, LANES), types.UniTuple(selected.Bytes, LANES)
+_Words, _Floats, _Rows = Vector(I32, LANES), Vector(F32, LANES), types.UniTuple(selected.Bytes, LANES)
 
-load_i32, sub_i32 = loader(I32x16), binary(I32x16, "sub")
-to_f32 = lanewise(I32x16, F32x16, lambda b, value: b.sitofp(value, F32x16.llvm))
+# Of LANES int32 and float32.
+load_words, sub_words, load_floats, store_floats = loader(_Words), binary(_Words, "sub"), loader(_Floats), storer(_Floats)
+to_floats, add_floats, mul_floats = (
+    lanewise(_Words, _Floats, lambda b, value: b.sitofp(value, _Floats.llvm)),
+    binary(_Floats, "fadd"),
+    binary(_Floats, "fmul"),
+)
 
 
 def _chosen(b: Any, x: Any, y: Any, lanes: Sequence[int]) -> Any:
@@ -39,9 +43,15 @@ def _repeated(b: Any, word: Any, vector: Vector) -> Any:
 
 
 @intrinsic
-def splat_i32(typingctx: Any, word: Any) -> Any:
-    """16 times the same int32."""
-    return I32x16(types.int32), lambda ctx, b, sig, args: _repeated(b, args[0], I32x16)
+def splat_word(typingctx: Any, word: Any) -> Any:
+    """The same int32 in every lane."""
+    return _Words(types.int32), lambda ctx, b, sig, args: _repeated(b, args[0], _Words)
+
+
+@intrinsic
+def splat_float(typingctx: Any, value: Any) -> Any:
+    """The same float32 in every lane."""
+    return _Floats(types.float32), lambda ctx, b, sig, args: _repeated(b, args[0], _Floats)
 
 
 def _rows_loader(half: bool) -> Any:
@@ -56,12 +66,11 @@ def _rows_loader(half: bool) -> Any:
 
         def codegen(ctx: Any, b: Any, sig: Any, args: Any) -> Any:
             data, at, stride, count = args
-            last, rows = b.sub(count, I64(1)), []
+            rows = []
             for i in range(LANES):
-                row = b.select(b.icmp_signed("<", I64(i), last), I64(i), last)
-                pointer = element_pointer(ctx, b, array, data, b.add(at, b.mul(row, stride)))
-                value = b.load(b.bitcast(pointer, kind.as_pointer()), align=1)
+                value = b.load(b.bitcast(element_pointer(ctx, b, array, data, at), kind.as_pointer()), align=1)
                 rows.append(_chosen(b, value, ir.Constant(kind, [0] * kind.count), range(WIDTH)) if half else value)
+                at = b.add(at, b.select(b.icmp_signed("<", I64(i + 1), count), stride, I64(0)))
             return ctx.make_tuple(b, _Rows, rows)
 
         return _Rows(array, types.intp, types.intp, types.intp), codegen

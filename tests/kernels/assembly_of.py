@@ -75,8 +75,8 @@ def compile_operations() -> None:
     ternary.matvec.compile((data, number, number, codes, sums, number, number))
     factors = types.int32, types.float32, values, types.boolean
     base3.base3_matvec.compile((types.uint8[::1], number, number, codes, *factors, number, number))
-    matrix = types.int8[:, ::1], number, types.int32[:, ::1], types.uint8[::1], sums
-    ternary.matmul.compile((data, number, number, *matrix, number, number))
+    many = types.int8[:, ::1], sums, values, types.float32, number, types.float32[:, ::1], number, types.boolean, types.uint8[::1], sums
+    ternary.matmul_scaled.compile((data, number, number, *many, number, number))
     quantise.quantise_row.compile((values, number, codes, number))
     recode.q8_0_rows.compile((codes, values, values, number, types.uint8[::1], number))
     dense.head_matvec.compile((data, number, number, number, values, values, number, number))

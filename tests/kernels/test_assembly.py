@@ -35,6 +35,7 @@ PRODUCTS = {
 pytestmark = pytest.mark.slow  # two minutes together, and the same under every Python
 
 PREFETCH = r"prefetch|prfm"
+WITHIN = r"vpunpck|vpshuf|vperm|vpsr|vpand|zip|uzp|trn|ushr|and v"  # what sorts lanes, or takes fields apart
 HALF_TO_FLOAT = {"x86": r"vcvtph2psx?\s", "arm": r"fcvtl2?\s"}
 MULTIPLY_ADD = {"x86": r"vfmadd\w+ps\s", "arm": r"fmla\s"}
 SPIN_HINT = r"isb\b"
@@ -124,14 +125,21 @@ def test_base3_rows_are_taken_apart_as_written(compiled: tuple[str, Assembly]) -
 
 
 def test_prefill_uses_the_instruction_and_keeps_its_registers(compiled: tuple[str, Assembly]) -> None:
-    """A tile of 4 rows and 2 or 4 tokens has 8 or 16 sums."""
+    """Three registers of rows with 8 or 4 tokens have 24 or 12 sums (with NEON alone, 16 of 8 products). Nothing else computes."""
     name, assembly = compiled
-    instruction, _ = PRODUCTS[name]
-    tiles = [kernel for kernel in assembly if kernel.startswith("_tile_")]
-    assert tiles == ["_tile_4x4" if name in ("avx512vnni", "dotprod") else "_tile_4x2"]
-    loops = loops_with(assembly[tiles[0]], instruction)
-    assert max(count(loop, instruction) for loop in loops) >= 8
-    assert [line for loop in loops for line in loop if STACK.search(line)] == []
+    instruction = r"(?:\{vex\}\s+)?vpdpbusd\s.*%ymm" if name == "avxvnni" else PRODUCTS[name][0]  # with AVX-512, registers that VEX lacks
+    tiles = {kernel: text for kernel, text in assembly.items() if kernel in ("sums_4", "sums_8")}
+    assert sorted(tiles) == (["sums_4", "sums_8"] if name == "avx512vnni" else ["sums_4"])
+    for kernel, text in tiles.items():
+        products = {"neon": 16, "dotprod": 24}.get(name, 3 * int(kernel[-1]))
+        loops = loops_with(text, instruction)
+        assert loops
+        for loop in loops:
+            # LLVM may put several steps into one turn of the loop.
+            assert count(loop, instruction) == products * count(loop, PREFETCH)
+            assert count(loop, WITHIN) == 0
+            # With AVX2, 12 sums, 3 registers of codes, one of values and a product take one register more than there are.
+            assert len([line for line in loop if STACK.search(line)]) <= (2 if name == "avx2" else 0)
 
 
 def test_the_head_needs_no_library(compiled: tuple[str, Assembly]) -> None:
