@@ -1,36 +1,53 @@
-"""What arithmetic alone can do: the products that the matmul makes, on values that stay in registers. Prefill is measured against it.
+"""What arithmetic alone can do, on values that stay in registers: prefill is measured against it.
 
-The same instructions as in tile.py, with as many independent sums, and for sets with narrow sums the same additions and folds; without
-loads, unpacking, scaling, and without waiting for a cache.
+Products: the instructions of the ternary matmul (tile.py), with as many independent sums, and for sets with narrow sums the same additions
+and folds; without loads, unpacking and scaling, and without waiting for a cache. Floats: multiply-adds, as attention makes them.
 """
 
 import numpy as np
 from numpy.typing import NDArray
 
+from . import isa
 from .jit import kernel
-from .simd import floats, selected, tiles
+from .simd import floats, registers, selected, tiles
 
-TOKENS = selected.TILE_TOKENS
-ROWS = selected.TILE_BLOCKS * tiles.LANES
-SUMS = selected.TILE_BLOCKS * TOKENS
-PRODUCTS = SUMS * selected.WIDTH  # of bytes in a step
+TOKENS, ROWS = selected.TILE_TOKENS, selected.TILE_BLOCKS * tiles.LANES
+FLOAT_SUMS = 12 if "avx512f" in isa.cpu_features() else 6  # of 16 floats: 12 registers, where one holds 8 or 16
+PRODUCTS, FLOATS = ROWS * TOKENS * 4, 16 * FLOAT_SUMS  # in a step
 STEPS = min(selected.STEPS_PER_FOLD, 4096)
-load = selected.load
+load, load_f32 = selected.load, floats.load_f32
 no_sums, _, add_to = tiles.operations(selected.TILE_BLOCKS, TOKENS)
-step = tiles.in_registers(selected.TILE_BLOCKS, TOKENS)
+product_step = registers.product_step(selected.TILE_BLOCKS * TOKENS)
+float_step, load_floats, store_floats = registers.float_steps(FLOAT_SUMS)
 
 
 @kernel
-def _steps(rounds, data, values, sums):  # type: ignore[no-untyped-def]
+def _products(rounds, data, values, sums):  # type: ignore[no-untyped-def]
     codes, x = load(data, 0), load(values, 0)
     for _ in range(rounds):
-        registers = no_sums()
+        totals = no_sums()
         for _ in range(STEPS):
-            registers = step(registers, codes, x)
-        add_to(registers, sums, 0, ROWS, 0, ROWS)
+            totals = product_step(totals, codes, x)
+        add_to(totals, sums, 0, ROWS, 0, ROWS)
 
 
-def multiply(rounds: int) -> int:
-    """Make products of bytes in one thread, without the GIL; returns how many."""
-    _steps(rounds, np.ones(64, np.uint8), np.ones(64, np.int8), np.zeros(SUMS * tiles.LANES, np.int32))
-    return rounds * STEPS * PRODUCTS
+@kernel
+def _floats(rounds, values, sums):  # type: ignore[no-untyped-def]
+    x, totals = load_f32(values, 0), load_floats(sums)
+    for _ in range(rounds * STEPS):
+        totals = float_step(totals, x)
+    store_floats(totals, sums)
+
+
+def multiply_bytes(rounds: int) -> NDArray[np.int32]:
+    """rounds * STEPS * PRODUCTS multiply-adds of ones, by the thread that calls, without the GIL. Returns the sums: (ROWS * TOKENS,)."""
+    sums = np.zeros(ROWS * TOKENS, np.int32)
+    _products(rounds, np.ones(64, np.uint8), np.ones(64, np.int8), sums)
+    return sums
+
+
+def multiply_floats(rounds: int) -> NDArray[np.float32]:
+    """rounds * STEPS * FLOATS multiply-adds of ones, likewise. Returns the sums: (FLOATS,)."""
+    sums = np.zeros(FLOATS, np.float32)
+    _floats(rounds, np.ones(16, np.float32), sums)
+    return sums

@@ -25,7 +25,7 @@ prefetch, prefetch_to_l2 = vectors.prefetch, vectors.prefetch_to_l2
 
 @kernel
 def unpack_rows(packed, at, stride, rows, begin, end, tile):  # type: ignore[no-untyped-def]
-    """Bytes begin .. end - 1 of `rows` packed rows of `stride` bytes, the first at byte `at` -> codes in a tile. Other rows of it: anything.
+    """Bytes begin .. end - 1 of `rows` packed rows of `stride` bytes, the first at byte `at` -> codes in a tile. Its other rows: anything.
 
     begin, end: whole registers; what is past the end of a row is 0.
     """

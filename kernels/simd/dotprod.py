@@ -57,7 +57,7 @@ def dot(typingctx: Any, sums: Any, codes: Any, values: Any) -> Any:
 
     def codegen(ctx: Any, b: Any, sig: Any, args: Any) -> Any:
         if sig.args[0] == Wide:
-            return _sdot(b, _sdot(b, *args, 0), *args[1:], 1)
+            return _sdot(b, _sdot(b, args[0], args[1], args[2], 0), args[1], args[2], 1)
         return products(b, *args)
 
     return sums(sums, Bytes, Bytes), codegen

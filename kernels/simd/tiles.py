@@ -8,7 +8,6 @@ every lane, and are summed within lanes: a tile's sums need no additions across 
     TILE_BLOCKS, TILE_TOKENS          LANES rows so often, and so many tokens, have their sums in registers at once
 """
 
-import platform
 from collections.abc import Sequence
 from typing import Any
 
@@ -20,7 +19,6 @@ from .vectors import F32, I8, I16, I32, I64, Vector, binary, element_pointer, in
 
 WIDTH = selected.WIDTH
 LANES = WIDTH // 4
-_REGISTERS = {"x86_64": "v", "amd64": "v", "aarch64": "w", "arm64": "w"}  # in constraints of assembly
 _Words, _Floats, _Rows = Vector(I32, LANES), Vector(F32, LANES), types.UniTuple(selected.Bytes, LANES)
 
 # Of LANES int32 and float32.
@@ -104,7 +102,7 @@ def _of_sixteen_bytes(b: Any, parts: list[Any]) -> list[Any]:
         return _chosen(b, x, y, [base + 4 * part + i for base in (0, LANES) for part in (first, second) for i in range(4)])
 
     if len(parts) == 2:
-        return [_chosen(b, *parts, [base + 4 * part + i for base in (0, LANES) for i in range(4)]) for part in (0, 1)]
+        return [_chosen(b, parts[0], parts[1], [base + 4 * part + i for base in (0, LANES) for i in range(4)]) for part in (0, 1)]
     halves = [[pair(parts[i], parts[i + 1], first, first + 1) for i in (0, 2)] for first in (0, 2)]
     return [pair(x, y, first, first + 2) for x, y in halves for first in (0, 1)]
 
@@ -177,33 +175,3 @@ def operations(blocks: int, tokens: int) -> tuple[Any, Any, Any]:
         return types.void(kind, array, *[types.intp] * 4), codegen
 
     return no_sums, add_step, add_to
-
-
-def _unknown(b: Any, value: Any) -> Any:
-    """The same vector, of which LLVM no longer knows where it comes from: an empty piece of assembly may have changed it."""
-    register = _REGISTERS.get(platform.machine().lower())
-    if register is None:
-        return value
-    lanes = WIDTH if selected.__name__.rpartition(".")[2].startswith("avx") else 16  # of one register
-    parts = [_chosen(b, value, value, range(start, start + lanes)) for start in range(0, WIDTH, lanes)]
-    kind = ir.FunctionType(parts[0].type, [parts[0].type])
-    parts = [b.asm(kind, "", f"={register},0", [part], side_effect=True) for part in parts]
-    return parts[0] if len(parts) == 1 else _chosen(b, *parts, range(WIDTH))
-
-
-def in_registers(blocks: int, tokens: int) -> Any:
-    """`step(sums, codes, values)`: as add_step, with the same registers for all products, each computed: what arithmetic alone takes."""
-    kind = types.UniTuple(selected.LaneSums, blocks * tokens)
-
-    @intrinsic
-    def step(typingctx: Any, sums: Any, codes: Any, values: Any) -> Any:
-        def codegen(ctx: Any, b: Any, sig: Any, args: Any) -> Any:
-            result, x = [], args[2]
-            for i in range(kind.count):
-                x = _unknown(b, x)
-                result.append(selected.products(b, b.extract_value(args[0], i), args[1], x))
-            return ctx.make_tuple(b, kind, result)
-
-        return kind(kind, selected.Bytes, selected.Bytes), codegen
-
-    return step
