@@ -11,22 +11,20 @@ has many tokens, so `matmul` unpacks a few rows to L1 once and uses them for eve
 
 import numpy as np
 
-from .jit import inlined, kernel
+from .jit import kernel
 from .row_sums import four_rows, one_row
 from .simd import selected, vectors
-from .tile import BLOCK, TILE_ROWS, TOKENS, ask_for, scale_sums, sums_4, sums_8, unpack_rows
+from .tile import BLOCK, PACKED_ROWS, TILE_ROWS, TOKENS, ask_for, packed_sums_2, packed_sums_8, scale_sums, sums_4, sums_8, unpack_rows
 
 WIDTH = selected.WIDTH
 NEXT_PACKED = 8  # rows ahead that few tokens ask for; more are gone from L1 before they are read
 NEXT_ROWS = 6  # chosen rows ahead; 3 and 6 measure alike, 1 is a fifth slower (docs/log.md)
 PREFETCH = 2048  # bytes ahead in each of the four streams: 39 GB/s on a Zen 5 core; 1024 gives 35, 4096 gives 39 (docs/log.md)
 load, load_half, store = selected.load, selected.load_half, selected.store
-dot, fold, add_totals = selected.dot, selected.fold, selected.add_totals
 field0, field1, field2, field3 = selected.field0, selected.field1, selected.field2, selected.field3
-flattened, prefetch = vectors.flattened, vectors.prefetch
-zero_narrow, zero_wide = selected.zero_narrow, selected.zero_wide
-FEW = 4  # tokens that meet packed rows four rows and two tokens at a time; more are worth unpacking rows (docs/log.md)
-_FOLD = selected.STEPS_PER_FOLD
+flattened = vectors.flattened
+FEW = 16 if TOKENS == 8 else 4  # tokens that meet packed rows; more are worth unpacking rows to a tile (docs/log.md)
+L1_BYTES = 14 * WIDTH  # packed bytes of a row at a time, so that the activations of 8 tokens, 28 KiB, stay in L1
 
 
 @kernel
@@ -103,70 +101,23 @@ def unpack(packed, row_at, begin, end, tile, place):  # type: ignore[no-untyped-
         store(tile, k + 3 * WIDTH, field3(v))
 
 
-@inlined
-def _field_4x2(n0, n1, n2, n3, m0, m1, m2, m3, v0, v1, v2, v3, x, y):  # type: ignore[no-untyped-def]
-    """Sums of 4 rows with 2 tokens, with one register of codes of each row added."""
-    n0, m0, n1, m1 = dot(n0, v0, x), dot(m0, v0, y), dot(n1, v1, x), dot(m1, v1, y)
-    n2, m2, n3, m3 = dot(n2, v2, x), dot(m2, v2, y), dot(n3, v3, x), dot(m3, v3, y)
-    return n0, n1, n2, n3, m0, m1, m2, m3
-
-
-@kernel
-def _packed_4x2(packed, at, stride, ahead, t0, t1, sums, place, gap):  # type: ignore[no-untyped-def]
-    """Code sums of 4 packed rows, the first at byte `at`, with 2 tokens, added to sums[place + i] and sums[place + gap + i].
-
-    For so few tokens that unpacking to a tile costs more. As many bytes, `ahead` bytes further on, are prefetched.
-    """
-    r1, r2, r3, whole = at + stride, at + 2 * stride, at + 3 * stride, stride // WIDTH * WIDTH
-    a0, a1, a2, a3 = zero_wide(), zero_wide(), zero_wide(), zero_wide()
-    b0, b1, b2, b3 = zero_wide(), zero_wide(), zero_wide(), zero_wide()
-    start = 0
-    while start < stride:
-        stop = min(start + _FOLD // 4 * WIDTH, stride)
-        n0, n1, n2, n3 = zero_narrow(), zero_narrow(), zero_narrow(), zero_narrow()
-        m0, m1, m2, m3 = zero_narrow(), zero_narrow(), zero_narrow(), zero_narrow()
-        for byte in range(start, stop, WIDTH):
-            if byte < whole:
-                prefetch(packed, at + byte + ahead)
-                prefetch(packed, r1 + byte + ahead)
-                prefetch(packed, r2 + byte + ahead)
-                prefetch(packed, r3 + byte + ahead)
-                v0, v1, v2, v3 = load(packed, at + byte), load(packed, r1 + byte), load(packed, r2 + byte), load(packed, r3 + byte)
-            else:
-                v0, v1 = load_half(packed, at + byte), load_half(packed, r1 + byte)
-                v2, v3 = load_half(packed, r2 + byte), load_half(packed, r3 + byte)
-            k = byte * 4
-            n0, n1, n2, n3, m0, m1, m2, m3 = _field_4x2(
-                n0, n1, n2, n3, m0, m1, m2, m3, field0(v0), field0(v1), field0(v2), field0(v3), load(t0, k), load(t1, k)
-            )
-            k += WIDTH
-            n0, n1, n2, n3, m0, m1, m2, m3 = _field_4x2(
-                n0, n1, n2, n3, m0, m1, m2, m3, field1(v0), field1(v1), field1(v2), field1(v3), load(t0, k), load(t1, k)
-            )
-            k += WIDTH
-            n0, n1, n2, n3, m0, m1, m2, m3 = _field_4x2(
-                n0, n1, n2, n3, m0, m1, m2, m3, field2(v0), field2(v1), field2(v2), field2(v3), load(t0, k), load(t1, k)
-            )
-            k += WIDTH
-            n0, n1, n2, n3, m0, m1, m2, m3 = _field_4x2(
-                n0, n1, n2, n3, m0, m1, m2, m3, field3(v0), field3(v1), field3(v2), field3(v3), load(t0, k), load(t1, k)
-            )
-        a0, a1, a2, a3 = fold(a0, n0), fold(a1, n1), fold(a2, n2), fold(a3, n3)
-        b0, b1, b2, b3 = fold(b0, m0), fold(b1, m1), fold(b2, m2), fold(b3, m3)
-        start = stop
-    add_totals(a0, a1, a2, a3, sums, place)
-    add_totals(b0, b1, b2, b3, sums, place + gap)
-
-
 @kernel
 def _packed_sums(packed, at, stride, rows, codes, tokens, sums):  # type: ignore[no-untyped-def]
     """sums[(t + 1) * TILE_ROWS + i] = code sum of row i, the first at byte `at`, with token t, for i < rows <= TILE_ROWS, rows % 4 = 0."""
-    for i in range(TILE_ROWS, (tokens + 1) * TILE_ROWS):
+    values, gap, ahead, begun = flattened(codes), codes.shape[1], NEXT_PACKED * stride, 0
+    for i in range(TILE_ROWS, ((tokens + 3) // 4 * 4 + 1) * TILE_ROWS):
         sums[i] = 0
-    for i in range(0, rows, 4):
-        for t in range(0, tokens, 2):
-            place, ahead = (t + 1) * TILE_ROWS + i, NEXT_PACKED * stride
-            _packed_4x2(packed, at + i * stride, stride, ahead, codes[t], codes[t + 1], sums, place, TILE_ROWS)
+    while TOKENS == 8 and begun + 4 < tokens:
+        for begin in range(0, stride, L1_BYTES):
+            end = min(begin + L1_BYTES, stride)
+            for i in range(0, rows, 2):
+                place = (begun + 1) * TILE_ROWS + i
+                packed_sums_8(packed, at + i * stride, stride, begin, end, ahead, values, begun * gap, gap, sums, place)
+        begun += 8
+    for i in range(0, rows, PACKED_ROWS):
+        for t in range(begun, tokens, 2):
+            place = (t + 1) * TILE_ROWS + i
+            packed_sums_2(packed, at + i * stride, stride, ahead, values, t * gap, gap, sums, place)
 
 
 @kernel
@@ -187,8 +138,7 @@ def matmul_scaled(packed, offset, cols, codes, code_sums, factors, scale, tokens
         rows, at = min(TILE_ROWS, last - row), offset + row * stride
         if tokens <= FEW and rows % 4 == 0:
             _packed_sums(packed, at, stride, rows, codes, tokens, sums)
-            for t in range(tokens):
-                scale_sums(sums, (t + 1) * TILE_ROWS, code_sums[t], scale / factors[t], out[t], place + row, rows, add)
+            scale_sums(sums, TILE_ROWS, code_sums, factors, scale, 0, tokens, out, place + row, rows, add)
             continue
         ask = at + rows * stride
         for begin in range(0, length, block):
@@ -197,15 +147,13 @@ def matmul_scaled(packed, offset, cols, codes, code_sums, factors, scale, tokens
             before, step = (0, 0) if begin == 0 else (TILE_ROWS, TILE_ROWS)
             for t in range(0, tokens, TOKENS):
                 value, start = t * gap + 4 * begin, TILE_ROWS + (t * TILE_ROWS if length > block else 0)
-                if begin + words == length:
-                    for i in range(t, min(t + TOKENS, tokens)):
-                        ask_for(out[i], place + row, rows)
+                until, done = min(t + TOKENS, tokens), begin + words == length
+                if done:
+                    ask_for(out, t, until, place + row, rows)
                 if TOKENS == 8 and t + 4 < tokens:
                     sums_8(tile, words, values, value, gap, sums, before + t * step, step, start, packed, ask, advance)
                 else:
                     sums_4(tile, words, values, value, gap, sums, before + t * step, step, start, packed, ask, advance)
                 ask += words * advance
-                if begin + words == length:
-                    for i in range(t, min(t + TOKENS, tokens)):
-                        done = start + (i - t) * TILE_ROWS
-                        scale_sums(sums, done, code_sums[i], scale / factors[i], out[i], place + row, rows, add)
+                if done:
+                    scale_sums(sums, start, code_sums, factors, scale, t, until, out, place + row, rows, add)

@@ -5,8 +5,6 @@ row. So one load of four activations serves all rows, the sums of 3 registers of
 registers through a block of K, and nothing is added across lanes. docs/log.md has the rates of other shapes.
 """
 
-import numpy as np
-
 from .arrays import TILE_BYTES
 from .jit import kernel
 from .simd import selected, tiles, vectors
@@ -18,9 +16,13 @@ _FOLD = selected.STEPS_PER_FOLD
 load_rows, load_half_rows, store_codes = tiles.load_rows, tiles.load_half_rows, tiles.store_codes
 no_sums_4, add_step_4, add_to_4 = tiles.operations(BLOCKS, 4)
 no_sums_8, add_step_8, add_to_8 = tiles.operations(BLOCKS, 8)
+PACKED_ROWS = 4 if BLOCKS == 3 else 2  # that meet two tokens; those that meet eight are two
+no_packed_2, add_packed_2, add_half_packed_2, add_packed_2_to = tiles.packed_operations(PACKED_ROWS, 2)
+no_packed_8, add_packed_8, add_half_packed_8, add_packed_8_to = tiles.packed_operations(2, 8)
 load_words, sub_words, splat_word, to_floats = tiles.load_words, tiles.sub_words, tiles.splat_word, tiles.to_floats
+load_some, store_some = tiles.load_some, tiles.store_some
 load, store, add_of, mul, splat = tiles.load_floats, tiles.store_floats, tiles.add_floats, tiles.mul_floats, tiles.splat_float
-prefetch, prefetch_to_l2 = vectors.prefetch, vectors.prefetch_to_l2
+flattened, prefetch, prefetch_to_l2 = vectors.flattened, vectors.prefetch, vectors.prefetch_to_l2
 
 
 @kernel
@@ -68,19 +70,60 @@ def sums_8(tile, words, values, first, gap, sums, before, step, place, packed, a
 
 
 @kernel
-def scale_sums(sums, at, code_sum, factor, out, place, rows, add):  # type: ignore[no-untyped-def]
-    """out[place + i] (+)= (sums[at + i] - code_sum) * factor for i < rows."""
-    less, factors, whole = splat_word(code_sum), splat(factor), rows // LANES * LANES
-    for i in range(0, whole, LANES):
-        y = mul(to_floats(sub_words(load_words(sums, at + i), less)), factors)
-        store(out, place + i, add_of(load(out, place + i), y) if add else y)
-    for i in range(whole, rows):
-        y = np.float32(sums[at + i] - code_sum) * factor
-        out[place + i] = out[place + i] + y if add else y
+def packed_sums_2(packed, at, stride, ahead, values, first, gap, sums, place):  # type: ignore[no-untyped-def]
+    """Code sums of PACKED_ROWS packed rows with two tokens, added to sums[place ...], TILE_ROWS a token.
+
+    values: (bytes,) int8, of which values[first + t * gap ...] are those of token t. As many bytes, `ahead` further on, are prefetched.
+    """
+    begin, whole = 0, stride // WIDTH * WIDTH
+    while begin < stride:
+        end, registers = min(begin + _FOLD // 4 * WIDTH, stride), no_packed_2()
+        for byte in range(begin, min(end, whole), WIDTH):
+            for row in range(PACKED_ROWS):
+                prefetch(packed, at + byte + row * stride + ahead)
+            registers = add_packed_2(registers, packed, at + byte, stride, values, first + 4 * byte, gap)
+        if end > whole:
+            registers = add_half_packed_2(registers, packed, at + whole, stride, values, first + 4 * whole, gap)
+        add_packed_2_to(registers, sums, place, TILE_ROWS)
+        begin = end
 
 
 @kernel
-def ask_for(out, place, rows):  # type: ignore[no-untyped-def]
-    """Bring out[place : place + rows] to L1: stores to memory that no cache has hold up what comes after them."""
-    for i in range(place, place + rows, 16):
-        prefetch(out, i)
+def packed_sums_8(packed, at, stride, begin, end, ahead, values, first, gap, sums, place):  # type: ignore[no-untyped-def]
+    """As packed_sums_2, of bytes begin .. end - 1 of two rows with eight tokens: for sets with 32 registers, and sums without folding."""
+    registers, whole = no_packed_8(), end // WIDTH * WIDTH
+    for byte in range(begin, whole, WIDTH):
+        prefetch(packed, at + byte + ahead)
+        prefetch(packed, at + byte + stride + ahead)
+        registers = add_packed_8(registers, packed, at + byte, stride, values, first + 4 * byte, gap)
+    if whole < end:
+        registers = add_half_packed_8(registers, packed, at + whole, stride, values, first + 4 * whole, gap)
+    add_packed_8_to(registers, sums, place, TILE_ROWS)
+
+
+@kernel
+def scale_sums(sums, at, code_sums, factors, scale, begin, end, out, place, rows, add):  # type: ignore[no-untyped-def]
+    """out[t, place + i] (+)= (sums[at + i] - code_sums[t]) * (scale / factors[t]) for i < rows and t from begin to end - 1.
+
+    at: of token `begin`; the next ones' sums are TILE_ROWS further on each.
+    """
+    values, whole = flattened(out), rows // LANES * LANES
+    for t in range(begin, end):
+        row, less, factor = t * out.shape[1] + place, splat_word(code_sums[t]), splat(scale / factors[t])
+        for i in range(0, whole, LANES):
+            y = mul(to_floats(sub_words(load_words(sums, at + i), less)), factor)
+            store(values, row + i, add_of(load(values, row + i), y) if add else y)
+        if whole < rows:
+            y = mul(to_floats(sub_words(load_words(sums, at + whole), less)), factor)
+            y = add_of(load_some(values, row + whole, rows - whole), y) if add else y
+            store_some(values, row + whole, y, rows - whole)
+        at += TILE_ROWS
+
+
+@kernel
+def ask_for(out, begin, end, place, rows):  # type: ignore[no-untyped-def]
+    """Bring out[begin : end, place : place + rows] to L1: stores to memory that no cache has hold up what comes after them."""
+    values = flattened(out)
+    for t in range(begin, end):
+        for i in range(place, place + rows, 16):
+            prefetch(values, t * out.shape[1] + i)

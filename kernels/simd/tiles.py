@@ -15,7 +15,7 @@ from llvmlite import ir
 from numba import types
 
 from . import selected
-from .vectors import F32, I8, I16, I32, I64, Vector, binary, element_pointer, intrinsic, lanewise, loader, storer
+from .vectors import F32, I8, I16, I32, I64, Vector, binary, call, element_pointer, intrinsic, lanewise, loader, storer, sums_of_four
 
 WIDTH = selected.WIDTH
 LANES = WIDTH // 4
@@ -50,6 +50,36 @@ def splat_word(typingctx: Any, word: Any) -> Any:
 def splat_float(typingctx: Any, value: Any) -> Any:
     """The same float32 in every lane."""
     return _Floats(types.float32), lambda ctx, b, sig, args: _repeated(b, args[0], _Floats)
+
+
+def _first_lanes(b: Any, count: Any) -> Any:
+    """A mask of the first `count` lanes."""
+    word = _repeated(b, b.trunc(count, I32), _Words)
+    return b.icmp_signed("<", ir.Constant(_Words.llvm, list(range(LANES))), word)
+
+
+@intrinsic
+def load_some(typingctx: Any, array: Any, at: Any, count: Any) -> Any:
+    """The first `count` lanes from array[at] on, zeros in the others. Nothing past them is read."""
+
+    def codegen(ctx: Any, b: Any, sig: Any, args: Any) -> Any:
+        pointer = b.bitcast(element_pointer(ctx, b, array, *args[:2]), _Floats.llvm.as_pointer())
+        operands = [pointer, I32(4), _first_lanes(b, args[2]), _Floats.splat(0.0)]
+        return call(b, f"llvm.masked.load.v{LANES}f32.p0", _Floats.llvm, operands)
+
+    return _Floats(array, types.intp, types.intp), codegen
+
+
+@intrinsic
+def store_some(typingctx: Any, array: Any, at: Any, value: Any, count: Any) -> Any:
+    """The first `count` lanes to array[at ...]."""
+
+    def codegen(ctx: Any, b: Any, sig: Any, args: Any) -> Any:
+        pointer = b.bitcast(element_pointer(ctx, b, array, *args[:2]), _Floats.llvm.as_pointer())
+        call(b, f"llvm.masked.store.v{LANES}f32.p0", ir.VoidType(), [args[2], pointer, I32(4), _first_lanes(b, args[3])])
+        return ctx.get_dummy_value()
+
+    return types.void(array, types.intp, _Floats, types.intp), codegen
 
 
 def _rows_loader(half: bool) -> Any:
@@ -175,3 +205,60 @@ def operations(blocks: int, tokens: int) -> tuple[Any, Any, Any]:
         return types.void(kind, array, *[types.intp] * 4), codegen
 
     return no_sums, add_step, add_to
+
+
+def packed_operations(rows: int, tokens: int) -> tuple[Any, Any, Any, Any]:
+    """Sums of 2 or 4 packed rows with so many tokens. Codes stay as they lie, a row in a register: nothing is stored, but lanes are added.
+
+    no_sums()                                                       all zero
+    add_step(sums, packed, at, stride, values, first, gap)          with a packed register of each row, from packed[at], packed[at + stride]
+                                                                    ... on, and the activations at values[first], values[first + gap] ...
+    add_half_step                                                   with half a register of each row
+    add_to(sums, out, place, gap)                                   the sums over the lanes to int32 at out[place ...], out[place + gap ...] ...
+    """
+    kind = types.UniTuple(selected.LaneSums, rows * tokens)
+
+    @intrinsic
+    def no_sums(typingctx: Any) -> Any:
+        return kind(), lambda ctx, b, sig, args: ctx.make_tuple(b, kind, [selected.LaneSums.splat(0)] * kind.count)
+
+    def step_of(bytes_of_row: int) -> Any:
+        @intrinsic
+        def add_step(typingctx: Any, sums: Any, packed: Any, at: Any, stride: Any, values: Any, first: Any, gap: Any) -> Any:
+            def codegen(ctx: Any, b: Any, sig: Any, args: Any) -> Any:
+                def register(array: Any, data: Any, start: Any, size: int = WIDTH) -> Any:
+                    part = ir.VectorType(I8, size)
+                    value = b.load(b.bitcast(element_pointer(ctx, b, array, data, start), part.as_pointer()), align=1)
+                    return value if size == WIDTH else _chosen(b, value, ir.Constant(part, [0] * size), range(WIDTH))
+
+                starts = [b.add(args[2], b.mul(args[3], I64(row))) for row in range(rows)]
+                lines = [register(packed, args[1], start, bytes_of_row) for start in starts]
+                result = [b.extract_value(args[0], i) for i in range(kind.count)]
+                for field in range(4):
+                    codes = [_two_bits(b, line, 6 - 2 * field) for line in lines]
+                    for t in range(tokens):
+                        x = register(values, args[4], b.add(b.add(args[5], I64(field * WIDTH)), b.mul(args[6], I64(t))))
+                        for row in range(rows):
+                            result[rows * t + row] = selected.products(b, result[rows * t + row], codes[row], x)
+                return ctx.make_tuple(b, kind, result)
+
+            return kind(kind, packed, types.intp, types.intp, values, types.intp, types.intp), codegen
+
+        return add_step
+
+    @intrinsic
+    def add_to(typingctx: Any, sums: Any, out: Any, place: Any, gap: Any) -> Any:
+        def codegen(ctx: Any, b: Any, sig: Any, args: Any) -> Any:
+            wide = [selected.lane_fold(b, _Words.splat(0), b.extract_value(args[0], i)) for i in range(kind.count)]
+            for i in range(0, kind.count, 4):
+                totals = sums_of_four(b, wide[i : i + 4])
+                for part in range(0, 4, rows):
+                    start = b.add(args[2], b.mul(args[3], I64((i + part) // rows)))
+                    few = _chosen(b, totals, totals, range(part, part + rows))
+                    pointer = b.bitcast(element_pointer(ctx, b, out, args[1], start), few.type.as_pointer())
+                    b.store(b.add(b.load(pointer, align=4), few), pointer, align=4)
+            return ctx.get_dummy_value()
+
+        return types.void(kind, out, types.intp, types.intp), codegen
+
+    return no_sums, step_of(WIDTH), step_of(WIDTH // 2), add_to

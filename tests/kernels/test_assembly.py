@@ -142,6 +142,19 @@ def test_prefill_uses_the_instruction_and_keeps_its_registers(compiled: tuple[st
             assert len([line for line in loop if STACK.search(line)]) <= (2 * count(loop, PREFETCH) if name == "avx2" else 0)
 
 
+def test_few_tokens_meet_two_packed_rows_in_registers(compiled: tuple[str, Assembly]) -> None:
+    """Two registers of packed weights make eight of codes, and these 64 products with the activations of eight tokens."""
+    name, assembly = compiled
+    if name != "avx512vnni":
+        assert "packed_sums_8" not in assembly
+        return
+    loops = [loop for loop in loops_with(assembly["packed_sums_8"], PRODUCTS[name][0]) if count(loop, PREFETCH)]
+    assert loops
+    for loop in loops:
+        assert count(loop, PRODUCTS[name][0]) == 32 * count(loop, PREFETCH)
+        assert [line for line in loop if STACK.search(line)] == []
+
+
 def test_the_head_needs_no_library(compiled: tuple[str, Assembly]) -> None:
     """float16 is converted, and products are added, by instructions."""
     name, assembly = compiled
