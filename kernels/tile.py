@@ -13,15 +13,15 @@ WIDTH, LANES, BLOCKS, TOKENS = selected.WIDTH, tiles.LANES, selected.TILE_BLOCKS
 TILE_ROWS = BLOCKS * LANES
 BLOCK = TILE_BYTES // (4 * TILE_ROWS) // WIDTH * WIDTH  # packed bytes of a row that are unpacked at a time
 _FOLD = selected.STEPS_PER_FOLD
-load_rows, load_half_rows, store_codes = tiles.load_rows, tiles.load_half_rows, tiles.store_codes
+load_rows, store_codes = tiles.load_rows, tiles.store_codes
 no_sums_4, add_step_4, add_to_4 = tiles.operations(BLOCKS, 4)
 no_sums_8, add_step_8, add_to_8 = tiles.operations(BLOCKS, 8)
 PACKED_ROWS = 4 if BLOCKS == 3 else 2  # that meet two tokens; those that meet eight are two
-no_packed_2, add_packed_2, add_half_packed_2, add_packed_2_to = tiles.packed_operations(PACKED_ROWS, 2)
-no_packed_8, add_packed_8, add_half_packed_8, add_packed_8_to = tiles.packed_operations(2, 8)
+no_packed_2, add_packed_2, add_packed_2_to = tiles.packed_operations(PACKED_ROWS, 2)
+no_packed_8, add_packed_8, add_packed_8_to = tiles.packed_operations(2, 8)
 load_words, sub_words, splat_word, to_floats = tiles.load_words, tiles.sub_words, tiles.splat_word, tiles.to_floats
 load_some, store_some = tiles.load_some, tiles.store_some
-load, store, add_of, mul, splat = tiles.load_floats, tiles.store_floats, tiles.add_floats, tiles.mul_floats, tiles.splat_float
+store, add_of, mul, splat = tiles.store_floats, tiles.add_floats, tiles.mul_floats, tiles.splat_float
 flattened, prefetch, prefetch_to_l2 = vectors.flattened, vectors.prefetch, vectors.prefetch_to_l2
 
 
@@ -34,10 +34,7 @@ def unpack_rows(packed, at, stride, rows, begin, end, tile):  # type: ignore[no-
     for block in range((rows + LANES - 1) // LANES):
         first, count = at + block * LANES * stride, min(rows - block * LANES, LANES)
         for byte in range(begin, end, WIDTH):
-            if byte + WIDTH <= stride:
-                registers = load_rows(packed, first + byte, stride, count)
-            else:
-                registers = load_half_rows(packed, first + byte, stride, count)
+            registers = load_rows(packed, first + byte, stride, count, stride - byte)
             store_codes(registers, tile, (byte - begin) * 4 * TILE_ROWS + block * WIDTH, BLOCKS * WIDTH)
 
 
@@ -75,15 +72,13 @@ def packed_sums_2(packed, at, stride, ahead, values, first, gap, sums, place):  
 
     values: (bytes,) int8, of which values[first + t * gap ...] are those of token t. As many bytes, `ahead` further on, are prefetched.
     """
-    begin, whole = 0, stride // WIDTH * WIDTH
+    begin = 0
     while begin < stride:
         end, registers = min(begin + _FOLD // 4 * WIDTH, stride), no_packed_2()
-        for byte in range(begin, min(end, whole), WIDTH):
+        for byte in range(begin, end, WIDTH):
             for row in range(PACKED_ROWS):
                 prefetch(packed, at + byte + row * stride + ahead)
-            registers = add_packed_2(registers, packed, at + byte, stride, values, first + 4 * byte, gap)
-        if end > whole:
-            registers = add_half_packed_2(registers, packed, at + whole, stride, values, first + 4 * whole, gap)
+            registers = add_packed_2(registers, packed, at + byte, stride - byte, stride, values, first + 4 * byte, gap)
         add_packed_2_to(registers, sums, place, TILE_ROWS)
         begin = end
 
@@ -91,13 +86,11 @@ def packed_sums_2(packed, at, stride, ahead, values, first, gap, sums, place):  
 @kernel
 def packed_sums_8(packed, at, stride, begin, end, ahead, values, first, gap, sums, place):  # type: ignore[no-untyped-def]
     """As packed_sums_2, of bytes begin .. end - 1 of two rows with eight tokens: for sets with 32 registers, and sums without folding."""
-    registers, whole = no_packed_8(), end // WIDTH * WIDTH
-    for byte in range(begin, whole, WIDTH):
+    registers = no_packed_8()
+    for byte in range(begin, end, WIDTH):
         prefetch(packed, at + byte + ahead)
         prefetch(packed, at + byte + stride + ahead)
-        registers = add_packed_8(registers, packed, at + byte, stride, values, first + 4 * byte, gap)
-    if whole < end:
-        registers = add_half_packed_8(registers, packed, at + whole, stride, values, first + 4 * whole, gap)
+        registers = add_packed_8(registers, packed, at + byte, stride - byte, stride, values, first + 4 * byte, gap)
     add_packed_8_to(registers, sums, place, TILE_ROWS)
 
 
@@ -107,16 +100,17 @@ def scale_sums(sums, at, code_sums, factors, scale, begin, end, out, place, rows
 
     at: of token `begin`; the next ones' sums are TILE_ROWS further on each.
     """
-    values, whole = flattened(out), rows // LANES * LANES
+    values = flattened(out)
     for t in range(begin, end):
         row, less, factor = t * out.shape[1] + place, splat_word(code_sums[t]), splat(scale / factors[t])
-        for i in range(0, whole, LANES):
+        for i in range(0, rows, LANES):
+            count = min(LANES, rows - i)
             y = mul(to_floats(sub_words(load_words(sums, at + i), less)), factor)
-            store(values, row + i, add_of(load(values, row + i), y) if add else y)
-        if whole < rows:
-            y = mul(to_floats(sub_words(load_words(sums, at + whole), less)), factor)
-            y = add_of(load_some(values, row + whole, rows - whole), y) if add else y
-            store_some(values, row + whole, y, rows - whole)
+            y = add_of(load_some(values, row + i, count if add else 0), y)
+            if count == LANES:
+                store(values, row + i, y)
+            else:
+                store_some(values, row + i, y, count)
         at += TILE_ROWS
 
 

@@ -15,14 +15,14 @@ from llvmlite import ir
 from numba import types
 
 from . import selected
-from .vectors import F32, I8, I16, I32, I64, Vector, binary, call, element_pointer, intrinsic, lanewise, loader, storer, sums_of_four
+from .vectors import F32, I16, I32, I64, Vector, binary, call, element_pointer, intrinsic, lanewise, loader, storer, sums_of_four
 
 WIDTH = selected.WIDTH
 LANES = WIDTH // 4
 _Words, _Floats, _Rows = Vector(I32, LANES), Vector(F32, LANES), types.UniTuple(selected.Bytes, LANES)
 
 # Of LANES int32 and float32.
-load_words, sub_words, load_floats, store_floats = loader(_Words), binary(_Words, "sub"), loader(_Floats), storer(_Floats)
+load_words, sub_words, store_floats = loader(_Words), binary(_Words, "sub"), storer(_Floats)
 to_floats, add_floats, mul_floats = (
     lanewise(_Words, _Floats, lambda b, value: b.sitofp(value, _Floats.llvm)),
     binary(_Floats, "fadd"),
@@ -60,11 +60,11 @@ def _first_lanes(b: Any, count: Any) -> Any:
 
 @intrinsic
 def load_some(typingctx: Any, array: Any, at: Any, count: Any) -> Any:
-    """The first `count` lanes from array[at] on, zeros in the others. Nothing past them is read."""
+    """The first `count` lanes from array[at] on. No others are read: they are -0.0, which changes nothing if it is added."""
 
     def codegen(ctx: Any, b: Any, sig: Any, args: Any) -> Any:
         pointer = b.bitcast(element_pointer(ctx, b, array, *args[:2]), _Floats.llvm.as_pointer())
-        operands = [pointer, I32(4), _first_lanes(b, args[2]), _Floats.splat(0.0)]
+        operands = [pointer, I32(4), _first_lanes(b, args[2]), _Floats.splat(-0.0)]
         return call(b, f"llvm.masked.load.v{LANES}f32.p0", _Floats.llvm, operands)
 
     return _Floats(array, types.intp, types.intp), codegen
@@ -82,31 +82,33 @@ def store_some(typingctx: Any, array: Any, at: Any, value: Any, count: Any) -> A
     return types.void(array, types.intp, _Floats, types.intp), codegen
 
 
-def _rows_loader(half: bool) -> Any:
-    """`load(array, at, stride, count)`: a register from each row at at, at + stride ...; past `count` rows, the last again.
+def _packed_line(ctx: Any, b: Any, kind: Any, array: Any, start: Any, left: Any) -> Any:
+    """A register from array[start] on, of which only the first `left` bytes are there: zeros after them.
 
-    half: the lower half of each, and zeros.
+    A row is whole blocks of 32 bytes, so only longer registers can be too long, and those have loads with masks.
     """
-
-    @intrinsic
-    def load_rows(typingctx: Any, array: Any, at: Any, stride: Any, count: Any) -> Any:
-        kind = ir.VectorType(I8, WIDTH // 2 if half else WIDTH)
-
-        def codegen(ctx: Any, b: Any, sig: Any, args: Any) -> Any:
-            data, at, stride, count = args
-            rows = []
-            for i in range(LANES):
-                value = b.load(b.bitcast(element_pointer(ctx, b, array, data, at), kind.as_pointer()), align=1)
-                rows.append(_chosen(b, value, ir.Constant(kind, [0] * kind.count), range(WIDTH)) if half else value)
-                at = b.add(at, b.select(b.icmp_signed("<", I64(i + 1), count), stride, I64(0)))
-            return ctx.make_tuple(b, _Rows, rows)
-
-        return _Rows(array, types.intp, types.intp, types.intp), codegen
-
-    return load_rows
+    vector, pointer = selected.Bytes, element_pointer(ctx, b, kind, array, start)
+    pointer = b.bitcast(pointer, vector.llvm.as_pointer())
+    if WIDTH == 32:
+        return b.load(pointer, align=1)
+    bits = b.select(b.icmp_signed("<", left, I64(WIDTH)), b.sub(b.shl(I64(1), left), I64(1)), I64(-1))
+    mask = b.bitcast(bits, ir.VectorType(ir.IntType(1), WIDTH))
+    return call(b, f"llvm.masked.load.v{WIDTH}i8.p0", vector.llvm, [pointer, I32(1), mask, vector.splat(0)])
 
 
-load_rows, load_half_rows = _rows_loader(False), _rows_loader(True)
+@intrinsic
+def load_rows(typingctx: Any, array: Any, at: Any, stride: Any, count: Any, left: Any) -> Any:
+    """A register from each row at at, at + stride ..., zeros after `left` bytes; past `count` rows, the last again."""
+
+    def codegen(ctx: Any, b: Any, sig: Any, args: Any) -> Any:
+        data, at, stride, count, left = args
+        rows = []
+        for i in range(LANES):
+            rows.append(_packed_line(ctx, b, array, data, at, left))
+            at = b.add(at, b.select(b.icmp_signed("<", I64(i + 1), count), stride, I64(0)))
+        return ctx.make_tuple(b, _Rows, rows)
+
+    return _Rows(array, *[types.intp] * 4), codegen
 
 
 def _transposed(b: Any, rows: list[Any]) -> list[Any]:
@@ -207,14 +209,13 @@ def operations(blocks: int, tokens: int) -> tuple[Any, Any, Any]:
     return no_sums, add_step, add_to
 
 
-def packed_operations(rows: int, tokens: int) -> tuple[Any, Any, Any, Any]:
+def packed_operations(rows: int, tokens: int) -> tuple[Any, Any, Any]:
     """Sums of 2 or 4 packed rows with so many tokens. Codes stay as they lie, a row in a register: nothing is stored, but lanes are added.
 
-    no_sums()                                                       all zero
-    add_step(sums, packed, at, stride, values, first, gap)          with a packed register of each row, from packed[at], packed[at + stride]
-                                                                    ... on, and the activations at values[first], values[first + gap] ...
-    add_half_step                                                   with half a register of each row
-    add_to(sums, out, place, gap)                                   the sums over the lanes to int32 at out[place ...], out[place + gap ...] ...
+    no_sums()                                                 all zero
+    add_step(sums, packed, at, left, stride, values, first, gap)   with a register of each row, from packed[at], packed[at + stride] ... on,
+                                                              `left` bytes at most, and a token's activations each at values[first] ...
+    add_to(sums, out, place, gap)                             the sums over the lanes to int32 at out[place], out[place + gap] ...
     """
     kind = types.UniTuple(selected.LaneSums, rows * tokens)
 
@@ -222,29 +223,23 @@ def packed_operations(rows: int, tokens: int) -> tuple[Any, Any, Any, Any]:
     def no_sums(typingctx: Any) -> Any:
         return kind(), lambda ctx, b, sig, args: ctx.make_tuple(b, kind, [selected.LaneSums.splat(0)] * kind.count)
 
-    def step_of(bytes_of_row: int) -> Any:
-        @intrinsic
-        def add_step(typingctx: Any, sums: Any, packed: Any, at: Any, stride: Any, values: Any, first: Any, gap: Any) -> Any:
-            def codegen(ctx: Any, b: Any, sig: Any, args: Any) -> Any:
-                def register(array: Any, data: Any, start: Any, size: int = WIDTH) -> Any:
-                    part = ir.VectorType(I8, size)
-                    value = b.load(b.bitcast(element_pointer(ctx, b, array, data, start), part.as_pointer()), align=1)
-                    return value if size == WIDTH else _chosen(b, value, ir.Constant(part, [0] * size), range(WIDTH))
+    @intrinsic
+    def add_step(typingctx: Any, sums: Any, packed: Any, at: Any, left: Any, stride: Any, values: Any, first: Any, gap: Any) -> Any:
+        def codegen(ctx: Any, b: Any, sig: Any, args: Any) -> Any:
+            totals, data, start, bytes_left, step, activations, place, far = args
+            lines = [_packed_line(ctx, b, packed, data, b.add(start, b.mul(step, I64(row))), bytes_left) for row in range(rows)]
+            result = [b.extract_value(totals, i) for i in range(kind.count)]
+            for field in range(4):
+                codes = [_two_bits(b, line, 6 - 2 * field) for line in lines]
+                for t in range(tokens):
+                    x_at = b.add(b.add(place, I64(field * WIDTH)), b.mul(far, I64(t)))
+                    pointer = element_pointer(ctx, b, values, activations, x_at)
+                    x = b.load(b.bitcast(pointer, selected.Bytes.llvm.as_pointer()), align=1)
+                    for row in range(rows):
+                        result[rows * t + row] = selected.products(b, result[rows * t + row], codes[row], x)
+            return ctx.make_tuple(b, kind, result)
 
-                starts = [b.add(args[2], b.mul(args[3], I64(row))) for row in range(rows)]
-                lines = [register(packed, args[1], start, bytes_of_row) for start in starts]
-                result = [b.extract_value(args[0], i) for i in range(kind.count)]
-                for field in range(4):
-                    codes = [_two_bits(b, line, 6 - 2 * field) for line in lines]
-                    for t in range(tokens):
-                        x = register(values, args[4], b.add(b.add(args[5], I64(field * WIDTH)), b.mul(args[6], I64(t))))
-                        for row in range(rows):
-                            result[rows * t + row] = selected.products(b, result[rows * t + row], codes[row], x)
-                return ctx.make_tuple(b, kind, result)
-
-            return kind(kind, packed, types.intp, types.intp, values, types.intp, types.intp), codegen
-
-        return add_step
+        return kind(kind, packed, *[types.intp] * 3, values, types.intp, types.intp), codegen
 
     @intrinsic
     def add_to(typingctx: Any, sums: Any, out: Any, place: Any, gap: Any) -> Any:
@@ -261,4 +256,4 @@ def packed_operations(rows: int, tokens: int) -> tuple[Any, Any, Any, Any]:
 
         return types.void(kind, out, types.intp, types.intp), codegen
 
-    return no_sums, step_of(WIDTH), step_of(WIDTH // 2), add_to
+    return no_sums, add_step, add_to
