@@ -32,6 +32,7 @@ PRODUCTS = {
     "dotprod": (r"sdot\s+v\d+\.4s", 32),  # two a vector of 32 bytes
     "neon": (r"smlal2?\s+v\d+\.8h", 64),  # four
 }
+VNNI = r"(?:\{vex\}\s+)?vpdpbusd\s.*%ymm"  # with AVX-512 there are registers that VEX lacks
 pytestmark = pytest.mark.slow  # two minutes together, and the same under every Python
 
 PREFETCH = r"prefetch|prfm"
@@ -39,6 +40,7 @@ WITHIN = r"vpunpck|vpshuf|vperm|vpsr|vpand|zip|uzp|trn|ushr|and v"  # what sorts
 HALF_TO_FLOAT = {"x86": r"vcvtph2psx?\s", "arm": r"fcvtl2?\s"}
 MULTIPLY_ADD = {"x86": r"vfmadd\w+ps\s", "arm": r"fmla\s"}
 SPIN_HINT = r"isb\b"
+MEMORY = re.compile(r"\(%|\[[xs]")
 STACK = re.compile(r"\(%rsp|\[sp\b")
 C_LIBRARY = re.compile(r"\b(?:fmaf?|__extendhfsf2|__gnu_h2f_ieee)\b")  # what LLVM calls where a CPU cannot do it
 
@@ -127,7 +129,7 @@ def test_base3_rows_are_taken_apart_as_written(compiled: tuple[str, Assembly]) -
 def test_prefill_uses_the_instruction_and_keeps_its_registers(compiled: tuple[str, Assembly]) -> None:
     """Three registers of rows with 8 or 4 tokens have 24 or 12 sums (with NEON alone, 16 of 8 products). Nothing else computes."""
     name, assembly = compiled
-    instruction = r"(?:\{vex\}\s+)?vpdpbusd\s.*%ymm" if name == "avxvnni" else PRODUCTS[name][0]  # with AVX-512, registers that VEX lacks
+    instruction = VNNI if name == "avxvnni" else PRODUCTS[name][0]
     tiles = {kernel: text for kernel, text in assembly.items() if kernel in ("sums_4", "sums_8")}
     assert sorted(tiles) == (["sums_4", "sums_8"] if name == "avx512vnni" else ["sums_4"])
     for kernel, text in tiles.items():
@@ -140,6 +142,17 @@ def test_prefill_uses_the_instruction_and_keeps_its_registers(compiled: tuple[st
             assert count(loop, WITHIN) == 0
             # With AVX2, 12 sums, 3 registers of codes, one of values and a product take one register more than there are.
             assert len([line for line in loop if STACK.search(line)]) <= (2 * count(loop, PREFETCH) if name == "avx2" else 0)
+
+
+def test_peak_loops_hold_nothing_but_arithmetic(compiled: tuple[str, Assembly]) -> None:
+    """As many products as a step of the matmul has; neither they nor multiply-adds of floats wait for memory."""
+    name, assembly = compiled
+    for kernel, what in (("_products", VNNI if name == "avxvnni" else PRODUCTS[name][0]), ("_floats", MULTIPLY_ADD[maker(name)])):
+        loops = loops_with(assembly[kernel], what)
+        assert loops
+        for loop in loops:
+            assert count(loop, what) % (6 if maker(name) == "x86" else 4) == 0
+            assert [line for line in loop if MEMORY.search(line)] == []
 
 
 def test_few_tokens_meet_two_packed_rows_in_registers(compiled: tuple[str, Assembly]) -> None:
