@@ -6,7 +6,8 @@
     sum_c w[r, c] * q[c] = sum_c code[r, c] * q[c] - sum_c q[c].
 
 Decode reads each weight once, so `matvec` works on the packed bytes, four rows a pass, and asks for memory PREFETCH bytes ahead. Prefill
-has many tokens, so `matmul` unpacks a few rows to L1 once and uses them for every token. Up to FEW tokens meet the packed bytes.
+has many tokens, so `matmul_scaled` unpacks TILE_ROWS rows to L1, a block of K at a time, and uses them for every token (tile.py). Up to FEW
+tokens meet the packed bytes.
 """
 
 import numpy as np
@@ -23,7 +24,7 @@ PREFETCH = 2048  # bytes ahead in each of the four streams: 39 GB/s on a Zen 5 c
 load, load_half, store = selected.load, selected.load_half, selected.store
 field0, field1, field2, field3 = selected.field0, selected.field1, selected.field2, selected.field3
 flattened = vectors.flattened
-FEW = 16 if TOKENS == 8 else 4  # tokens that meet packed rows; more are worth unpacking rows to a tile (docs/log.md)
+FEW = 16 if TOKENS == 8 else 6  # tokens that meet packed rows; more are worth unpacking rows to a tile (docs/log.md)
 L1_BYTES = 14 * WIDTH  # packed bytes of a row at a time, so that the activations of 8 tokens, 28 KiB, stay in L1
 
 
