@@ -209,13 +209,34 @@ def operations(blocks: int, tokens: int) -> tuple[Any, Any, Any]:
     return no_sums, add_step, add_to
 
 
+def _adder_across(rows: int, kind: types.UniTuple) -> Any:
+    """packed_operations' add_to."""
+
+    @intrinsic
+    def add_to(typingctx: Any, sums: Any, out: Any, place: Any, gap: Any) -> Any:
+        def codegen(ctx: Any, b: Any, sig: Any, args: Any) -> Any:
+            wide = [selected.lane_fold(b, _Words.splat(0), b.extract_value(args[0], i)) for i in range(kind.count)]
+            for i in range(0, kind.count, 4):
+                totals = sums_of_four(b, wide[i : i + 4])
+                for part in range(0, 4, rows):
+                    start = b.add(args[2], b.mul(args[3], I64((i + part) // rows)))
+                    few = _chosen(b, totals, totals, range(part, part + rows))
+                    pointer = b.bitcast(element_pointer(ctx, b, out, args[1], start), few.type.as_pointer())
+                    b.store(b.add(b.load(pointer, align=4), few), pointer, align=4)
+            return ctx.get_dummy_value()
+
+        return types.void(kind, out, types.intp, types.intp), codegen
+
+    return add_to
+
+
 def packed_operations(rows: int, tokens: int) -> tuple[Any, Any, Any]:
     """Sums of 2 or 4 packed rows with so many tokens. Codes stay as they lie, a row in a register: nothing is stored, but lanes are added.
 
-    no_sums()                                                 all zero
-    add_step(sums, packed, at, left, stride, values, first, gap)   with a register of each row, from packed[at], packed[at + stride] ... on,
-                                                              `left` bytes at most, and a token's activations each at values[first] ...
-    add_to(sums, out, place, gap)                             the sums over the lanes to int32 at out[place], out[place + gap] ...
+    no_sums()                                   all zero
+    add_step(sums, packed, at, left, stride,    with a register of each row, from packed[at], packed[at + stride] ... on, `left` bytes at most,
+             values, first, gap)                and the activations of a token each from values[first], values[first + gap] ... on
+    add_to(sums, out, place, gap)               the sums over the lanes to int32 at out[place], out[place + gap] ...
     """
     kind = types.UniTuple(selected.LaneSums, rows * tokens)
 
@@ -241,19 +262,4 @@ def packed_operations(rows: int, tokens: int) -> tuple[Any, Any, Any]:
 
         return kind(kind, packed, *[types.intp] * 3, values, types.intp, types.intp), codegen
 
-    @intrinsic
-    def add_to(typingctx: Any, sums: Any, out: Any, place: Any, gap: Any) -> Any:
-        def codegen(ctx: Any, b: Any, sig: Any, args: Any) -> Any:
-            wide = [selected.lane_fold(b, _Words.splat(0), b.extract_value(args[0], i)) for i in range(kind.count)]
-            for i in range(0, kind.count, 4):
-                totals = sums_of_four(b, wide[i : i + 4])
-                for part in range(0, 4, rows):
-                    start = b.add(args[2], b.mul(args[3], I64((i + part) // rows)))
-                    few = _chosen(b, totals, totals, range(part, part + rows))
-                    pointer = b.bitcast(element_pointer(ctx, b, out, args[1], start), few.type.as_pointer())
-                    b.store(b.add(b.load(pointer, align=4), few), pointer, align=4)
-            return ctx.get_dummy_value()
-
-        return types.void(kind, out, types.intp, types.intp), codegen
-
-    return no_sums, add_step, add_to
+    return no_sums, add_step, _adder_across(rows, kind)
