@@ -234,7 +234,7 @@ def packed_operations(rows: int, tokens: int) -> tuple[Any, Any, Any]:
     """Sums of 2 or 4 packed rows with so many tokens. Codes stay as they lie, a row in a register: nothing is stored, but lanes are added.
 
     no_sums()                                   all zero
-    add_step(sums, packed, at, left, stride,    with a register of each row, from packed[at], packed[at + stride] ... on, `left` bytes at most,
+    add_step(sums, packed, at, left, stride,    with a register of each row, from packed[at], packed[at + stride] ... on, `left` bytes,
              values, first, gap)                and the activations of a token each from values[first], values[first + gap] ... on
     add_to(sums, out, place, gap)               the sums over the lanes to int32 at out[place], out[place + gap] ...
     """

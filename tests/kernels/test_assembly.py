@@ -165,7 +165,7 @@ def test_few_tokens_meet_two_packed_rows_in_registers(compiled: tuple[str, Assem
     assert loops
     for loop in loops:
         assert count(loop, PRODUCTS[name][0]) == 32 * count(loop, PREFETCH)
-        assert [line for line in loop if STACK.search(line)] == []
+        assert [line for line in loop if STACK.search(line) and "%zmm" in line] == []  # an address may lie there
 
 
 def test_the_head_needs_no_library(compiled: tuple[str, Assembly]) -> None:
