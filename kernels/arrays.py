@@ -36,10 +36,10 @@ HEAD_BLOCKS = {  # weights, bytes
     HEAD_BF16: (1, 2),
 }
 
-# Prefill unpacks BLOCK_ROWS weight rows at a time, BLOCK_BYTES packed bytes of each: 8 * 2,560 codes, and the 4 * 2,560 activations
-# that they meet, are 30 KiB, which stays in a 32 KiB L1 cache.
-BLOCK_ROWS, BLOCK_BYTES = 8, 640
-TILE_BYTES = BLOCK_ROWS * BLOCK_BYTES * 4
+# Prefill unpacks up to BLOCK_ROWS weight rows at a time, and of each a block of K: 24 KiB, which with the activations of 8 tokens stay in
+# an L1 cache of 32 KiB (tile.py).
+BLOCK_ROWS = 48
+TILE_BYTES = BLOCK_ROWS * 512
 MAX_TOP = 256  # largest number of top logits that is searched for with the head's planes
 
 
@@ -179,7 +179,7 @@ class Scratch(NamedTuple):
     column_sums: NDArray[np.int32]  # (hidden, padded)
     column_counts: NDArray[np.int64]  # (threads, 2) columns of `down`, where it was read by columns, and of these not read
     tile: NDArray[np.uint8]  # (threads, TILE_BYTES) unpacked weight rows
-    block_sums: NDArray[np.int32]  # (threads, tokens rounded up * BLOCK_ROWS)
+    block_sums: NDArray[np.int32]  # (threads, (tokens rounded up + 1) * BLOCK_ROWS)
     logits: NDArray[np.float32]  # (vocab,)
     fine: NDArray[np.int8]  # (threads, padded hidden) second digits of the head's activations
     rest: NDArray[np.float32]  # (threads, hidden) what the first digits leave
@@ -251,7 +251,7 @@ def new_scratch(z: Sizes, chunk: int, context: int, threads: int) -> Scratch:
         column_sums=_zeros(padded(z.hidden), np.int32),
         column_counts=_zeros((threads, 2), np.int64),
         tile=_zeros((threads, TILE_BYTES), np.uint8),
-        block_sums=_zeros((threads, fours * BLOCK_ROWS), np.int32),
+        block_sums=_zeros((threads, (fours + 1) * BLOCK_ROWS), np.int32),
         logits=_zeros(z.vocab, np.float32),
         fine=_zeros((threads, padded(z.hidden)), np.int8),
         rest=_zeros((threads, z.hidden), np.float32),

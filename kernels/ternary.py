@@ -6,27 +6,26 @@
     sum_c w[r, c] * q[c] = sum_c code[r, c] * q[c] - sum_c q[c].
 
 Decode reads each weight once, so `matvec` works on the packed bytes, four rows a pass, and asks for memory PREFETCH bytes ahead. Prefill
-has many tokens, so `matmul` unpacks a few rows to L1 once and uses them for every token. Up to FEW tokens meet the packed bytes.
+has many tokens, so `matmul_scaled` unpacks TILE_ROWS rows to L1, a block of K at a time, and uses them for every token (tile.py). Up to FEW
+tokens meet the packed bytes.
 """
 
 import numpy as np
 
-from .arrays import BLOCK_BYTES, BLOCK_ROWS
-from .jit import inlined, kernel
+from .jit import kernel
 from .row_sums import four_rows, one_row
 from .simd import selected, vectors
+from .tile import BLOCK, PACKED_ROWS, TILE_ROWS, TOKENS, ask_for, packed_sums_2, packed_sums_8, scale_sums, sums_4, sums_8, unpack_rows
 
 WIDTH = selected.WIDTH
+NEXT_PACKED = 8  # rows ahead that few tokens ask for; more are gone from L1 before they are read
 NEXT_ROWS = 6  # chosen rows ahead; 3 and 6 measure alike, 1 is a fifth slower (docs/log.md)
 PREFETCH = 2048  # bytes ahead in each of the four streams: 39 GB/s on a Zen 5 core; 1024 gives 35, 4096 gives 39 (docs/log.md)
 load, load_half, store = selected.load, selected.load_half, selected.store
-dot, fold, add_totals = selected.dot, selected.fold, selected.add_totals
 field0, field1, field2, field3 = selected.field0, selected.field1, selected.field2, selected.field3
-prefetch = vectors.prefetch
-zero_narrow, zero_wide = selected.zero_narrow, selected.zero_wide
-_FOUR_TOKENS = selected.REGISTERS >= 32
-FEW = 16  # tokens that meet packed rows four rows and two tokens at a time; more are worth unpacking rows (docs/log.md)
-_FOLD = selected.STEPS_PER_FOLD
+flattened = vectors.flattened
+FEW = 16 if TOKENS == 8 else 6  # tokens that meet packed rows; more are worth unpacking rows to a tile (docs/log.md)
+L1_BYTES = 14 * WIDTH  # packed bytes of a row at a time, so that the activations of 8 tokens, 28 KiB, stay in L1
 
 
 @kernel
@@ -104,175 +103,58 @@ def unpack(packed, row_at, begin, end, tile, place):  # type: ignore[no-untyped-
 
 
 @kernel
-def _tile_4x2(tile, at, row_length, t0, t1, begin, end, sums, place, stride):  # type: ignore[no-untyped-def]
-    """Code sums of 4 unpacked rows with 2 tokens over one K block, added to sums[place + token * stride + row].
-
-    Row i begins at tile[at + i * row_length]; t0, t1: int8 rows in kernel order, of which values begin .. end - 1 are used.
-    """
-    w0, w1, w2, w3 = at, at + row_length, at + 2 * row_length, at + 3 * row_length
-    a0, a1, a2, a3 = zero_wide(), zero_wide(), zero_wide(), zero_wide()
-    b0, b1, b2, b3 = zero_wide(), zero_wide(), zero_wide(), zero_wide()
-    start = begin
-    while start < end:
-        stop = min(start + _FOLD * WIDTH, end)
-        n0, n1, n2, n3 = zero_narrow(), zero_narrow(), zero_narrow(), zero_narrow()
-        m0, m1, m2, m3 = zero_narrow(), zero_narrow(), zero_narrow(), zero_narrow()
-        for k in range(start, stop, WIDTH):
-            i = k - begin
-            x, y = load(t0, k), load(t1, k)
-            v = load(tile, w0 + i)
-            n0, m0 = dot(n0, v, x), dot(m0, v, y)
-            v = load(tile, w1 + i)
-            n1, m1 = dot(n1, v, x), dot(m1, v, y)
-            v = load(tile, w2 + i)
-            n2, m2 = dot(n2, v, x), dot(m2, v, y)
-            v = load(tile, w3 + i)
-            n3, m3 = dot(n3, v, x), dot(m3, v, y)
-        a0, a1, a2, a3 = fold(a0, n0), fold(a1, n1), fold(a2, n2), fold(a3, n3)
-        b0, b1, b2, b3 = fold(b0, m0), fold(b1, m1), fold(b2, m2), fold(b3, m3)
-        start = stop
-    add_totals(a0, a1, a2, a3, sums, place)
-    add_totals(b0, b1, b2, b3, sums, place + stride)
-
-
-@kernel
-def _tile_4x4(tile, at, row_length, t0, t1, t2, t3, begin, end, sums, place, stride):  # type: ignore[no-untyped-def]
-    """As _tile_4x2 for 4 tokens; for CPUs with 32 registers and sums that need no folding."""
-    w0, w1, w2, w3 = at, at + row_length, at + 2 * row_length, at + 3 * row_length
-    a0, a1, a2, a3 = zero_wide(), zero_wide(), zero_wide(), zero_wide()
-    b0, b1, b2, b3 = zero_wide(), zero_wide(), zero_wide(), zero_wide()
-    c0, c1, c2, c3 = zero_wide(), zero_wide(), zero_wide(), zero_wide()
-    d0, d1, d2, d3 = zero_wide(), zero_wide(), zero_wide(), zero_wide()
-    for k in range(begin, end, WIDTH):
-        i = k - begin
-        v0, v1, v2, v3 = load(tile, w0 + i), load(tile, w1 + i), load(tile, w2 + i), load(tile, w3 + i)
-        x = load(t0, k)
-        a0, a1, a2, a3 = dot(a0, v0, x), dot(a1, v1, x), dot(a2, v2, x), dot(a3, v3, x)
-        x = load(t1, k)
-        b0, b1, b2, b3 = dot(b0, v0, x), dot(b1, v1, x), dot(b2, v2, x), dot(b3, v3, x)
-        x = load(t2, k)
-        c0, c1, c2, c3 = dot(c0, v0, x), dot(c1, v1, x), dot(c2, v2, x), dot(c3, v3, x)
-        x = load(t3, k)
-        d0, d1, d2, d3 = dot(d0, v0, x), dot(d1, v1, x), dot(d2, v2, x), dot(d3, v3, x)
-    add_totals(a0, a1, a2, a3, sums, place)
-    add_totals(b0, b1, b2, b3, sums, place + stride)
-    add_totals(c0, c1, c2, c3, sums, place + 2 * stride)
-    add_totals(d0, d1, d2, d3, sums, place + 3 * stride)
-
-
-@inlined
-def _field_4x2(n0, n1, n2, n3, m0, m1, m2, m3, v0, v1, v2, v3, x, y):  # type: ignore[no-untyped-def]
-    """Sums of 4 rows with 2 tokens, with one register of codes of each row added."""
-    n0, m0, n1, m1 = dot(n0, v0, x), dot(m0, v0, y), dot(n1, v1, x), dot(m1, v1, y)
-    n2, m2, n3, m3 = dot(n2, v2, x), dot(m2, v2, y), dot(n3, v3, x), dot(m3, v3, y)
-    return n0, n1, n2, n3, m0, m1, m2, m3
-
-
-@kernel
-def _packed_4x2(packed, at, stride, ahead, t0, t1, sums, place, gap):  # type: ignore[no-untyped-def]
-    """As _tile_4x2, but of 4 whole rows as they are packed, the first at byte `at`: for so few tokens that unpacking costs more."""
-    r1, r2, r3, whole = at + stride, at + 2 * stride, at + 3 * stride, stride // WIDTH * WIDTH
-    a0, a1, a2, a3 = zero_wide(), zero_wide(), zero_wide(), zero_wide()
-    b0, b1, b2, b3 = zero_wide(), zero_wide(), zero_wide(), zero_wide()
-    start = 0
-    while start < stride:
-        stop = min(start + _FOLD // 4 * WIDTH, stride)
-        n0, n1, n2, n3 = zero_narrow(), zero_narrow(), zero_narrow(), zero_narrow()
-        m0, m1, m2, m3 = zero_narrow(), zero_narrow(), zero_narrow(), zero_narrow()
-        for byte in range(start, stop, WIDTH):
-            if byte < whole:
-                prefetch(packed, at + byte + ahead)
-                prefetch(packed, r1 + byte + ahead)
-                prefetch(packed, r2 + byte + ahead)
-                prefetch(packed, r3 + byte + ahead)
-                v0, v1, v2, v3 = load(packed, at + byte), load(packed, r1 + byte), load(packed, r2 + byte), load(packed, r3 + byte)
-            else:
-                v0, v1 = load_half(packed, at + byte), load_half(packed, r1 + byte)
-                v2, v3 = load_half(packed, r2 + byte), load_half(packed, r3 + byte)
-            k = byte * 4
-            n0, n1, n2, n3, m0, m1, m2, m3 = _field_4x2(
-                n0, n1, n2, n3, m0, m1, m2, m3, field0(v0), field0(v1), field0(v2), field0(v3), load(t0, k), load(t1, k)
-            )
-            k += WIDTH
-            n0, n1, n2, n3, m0, m1, m2, m3 = _field_4x2(
-                n0, n1, n2, n3, m0, m1, m2, m3, field1(v0), field1(v1), field1(v2), field1(v3), load(t0, k), load(t1, k)
-            )
-            k += WIDTH
-            n0, n1, n2, n3, m0, m1, m2, m3 = _field_4x2(
-                n0, n1, n2, n3, m0, m1, m2, m3, field2(v0), field2(v1), field2(v2), field2(v3), load(t0, k), load(t1, k)
-            )
-            k += WIDTH
-            n0, n1, n2, n3, m0, m1, m2, m3 = _field_4x2(
-                n0, n1, n2, n3, m0, m1, m2, m3, field3(v0), field3(v1), field3(v2), field3(v3), load(t0, k), load(t1, k)
-            )
-        a0, a1, a2, a3 = fold(a0, n0), fold(a1, n1), fold(a2, n2), fold(a3, n3)
-        b0, b1, b2, b3 = fold(b0, m0), fold(b1, m1), fold(b2, m2), fold(b3, m3)
-        start = stop
-    add_totals(a0, a1, a2, a3, sums, place)
-    add_totals(b0, b1, b2, b3, sums, place + gap)
-
-
-@kernel
-def _block_sums(packed, offset, cols, codes, tokens, tile, sums, row, rows):  # type: ignore[no-untyped-def]
-    """sums[t * BLOCK_ROWS + i] = code sum of row `row + i` with token t, for i < rows <= BLOCK_ROWS.
-
-    The K axis goes in blocks whose unpacked rows, with the tile's activations, stay in a 32 KiB L1 cache.
-    """
-    stride = cols // 4
-    length = (stride + WIDTH - 1) // WIDTH * WIDTH  # packed bytes of a row, in whole registers
-    for i in range((tokens + 3) // 4 * 4 * BLOCK_ROWS):
+def _packed_sums(packed, at, stride, rows, codes, tokens, sums):  # type: ignore[no-untyped-def]
+    """sums[(t + 1) * TILE_ROWS + i] = code sum of row i, the first at byte `at`, with token t, for i < rows <= TILE_ROWS, rows % 4 = 0."""
+    values, gap, ahead, begun = flattened(codes), codes.shape[1], NEXT_PACKED * stride, 0
+    for i in range(TILE_ROWS, ((tokens + 3) // 4 * 4 + 1) * TILE_ROWS):
         sums[i] = 0
-    if tokens <= FEW and rows == BLOCK_ROWS:
-        for i in range(0, rows, 4):
-            for t in range(0, tokens, 2):
-                at = offset + (row + i) * stride
-                _packed_4x2(packed, at, stride, BLOCK_ROWS * stride, codes[t], codes[t + 1], sums, t * BLOCK_ROWS + i, BLOCK_ROWS)
-        return
-    for byte in range(0, length, BLOCK_BYTES):
-        end = min(byte + BLOCK_BYTES, length)
-        row_length = (end - byte) * 4
-        for i in range(rows):
-            unpack(packed, offset + (row + i) * stride, byte, min(end, stride), tile, i * row_length)
-        for t in range(0, tokens, 4):
-            for i in range(0, rows, 4):
-                at, place = i * row_length, t * BLOCK_ROWS + i
-                if _FOUR_TOKENS:
-                    _tile_4x4(
-                        tile, at, row_length, codes[t], codes[t + 1], codes[t + 2], codes[t + 3], byte * 4, end * 4, sums, place, BLOCK_ROWS
-                    )
-                else:
-                    _tile_4x2(tile, at, row_length, codes[t], codes[t + 1], byte * 4, end * 4, sums, place, BLOCK_ROWS)
-                    place += 2 * BLOCK_ROWS
-                    _tile_4x2(tile, at, row_length, codes[t + 2], codes[t + 3], byte * 4, end * 4, sums, place, BLOCK_ROWS)
-
-
-@kernel
-def matmul(packed, offset, cols, codes, tokens, out, tile, sums, first, last):  # type: ignore[no-untyped-def]
-    """out[t, r] = sum_c code[r, c] * codes[t, c] for first <= r < last and every token t.
-
-    codes: (>= tokens rounded up to 4, padded cols) int8;  out: (tokens, rows) int32.
-    tile: (TILE_BYTES,) uint8 and sums: (>= tokens rounded up to 4, times BLOCK_ROWS) int32, overwritten.
-    """
-    for row in range(first, last, BLOCK_ROWS):
-        rows = min(BLOCK_ROWS, last - row)
-        _block_sums(packed, offset, cols, codes, tokens, tile, sums, row, rows)
-        for t in range(tokens):
-            for i in range(rows):
-                out[t, row + i] = sums[t * BLOCK_ROWS + i]
+    while TOKENS == 8 and begun + 4 < tokens:
+        for begin in range(0, stride, L1_BYTES):
+            end = min(begin + L1_BYTES, stride)
+            for i in range(0, rows, 2):
+                place = (begun + 1) * TILE_ROWS + i
+                packed_sums_8(packed, at + i * stride, stride, begin, end, ahead, values, begun * gap, gap, sums, place)
+        begun += 8
+    for i in range(0, rows, PACKED_ROWS):
+        for t in range(begun, tokens, 2):
+            place = (t + 1) * TILE_ROWS + i
+            packed_sums_2(packed, at + i * stride, stride, ahead, values, t * gap, gap, sums, place)
 
 
 @kernel
 def matmul_scaled(packed, offset, cols, codes, code_sums, factors, scale, tokens, out, place, add, tile, sums, first, last):  # type: ignore[no-untyped-def]
     """out[t, place + r] (+)= (code sum of row r with token t - code_sums[t]) * (scale / factors[t]) for first <= r < last.
 
-    As `matmul`; code_sums: (tokens,) int32; factors: (tokens,) float32; out: (tokens, >= place + rows) float32; add: to what is there.
+    codes: (>= tokens rounded up to 4, padded cols) int8;  code_sums: (tokens,) int32;  factors: (tokens,) float32;
+    out: (tokens, >= place + rows) float32;  add: to what is there;
+    tile: (TILE_BYTES,) uint8 and sums: (>= tokens rounded up to 4, and one more, times BLOCK_ROWS) int32, overwritten.
     """
-    for row in range(first, last, BLOCK_ROWS):
-        rows = min(BLOCK_ROWS, last - row)
-        _block_sums(packed, offset, cols, codes, tokens, tile, sums, row, rows)
-        for t in range(tokens):
-            factor = scale / factors[t]
-            for i in range(rows):
-                y = np.float32(sums[t * BLOCK_ROWS + i] - code_sums[t]) * factor
-                at = place + row + i
-                out[t, at] = out[t, at] + y if add else y
+    stride, values, gap = cols // 4, flattened(codes), codes.shape[1]
+    length, block = (stride + WIDTH - 1) // WIDTH * WIDTH, BLOCK
+    groups = (tokens + TOKENS - 1) // TOKENS
+    advance = (TILE_ROWS * stride + length * groups - 1) // (length * groups)  # so that the next tile's bytes are there in time
+    for i in range(TILE_ROWS):
+        sums[i] = 0  # what all sums begin with
+    for row in range(first, last, TILE_ROWS):
+        rows, at = min(TILE_ROWS, last - row), offset + row * stride
+        if tokens <= FEW and rows % 4 == 0:
+            _packed_sums(packed, at, stride, rows, codes, tokens, sums)
+            scale_sums(sums, TILE_ROWS, code_sums, factors, scale, 0, tokens, out, place + row, rows, add)
+            continue
+        ask = at + rows * stride
+        for begin in range(0, length, block):
+            words = min(block, length - begin)
+            unpack_rows(packed, at, stride, rows, begin, begin + words, tile)
+            before, step = (0, 0) if begin == 0 else (TILE_ROWS, TILE_ROWS)
+            for t in range(0, tokens, TOKENS):
+                value, start = t * gap + 4 * begin, TILE_ROWS + (t * TILE_ROWS if length > block else 0)
+                until, done = min(t + TOKENS, tokens), begin + words == length
+                if done:
+                    ask_for(out, t, until, place + row, rows)
+                if TOKENS == 8 and t + 4 < tokens:
+                    sums_8(tile, words, values, value, gap, sums, before + t * step, step, start, packed, ask, advance)
+                else:
+                    sums_4(tile, words, values, value, gap, sums, before + t * step, step, start, packed, ask, advance)
+                ask += words * advance
+                if done:
+                    scale_sums(sums, start, code_sums, factors, scale, t, until, out, place + row, rows, add)

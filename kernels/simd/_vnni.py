@@ -6,15 +6,25 @@ from . import vectors
 from .vectors import Vector, intrinsic
 
 
-def dot_product(name: str, bytes_type: Vector, sums_type: Vector) -> Any:
-    """`dot(sums, codes, values)`: sums[i] + the four products of bytes 4i .. 4i + 3; codes unsigned, values signed."""
+def emitted(name: str, sums_type: Vector) -> Any:
+    """`products(b, sums, codes, values)` emits sums[i] + the four products of bytes 4i .. 4i + 3; codes unsigned, values signed."""
+
+    def products(b: Any, sums: Any, codes: Any, values: Any) -> Any:
+        return vectors.call(b, name, sums_type.llvm, [sums, *(b.bitcast(a, sums_type.llvm) for a in (codes, values))])
+
+    return products
+
+
+def dot_product(products: Any, bytes_type: Vector, sums_type: Vector) -> Any:
+    """`dot(sums, codes, values)`: those products."""
 
     @intrinsic
     def dot(typingctx: Any, sums: Any, codes: Any, values: Any) -> Any:
-        def codegen(ctx: Any, b: Any, sig: Any, args: Any) -> Any:
-            as_int32 = [b.bitcast(a, sums_type.llvm) for a in args[1:]]
-            return vectors.call(b, name, sums_type.llvm, [args[0], *as_int32])
-
-        return sums_type(sums_type, bytes_type, bytes_type), codegen
+        return sums_type(sums_type, bytes_type, bytes_type), lambda ctx, b, sig, args: products(b, *args)
 
     return dot
+
+
+def lane_fold(b: Any, wide: Any, narrow: Any) -> Any:
+    """wide + narrow: sums are int32 already."""
+    return b.add(wide, narrow)

@@ -1,7 +1,6 @@
 """AVX-VNNI: 32 bytes a register, vpdpbusd."""
 
-from . import floats, trits, vectors
-from ._vnni import dot_product
+from . import _vnni, floats, trits, vectors
 from .vectors import I8, I32, Vector
 
 WIDTH = 32
@@ -9,6 +8,7 @@ REGISTERS = 16
 UNSHIFTED = False
 STEPS_PER_FOLD = 1 << 30
 ANY_BYTE = True
+TILE_BLOCKS, TILE_TOKENS = 3, 4
 
 Bytes, Wide = Vector(I8, 32), Vector(I32, 8)
 
@@ -19,7 +19,8 @@ field0, field1, field2, field3 = (vectors.two_bit_field(Bytes, shift) for shift 
 zero_narrow = zero_wide = vectors.constant(Wide)
 add_narrow = add_wide = fold = vectors.binary(Wide, "add")
 total, totals, add_totals = vectors.integer_total(Wide), vectors.four_totals(Wide), vectors.four_totals_to_memory(Wide)
-dot = dot_product("llvm.x86.avx512.vpdpbusd.256", Bytes, Wide)
+LaneSums, products, lane_fold = Wide, _vnni.emitted("llvm.x86.avx512.vpdpbusd.256", Wide), _vnni.lane_fold
+dot = _vnni.dot_product(products, Bytes, Wide)
 quad_dot = dot
 load_f16, to_f16 = floats.half_precision_loader(native=True), floats.half_precision_bits(native=True)
 one_f16 = floats.half_precision_scalar(native=True)

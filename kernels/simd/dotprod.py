@@ -13,6 +13,7 @@ REGISTERS = 32  # of 16 bytes, and sums need only that much
 UNSHIFTED = False
 STEPS_PER_FOLD = 1 << 30
 ANY_BYTE = False  # both factors of sdot are signed
+TILE_BLOCKS, TILE_TOKENS = 3, 4
 
 # Sums of one row take both halves of the bytes in registers of their own: two chains of additions instead of one. Kernels that keep
 # 16 sums at once begin with zero_wide, and both halves go to one register.
@@ -28,22 +29,36 @@ total, totals, add_totals = vectors.integer_total(Wide), vectors.four_totals(Wid
 load_f16, one_f16, to_f16, load_float, fma = neon.load_f16, neon.one_f16, neon.to_f16, neon.load_float, neon.fma
 
 
+LaneSums = Narrow
+
+
+def _sdot(b: Any, sums: Any, codes: Any, values: Any, which: int) -> Any:
+    """Of half `which` of the bytes."""
+    # LLVM goes by the CPU's name. It takes new CPUs and those of virtual machines for plain ARMv8.0, and sdot would abort the process.
+    # isa.py has asked the operating system, so say it here. (set.add: llvmlite's own list of attributes lacks this one.)
+    set.add(b.function.attributes, '"target-features"="+neon,+dotprod"')
+    operands = [sums, *(neon.half(b, a, which) for a in (codes, values))]
+    return vectors.call(b, "llvm.aarch64.neon.sdot.v4i32.v16i8", Wide.llvm, operands)
+
+
+def products(b: Any, sums: Any, codes: Any, values: Any) -> Any:
+    """Emits sums[i] + the products of bytes 4i .. 4i + 3, for narrow sums."""
+    return neon.join(b, *(_sdot(b, neon.half(b, sums, which), codes, values, which) for which in (0, 1)))
+
+
+def lane_fold(b: Any, wide: Any, narrow: Any) -> Any:
+    """wide + narrow: sums are int32 already."""
+    return b.add(wide, narrow)
+
+
 @intrinsic
 def dot(typingctx: Any, sums: Any, codes: Any, values: Any) -> Any:
     """sums + the products of bytes 4i .. 4i + 3, of either half. Codes are below 128, so multiplying both as signed is right."""
 
     def codegen(ctx: Any, b: Any, sig: Any, args: Any) -> Any:
-        # LLVM goes by the CPU's name. It takes new CPUs and those of virtual machines for plain ARMv8.0, and sdot would abort the process.
-        # isa.py has asked the operating system, so say it here. (set.add: llvmlite's own list of attributes lacks this one.)
-        set.add(b.function.attributes, '"target-features"="+neon,+dotprod"')
-
-        def sdot(sums: Any, which: int) -> Any:
-            operands = [sums, *(neon.half(b, a, which) for a in args[1:])]
-            return vectors.call(b, "llvm.aarch64.neon.sdot.v4i32.v16i8", Wide.llvm, operands)
-
         if sig.args[0] == Wide:
-            return sdot(sdot(args[0], 0), 1)
-        return neon.join(b, *(sdot(neon.half(b, args[0], which), which) for which in (0, 1)))
+            return _sdot(b, _sdot(b, args[0], args[1], args[2], 0), args[1], args[2], 1)
+        return products(b, *args)
 
     return sums(sums, Bytes, Bytes), codegen
 

@@ -16,8 +16,10 @@ REGISTERS = 16  # of 32 bytes
 UNSHIFTED = False
 STEPS_PER_FOLD = 64
 ANY_BYTE = False
+TILE_BLOCKS, TILE_TOKENS = 1, 4
 
 Bytes, Narrow, Wide = Vector(I8, 32), Vector(I16, 16), Vector(I32, 4)
+LaneSums = Vector(I16, 32)  # one product a step: half of what Narrow takes
 
 
 def half(b: Any, value: Any, which: int) -> Any:
@@ -86,3 +88,21 @@ def fold(typingctx: Any, wide: Any, narrow: Any) -> Any:
         return sums
 
     return Wide(Wide, Narrow), codegen
+
+
+def products(b: Any, sums: Any, codes: Any, values: Any) -> Any:
+    """Emits sums[i] + codes[i] * values[i]."""
+    eighths = [[half(b, half(b, a, register), lanes) for register in (0, 1) for lanes in (0, 1)] for a in (codes, values)]
+    kind = ir.VectorType(I16, 8)
+    found = [vectors.call(b, "llvm.aarch64.neon.smull.v8i16", kind, list(pair)) for pair in zip(*eighths, strict=True)]
+    return b.add(sums, join(b, join(b, *found[:2]), join(b, *found[2:])))
+
+
+def lane_fold(b: Any, wide: Any, narrow: Any) -> Any:
+    """Emits wide[i] + narrow[4i] + ... + narrow[4i + 3]."""
+    parts = []
+    for register in (0, 1):
+        eights = [half(b, half(b, narrow, register), lanes) for lanes in (0, 1)]
+        pairs = [vectors.call(b, "llvm.aarch64.neon.saddlp.v4i32.v8i16", Wide.llvm, [eight]) for eight in eights]
+        parts.append(vectors.call(b, "llvm.aarch64.neon.addp.v4i32", Wide.llvm, pairs))
+    return b.add(wide, join(b, *parts))

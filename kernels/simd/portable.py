@@ -15,6 +15,7 @@ REGISTERS = 16
 UNSHIFTED = False
 STEPS_PER_FOLD = 64
 ANY_BYTE = False
+TILE_BLOCKS, TILE_TOKENS = 1, 4
 
 Bytes, Narrow, Wide = Vector(I8, 32), Vector(I16, 32), Vector(I32, 16)
 
@@ -31,15 +32,26 @@ one_f16 = floats.half_precision_scalar(native=False)
 load_float, fma = floats.float_loader(load_f16), floats.multiply_add(fused=False)
 
 
+LaneSums = Narrow
+
+
+def products(b: Any, sums: Any, codes: Any, values: Any) -> Any:
+    """Emits sums[i] + codes[i] * values[i]; codes unsigned, values signed."""
+    return b.add(sums, b.mul(b.zext(codes, Narrow.llvm), b.sext(values, Narrow.llvm)))
+
+
+def lane_fold(b: Any, wide: Any, narrow: Any) -> Any:
+    """Emits wide[i] + narrow[4i] + ... + narrow[4i + 3]."""
+    for j in range(4):
+        lanes = ir.Constant(ir.VectorType(I32, WIDTH // 4), list(range(j, WIDTH, 4)))
+        wide = b.add(wide, b.sext(b.shuffle_vector(narrow, narrow, lanes), ir.VectorType(I32, WIDTH // 4)))
+    return wide
+
+
 @intrinsic
 def dot(typingctx: Any, sums: Any, codes: Any, values: Any) -> Any:
     """sums[i] + codes[i] * values[i]; codes unsigned, values signed."""
-
-    def codegen(ctx: Any, b: Any, sig: Any, args: Any) -> Any:
-        products = b.mul(b.zext(args[1], Narrow.llvm), b.sext(args[2], Narrow.llvm))
-        return b.add(args[0], products)
-
-    return Narrow(Narrow, Bytes, Bytes), codegen
+    return Narrow(Narrow, Bytes, Bytes), lambda ctx, b, sig, args: products(b, *args)
 
 
 @intrinsic

@@ -111,16 +111,25 @@ def storer(vector: Vector) -> Any:
     return store
 
 
-@intrinsic
-def prefetch(typingctx: Any, array: Any, offset: Any) -> Any:
-    """Ask for the cache line of element `offset`; never faults, so it may lie past the array's end."""
+def prefetcher(locality: int) -> Any:
+    """`prefetch(array, offset)`: ask for the cache line of element `offset`; never faults, so it may lie past the array's end.
 
-    def codegen(ctx: Any, b: Any, sig: Any, args: Any) -> Any:
-        pointer = b.bitcast(element_pointer(ctx, b, array, *args), I8.as_pointer())
-        call(b, "llvm.prefetch.p0", ir.VoidType(), [pointer, I32(0), I32(3), I32(1)])
-        return ctx.get_dummy_value()
+    locality: LLVM's; 3: into all caches, 2: into L2 only.
+    """
 
-    return types.void(array, types.intp), codegen
+    @intrinsic
+    def prefetch(typingctx: Any, array: Any, offset: Any) -> Any:
+        def codegen(ctx: Any, b: Any, sig: Any, args: Any) -> Any:
+            pointer = b.bitcast(element_pointer(ctx, b, array, *args), I8.as_pointer())
+            call(b, "llvm.prefetch.p0", ir.VoidType(), [pointer, I32(0), I32(locality), I32(1)])
+            return ctx.get_dummy_value()
+
+        return types.void(array, types.intp), codegen
+
+    return prefetch
+
+
+prefetch, prefetch_to_l2 = prefetcher(3), prefetcher(2)
 
 
 def constant(vector: Vector, value: float = 0) -> Any:
@@ -278,7 +287,7 @@ def _halve(b: Any, x: Any, y: Any, part: int) -> Any:
     return b.add(*(b.shuffle_vector(x, y, ir.Constant(ir.VectorType(I32, lanes), i)) for i in index))
 
 
-def _sums_of_four(b: Any, v: Any) -> Any:
+def sums_of_four(b: Any, v: Any) -> Any:
     """Four vectors of 32-bit integers -> the sum over the lanes of each, as a vector of 4.
 
     Vectors are halved together, two and then four in one register, so four sums cost little more than one.
@@ -301,7 +310,7 @@ def four_totals(vector: Vector) -> Any:
         result = types.UniTuple(types.int32, 4)
 
         def codegen(ctx: Any, b: Any, sig: Any, args: Any) -> Any:
-            sums = _sums_of_four(b, args)
+            sums = sums_of_four(b, args)
             return ctx.make_tuple(b, result, [b.extract_element(sums, I32(i)) for i in range(4)])
 
         return result(vector, vector, vector, vector), codegen
@@ -315,7 +324,7 @@ def four_totals_to_memory(vector: Vector) -> Any:
     @intrinsic
     def add_totals(typingctx: Any, v0: Any, v1: Any, v2: Any, v3: Any, array: Any, offset: Any) -> Any:
         def codegen(ctx: Any, b: Any, sig: Any, args: Any) -> Any:
-            sums = _sums_of_four(b, args[:4])
+            sums = sums_of_four(b, args[:4])
             place = b.bitcast(element_pointer(ctx, b, array, args[4], args[5]), sums.type.as_pointer())
             b.store(b.add(b.load(place, align=4), sums), place, align=4)
             return ctx.get_dummy_value()

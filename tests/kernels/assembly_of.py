@@ -67,7 +67,7 @@ def pretend(name: str, cpu: str) -> None:
 
 def compile_operations() -> None:
     """The operations that tests call directly, and with them the kernels that they are made of."""
-    from bitnet_kernels import base3, dense, quantise, recode, ternary
+    from bitnet_kernels import base3, dense, peak, quantise, recode, ternary
     from numba import types
 
     number, codes, values = types.int64, types.int8[::1], types.float32[::1]
@@ -75,8 +75,10 @@ def compile_operations() -> None:
     ternary.matvec.compile((data, number, number, codes, sums, number, number))
     factors = types.int32, types.float32, values, types.boolean
     base3.base3_matvec.compile((types.uint8[::1], number, number, codes, *factors, number, number))
-    matrix = types.int8[:, ::1], number, types.int32[:, ::1], types.uint8[::1], sums
-    ternary.matmul.compile((data, number, number, *matrix, number, number))
+    many = types.int8[:, ::1], sums, values, types.float32, number, types.float32[:, ::1], number, types.boolean, types.uint8[::1], sums
+    ternary.matmul_scaled.compile((data, number, number, *many, number, number))
+    peak._products.compile((number, types.uint8[::1], codes, sums))
+    peak._floats.compile((number, values, values))
     quantise.quantise_row.compile((values, number, codes, number))
     recode.q8_0_rows.compile((codes, values, values, number, types.uint8[::1], number))
     dense.head_matvec.compile((data, number, number, number, values, values, number, number))

@@ -50,9 +50,10 @@ def ternary_products(cols: int, rows: int, tokens: int) -> bool:
     kernels.matvec(whole, 0, cols, one, out, 0, rows)
     some = at_the_end(np.zeros(rows, np.float32))
     kernels.matvec_chosen(whole, 0, cols, one, np.int32(0), np.float32(1), some, chosen, rows)
-    tile, sums = at_the_end(np.zeros(arrays.TILE_BYTES, np.uint8)), at_the_end(np.zeros(len(many) * arrays.BLOCK_ROWS, np.int32))
-    table = at_the_end(np.zeros((tokens, rows), np.int32))
-    kernels.matmul(whole, 0, cols, many, tokens, table, tile, sums, 0, rows)
+    tile, sums = at_the_end(np.zeros(arrays.TILE_BYTES, np.uint8)), at_the_end(np.zeros((len(many) + 1) * arrays.BLOCK_ROWS, np.int32))
+    table, zeros = at_the_end(np.zeros((tokens, rows), np.float32)), at_the_end(np.zeros(tokens, np.int32))
+    ones, unit = at_the_end(np.ones(tokens, np.float32)), np.float32(1)
+    kernels.matmul_scaled(whole, 0, cols, many, zeros, ones, unit, tokens, table, 0, False, tile, sums, 0, rows)
     return bool(np.array_equal(out, exact[0]) and np.array_equal(some, exact[0]) and np.array_equal(table, exact))
 
 

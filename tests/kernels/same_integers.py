@@ -34,11 +34,12 @@ def products(weights: NDArray[np.int8], codes: NDArray[np.int8], offset: int) ->
         many = naive_ternary.matmul(naive_ternary.unpack(whole, offset, rows, cols), codes).astype(np.int64)
         return many[0], many
     width = simd_ternary.WIDTH
-    one, many = np.zeros(rows, np.int32), np.zeros((tokens, rows), np.int32)
+    one, many = np.zeros(rows, np.int32), np.zeros((tokens, rows), np.float32)
     ordered = kernel_order(codes, width, more_rows=-tokens % 4)
     simd_ternary.matvec(whole, offset, cols, ordered[0], one, 0, rows)
-    tile, scratch = np.full(arrays.TILE_BYTES, 99, np.uint8), np.zeros(len(ordered) * arrays.BLOCK_ROWS, np.int32)
-    simd_ternary.matmul(whole, offset, cols, ordered, tokens, many, tile, scratch, 0, rows)
+    tile, scratch = np.full(arrays.TILE_BYTES, 99, np.uint8), np.zeros((len(ordered) + 1) * arrays.BLOCK_ROWS, np.int32)
+    zeros, ones, unit = np.zeros(tokens, np.int32), np.ones(tokens, np.float32), np.float32(1)
+    simd_ternary.matmul_scaled(whole, offset, cols, ordered, zeros, ones, unit, tokens, many, 0, False, tile, scratch, 0, rows)
     return one.astype(np.int64) - sums[0], many.astype(np.int64) - sums[:, None]
 
 

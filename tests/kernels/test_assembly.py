@@ -32,12 +32,15 @@ PRODUCTS = {
     "dotprod": (r"sdot\s+v\d+\.4s", 32),  # two a vector of 32 bytes
     "neon": (r"smlal2?\s+v\d+\.8h", 64),  # four
 }
+VNNI = r"(?:\{vex\}\s+)?vpdpbusd\s.*%ymm"  # with AVX-512 there are registers that VEX lacks
 pytestmark = pytest.mark.slow  # two minutes together, and the same under every Python
 
 PREFETCH = r"prefetch|prfm"
+WITHIN = r"vpunpck|vpshuf|vperm|vpsr|vpand|zip|uzp|trn|ushr|and v"  # what sorts lanes, or takes fields apart
 HALF_TO_FLOAT = {"x86": r"vcvtph2psx?\s", "arm": r"fcvtl2?\s"}
 MULTIPLY_ADD = {"x86": r"vfmadd\w+ps\s", "arm": r"fmla\s"}
 SPIN_HINT = r"isb\b"
+MEMORY = re.compile(r"\(%|\[[xs]")
 STACK = re.compile(r"\(%rsp|\[sp\b")
 C_LIBRARY = re.compile(r"\b(?:fmaf?|__extendhfsf2|__gnu_h2f_ieee)\b")  # what LLVM calls where a CPU cannot do it
 
@@ -124,14 +127,45 @@ def test_base3_rows_are_taken_apart_as_written(compiled: tuple[str, Assembly]) -
 
 
 def test_prefill_uses_the_instruction_and_keeps_its_registers(compiled: tuple[str, Assembly]) -> None:
-    """A tile of 4 rows and 2 or 4 tokens has 8 or 16 sums."""
+    """Three registers of rows with 8 or 4 tokens have 24 or 12 sums (with NEON alone, 16 of 8 products). Nothing else computes."""
     name, assembly = compiled
-    instruction, _ = PRODUCTS[name]
-    tiles = [kernel for kernel in assembly if kernel.startswith("_tile_")]
-    assert tiles == ["_tile_4x4" if name in ("avx512vnni", "dotprod") else "_tile_4x2"]
-    loops = loops_with(assembly[tiles[0]], instruction)
-    assert max(count(loop, instruction) for loop in loops) >= 8
-    assert [line for loop in loops for line in loop if STACK.search(line)] == []
+    instruction = VNNI if name == "avxvnni" else PRODUCTS[name][0]
+    tiles = {kernel: text for kernel, text in assembly.items() if kernel in ("sums_4", "sums_8")}
+    assert sorted(tiles) == (["sums_4", "sums_8"] if name == "avx512vnni" else ["sums_4"])
+    for kernel, text in tiles.items():
+        products = {"neon": 16, "dotprod": 24}.get(name, 3 * int(kernel[-1]))
+        loops = loops_with(text, instruction)
+        assert loops
+        for loop in loops:
+            # LLVM may put several steps into one turn of the loop.
+            assert count(loop, instruction) == products * count(loop, PREFETCH)
+            assert count(loop, WITHIN) == 0
+            # With AVX2, 12 sums, 3 registers of codes, one of values and a product take one register more than there are.
+            assert len([line for line in loop if STACK.search(line)]) <= (2 * count(loop, PREFETCH) if name == "avx2" else 0)
+
+
+def test_peak_loops_hold_nothing_but_arithmetic(compiled: tuple[str, Assembly]) -> None:
+    """As many products as a step of the matmul has; neither they nor multiply-adds of floats wait for memory."""
+    name, assembly = compiled
+    for kernel, what in (("_products", VNNI if name == "avxvnni" else PRODUCTS[name][0]), ("_floats", MULTIPLY_ADD[maker(name)])):
+        loops = loops_with(assembly[kernel], what)
+        assert loops
+        for loop in loops:
+            assert count(loop, what) % (6 if maker(name) == "x86" else 4) == 0
+            assert [line for line in loop if MEMORY.search(line)] == []
+
+
+def test_few_tokens_meet_two_packed_rows_in_registers(compiled: tuple[str, Assembly]) -> None:
+    """Two registers of packed weights make eight of codes, and these 64 products with the activations of eight tokens."""
+    name, assembly = compiled
+    if name != "avx512vnni":
+        assert "packed_sums_8" not in assembly
+        return
+    loops = [loop for loop in loops_with(assembly["packed_sums_8"], PRODUCTS[name][0]) if count(loop, PREFETCH)]
+    assert loops
+    for loop in loops:
+        assert count(loop, PRODUCTS[name][0]) == 32 * count(loop, PREFETCH)
+        assert [line for line in loop if STACK.search(line) and "%zmm" in line] == []  # an address may lie there
 
 
 def test_the_head_needs_no_library(compiled: tuple[str, Assembly]) -> None:

@@ -31,22 +31,26 @@ def run_matvec(weights: NDArray[np.int8], codes: NDArray[np.int8], offset: int, 
 
 def matmul_scratch(tokens: int) -> tuple[NDArray[np.uint8], NDArray[np.int32]]:
     """The tile and the sums, each with 64 bytes more, all of it filled: what is not written first must not count."""
-    sums = -(-tokens // 4) * 4 * arrays.BLOCK_ROWS
+    sums = (-(-tokens // 4) * 4 + 1) * arrays.BLOCK_ROWS
     return np.full(arrays.TILE_BYTES + 64, 0xAB, np.uint8), np.full(sums + 16, CANARY, np.int32)
 
 
 def run_matmul(weights: NDArray[np.int8], codes: NDArray[np.int8], offset: int, first: int, last: int) -> NDArray[np.int32]:
-    """(tokens, rows) int32 with canaries outside [first, last); also asserts that the scratch is not overrun."""
+    """(tokens, rows) int32 with canaries outside [first, last); also asserts that the scratch is not overrun.
+
+    The kernel's float32 holds these sums exactly: they are below 2^24.
+    """
     (rows, cols), tokens = weights.shape, len(codes)
-    out = np.full((tokens + 2, rows + 2), CANARY, np.int32)
+    out, zeros, ones = np.full((tokens + 2, rows + 2), CANARY, np.float32), np.zeros(tokens, np.int32), np.ones(tokens, np.float32)
     ordered, (tile, sums) = kernel_order(codes, WIDTH, more_rows=-tokens % 4, more_cols=256), matmul_scratch(tokens)
-    ternary.matmul(packed(weights, offset), offset, cols, ordered, tokens, out, tile, sums, first, last)
+    whole, one = packed(weights, offset), np.float32(1)
+    ternary.matmul_scaled(whole, offset, cols, ordered, zeros, ones, one, tokens, out, 0, False, tile, sums, first, last)
     assert np.all(tile[-64:] == 0xAB)
     assert np.all(sums[-16:] == CANARY)
     assert np.all(out[tokens:] == CANARY)
     assert np.all(out[:, :first] == CANARY)
     assert np.all(out[:, last:] == CANARY)
-    return out[:tokens, :rows]
+    return out[:tokens, :rows].astype(np.int32)
 
 
 @pytest.mark.parametrize("cols", COLS)
@@ -67,7 +71,7 @@ def test_matvec_and_matmul_give_the_integers_of_the_definition(cols: int) -> Non
 @pytest.mark.parametrize("cols", [128, 384, 5504, 16384])
 def test_extreme_values_do_not_overflow(cols: int) -> None:
     for name, weights, codes in extremes(cols):
-        expected, many = code_sums(weights, codes), np.tile(codes, (4, 1))  # few tokens, and enough to unpack rows for
+        expected, many = code_sums(weights, codes), np.tile(codes, (4, 1))  # 5 tokens and 20
         assert np.array_equal(run_matvec(weights, codes[0], 0, 0, 9), expected[0]), name
         assert np.array_equal(run_matmul(weights, codes, 0, 0, 9), expected), name
         assert np.array_equal(run_matmul(weights, many, 0, 0, 9), np.tile(expected, (4, 1))), name

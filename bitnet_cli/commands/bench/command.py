@@ -9,7 +9,7 @@ from pathlib import Path
 from bitnet_kernels import isa
 
 from bitnet_cli.commands.bench import output, plot, rows
-from bitnet_cli.commands.bench.limits import compile_loops, matmul_rate, read_rates
+from bitnet_cli.commands.bench.limits import Peak, compile_loops, peak_rates, read_rates
 from bitnet_cli.commands.bench.measure import Result, Runner, token_ids
 from bitnet_cli.commands.bench.plan import Plan, Setup, make_plan, words
 from bitnet_cli.commands.bench.project import Layers, layers_to_measure, memory_bytes, method
@@ -114,7 +114,7 @@ class Limits:
     """What one setup found: how much the machine can do at most, and the scheme."""
 
     read: list[float] = field(default_factory=list)  # bytes/s
-    compute: list[float] = field(default_factory=list)  # operations/s
+    peaks: list[Peak] = field(default_factory=list)
     scheme: str = ""  # of activations, as the decoder chose
 
 
@@ -167,22 +167,27 @@ class Run:
                 compile_loops()
                 timer = KernelTimer(decoder) if self.choices.kernels else None
             self.say("warm-up")
-            if any(test.n_prompt for test in self.plan.tests):
-                limits.compute.append(matmul_rate(setup.threads))
-            limits.read += read_rates(file.file_bytes(), setup.threads)
+            self._measure_limits(file, setup.threads, limits)
             runner = Runner(decoder, ids, self.meter, layers, timer)
             if self.plan.warm_up:
                 runner.warm_up(self.plan)
             runner.run(self.plan, results, lambda test: self._update(advance=1, description=test.name))
-            limits.read += read_rates(file.file_bytes(), setup.threads)
+            self._measure_limits(file, setup.threads, limits)
         finally:
             decoder.close()
+
+    def _measure_limits(self, file: GGUFFile, threads: int, limits: Limits) -> None:
+        """Before and after the tests: the best counts, so that a machine which becomes faster meanwhile is not beyond its limit."""
+        if any(test.n_prompt for test in self.plan.tests):
+            limits.peaks.append(peak_rates(threads))
+        limits.read += read_rates(file.file_bytes(), threads)
 
     def _row(self, model: rows.Row, setup: Setup, result: Result, limits: Limits) -> rows.Row:
         row = rows.base_row(self.machine, model, setup, result) | {"activations": limits.scheme}
         row |= rows.timing_keys([sample.ns for sample in result.samples], result.trial.tokens)
-        row |= rows.limit_keys(result, limits.read, max(limits.compute, default=0.0))
-        row |= rows.kernel_keys(result, max(limits.read, default=0.0), max(limits.compute, default=0.0))
+        peak = Peak(*(max(rates) for rates in zip(*limits.peaks, strict=True))) if limits.peaks else Peak(0.0, 0.0)
+        row |= rows.limit_keys(result, limits.read, peak)
+        row |= rows.kernel_keys(result, max(limits.read, default=0.0), peak)
         return row | rows.energy_keys(result, model, self.choices.power, self.meter.idle_watts, self.meter.reason)
 
     def say(self, what: str) -> None:

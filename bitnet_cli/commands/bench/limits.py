@@ -1,19 +1,26 @@
-"""What this machine can do at most, measured in the same run: bytes/s of a read loop, operations/s of the matmul kernel."""
+"""What this machine can do at most, measured in the same run: bytes/s of a read loop, operations/s of arithmetic in registers."""
 
 import time
+from collections.abc import Callable
+from typing import NamedTuple
 
 import numpy as np
-from bitnet_kernels import arrays, isa
+from bitnet_kernels import isa
 from numpy.typing import NDArray
 
 from bitnet_cli.machine.threads import split
 
-# Rows of weights and tokens that stay in a core's caches: 80 KiB packed and 320 KiB of activations.
-ROWS, COLS, TOKENS = 128, 2560, 128
 READ = 256 << 20  # bytes
 AHEAD = 4096  # bytes that the read loop prefetches ahead, as kernels/bandwidth.py does by default
 SECONDS = 0.15  # of each timing
 TIMINGS = 3
+
+
+class Peak(NamedTuple):
+    """Operations/s; a multiplication and an addition are two."""
+
+    products: float  # of bytes, by the instructions of the ternary matmul
+    floats: float  # float32, as attention's
 
 
 def kernels_run() -> bool:
@@ -41,35 +48,38 @@ def read_rates(data: NDArray[np.uint8], threads: int, passes: int = 3) -> list[f
     return rates[1:]
 
 
-def _multiply(rounds: int) -> None:
-    from bitnet_kernels.ternary import matmul
-
-    # Bytes 0b01_01_01_01: four weights of 0. Speed does not depend on values.
-    packed, codes = np.full(ROWS * COLS // 4, 0x55, np.uint8), np.ones((TOKENS, arrays.padded(COLS) + 256), np.int8)
-    out, tile = np.zeros((TOKENS, ROWS), np.int32), np.zeros(arrays.TILE_BYTES, np.uint8)
-    sums = np.zeros(TOKENS * arrays.BLOCK_ROWS, np.int32)
-    for _ in range(rounds):
-        matmul(packed, np.int64(0), COLS, codes, TOKENS, out, tile, sums, 0, ROWS)
-
-
 def compile_loops() -> None:
     """Compile what is timed here, or load it."""
     if kernels_run():
-        _multiply(1)
+        from bitnet_kernels import peak
+
+        peak.multiply_bytes(1)
+        peak.multiply_floats(1)
         read_rates(np.zeros(1 << 16, np.uint8), 1)
 
 
-def matmul_rate(threads: int) -> float:
-    """Operations/s of the ternary matmul kernel where memory does not hold it up, best of TIMINGS; 0.0 without compiled kernels."""
-    if not kernels_run():
-        return 0.0
-    _multiply(2)
-    start = time.perf_counter()
-    _multiply(10)
-    rounds = max(10, int(10 * SECONDS / (time.perf_counter() - start)))
+def _rate(multiply: Callable[[int], object], each: int, threads: int) -> float:
+    """Operations/s of `threads` threads that each call multiply(rounds), of `each` operations a round: best of TIMINGS."""
+    rounds, seconds = 1, 0.0
+    while seconds < SECONDS / 20:  # a first measurement in which starting the clock does not count
+        rounds *= 4
+        start = time.perf_counter()
+        multiply(rounds)
+        seconds = time.perf_counter() - start
+    rounds = max(rounds, int(rounds * SECONDS / seconds))
     best = 0.0
     for _ in range(TIMINGS):
         start = time.perf_counter()
-        split(lambda _first, _last: _multiply(rounds), threads, threads)
-        best = max(best, 2.0 * ROWS * COLS * TOKENS * rounds * threads / (time.perf_counter() - start))
+        split(lambda _first, _last: multiply(rounds), threads, threads)
+        best = max(best, each * rounds * threads / (time.perf_counter() - start))
     return best
+
+
+def peak_rates(threads: int) -> Peak:
+    """What arithmetic alone can do, in registers, without loads; zeros without compiled kernels."""
+    if not kernels_run():
+        return Peak(0.0, 0.0)
+    from bitnet_kernels import peak
+
+    products = _rate(peak.multiply_bytes, 2 * peak.STEPS * peak.PRODUCTS, threads)
+    return Peak(products, _rate(peak.multiply_floats, 2 * peak.STEPS * peak.FLOATS, threads))

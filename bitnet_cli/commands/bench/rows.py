@@ -14,6 +14,7 @@ from typing import Any
 from bitnet_kernels import compile_cache, isa
 
 from bitnet_cli import __version__
+from bitnet_cli.commands.bench.limits import Peak
 from bitnet_cli.commands.bench.measure import Result
 from bitnet_cli.commands.bench.plan import Setup
 from bitnet_cli.errors import UsageError
@@ -160,10 +161,10 @@ def timing_keys(ns: list[int], tokens: int) -> Row:
     }
 
 
-def limit_keys(result: Result, read: list[float], compute: float) -> Row:
-    """How near decode is to reading as fast as memory allows, and prefill to computing as fast as the matmul kernel can.
+def limit_keys(result: Result, read: list[float], peak: Peak) -> Row:
+    """How near decode is to reading as fast as memory allows, and prefill to computing as fast as arithmetic in registers.
 
-    read: bytes/s of the read loop; compute: operations/s of the matmul kernel on weights in the cache, 0 if not measured.
+    read: bytes/s of the read loop; peak: zeros if not measured. Ternary operations have the limit of products of bytes, others of floats.
     """
     if result.traffic is None or result.operations is None:
         return {}
@@ -185,22 +186,25 @@ def limit_keys(result: Result, read: list[float], compute: float) -> Row:
     if read:
         keys |= {"read_bytes_per_s": max(read), "read_bytes_per_s_median": statistics.median(read), "read_samples": read}
         keys["share_of_read"] = keys["bytes_per_s"] / max(read)
-    if compute:
-        keys |= {"peak_ops_per_s": compute, "share_of_peak_ops": keys["ops_per_s"] / compute}
+    if peak.products and peak.floats:
+        least = result.operations.ternary / peak.products + (result.operations.head + result.operations.attention) / peak.floats
+        keys |= {"peak_ops_per_s": peak.products, "peak_float_ops_per_s": peak.floats, "share_of_peak_ops": least / seconds}
     if result.parts:
         keys |= {f"{name}_ns_a_token": 1e9 * value for name, value in result.parts.items()}
     return keys
 
 
-def kernel_keys(result: Result, read: float, compute: float) -> Row:
-    """Of each kernel, and of what stands outside them; share_of_limit: of reading in decode, of the matmul kernel in prefill.
+def kernel_keys(result: Result, read: float, peak: Peak) -> Row:
+    """Of each kernel, and of what stands outside them; share_of_limit: of reading in decode, of arithmetic in registers in prefill.
 
-    read, compute: bytes/s and operations/s at most; 0 if not measured.
+    read: bytes/s at most; it and the peak's are 0 if not measured.
     """
     kernels: list[Row] = []
     for name, seconds, size, operations in result.kernels:
         kernel: Row = {"name": name, "ns_a_token": 1e9 * seconds, "bytes_a_token": size, "ops_a_token": operations}
-        work, most = (operations * (name in PROJECTIONS), compute) if result.trial.n_prompt else (size, read)
+        work, most = (size, read)
+        if result.trial.n_prompt:
+            work, most = operations * (name != "head"), peak.products if name in PROJECTIONS else peak.floats
         if work and most:
             kernel["share_of_limit"] = work / seconds / most
         kernels.append(kernel)

@@ -30,7 +30,7 @@ KERNEL_TITLES = {  # of kernel_times.KERNELS
 }
 KERNELS_NOTE = (
     "mean of all threads in a step in the middle of the test, with a clock between kernels; the limit of decode is the read loop, that of "
-    "prefill the matmul kernel; operations of skipped rows count as done"
+    "prefill arithmetic in registers; operations of skipped rows count as done"
 )
 METHODS = {"rapl": "measured", "watts": "from --watts", "tdp": "TDP model"}  # of a column; the arithmetic model is a note
 
@@ -107,7 +107,7 @@ def _limits(row: Row) -> list[str]:
         return ["", "", ""]
     size, speed = scaled(row["bytes_a_token"], "B"), f"{row['bytes_per_s'] / 1e9:.1f}"
     if row["n_prompt"]:
-        return [size, "", f"{100 * row['share_of_peak_ops']:.0f} % matmul" if "share_of_peak_ops" in row else ""]
+        return [size, "", f"{100 * row['share_of_peak_ops']:.0f} % arithmetic" if "share_of_peak_ops" in row else ""]
     return [size, speed, f"{100 * row['share_of_read']:.0f} % read" if "share_of_read" in row else ""]
 
 
@@ -115,8 +115,9 @@ def _limit_notes(rows: Sequence[Row]) -> list[str]:
     notes = []
     for threads in dict.fromkeys(row["n_threads"] for row in rows if "read_bytes_per_s" in row):
         here = [row for row in rows if row["n_threads"] == threads]
-        read, most = (max(row.get(key, 0.0) for row in here) / 1e9 for key in ("read_bytes_per_s", "peak_ops_per_s"))
-        peak = f"; matmul kernel on weights in the cache, {most:.0f} Gop/s" if most else ""
+        keys = ("read_bytes_per_s", "peak_ops_per_s", "peak_float_ops_per_s")
+        read, most, floats = (max(row.get(key, 0.0) for row in here) / 1e9 for key in keys)
+        peak = f"; arithmetic in registers, {most:.0f} Gop/s" + f", float32 {floats:.0f}" * bool(floats) if most else ""
         notes.append(f"limits, {threads} thread{'s' * (threads > 1)}: read loop over the same bytes, best pass {read:.1f} GB/s{peak}")
     skipped = [row for row in rows if row.get("skipped_up")]
     if skipped:

@@ -1,0 +1,53 @@
+"""What arithmetic alone can do, on values that stay in registers: prefill is measured against it.
+
+Products: the instructions of the ternary matmul (tile.py), with as many independent sums, and for sets with narrow sums the same additions
+and folds; without loads, unpacking and scaling, and without waiting for a cache. Floats: multiply-adds, as attention makes them.
+"""
+
+import numpy as np
+from numpy.typing import NDArray
+
+from . import isa
+from .jit import kernel
+from .simd import floats, registers, selected, tiles
+
+TOKENS, ROWS = selected.TILE_TOKENS, selected.TILE_BLOCKS * tiles.LANES
+FLOAT_SUMS = 12 if "avx512f" in isa.cpu_features() else 6  # of 16 floats: 12 registers, where one holds 8 or 16
+PRODUCTS, FLOATS = ROWS * TOKENS * 4, 16 * FLOAT_SUMS  # in a step
+STEPS = min(selected.STEPS_PER_FOLD, 4096)
+load, load_f32 = selected.load, floats.load_f32
+no_sums, _, add_to = tiles.operations(selected.TILE_BLOCKS, TOKENS)
+product_step = registers.product_step(selected.TILE_BLOCKS * TOKENS)
+float_step, load_floats, store_floats = registers.float_steps(FLOAT_SUMS)
+
+
+@kernel
+def _products(rounds, data, values, sums):  # type: ignore[no-untyped-def]
+    codes, x = load(data, 0), load(values, 0)
+    for _ in range(rounds):
+        totals = no_sums()
+        for _ in range(STEPS):
+            totals = product_step(totals, codes, x)
+        add_to(totals, sums, 0, ROWS, 0, ROWS)
+
+
+@kernel
+def _floats(rounds, values, sums):  # type: ignore[no-untyped-def]
+    x, totals = load_f32(values, 0), load_floats(sums)
+    for _ in range(rounds * STEPS):
+        totals = float_step(totals, x)
+    store_floats(totals, sums)
+
+
+def multiply_bytes(rounds: int) -> NDArray[np.int32]:
+    """rounds * STEPS * PRODUCTS multiply-adds of ones, by the thread that calls, without the GIL. Returns the sums: (ROWS * TOKENS,)."""
+    sums = np.zeros(ROWS * TOKENS, np.int32)
+    _products(rounds, np.ones(64, np.uint8), np.ones(64, np.int8), sums)
+    return sums
+
+
+def multiply_floats(rounds: int) -> NDArray[np.float32]:
+    """rounds * STEPS * FLOATS multiply-adds of ones, likewise. Returns the sums: (FLOATS,)."""
+    sums = np.zeros(FLOATS, np.float32)
+    _floats(rounds, np.ones(16, np.float32), sums)
+    return sums
