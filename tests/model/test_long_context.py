@@ -35,12 +35,14 @@ def parts(decoder: Decoder) -> tuple[int, int, int]:
 @pytest.mark.parametrize("cache_type", ["f32", "f16", "q8", "q4", "q3"])
 @pytest.mark.parametrize("threads", [1, 4])
 def test_memory_is_linear(path: Path, decoder_of: Callable[..., Decoder], cache_type: str, threads: int) -> None:
-    """Twice the context adds twice as much. Scratch: scores of four queries for each thread, 16 bytes a position."""
+    """Twice the context adds twice as much. Scratch: what one token sees in each block of 128 positions, where threads share a KV head."""
     small, middle, large = (decoder_of(path, context=CONTEXT // part, cache_type=cache_type, threads=threads) for part in (4, 2, 1))
     for a, b, c in zip(parts(small), parts(middle), parts(large), strict=True):
         assert c - b == 2 * (b - a)
     assert parts(large)[0] == large.cache_bytes()
-    assert parts(large)[1] - parts(middle)[1] == 16 * threads * CONTEXT // 2
+    z = large._sizes
+    block = 4 * (z.heads // z.kv_heads) * (128 + 16)
+    assert parts(large)[1] - parts(middle)[1] == (block * (threads - 1) * CONTEXT // 2 // 128 if z.kv_heads % threads else 0)
 
 
 @pytest.mark.parametrize("cache_type", ["f32", pytest.param("q4", marks=pytest.mark.slow)])
