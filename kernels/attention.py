@@ -226,7 +226,7 @@ def _mix(head, work, rows, line, dim, start):  # type: ignore[no-untyped-def]
         vectors, more = min((dim - column + 15) // 16, 4), _FIRST
         ahead = keys, key_place(head, start + _BLOCK + column), unit_size(head) if start + _BLOCK < work.lengths[rows - 1] else _FIRST
         if rows <= FEW and in_place(head) and row >= _UNIT:
-            more = max(column + _UNIT - row, 0)  # where fewer than 64 are left, so many come again
+            more = max(column + _UNIT - row, _FIRST)  # where fewer than 64 are left, so many come again
             source = values, (start + low) * row + column - more, _KEYS, row
             _multiply(work.scores, line, rows, work.places, dim, _VALUES, _FOUR, source, work.shares, ahead)
         else:
