@@ -54,7 +54,5 @@ def test_perplexity_to_three_digits(opened: Opened) -> None:
     result = score(decoder, ids, decoder.context, decoder.context)
     assert result.tokens == EXPECTED[name]["tokens"]
     # Orders of float sums differ, and then a rounded activation, now and then: instruction sets were 1e-5 to 6e-4 from it (docs/log.md).
-    assert result.perplexity == pytest.approx(
-        EXPECTED[name]["perplexity"], rel=1e-3
-    )
+    assert result.perplexity == pytest.approx(EXPECTED[name]["perplexity"], rel=1e-3)
     assert result.perplexity < 60  # a model that predicts nothing has 4096

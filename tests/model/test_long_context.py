@@ -1,5 +1,6 @@
 """A context of 32,768 tokens: memory grows in proportion to it, and attention at its last position is right."""
 
+import itertools
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -63,3 +64,19 @@ def test_attention_at_the_last_position(path: Path, decoder_of: Callable[..., De
         naive_step.run_step(z, decoder._weights, decoder._cache, decoder._scratch, step)
         expected = decoder._scratch.logits
         assert np.abs(logits - expected).max() <= (0 if isa.chosen() == isa.NAIVE else 1e-4) * np.abs(expected).max()
+
+
+@pytest.mark.skipif(isa.chosen() == isa.NAIVE, reason="the twin adds in NumPy's order")
+@pytest.mark.parametrize("cache_type", ["f16", "q3"])
+def test_bits_depend_on_positions_alone(tmp_path: Path, decoder_of: Callable[..., Decoder], cache_type: str) -> None:
+    """Logits of 300 tokens: however they are cut, by any number of threads, also where these share KV heads (3 heads, 2 and 4 threads)."""
+    path = write_model(tmp_path / "m.gguf", random_model(Sizes(heads=12, kv_heads=3, context=320), seed=12))
+    ids = np.random.default_rng(2).integers(0, 260, 300).tolist()
+    results = set()
+    for threads, cuts in ((1, [300]), (2, [130, 290]), (2, [5, 250]), (4, [127, 128, 131])):
+        decoder = decoder_of(path, context=320, cache_type=cache_type, threads=threads)
+        edges = sorted({0, *cuts, *range(cuts[-1], 301)})
+        for first, last in itertools.pairwise(edges):
+            logits = decoder.feed(ids[first:last])
+        results.add(np.asarray(logits).tobytes())
+    assert len(results) == 1
