@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from .kv_cache import COLUMNS, rounded
+from .kv_cache import BLOCK, UNIT, rounded
 
 _numbers: Any = np.arange(16)
 # NumPy integers, not Python's: Numba compiles a function once for every different Python constant that it is called with.
@@ -40,6 +40,7 @@ HEAD_BLOCKS = {  # weights, bytes
 # an L1 cache of 32 KiB (tile.py).
 BLOCK_ROWS = 48
 TILE_BYTES = BLOCK_ROWS * 512
+QUERIES = 128  # that attention takes at once: unpacking a block of keys and values is under 4 % of the work then
 MAX_TOP = 256  # largest number of top logits that is searched for with the head's planes
 
 
@@ -168,10 +169,16 @@ class Scratch(NamedTuple):
     gate: NDArray[np.float32]  # (tokens, feed_forward)
     up: NDArray[np.float32]  # (tokens, feed_forward)
     normed: NDArray[np.float32]  # (rows, widest rounded up to 16) float input of the quantiser
-    scores: NDArray[np.float32]  # (threads, 4, 16 * blocks) of four queries
-    queries: NDArray[np.float32]  # (threads, 4 * head_dim)
-    attended: NDArray[np.float32]  # (threads, 4 * (head_dim rounded up to 64))
-    lengths: NDArray[np.int64]  # (threads, 4)
+    # For each thread what attention.py calls Work. rows: queries at once; line: BLOCK or head_dim rounded up to 64, what is more.
+    queries: NDArray[np.float32]  # (threads, rows * line)
+    scores: NDArray[np.float32]  # (threads, rows * line)
+    shares: NDArray[np.float32]  # (threads, rows * line)
+    attended: NDArray[np.float32]  # (threads, rows * line)
+    panel: NDArray[np.float32]  # (threads, line * 64)
+    softmax: NDArray[np.float32]  # (threads, 6, rows rounded up to 16)
+    lengths: NDArray[np.int64]  # (threads, rows)
+    places: NDArray[np.int64]  # (threads, 2, rows)
+    kept: NDArray[np.float32]  # (threads - 1, blocks * group * (line + 16)) what one token sees in blocks of a head that threads share
     chosen: NDArray[np.int64]  # (threads, feed_forward) rows of `up` that matter
     counts: NDArray[np.int64]  # (threads, 2) rows of `up` seen and skipped in decode, since the start
     active: NDArray[np.int64]  # (threads, padded feed_forward + 4) columns of `down` that meet a value
@@ -226,7 +233,8 @@ def _zeros(shape: int | tuple[int, ...], dtype: type[np.generic]) -> NDArray[Any
 
 def new_scratch(z: Sizes, chunk: int, context: int, threads: int) -> Scratch:
     """Scratch for steps of up to `chunk` tokens, by `threads` threads, over a cache of `context` tokens."""
-    inner, width = z.heads * z.head_dim, rounded(z.head_dim, COLUMNS)
+    inner, group = z.heads * z.head_dim, z.heads // z.kv_heads
+    queries, line = min(QUERIES, rounded(chunk * group, 4)), max(BLOCK, rounded(z.head_dim, UNIT))
     widest, fours = max(z.hidden, inner, z.feed_forward), -(-chunk // 4) * 4
     rows = max(fours, threads)
     return Scratch(
@@ -240,10 +248,15 @@ def new_scratch(z: Sizes, chunk: int, context: int, threads: int) -> Scratch:
         gate=_zeros((chunk, z.feed_forward), np.float32),
         up=_zeros((chunk, z.feed_forward), np.float32),
         normed=_zeros((rows, rounded(widest, 16)), np.float32),
-        scores=_zeros((threads, 4, -(-context // 16) * 16), np.float32),
-        queries=_zeros((threads, 4 * z.head_dim), np.float32),
-        attended=_zeros((threads, 4 * width), np.float32),
-        lengths=_zeros((threads, 4), np.int64),
+        queries=_zeros((threads, queries * line), np.float32),
+        scores=_zeros((threads, queries * line), np.float32),
+        shares=_zeros((threads, queries * line), np.float32),
+        attended=_zeros((threads, queries * line), np.float32),
+        panel=_zeros((threads, line * UNIT), np.float32),
+        softmax=_zeros((threads, 6, rounded(queries, 16)), np.float32),
+        lengths=_zeros((threads, queries), np.int64),
+        places=_zeros((threads, 2, queries), np.int64),
+        kept=_zeros((threads - 1 if z.kv_heads % threads else 0, -(-context // BLOCK) * group * (line + 16)), np.float32),
         chosen=_zeros((threads, z.feed_forward), np.int64),
         counts=_zeros((threads, 2), np.int64),
         active=_zeros((threads, padded(z.feed_forward) + 4), np.int64),

@@ -1,30 +1,116 @@
-"""Causal grouped-query attention over the KV cache, computed in float32. Twin: naive/attention.py.
+"""Causal grouped-query attention over the KV cache, computed in float32, whatever the cache is. Twin: naive/attention.py.
 
 scores_j = q . k_j / sqrt(head_dim);  p = softmax(scores);  out = sum_j p_j v_j, j over the positions that the query may see.
 
-Queries are taken four at a time, heads of one group or neighbouring tokens, so a key or value that has been loaded serves all four.
-Keys lie in blocks of 16 positions, (blocks, dim, 16): a register then holds one element of 16 keys, scores of 16 positions come
-out of plain multiply-adds with no sum over lanes, and memory is read front to back. Values lie as (positions, padded dim).
+Positions are taken in blocks of BLOCK, which begin at position 0. Of a block, 64 keys, and later 64 columns of its values, are unpacked
+into a panel of float32 that stays in the L1 cache, for all queries of the KV head that there are, four at a time. A block has a softmax of
+its own, and blocks are added one after the other with the weights of their largest scores ("online softmax": Milakov and Gimelshein, arXiv
+1805.02867; Dao et al., arXiv 2205.14135). So memory does not grow with the context.
+
+A sum over elements or positions is one chain of multiply-adds in their order, and what a query does not see weighs exactly zero. So the
+bits of a query's result depend on its position alone, not on which others came with it, nor on who computed which block.
 """
 
-import numpy as np
-from numba import types
-from numba.extending import overload
+from typing import NamedTuple
 
-from .arrays import EVERYTHING
+import numpy as np
+from numpy.typing import NDArray
+
 from .exponential import exp
-from .jit import kernel
+from .jit import inlined, kernel
+from .kv_cache import BLOCK, UNIT
+from .panels import if_unpacked, in_place, key_place, scale_scores, unit_size, unpack_keys, unpack_values, value_place, weigh_values
 from .simd import floats, selected, vectors
-from .simd.vectors import flattened
+from .simd.outer_products import ask, moved, new_tile
 
 load, store, zero, splat = floats.load_f32, floats.store_f32, floats.zero_f32, floats.splat_f32
 add, sub, mul, total = floats.add_f32, floats.sub_f32, floats.mul_f32, floats.total_f32
-larger, largest_lane = floats.max_f32, floats.largest_f32
-prefetch = vectors.prefetch
-load_cached, to_f16, fma = selected.load_float, selected.to_f16, selected.fma
-_MANY = selected.REGISTERS >= 32 and selected.WIDTH == 64  # one register a vector of 16 floats: 8 chains of multiply-adds fit
-AHEAD = 2048  # elements of keys: 4 KB of float16
-VALUE_ROWS = 64  # rows of values that are used for all of their columns before the next ones: 32 KiB at head_dim 128
+larger, largest_lane, negative_size, fma = floats.max_f32, floats.largest_f32, floats.negative_size_f32, selected.fma
+where_negative, flattened = floats.where_negative_f32, vectors.flattened
+_MANY = selected.REGISTERS >= 32 and selected.WIDTH == 64  # one register a vector of 16 floats: 16 sums fit
+_BLOCK, _UNIT, _KEYS, _FOUR = np.int64(BLOCK), np.int64(UNIT), np.int64(16), np.int64(4)
+_FIRST, _NEXT, _VALUES = np.int64(0), np.int64(1), np.int64(-1)
+_ONE = np.float32(1.0)
+FEW = 4  # queries that read the cache in place
+_LOWEST = np.float32(-3.4e38)  # not minus infinity, whose difference from itself is NaN
+SO_FAR, SUM, LAST, LAST_SUM, OLD, NEW = range(6)  # rows of Work.softmax
+zero_one, more_one, store_one = new_tile(1, 4)
+zero_four, more_four, store_four = new_tile(4, 4 if _MANY else 1)
+zero_narrow, more_narrow, store_narrow = new_tile(4, 2)
+
+
+class Work(NamedTuple):
+    """What one thread needs to attend with up to `rows` queries, a multiple of four. line: BLOCK or head_dim to 64, what is more."""
+
+    queries: NDArray[np.float32]  # (rows * line,) rotated, times 1 / sqrt(head_dim); zero from head_dim to the next 8
+    scores: NDArray[np.float32]  # (rows * line,) of one block, then its weights
+    shares: NDArray[np.float32]  # (rows * line,) 64 columns of what one block adds
+    attended: NDArray[np.float32]  # (rows * line,) result: row i from i * line on, head_dim of them
+    panel: NDArray[np.float32]  # (line * 64,)
+    # (6, rows) rounded up to 16: largest score and sum of weights of the blocks so far, of the last block, and the factors of both
+    softmax: NDArray[np.float32]
+    lengths: NDArray[np.int64]  # (rows,) positions that each query may see, ascending
+    places: NDArray[np.int64]  # (2, rows) what each sees of a block
+
+
+if _MANY:
+
+    @inlined
+    def _four_rows(left, at, stride, source, depth, vectors, out, to, ahead):  # type: ignore[no-untyped-def]
+        """out[to + i * stride + lane] = sum_d left[at + i * stride + d] * source[d, lane] for four rows i and 16 * vectors lanes."""
+        if vectors > 2:
+            sums = zero_four()
+            for d in range(depth):
+                ask(ahead, d)
+                sums = more_four(sums, left, at + d, stride, source, d)
+            store_four(out, to, stride, sums)
+        else:
+            few = zero_narrow()
+            for d in range(depth):
+                ask(ahead, d)
+                few = more_narrow(few, left, at + d, stride, source, d)
+            store_narrow(out, to, stride, few)
+
+else:  # registers are few or short
+
+    @inlined
+    def _four_rows(left, at, stride, source, depth, vectors, out, to, ahead):  # type: ignore[no-untyped-def]
+        """out[to + i * stride + lane] = sum_d left[at + i * stride + d] * source[d, lane] for four rows i and 16 * vectors lanes."""
+        for v in range(vectors):
+            part, sums = moved(source, v, _FIRST), zero_four()
+            for d in range(depth):
+                ask(ahead, d)
+                sums = more_four(sums, left, at + d, stride, part, d)
+            store_four(out, to + v * 16, stride, sums)
+
+
+@kernel
+def _multiply(left, line, rows, places, dim, unit, vectors, source, out, ahead):  # type: ignore[no-untyped-def]
+    """Of one block and 64 lanes: scores of all rows with the keys from place `unit` on; or, unit < 0, weights of all rows times values.
+
+    source: (array, place, apart, step): 16 numbers of vector v and depth d stand at place + v * apart + d * step; depth is the element of
+    keys, or the position from places[0, 0] on of values. ahead: (array, place, step): of each depth d, 64 elements from place + d * step on
+    are asked for, which will be needed next; or None.
+    """
+    if rows <= 2:
+        for row in range(rows):
+            first, depth = (places[0, row], places[1, row] - places[0, row]) if unit < 0 else (_FIRST, dim)
+            at, to = row * line + first, row * line + max(unit, 0)
+            part = moved(source, _FIRST, first - places[0, 0] if unit < 0 else _FIRST)
+            sums = zero_one()
+            for d in range(depth):
+                ask(ahead, d)
+                sums = more_one(sums, left, at + d, _FIRST, part, d)
+            store_one(out, to, _FIRST, sums)
+        return
+    for row in range(0, rows, 4):
+        low, high = places[0, row], places[1, min(row + 3, rows - 1)]
+        if low >= high or (unit >= 0 and (high <= unit or low >= unit + _UNIT)):
+            continue
+        first, depth = (low, high - low) if unit < 0 else (_FIRST, dim)
+        part = moved(source, _FIRST, first - places[0, 0] if unit < 0 else _FIRST)
+        lanes = vectors if unit < 0 else min((high - unit + 15) // 16, 4)
+        _four_rows(left, row * line + first, line, part, depth, lanes, out, row * line + max(unit, 0), ahead)
 
 
 @kernel
@@ -38,213 +124,168 @@ def exponentials(scores, at, length, largest):  # type: ignore[no-untyped-def]
     return total(sums)
 
 
-@kernel
-def softmax(scores, at, length):  # type: ignore[no-untyped-def]
-    """scores[at : at + length] -> its softmax, in place; up to 15 elements after it are overwritten. 16 lanes at once, in one order."""
-    for j in range(at + length, at + (length + 15) // 16 * 16):
-        scores[j] = np.float32(-np.inf)
-    top = load(scores, at)
-    for j in range(at + 16, at + length, 16):
-        top = larger(top, load(scores, j))
-    inverse = splat(np.float32(1.0) / exponentials(scores, at, length, largest_lane(top)))
-    for j in range(at, at + length, 16):
-        store(scores, j, mul(load(scores, j), inverse))
+@inlined
+def _fill(scores, first, last, value):  # type: ignore[no-untyped-def]
+    for j in range(first, last):
+        scores[j] = np.float32(value)
 
 
 @kernel
-def hide(scores, at, count):  # type: ignore[no-untyped-def]
-    """The first `count` scores become minus infinity: after softmax they are under 1e-37. Nothing where count <= 0."""
-    for j in range(at, at + count):
-        scores[j] = np.float32(-np.inf)
+def _join(softmax, rows):  # type: ignore[no-untyped-def]
+    """The last block's largest scores and sums of weights join those of the blocks before it; leaves the factors of both."""
+    for row in range(0, rows, 16):
+        before, top = load(softmax[SO_FAR], row), load(softmax[LAST], row)
+        rise = sub(before, top)  # one of both factors is 1, the other is exp(-|rise|)
+        factor = exp(negative_size(rise))
+        old, new = where_negative(rise, factor, splat(_ONE)), where_negative(rise, splat(_ONE), factor)
+        store(softmax[SO_FAR], row, where_negative(rise, top, before))
+        sums = load(softmax[SUM], row), load(softmax[LAST_SUM], row)
+        store(softmax[SUM], row, fma(sums[0], old, mul(sums[1], new)))
+        store(softmax[OLD], row, old)
+        store(softmax[NEW], row, new)
+
+
+@inlined
+def _add_share(shares, from_, attended, to, old, new, count):  # type: ignore[no-untyped-def]
+    """attended[to ...] = attended[to ...] * old + shares[from_ ...] * new, `count` floats in 16s."""
+    for d in range(0, count, 16):
+        store(attended, to + d, fma(load(shares, from_ + d), splat(new), mul(load(attended, to + d), splat(old))))
+
+
+@inlined
+def _largest(scores, at, low, high):  # type: ignore[no-untyped-def]
+    """The largest of scores low <= j < high, from scores[at] on; up to 15 before and after them become minus infinity."""
+    begin, end = low // 16 * 16, (high + 15) // 16 * 16
+    _fill(scores, at + begin, at + low, -np.inf)
+    _fill(scores, at + high, at + end, -np.inf)
+    top = load(scores, at + begin)
+    for j in range(begin + 16, end, 16):
+        top = larger(top, load(scores, at + j))
+    return largest_lane(top)
 
 
 @kernel
-def _scores(q, keys, blocks, dim, scores, stride):  # type: ignore[no-untyped-def]
-    """scores[i * stride + j] = q_i . k_j for four queries, q[i * dim ...], and 16 * blocks positions."""
-    for block in range(blocks):
-        base = block * dim * 16
-        a0, a1, a2, a3 = zero(), zero(), zero(), zero()
-        b0, b1, b2, b3 = zero(), zero(), zero(), zero()
-        if _MANY:
-            for d in range(0, dim, 2):  # head_dim is even (RoPE pairs)
-                k = load_cached(keys, base + d * 16)
-                a0, a1 = fma(k, splat(q[d]), a0), fma(k, splat(q[dim + d]), a1)
-                a2, a3 = fma(k, splat(q[2 * dim + d]), a2), fma(k, splat(q[3 * dim + d]), a3)
-                prefetch(keys, base + d * 16 + AHEAD)
-                k = load_cached(keys, base + d * 16 + 16)
-                b0, b1 = fma(k, splat(q[d + 1]), b0), fma(k, splat(q[dim + d + 1]), b1)
-                b2, b3 = fma(k, splat(q[2 * dim + d + 1]), b2), fma(k, splat(q[3 * dim + d + 1]), b3)
+def _weigh(head, work, rows, line, start):  # type: ignore[no-untyped-def]
+    """Scores of a block -> weights of what its values are stored as, zero where a row's neighbours see more than it does.
+
+    Row after row in each of three loops: in one loop, each row would wait for the sums over lanes of the one before.
+    """
+    places, scores, softmax, step = work.places, work.scores, work.softmax, 1 if rows <= 2 else 4
+    for row in range(rows):
+        low, high = places[0, row], places[1, row]
+        softmax[LAST, row], softmax[LAST_SUM, row] = softmax[SO_FAR, row], np.float32(0.0)  # changes nothing
+        if low < high:
+            scale_scores(head, start, scores, row * line, low // 16 * 16, high)
+            softmax[LAST, row] = _largest(scores, row * line, low, high)
+    for row in range(rows):
+        whole, high = places[0, row] // 16 * 16, places[1, row]
+        if places[0, row] < high:
+            softmax[LAST_SUM, row] = exponentials(scores, row * line + whole, high - whole, softmax[LAST, row])
+    _join(softmax, rows)
+    for row in range(rows):
+        low, high, first, at = places[0, row], places[1, row], row // step * step, row * line
+        if low < high:
+            weigh_values(head, start, scores, at, low // 16 * 16, high)
+            _fill(scores, at + places[0, first], at + low, 0.0)
+            _fill(scores, at + high, at + places[1, min(first + step, rows) - 1], 0.0)
+
+
+@kernel
+def _add_shares(work, rows, line, column, more, count):  # type: ignore[no-untyped-def]
+    """`count` columns of what the block gives to each row, in 16s, join what the row has; they stand in `shares` from `more` on."""
+    for row in range(rows):
+        if work.places[0, row] < work.places[1, row]:
+            at, old, new = row * line + more, work.softmax[OLD, row], work.softmax[NEW, row]
+            _add_share(work.shares, at, work.attended, row * line + column, old, new, count)
+
+
+@kernel
+def _score(head, work, rows, line, dim, start):  # type: ignore[no-untyped-def]
+    """Scores of all rows with a block's keys."""
+    low, high, panel = work.places[0, 0], work.places[1, rows - 1], (work.panel, _FIRST, _KEYS, _UNIT)
+    keys, values, row = flattened(head.keys), flattened(head.values), value_place(head, _NEXT, _FIRST)
+    for unit in range(low // _UNIT * _UNIT, high, _UNIT):
+        # Two units ahead: values of the same columns. Not what nobody will read: at depth 0 that would be 8 % more memory traffic.
+        ahead = values, value_place(head, start + low, min(unit, dim - 1)), row if high - low >= dim else _FIRST
+        if rows <= FEW and in_place(head) and high - unit > 32 and (start + unit) // 16 + 4 <= head.keys.shape[0]:
+            source = keys, key_place(head, start + unit), key_place(head, _KEYS), _KEYS
+            _multiply(work.queries, line, rows, work.places, dim, unit, _FIRST, source, work.scores, ahead)
+            for j in range(dim, high - low):
+                ask(ahead, j)
         else:
-            for d in range(dim):
-                k = load_cached(keys, base + d * 16)
-                a0, a1 = fma(k, splat(q[d]), a0), fma(k, splat(q[dim + d]), a1)
-                a2, a3 = fma(k, splat(q[2 * dim + d]), a2), fma(k, splat(q[3 * dim + d]), a3)
-        j = block * 16
-        store(scores, j, add(a0, b0))
-        store(scores, stride + j, add(a1, b1))
-        store(scores, 2 * stride + j, add(a2, b2))
-        store(scores, 3 * stride + j, add(a3, b3))
+            unpack_keys(head, (start + unit) // 16, min((high - unit + 15) // 16, 4), dim, work.panel)
+            _multiply(work.queries, line, rows, work.places, dim, unit, _FIRST, panel, work.scores, if_unpacked(head, ahead))
 
 
 @kernel
-def _mix(scores, stride, values, first, last, width, out, wide):  # type: ignore[no-untyped-def]
-    """out[i * wide + d] += sum_j scores[i * stride + j] * values[j, d], first <= j < last, for four queries and every d < width."""
-    for d in range(0, width, 16):
-        a0, a1, a2, a3 = load(out, d), load(out, wide + d), load(out, 2 * wide + d), load(out, 3 * wide + d)
-        b0, b1, b2, b3 = zero(), zero(), zero(), zero()
-        j = first
-        if _MANY:
-            while j + 2 <= last:
-                prefetch(values, (j + VALUE_ROWS) * width + d)
-                prefetch(values, (j + 1 + VALUE_ROWS) * width + d)
-                v = load_cached(values, j * width + d)
-                a0, a1 = fma(v, splat(scores[j]), a0), fma(v, splat(scores[stride + j]), a1)
-                a2, a3 = fma(v, splat(scores[2 * stride + j]), a2), fma(v, splat(scores[3 * stride + j]), a3)
-                v = load_cached(values, j * width + width + d)
-                b0, b1 = fma(v, splat(scores[j + 1]), b0), fma(v, splat(scores[stride + j + 1]), b1)
-                b2, b3 = fma(v, splat(scores[2 * stride + j + 1]), b2), fma(v, splat(scores[3 * stride + j + 1]), b3)
-                j += 2
-        while j < last:
-            v = load_cached(values, j * width + d)
-            a0, a1 = fma(v, splat(scores[j]), a0), fma(v, splat(scores[stride + j]), a1)
-            a2, a3 = fma(v, splat(scores[2 * stride + j]), a2), fma(v, splat(scores[3 * stride + j]), a3)
-            j += 1
-        store(out, d, add(a0, b0))
-        store(out, wide + d, add(a1, b1))
-        store(out, 2 * wide + d, add(a2, b2))
-        store(out, 3 * wide + d, add(a3, b3))
+def _mix(head, work, rows, line, dim, start):  # type: ignore[no-untyped-def]
+    """What a block's values add to the results of all rows."""
+    low, high, panel = work.places[0, 0], work.places[1, rows - 1], (work.panel, _FIRST, _KEYS, _UNIT)
+    keys, values, row = flattened(head.keys), flattened(head.values), value_place(head, _NEXT, _FIRST)
+    for column in range(0, dim, _UNIT):
+        vectors, more = min((dim - column + 15) // 16, 4), _FIRST
+        ahead = keys, key_place(head, start + _BLOCK + column), unit_size(head) if start + _BLOCK < work.lengths[rows - 1] else _FIRST
+        if rows <= FEW and in_place(head) and row >= _UNIT:
+            more = max(column + _UNIT - row, _FIRST)  # where fewer than 64 are left, so many come again
+            source = values, (start + low) * row + column - more, _KEYS, row
+            _multiply(work.scores, line, rows, work.places, dim, _VALUES, _FOUR, source, work.shares, ahead)
+        else:
+            unpack_values(head, start + low, start + high, column, work.panel)
+            _multiply(work.scores, line, rows, work.places, dim, _VALUES, vectors, panel, work.shares, if_unpacked(head, ahead))
+        _add_shares(work, rows, line, column, more, vectors * 16)
 
 
 @kernel
-def _scores_of_one(q, at, keys, blocks, dim, scores):  # type: ignore[no-untyped-def]
-    """scores[j] = q[at : at + dim] . k_j for 16 * blocks positions: two blocks at once, so that no sum waits for the one before.
+def attend(head, work, rows, dim, window, first, last):  # type: ignore[no-untyped-def]
+    """Blocks first <= b < last of one KV head, for `rows` queries: sums of weighted values, and of weights. What nobody sees is left out.
 
-    Sums in the order of `_scores`, here and in `_mix_for_one`: a token's logits must not depend on how it was fed.
+    head: Cache or QuantisedCache of one head, its arrays without layers and kv_heads;  dim: head_dim;
+    window: how many of its positions, the last ones, each query does see (sliding-window layers).
     """
-    for block in range(0, blocks, 2):
-        one, two = block * dim * 16, min(block + 1, blocks - 1) * dim * 16
-        a, b, c, e = zero(), zero(), zero(), zero()
-        for d in range(0, dim, 2):
-            x, y = splat(q[at + d]), splat(q[at + d + 1])
-            k, m = one + d * 16, two + d * 16
-            prefetch(keys, k + AHEAD)
-            prefetch(keys, m + AHEAD)
-            if _MANY:
-                a, b = fma(load_cached(keys, k), x, a), fma(load_cached(keys, k + 16), y, b)
-                c, e = fma(load_cached(keys, m), x, c), fma(load_cached(keys, m + 16), y, e)
-            else:
-                a = fma(load_cached(keys, k + 16), y, fma(load_cached(keys, k), x, a))
-                c = fma(load_cached(keys, m + 16), y, fma(load_cached(keys, m), x, c))
-        store(scores, min(block + 1, blocks - 1) * 16, add(c, e))
-        store(scores, block * 16, add(a, b))
+    line = len(work.panel) // _UNIT
+    for row in range(rows):
+        work.softmax[SO_FAR, row], work.softmax[SUM, row] = _LOWEST, np.float32(0.0)
+    for d in range(0, rows * line, 16):
+        store(work.attended, d, zero())
+    for block in range(max(first, (work.lengths[0] - window) // _BLOCK), last):
+        start = block * _BLOCK
+        if start < work.lengths[rows - 1]:
+            for row in range(rows):
+                work.places[0, row] = max(work.lengths[row] - window - start, 0)
+                work.places[1, row] = min(work.lengths[row] - start, _BLOCK)
+            _score(head, work, rows, line, dim, start)
+            _weigh(head, work, rows, line, start)
+            _mix(head, work, rows, line, dim, start)
 
 
 @kernel
-def _mix_for_one(scores, values, first, last, width, out, at):  # type: ignore[no-untyped-def]
-    """out[at + d] += sum_j scores[j] * values[j, d], first <= j < last, for every d < width; 64 columns at once where they are there."""
-    wide = width // 64 * 64
-    for d in range(0, wide, 64):
-        o = at + d
-        a0, a1, a2, a3 = load(out, o), load(out, o + 16), load(out, o + 32), load(out, o + 48)
-        b0, b1, b2, b3 = zero(), zero(), zero(), zero()
-        j = first
-        if _MANY:
-            while j + 2 <= last:
-                v, p = j * width + d, splat(scores[j])
-                prefetch(values, v + VALUE_ROWS * width)
-                prefetch(values, v + 32 + VALUE_ROWS * width)
-                a0, a1 = fma(load_cached(values, v), p, a0), fma(load_cached(values, v + 16), p, a1)
-                a2, a3 = fma(load_cached(values, v + 32), p, a2), fma(load_cached(values, v + 48), p, a3)
-                v, p = v + width, splat(scores[j + 1])
-                prefetch(values, v + VALUE_ROWS * width)
-                prefetch(values, v + 32 + VALUE_ROWS * width)
-                b0, b1 = fma(load_cached(values, v), p, b0), fma(load_cached(values, v + 16), p, b1)
-                b2, b3 = fma(load_cached(values, v + 32), p, b2), fma(load_cached(values, v + 48), p, b3)
-                j += 2
-        while j < last:
-            v, p = j * width + d, splat(scores[j])
-            prefetch(values, v + VALUE_ROWS * width)
-            prefetch(values, v + 32 + VALUE_ROWS * width)
-            a0, a1 = fma(load_cached(values, v), p, a0), fma(load_cached(values, v + 16), p, a1)
-            a2, a3 = fma(load_cached(values, v + 32), p, a2), fma(load_cached(values, v + 48), p, a3)
-            j += 1
-        store(out, o, add(a0, b0))
-        store(out, o + 16, add(a1, b1))
-        store(out, o + 32, add(a2, b2))
-        store(out, o + 48, add(a3, b3))
-    for d in range(wide, width, 16):
-        a, b = load(out, at + d), zero()
-        for j in range(first, last):
-            if _MANY and (j - first) % 2 == 1:
-                b = fma(load_cached(values, j * width + d), splat(scores[j]), b)
-            else:
-                a = fma(load_cached(values, j * width + d), splat(scores[j]), a)
-        store(out, at + d, add(a, b))
-
-
-@kernel
-def attend_one(q, at, length, keys, values, dim, scores, out, place, window=EVERYTHING):  # type: ignore[no-untyped-def]
-    """One query, q[at : at + dim], rotated, overwritten, of one KV head -> out[place : place + width]. Otherwise as `attend`."""
-    width = values.shape[1]
-    scale = np.float32(1.0) / np.sqrt(np.float32(dim))
-    for i in range(at, at + dim):
-        q[i] *= scale
-    flat = flattened(scores)
-    _scores_of_one(q, at, keys, (length + 15) // 16, dim, flat)
-    hide(flat, 0, length - window)
-    softmax(flat, 0, length)
-    for i in range(width):
-        out[place + i] = np.float32(0.0)
-    for first in range(0, length, VALUE_ROWS):
-        _mix_for_one(flat, values, first, min(first + VALUE_ROWS, length), width, out, place)
-
-
-@kernel
-def attend(q, lengths, keys, values, dim, scores, out, window=EVERYTHING):  # type: ignore[no-untyped-def]
-    """Four queries of one KV head.
-
-    q: (4 * dim,) float32, rotated, overwritten;  lengths: (4,) int64, positions that each may see, the last the most.
-    keys: (blocks, dim, 16) and values: (>= 16 * blocks, width) of the head, width = dim rounded up to 16; float32, or float16 bits.
-    scores: (4, >= longest rounded up to 16) float32, overwritten;  out: (4 * wide,) float32, overwritten: query i at i * wide.
-    window: how many of them, the last ones, each does see (sliding-window layers).
-    """
-    stride, width, wide = scores.shape[1], values.shape[1], out.size // 4
-    longest = lengths[3]
-    scale = np.float32(1.0) / np.sqrt(np.float32(dim))
-    for i in range(4 * dim):
-        q[i] *= scale
-    flat = flattened(scores)
-    _scores(q, keys, (longest + 15) // 16, dim, flat, stride)
-    for i in range(4):
-        hide(flat, i * stride, lengths[i] - window)
-        softmax(flat, i * stride, lengths[i])
-        for j in range(lengths[i], longest):
-            flat[i * stride + j] = np.float32(0.0)
-    for i in range(4 * wide):
-        out[i] = np.float32(0.0)
-    for first in range(0, longest, VALUE_ROWS):
-        _mix(flat, stride, values, first, min(first + VALUE_ROWS, longest), width, out, wide)
-
-
-def _cached(array, value):  # type: ignore[no-untyped-def]
-    """`value` in the type that the cache array holds."""
-    return to_f16(value) if array.dtype == np.uint16 else value
-
-
-@overload(_cached, inline="always")
-def _cached_when_compiled(array, value):  # type: ignore[no-untyped-def]
-    return (lambda array, value: to_f16(value)) if array.dtype == types.uint16 else (lambda array, value: value)
-
-
-@kernel
-def store_key(keys, p, source, dim):  # type: ignore[no-untyped-def]
-    """keys: (blocks, dim, 16) of one head; source: (>= dim,) float32 becomes position p."""
+def result(work, row, dim, out, place):  # type: ignore[no-untyped-def]
+    """What query `row` gets for all blocks that it has seen -> out[place : place + dim]."""
+    at, inverse = row * (len(work.panel) // _UNIT), np.float32(1.0) / work.softmax[SUM, row]
     for d in range(dim):
-        keys[p // 16, d, p % 16] = _cached(keys, source[d])
+        out[place + d] = work.attended[at + d] * inverse
 
 
 @kernel
-def store_value(values, p, source, at, dim):  # type: ignore[no-untyped-def]
-    """values: (positions, width) of one head; source[at : at + dim] becomes position p."""
-    for d in range(dim):
-        values[p, d] = _cached(values, source[at + d])
+def keep_block(work, rows, kept, at):  # type: ignore[no-untyped-def]
+    """The state and sums of `rows` queries that have seen one block -> kept[at ...], rows * (line + 16) floats."""
+    line = len(work.panel) // _UNIT
+    for row in range(rows):
+        place = at + row * (line + 16)
+        kept[place], kept[place + 1] = work.softmax[SO_FAR, row], work.softmax[SUM, row]
+        for d in range(0, line, 16):
+            store(kept, place + 16 + d, load(work.attended, row * line + d))
+
+
+@kernel
+def join_blocks(work, row, rows, kept, blocks):  # type: ignore[no-untyped-def]
+    """Blocks that `keep_block` has kept, one after the other, join in their order, for query `row`; as row 0."""
+    line = len(work.panel) // _UNIT
+    work.softmax[SO_FAR, 0], work.softmax[SUM, 0] = _LOWEST, np.float32(0.0)
+    for d in range(0, line, 16):
+        store(work.attended, d, zero())
+    for block in range(blocks):
+        place = (block * rows + row) * (line + 16)
+        work.softmax[LAST, 0], work.softmax[LAST_SUM, 0] = kept[place], kept[place + 1]
+        _join(work.softmax, _NEXT)
+        _add_share(kept, place + 16, work.attended, _FIRST, work.softmax[OLD, 0], work.softmax[NEW, 0], line)

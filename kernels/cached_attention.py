@@ -1,24 +1,42 @@
-"""Appending to the KV cache and attending over it, whatever the cache is: chosen by its type when a step is compiled, so that only the
-kernels of that one type are. Arguments as in attention.py, quantised_attention.py and quantised_cache.py; a head is named by layer and kv.
+"""Appending to the KV cache, and one head of it for attention.py, whatever the cache is: chosen by its type when a step is compiled, so
+that only the kernels of that one type are. A head is named by layer and kv.
 """
 
 from numba import types
 from numba.extending import overload, register_jitable
 
-from . import attention as plain
-from . import quantised_attention as quantised
+from .attention import Work
+from .float_cache import store_key, store_value
 from .kv_cache import Cache, QuantisedCache
 from .quantised_cache import round_query
 from .quantised_cache import store_key as store_key_codes
 from .quantised_cache import store_value as store_value_codes
 
-store_key, store_value, attend_floats, attend_one_floats = plain.store_key, plain.store_value, plain.attend, plain.attend_one
-attend_codes, attend_one_codes = quantised.attend, quantised.attend_one
+# Not kernels: those are compiled without reference counts and must return no arrays to Python.
 
 
-@register_jitable  # not a kernel: those are compiled without reference counts and must return no arrays to Python
-def _head(cache, layer, kv):  # type: ignore[no-untyped-def]
-    """A QuantisedCache of one head."""
+@register_jitable
+def work_of(s, thread):  # type: ignore[no-untyped-def]
+    """The Work of one thread, from a Scratch."""
+    return Work(
+        s.queries[thread],
+        s.scores[thread],
+        s.shares[thread],
+        s.attended[thread],
+        s.panel[thread],
+        s.softmax[thread],
+        s.lengths[thread],
+        s.places[thread],
+    )
+
+
+@register_jitable
+def _floats_of(cache, layer, kv):  # type: ignore[no-untyped-def]
+    return Cache(cache.keys[layer, kv], cache.values[layer, kv])
+
+
+@register_jitable
+def _codes_of(cache, layer, kv):  # type: ignore[no-untyped-def]
     return QuantisedCache(
         cache.keys[layer, kv],
         cache.values[layer, kv],
@@ -35,25 +53,9 @@ def _append_floats(cache, layer, kv, p, dim, key, source, at):  # type: ignore[n
 
 
 def _append_codes(cache, layer, kv, p, dim, key, source, at):  # type: ignore[no-untyped-def]
-    head = _head(cache, layer, kv)
+    head = _codes_of(cache, layer, kv)
     store_key_codes(head, p, key, dim)
     store_value_codes(head, p, source, at, dim, key)
-
-
-def _attend_floats(cache, layer, kv, q, lengths, dim, scores, out, window):  # type: ignore[no-untyped-def]
-    attend_floats(q, lengths, cache.keys[layer, kv], cache.values[layer, kv], dim, scores, out, window)
-
-
-def _attend_codes(cache, layer, kv, q, lengths, dim, scores, out, window):  # type: ignore[no-untyped-def]
-    attend_codes(q, lengths, _head(cache, layer, kv), dim, scores, out, window)
-
-
-def _attend_one_floats(cache, layer, kv, q, at, length, dim, scores, out, place, window):  # type: ignore[no-untyped-def]
-    attend_one_floats(q, at, length, cache.keys[layer, kv], cache.values[layer, kv], dim, scores, out, place, window)
-
-
-def _attend_one_codes(cache, layer, kv, q, at, length, dim, scores, out, place, window):  # type: ignore[no-untyped-def]
-    attend_one_codes(q, at, length, _head(cache, layer, kv), dim, scores, out, place, window)
 
 
 # Each function below is what Python calls; the `overload` after it, what Numba puts in its place where a kernel calls it.
@@ -69,25 +71,16 @@ def _append(cache, layer, kv, p, dim, key, source, at):  # type: ignore[no-untyp
     return _append_floats if cache.instance_class is Cache else _append_codes
 
 
-def attend(cache, layer, kv, q, lengths, dim, scores, out, window):  # type: ignore[no-untyped-def]
-    """Four queries."""
-    (_attend_floats if isinstance(cache, Cache) else _attend_codes)(cache, layer, kv, q, lengths, dim, scores, out, window)
+def head_of(cache, layer, kv):  # type: ignore[no-untyped-def]
+    """The cache of one head: its arrays without layers and kv_heads."""
+    return (_floats_of if isinstance(cache, Cache) else _codes_of)(cache, layer, kv)
 
 
-@overload(attend, inline="always")
-def _attend(cache, layer, kv, q, lengths, dim, scores, out, window):  # type: ignore[no-untyped-def]
-    return _attend_floats if cache.instance_class is Cache else _attend_codes
-
-
-def attend_one(cache, layer, kv, q, at, length, dim, scores, out, place, window):  # type: ignore[no-untyped-def]
-    """One query."""
-    one = _attend_one_floats if isinstance(cache, Cache) else _attend_one_codes
-    one(cache, layer, kv, q, at, length, dim, scores, out, place, window)
-
-
-@overload(attend_one, inline="always")
-def _attend_one(cache, layer, kv, q, at, length, dim, scores, out, place, window):  # type: ignore[no-untyped-def]
-    return _attend_one_floats if cache.instance_class is Cache else _attend_one_codes
+@overload(head_of, inline="always")
+def _head_of(cache, layer, kv):  # type: ignore[no-untyped-def]
+    if cache.instance_class is Cache:
+        return lambda cache, layer, kv: _floats_of(cache, layer, kv)  # noqa: PLW0108
+    return lambda cache, layer, kv: _codes_of(cache, layer, kv)  # noqa: PLW0108
 
 
 def perhaps_round(bits, q, at, dim):  # type: ignore[no-untyped-def]

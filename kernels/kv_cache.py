@@ -25,6 +25,10 @@ QUANTISED_BITS = {"q8": 8, "q4": 4, "q3": 3}
 CACHE_TYPES = (*FLOAT_TYPES, *QUANTISED_BITS)
 ROWS = 8  # of keys that are unpacked together: head_dim is rounded up to them
 COLUMNS = 64  # of values that are unpacked together
+# Attention takes positions in blocks of this many, from position 0 on. The bits of a result depend on it, and on nothing else that could
+# be chosen: it divides whatever a cache is cut into.
+BLOCK = 128
+UNIT = 64  # keys, or columns of values, that attention unpacks at once
 
 
 class Cache(NamedTuple):

@@ -29,7 +29,6 @@ from .arrays import (
     Q_HEAD_NORM,
     Q_NORM,
     RELU2,
-    ROPE_PAIRS,
     UP,
     K,
     O,
@@ -38,18 +37,17 @@ from .arrays import (
 )
 from .barrier import barrier, next_step
 from .base3 import base3_matvec, base3_matvec_chosen
-from .cached_attention import append, attend, attend_one, perhaps_round
 from .columns import BLOCK, find_active, matvec_by_columns
 from .control import ASLEEP, DONE, FIRST_LAYER, LAST_LAYER, POSITION, STEP, STOP, TOKENS, TOP, WANT_LOGITS
 from .dense import head_matvec
 from .glu import gated
 from .head_search import top_logits
+from .heads import attention
 from .inputs import hadamard, keep_largest, own_row, quantise_row_4
 from .jit import entry, inlined, kernel
 from .norm import add_rms_norm, rms_norm
 from .parts import AT_ONCE, end_and_scale, left_over, scale_parts
 from .quantise import quantise_row
-from .rope import rotate, rotate_pairs
 from .simd.atomics import atomic_add
 from .ternary import WIDTH, matmul_scaled, matvec_chosen, matvec_scaled
 
@@ -172,62 +170,6 @@ def project(w, s, layer, which, cols, rows, out, place, accumulate, tokens, thre
         begin, part = end, part + 1
 
 
-@kernel
-def _rotate(z, source, start, cos, sin, out, place):  # type: ignore[no-untyped-def]
-    if z.rope == ROPE_PAIRS:
-        rotate_pairs(source, start, cos, sin, z.head_dim // 2, out, place)
-    else:
-        rotate(source, start, cos, sin, z.head_dim // 2, out, place)
-
-
-@inlined
-def append_to_cache(z, w, cache, s, layer, kv, tokens, position, scratch):  # type: ignore[no-untyped-def]
-    """Rotate the new keys of one KV head and store keys and values. scratch: (>= head_dim,) float32, overwritten."""
-    dim = z.head_dim
-    key_at, value_at = (z.heads + kv) * dim, (z.heads + z.kv_heads + kv) * dim
-    for t in range(tokens):
-        p = position + t
-        row = w.rope_rows[layer] + p
-        _rotate(z, s.qkv[t], key_at, w.cos[row], w.sin[row], scratch, START)
-        append(cache, layer, kv, p, dim, scratch, s.qkv[t], value_at)
-
-
-@inlined
-def attention(z, w, cache, s, layer, tokens, position, thread, threads):  # type: ignore[no-untyped-def]
-    """RoPE, cache append and attention for this thread's queries: s.qkv -> s.mixed.
-
-    Queries are numbered KV head by KV head, token by token, so that four neighbours share keys and see almost the same positions.
-    Threads that share a KV head all write its new keys and values: the same bytes, so the order does not matter.
-    """
-    dim, group = z.head_dim, z.heads // z.kv_heads
-    each = tokens * group  # queries of one KV head
-    first, last = share(z.kv_heads * each, FOUR if each % 4 == 0 and z.kv_heads * each // 4 % threads == 0 else ONE, thread, threads)
-    q, lengths, out = s.queries[thread], s.lengths[thread], s.attended[thread]
-    wide = out.size // 4
-    for kv in range(first // each, (last + each - 1) // each):
-        append_to_cache(z, w, cache, s, layer, kv, tokens, position, q)
-        begin, end = max(first, kv * each), min(last, (kv + 1) * each)
-        for start in range(begin, end, 4):
-            few = end - start < 3
-            for i in range(end - start if few else 4):  # past the end, the last query is repeated and its result not used
-                number = min(start + i, end - 1) - kv * each
-                t, head = number // group, kv * group + number % group
-                row = w.rope_rows[layer] + position + t
-                _rotate(z, s.qkv[t], head * dim, w.cos[row], w.sin[row], q, i * dim)
-                perhaps_round(z.query_bits, q, i * dim, dim)
-                lengths[i] = position + t + 1
-            if few:
-                for i in range(end - start):
-                    attend_one(cache, layer, kv, q, i * dim, lengths[i], dim, s.scores[thread], out, i * wide, w.windows[layer])
-            else:
-                attend(cache, layer, kv, q, lengths, dim, s.scores[thread], out, w.windows[layer])
-            for i in range(min(4, end - start)):
-                number = start + i - kv * each
-                t, head = number // group, kv * group + number % group
-                for d in range(dim):
-                    s.mixed[t, head * dim + d] = out[i * wide + d]
-
-
 @inlined
 def up_where_gate_is_open(z, w, s, layer, thread, threads):  # type: ignore[no-untyped-def]
     """Rows of `up` for one token, of those hidden units only whose gate is above zero: relu(gate)² makes the others exact zeros.
@@ -279,7 +221,8 @@ def down_by_columns(z, w, s, layer, thread, threads):  # type: ignore[no-untyped
 
 @inlined
 def run_layer(z, w, cache, s, layer, tokens, position, thread, threads, control):  # type: ignore[no-untyped-def]
-    """This thread's part of one layer: s.x, the residual stream, before -> after. Five barriers, and three more with many tokens.
+    """This thread's part of one layer: s.x, the residual stream, before -> after. Five barriers, and four more with many tokens; one more for one
+    token where threads share a KV head.
 
     What only some models have (norms of one projection's input, of heads, of what is added to s.x) costs the others a look at its offset.
     Projections of one input stand in loops: a call that is written once is compiled once.
@@ -297,7 +240,7 @@ def run_layer(z, w, cache, s, layer, tokens, position, thread, threads, control)
     barrier(control, threads)
     if at[Q_HEAD_NORM] >= 0:
         norm_heads(z, w, at[Q_HEAD_NORM], at[K_HEAD_NORM], s, tokens, thread, threads, control)
-    attention(z, w, cache, s, layer, tokens, position, thread, threads)
+    attention(z, w, cache, s, layer, tokens, position, thread, threads, control)
     barrier(control, threads)
     prepare(s.mixed, inner, w, at[ATTENTION_SUB_NORM], NONE, eps, z.codes_o, z.kept, z.hadamard, s, tokens, thread, threads, control)
     straight = at[ATTENTION_OUT_NORM] < 0

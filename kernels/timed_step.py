@@ -12,7 +12,7 @@ from typing import Any
 from llvmlite import ir
 from numba import types
 
-from . import head_search, step
+from . import head_search, heads, step
 from .arrays import DOWN, UP, Scratch
 from .barrier import barrier
 from .dense import head_matvec
@@ -84,7 +84,7 @@ def _barrier_after(slot: int) -> Any:
 
 
 _prepare = _bound(step.prepare, kernel, barrier=_barrier_after(INPUTS))
-_append = step.append_to_cache
+_append = heads.append_to_cache
 _up = step.up_where_gate_is_open
 _down = step.down_by_columns
 _project = step.project
@@ -105,18 +105,18 @@ def _timed_project(w, s, layer, which, cols, rows, out, place, accumulate, token
 
 
 @inlined
-def _timed_append(z, w, cache, s, layer, kv, tokens, position, scratch):  # type: ignore[no-untyped-def]
+def _timed_append(z, w, cache, s, layer, kv, t, position, scratch):  # type: ignore[no-untyped-def]
     lap(s.laps, ATTENTION)
-    _append(z, w, cache, s, layer, kv, tokens, position, scratch)
+    _append(z, w, cache, s, layer, kv, t, position, scratch)
     lap(s.laps, STORE)
 
 
-_attention = _bound(step.attention, inlined, append_to_cache=_timed_append)
+_attention = _bound(heads.attention, inlined, append_to_cache=_timed_append, barrier=_barrier_after(ATTENTION))
 
 
 @inlined
-def _timed_attention(z, w, cache, s, layer, tokens, position, thread, threads):  # type: ignore[no-untyped-def]
-    _attention(z, w, cache, s, layer, tokens, position, thread, threads)
+def _timed_attention(z, w, cache, s, layer, tokens, position, thread, threads, both):  # type: ignore[no-untyped-def]
+    _attention(z, w, cache, s, layer, tokens, position, thread, threads, both)
     lap(s.laps, ATTENTION)
 
 

@@ -126,3 +126,30 @@ def load_steps(typingctx: Any, array: Any, offset: Any) -> Any:
         return b.bitcast(b.shl(b.zext(halves, I32x16.llvm), I32x16.splat(16)), F32x16.llvm)
 
     return F32x16(array, types.intp), codegen
+
+
+def _in_place(head: Any) -> bool:
+    """Whether each number of a head's cache has a place of its own: of the arrays, `keys` is the first."""
+    return bool(head[0].dtype != types.uint8)
+
+
+@intrinsic
+def in_place(typingctx: Any, head: Any) -> Any:
+    """Whether keys and values can be read without a panel. Known when compiled."""
+    value = _in_place(head)
+    return types.boolean(head), lambda ctx, b, sig, args: ir.Constant(ir.IntType(1), value)
+
+
+@intrinsic
+def unit_size(typingctx: Any, head: Any) -> Any:
+    """Elements of `keys` and `values` that hold 64 numbers."""
+    size = 64 if _in_place(head) else 8 * bits_of(head[0], KEY_DIMENSIONS)
+    return types.int64(head), lambda ctx, b, sig, args: ir.Constant(ir.IntType(64), size)
+
+
+@intrinsic
+def if_unpacked(typingctx: Any, head: Any, ahead: Any) -> Any:
+    """`ahead` for caches that are always unpacked; None for those that are where queries are many, and time for reading is plenty."""
+    if _in_place(head):
+        return types.none(head, ahead), lambda ctx, b, sig, args: ctx.get_dummy_value()
+    return ahead(head, ahead), lambda ctx, b, sig, args: args[1]

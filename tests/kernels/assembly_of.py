@@ -99,17 +99,17 @@ def compile_step() -> None:
 
 def compile_quantised_attention() -> None:
     """Of every type of KV cache that has codes."""
-    from bitnet_kernels import quantised_attention, quantised_cache
+    from attending import new_work
+    from bitnet_kernels import attention, quantised_cache
     from bitnet_kernels.kv_cache import QUANTISED_BITS, QuantisedCache, new_cache
     from numba import typeof, types
 
-    number, row, table = types.int64, types.float32[::1], types.float32[:, ::1]
+    number, row, work = types.int64, types.float32[::1], typeof(new_work(4, 64))
     for kind in QUANTISED_BITS:
         head = typeof(QuantisedCache(*(part[0, 0] for part in new_cache(1, 1, 64, 16, kind))))
         quantised_cache.store_key.compile((head, number, row, number))
         quantised_cache.store_value.compile((head, number, row, number, number, row))
-        quantised_attention.attend.compile((row, types.int64[::1], head, number, table, row, number))
-        quantised_attention.attend_one.compile((row, number, number, head, number, table, row, number, number))
+        attention.attend.compile((head, work, *[number] * 5))
 
 
 def assembly() -> dict[str, str]:

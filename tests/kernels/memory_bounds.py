@@ -11,7 +11,8 @@ import sys
 from typing import Any
 
 import numpy as np
-from bitnet_kernels import arrays, base3, columns, dense, inputs, quantise, quantised_attention, quantised_cache
+from attending import attend
+from bitnet_kernels import arrays, base3, columns, dense, inputs, quantise, quantised_cache
 from bitnet_kernels import ternary as kernels
 from bitnet_kernels.kv_cache import QUANTISED_BITS, QuantisedCache, new_cache
 from bitnet_kernels.team import Step
@@ -136,20 +137,14 @@ def quantised_positions(kind: str, dim: int, length: int, guarded: bool) -> bool
     """Keys and values of every position stored, and attention over all of them, with arrays that end at the guard."""
     rng = np.random.default_rng(dim)
     place = at_the_end if guarded else np.copy
-    wide = -(-dim // 64) * 64
     head = QuantisedCache(*(place(part[0, 0]) for part in new_cache(1, 1, dim, length, kind)))
     row, source = place(np.zeros(dim, np.float32)), place(rng.standard_normal(dim + 1).astype(np.float32))
     for p in range(length):
         row[:] = rng.standard_normal(dim)
         quantised_cache.store_key(head, p, row, dim)
         quantised_cache.store_value(head, p, source, 1, dim, row)
-    q, scores = place(rng.standard_normal(4 * dim).astype(np.float32)), place(np.zeros((4, -(-length // 16) * 16), np.float32))
-    lengths, out, one = place(np.full(4, length)), place(np.zeros(4 * wide, np.float32)), place(np.zeros(4 * wide, np.float32))
-    quantised_attention.attend(q, lengths, head, dim, scores, out)
-    for i in range(4):
-        quantised_attention.attend_one(q, i * dim, length, head, dim, scores, one, i * wide)
-    used = (a.reshape(4, wide)[:, :dim] for a in (out, one))
-    return bool(np.array_equal(*used) and np.isfinite(out).all())
+    results = [attend(rng.standard_normal((rows, dim)).astype(np.float32), head, [length] * rows, place=place) for rows in (1, 4, 7)]
+    return all(bool(np.isfinite(result).all()) for result in results)
 
 
 def guarded_model(name: str) -> Model:

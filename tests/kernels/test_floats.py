@@ -5,8 +5,9 @@ from typing import Any
 
 import numpy as np
 import pytest
-from bitnet_kernels import attention, dense, glu, isa, norm, rope
+from bitnet_kernels import attention, dense, float_cache, glu, isa, norm, rope
 from bitnet_kernels.arrays import (
+    EVERYTHING,
     GELU,
     HEAD_BF16,
     HEAD_BLOCKS,
@@ -19,7 +20,7 @@ from bitnet_kernels.arrays import (
     RELU2,
     SILU,
 )
-from bitnet_kernels.kv_cache import new_cache
+from bitnet_kernels.kv_cache import Cache, new_cache
 from bitnet_kernels.naive import attention as naive_attention
 from bitnet_kernels.naive import dense as naive_dense
 from bitnet_kernels.naive import glu as naive_glu
@@ -28,6 +29,8 @@ from bitnet_kernels.naive import rope as naive_rope
 from bitnet_kernels.simd import floats as simd_floats
 from numba import njit
 from numpy.typing import NDArray
+
+from .attending import attend
 
 U = 2.0**-24
 CONVERTS = {"f16c", "neon"}  # features with instructions between float16 and float32
@@ -204,19 +207,14 @@ def test_exponentials_of_zero_and_of_what_is_far_below() -> None:
     assert np.all(scores[1:] >= 0)
 
 
-def run_attend(queries: Floats, keys: Floats, values: Floats, lengths: list[int], kind: str = "f32") -> Floats:
-    """queries: (4, dim); keys, values: (positions, dim). Through a cache whose unused places hold NaN: (4, dim) float32."""
+def run_attend(queries: Floats, keys: Floats, values: Floats, lengths: list[int], kind: str = "f32", window: int = EVERYTHING) -> Floats:
+    """queries: (rows, dim); keys, values: (positions, dim). Through a cache whose unused places hold NaN: (rows, dim) float32."""
     dim, longest = queries.shape[1], lengths[-1]
     cache = new_cache(1, 1, dim, longest, kind)
     for part in cache:
         part.fill(np.nan if kind == "f32" else 0x7E00)
     naive_attention.store(cache, 0, 0, keys[:longest, None], values[:longest, None])
-    width, blocks = cache.values.shape[3], cache.keys.shape[2]
-    scores, out = np.full((5, 16 * blocks), CANARY), np.full(4 * width + 8, CANARY)
-    attention.attend(queries.reshape(-1).copy(), np.array(lengths), cache.keys[0, 0], cache.values[0, 0], dim, scores[:4], out[: 4 * width])
-    assert np.all(out[4 * width :] == CANARY)
-    assert np.all(scores[4] == CANARY)
-    return out[: 4 * width].reshape(4, width)[:, :dim]
+    return attend(queries, Cache(*(part[0, 0] for part in cache)), lengths, window)
 
 
 @pytest.mark.parametrize(
@@ -251,8 +249,8 @@ def test_the_cache_stores_as_the_twin_does(kind: str) -> None:
     cache, twin = new_cache(1, 1, 20, 19, kind), new_cache(1, 1, 20, 19, kind)
     naive_attention.store(twin, 0, 0, keys, values)
     for p in range(19):
-        attention.store_key(cache.keys[0, 0], p, keys[p, 0], 20)
-        attention.store_value(cache.values[0, 0], p, np.concatenate([[7], values[p, 0]]).astype(np.float32), 1, 20)
+        float_cache.store_key(cache.keys[0, 0], p, keys[p, 0], 20)
+        float_cache.store_value(cache.values[0, 0], p, np.concatenate([[7], values[p, 0]]).astype(np.float32), 1, 20)
     assert all(np.array_equal(a, b) for a, b in zip(cache, twin, strict=True))
 
 

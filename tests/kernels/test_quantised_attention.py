@@ -1,20 +1,32 @@
-"""Kernels over quantised KV caches: bytes as the twin's, attention near the twin's, and the same bits for one query and for four."""
+"""Kernels over KV caches, quantised ones above all: bytes as the twin's, attention near the twin's, bits that depend on positions alone."""
 
 import math
 from typing import Any
 
 import numpy as np
 import pytest
-from bitnet_kernels import cached_attention, quantised_attention, quantised_cache
+from bitnet_kernels import cached_attention, quantised_cache
 from bitnet_kernels.arrays import EVERYTHING
 from bitnet_kernels.kv_cache import QUANTISED_BITS, QuantisedCache, new_cache
 from bitnet_kernels.naive import attention as naive_attention
 from bitnet_kernels.naive import kv_cache as twin
 from numpy.typing import NDArray
 
+from .attending import attend, attend_block_by_block
+
 U = 2.0**-24
 CANARY = np.float32(-1234.5)
 DIMS = [2, 8, 20, 64, 80, 96, 100, 128, 256]
+LENGTHS = [
+    [1, 1, 1, 1],
+    [1, 2, 3, 4],
+    [13, 14, 15, 16],
+    [15, 16, 17, 18],
+    [60, 60, 64, 64],
+    [62, 63, 64, 65],
+    [199, 199, 200, 200],
+    [255, 256, 257, 290],
+]
 CACHE_KINDS = ("f32", "f16", *QUANTISED_BITS)
 Floats = NDArray[np.float32]
 
@@ -27,7 +39,7 @@ def soiled_cache(dim: int, context: int, kind: str) -> Any:
     """Of one layer and head: unused codes are 0x55, unused steps and first tokens NaN."""
     cache = new_cache(1, 1, dim, context, kind)
     for part in cache:
-        part.fill({1: 0x55, 2: 0x7FC0, 4: np.nan}[part.itemsize])
+        part.fill({1: 0x55, 2: 0x7FC0, 4: np.nan}[part.itemsize])  # as float16 and bfloat16, 0x7FC0 is NaN
     return cache
 
 
@@ -36,19 +48,12 @@ def head_of(cache: Any) -> QuantisedCache:
 
 
 def run_attend(queries: Floats, cache: Any, lengths: list[int], window: int = EVERYTHING) -> Floats:
-    """(4, dim) -> (4, dim), by the kernel for four queries; the one for single queries must agree to the bit."""
-    dim, wide, longest = queries.shape[1], -(-queries.shape[1] // 64) * 64, -(-lengths[-1] // 16) * 16
-    scores, out, one = np.full((5, longest), CANARY), np.full(4 * wide + 8, CANARY), np.full(4 * wide + 8, CANARY)
-    places = np.array(lengths)
+    """(4, dim) -> (4, dim), together; each query alone must agree to the bit."""
     head = head_of(cache)
-    quantised_attention.attend(queries.reshape(-1).copy(), places, head, dim, scores[:4], out[: 4 * wide], window)
-    assert np.all(scores[4] == CANARY)
+    out = attend(queries, head, lengths, window)
     for i in range(4):
-        q = queries.reshape(-1).copy()
-        quantised_attention.attend_one(q, i * dim, places[i], head, dim, scores, one[: 4 * wide], i * wide, window)
-    assert np.all(out[4 * wide :] == CANARY)
-    assert np.array_equal(*(a[: 4 * wide].reshape(4, wide)[:, :dim] for a in (out, one)))
-    return out[: 4 * wide].reshape(4, wide)[:, :dim]
+        assert np.array_equal(attend(queries[i : i + 1], head, lengths[i : i + 1], window)[0], out[i])
+    return out
 
 
 @pytest.mark.parametrize("kind", QUANTISED_BITS)
@@ -72,7 +77,17 @@ def test_the_cache_stores_as_the_twin_does(kind: str, dim: int) -> None:
 
 
 @pytest.mark.parametrize(
-    "lengths", [[1, 1, 1, 1], [1, 2, 3, 4], [13, 14, 15, 16], [15, 16, 17, 18], [60, 60, 64, 64], [62, 63, 64, 65], [199, 199, 200, 200]]
+    "lengths",
+    [
+        [1, 1, 1, 1],
+        [1, 2, 3, 4],
+        [13, 14, 15, 16],
+        [15, 16, 17, 18],
+        [60, 60, 64, 64],
+        [62, 63, 64, 65],
+        [199, 199, 200, 200],
+        [255, 256, 257, 290],
+    ],
 )
 @pytest.mark.parametrize("dim", DIMS)
 @pytest.mark.parametrize("kind", QUANTISED_BITS)
@@ -139,10 +154,7 @@ def test_what_is_not_finite_shows(kind: str, bad: float) -> None:
         steps = cache.value_steps if field == "values" else cache.key_steps
         assert not math.isfinite(float(twin.widened(steps[0, 0, 3:4])[0]))
         if field == "values":
-            out = np.zeros(4 * 64, np.float32)
-            lengths = np.full(4, 20)
-            quantised_attention.attend(floats(rng, 4 * 64), lengths, head_of(cache), 64, np.zeros((4, 32), np.float32), out)
-            assert not np.isfinite(out).all()
+            assert not np.isfinite(attend(floats(rng, 4, 64), head_of(cache), [20] * 4)).all()
 
 
 @pytest.mark.parametrize("kind", QUANTISED_BITS)
@@ -167,10 +179,26 @@ def test_python_reaches_the_kernels_of_the_same_type(kind: str) -> None:
         cached_attention.append(by_python, 0, 0, p, dim, keys[p].copy(), values[p], 0)
     naive_attention.store(by_twin, 0, 0, keys[:, None], values[:, None])
     assert all(np.array_equal(a, b) for a, b in zip(by_python, by_twin, strict=True))
-    scores, four, one = np.zeros((4, 32), np.float32), np.zeros(4 * dim, np.float32), np.zeros(4 * dim, np.float32)
-    lengths = np.full(4, longest)
-    cached_attention.attend(by_python, 0, 0, q.copy(), lengths, dim, scores, four, EVERYTHING)
-    for i in range(4):
-        cached_attention.attend_one(by_python, 0, 0, q.copy(), i * dim, longest, dim, scores, one, i * dim, EVERYTHING)
-    assert np.array_equal(one, four)
-    assert four.any()
+    assert attend(q.reshape(4, dim), cached_attention.head_of(by_python, 0, 0), [longest] * 4).any()
+
+
+@pytest.mark.parametrize("kind", CACHE_KINDS)
+@pytest.mark.parametrize("dim", [2, 20, 64, 80, 96, 128])
+@pytest.mark.parametrize("window", [EVERYTHING, 40, 200])
+def test_bits_depend_on_the_position_alone(kind: str, dim: int, window: int) -> None:
+    """Of a query's result: not on how many come with it, nor which, nor on whether blocks are added at once or kept and then joined."""
+    longest, rng = 300, np.random.default_rng(dim)
+    queries, cache = floats(rng, longest, dim), soiled_cache(dim, longest, kind)
+    naive_attention.store(cache, 0, 0, floats(rng, longest, 1, dim), floats(rng, longest, 1, dim))
+    head, lengths = type(cache)(*(part[0, 0] for part in cache)), list(range(1, longest + 1))
+    whole = attend(queries, head, lengths, window)
+    for rows in (1, 2, 3, 4, 5, 37):
+        for first in (0, 126, 127, 128, 200, 256, longest - rows):
+            last = min(first + rows, longest)
+            assert np.array_equal(attend(queries[first:last], head, lengths[first:last], window), whole[first:last]), (rows, first)
+    for position in (0, 127, 128, 260, 299):
+        same, length = np.tile(queries[position], (5, 1)), [position + 1] * 5
+        assert np.array_equal(attend_block_by_block(same, head, length, window), np.tile(whole[position], (5, 1)))
+    keys, values = (part[0] for part in naive_attention.stored(cache, 0, longest, dim))
+    expected = naive_attention.attend(queries[:, None], keys[None], values[None], 0, window)
+    assert np.abs(whole - expected).max() < 1e-5

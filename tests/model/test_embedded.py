@@ -53,5 +53,6 @@ def test_perplexity_to_three_digits(opened: Opened) -> None:
     ids = tokenizer.encode((GOLDEN / "excerpt.txt").read_text(encoding="utf-8"))
     result = score(decoder, ids, decoder.context, decoder.context)
     assert result.tokens == EXPECTED[name]["tokens"]
-    assert result.perplexity == pytest.approx(EXPECTED[name]["perplexity"], rel=5e-4)
+    # Orders of float sums differ, and then a rounded activation, now and then: instruction sets were 1e-5 to 6e-4 from it (docs/log.md).
+    assert result.perplexity == pytest.approx(EXPECTED[name]["perplexity"], rel=1e-3)
     assert result.perplexity < 60  # a model that predicts nothing has 4096

@@ -1,5 +1,6 @@
 """A context of 32,768 tokens: memory grows in proportion to it, and attention at its last position is right."""
 
+import itertools
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -35,12 +36,14 @@ def parts(decoder: Decoder) -> tuple[int, int, int]:
 @pytest.mark.parametrize("cache_type", ["f32", "f16", "q8", "q4", "q3"])
 @pytest.mark.parametrize("threads", [1, 4])
 def test_memory_is_linear(path: Path, decoder_of: Callable[..., Decoder], cache_type: str, threads: int) -> None:
-    """Twice the context adds twice as much. Scratch: scores of four queries for each thread, 16 bytes a position."""
+    """Twice the context adds twice as much. Scratch: what one token sees in each block of 128 positions, where threads share a KV head."""
     small, middle, large = (decoder_of(path, context=CONTEXT // part, cache_type=cache_type, threads=threads) for part in (4, 2, 1))
     for a, b, c in zip(parts(small), parts(middle), parts(large), strict=True):
         assert c - b == 2 * (b - a)
     assert parts(large)[0] == large.cache_bytes()
-    assert parts(large)[1] - parts(middle)[1] == 16 * threads * CONTEXT // 2
+    z = large._sizes
+    block = 4 * (z.heads // z.kv_heads) * (128 + 16)
+    assert parts(large)[1] - parts(middle)[1] == (block * (threads - 1) * CONTEXT // 2 // 128 if z.kv_heads % threads else 0)
 
 
 @pytest.mark.parametrize("cache_type", ["f32", pytest.param("q4", marks=pytest.mark.slow)])
@@ -61,3 +64,19 @@ def test_attention_at_the_last_position(path: Path, decoder_of: Callable[..., De
         naive_step.run_step(z, decoder._weights, decoder._cache, decoder._scratch, step)
         expected = decoder._scratch.logits
         assert np.abs(logits - expected).max() <= (0 if isa.chosen() == isa.NAIVE else 1e-4) * np.abs(expected).max()
+
+
+@pytest.mark.skipif(isa.chosen() == isa.NAIVE, reason="the twin adds in NumPy's order")
+@pytest.mark.parametrize("cache_type", ["f16", "q3"])
+def test_bits_depend_on_positions_alone(tmp_path: Path, decoder_of: Callable[..., Decoder], cache_type: str) -> None:
+    """Logits of 300 tokens: however they are cut, by any number of threads, also where these share KV heads (3 heads, 2 and 4 threads)."""
+    path = write_model(tmp_path / "m.gguf", random_model(Sizes(heads=12, kv_heads=3, context=320), seed=12))
+    ids = np.random.default_rng(2).integers(0, 260, 300).tolist()
+    results = set()
+    for threads, cuts in ((1, [300]), (2, [130, 290]), (2, [5, 250]), (4, [127, 128, 131])):
+        decoder = decoder_of(path, context=320, cache_type=cache_type, threads=threads)
+        edges = sorted({0, *cuts, *range(cuts[-1], 301)})
+        for first, last in itertools.pairwise(edges):
+            logits = decoder.feed(ids[first:last])
+        results.add(np.asarray(logits).tobytes())
+    assert len(results) == 1

@@ -1,0 +1,162 @@
+"""Blocks of the KV cache -> panels of float32 for attention.py, whatever the cache is, and what its codes' steps do to scores and weights.
+
+A panel is 64 lanes wide: 64 keys, element by element, or 64 columns of values, position by position. Codes lie in it without their steps:
+a block's scores are multiplied by those of the keys, and those of the values go into the softmax weights. The kind of cache is known when a
+step is compiled, so only its own functions are. Twins: naive/attention.py and naive/kv_cache.py, `stored`.
+"""
+
+import numpy as np
+from numba.extending import overload
+
+from .jit import kernel
+from .kv_cache import ROWS, UNIT, Cache
+from .simd import cached, floats, selected
+from .simd.vectors import flattened
+
+load, store, mul, load_cached = floats.load_f32, floats.store_f32, floats.mul_f32, selected.load_float
+lower_keys, upper_keys, four_values = cached.lower_keys, cached.upper_keys, cached.four_values
+load_steps, value_bits = cached.load_steps, cached.value_bits
+if_unpacked, in_place, unit_size = cached.if_unpacked, cached.in_place, cached.unit_size
+_UNIT, _ROWS = np.int64(UNIT), np.int64(ROWS)
+
+
+@kernel
+def key_place(head, position):  # type: ignore[no-untyped-def]
+    """Element of `keys` at which the 16 keys begin that `position` is among."""
+    return position // 16 * (head.keys.size // head.keys.shape[0])
+
+
+@kernel
+def value_place(head, position, column):  # type: ignore[no-untyped-def]
+    """Element of `values` at which column 0, 64, 128 ... of a position begins."""
+    return position * (head.values.size // head.values.shape[0]) + column // _UNIT * unit_size(head)
+
+
+@kernel
+def _float_keys(head, first, count, dim, panel):  # type: ignore[no-untyped-def]
+    keys = flattened(head.keys)
+    for v in range(count):
+        base, to = (first + v) * dim * 16, v * 16
+        for d in range(dim):
+            store(panel, to + d * _UNIT, load_cached(keys, base + d * 16))
+
+
+@kernel
+def _code_keys(head, first, count, dim, panel):  # type: ignore[no-untyped-def]
+    keys, rows, bits = head.keys, (dim + _ROWS - 1) // _ROWS * _ROWS, value_bits(head.values)
+    for v in range(count):
+        base, to = (first + v) * rows, v * 16
+        for row in range(0, rows, _ROWS):
+            k0, k1, k2, k3 = lower_keys(keys, base + row)
+            _store_four(panel, to + row * _UNIT, _UNIT, k0, k1, k2, k3)
+            k0, k1, k2, k3 = upper_keys(keys, base + row)
+            _store_four(panel, to + (row + 4) * _UNIT, _UNIT, k0, k1, k2, k3)
+    if bits == 3 and first == 0:
+        for d in range(dim):
+            panel[d * _UNIT] = head.first_key[d]
+
+
+@kernel
+def _store_four(panel, at, stride, a, b, c, d):  # type: ignore[no-untyped-def]
+    store(panel, at, a)
+    store(panel, at + stride, b)
+    store(panel, at + 2 * stride, c)
+    store(panel, at + 3 * stride, d)
+
+
+@kernel
+def _float_values(head, first, last, column, panel):  # type: ignore[no-untyped-def]
+    values, width = flattened(head.values), head.values.shape[1]
+    count = min(width - column, _UNIT)
+    for j in range(first, last):
+        at, to = j * width + column, (j - first) * _UNIT
+        for d in range(0, count, 16):
+            store(panel, to + d, load_cached(values, at + d))
+
+
+@kernel
+def _code_values(head, first, last, column, panel):  # type: ignore[no-untyped-def]
+    values, bits = head.values, value_bits(head.values)
+    row, byte = values.size // values.shape[0], column * bits // 8
+    end = row - byte - 16  # where a row ends sooner its last 16 bytes come again, as columns that nobody uses
+    second, third, fourth = min(16, end), min(32, end), min(48, end)
+    for j in range(first, last):
+        v0, v1, v2, v3 = four_values(values, j * row + byte, second, third, fourth)
+        _store_four(panel, (j - first) * _UNIT, np.int64(16), v0, v1, v2, v3)
+    if bits == 3 and first == 0:
+        for d in range(_UNIT):
+            panel[d] = head.first_value[column + d]
+
+
+@kernel
+def _times_steps(steps, start, scores, at, first, last, whole):  # type: ignore[no-untyped-def]
+    """scores[at + j] *= step of position start + j, first <= j < last in 16s. whole: position 0 is no code."""
+    kept = scores[at]
+    for j in range(first, last, 16):
+        store(scores, at + j, mul(load(scores, at + j), load_steps(steps, start + j)))
+    if whole and start == 0:
+        scores[at] = kept
+
+
+@kernel
+def _key_steps(head, start, scores, at, first, last):  # type: ignore[no-untyped-def]
+    _times_steps(head.key_steps, start, scores, at, first, last, value_bits(head.values) == 3)
+
+
+@kernel
+def _value_steps(head, start, scores, at, first, last):  # type: ignore[no-untyped-def]
+    _times_steps(head.value_steps, start, scores, at, first, last, value_bits(head.values) == 3)
+
+
+# Each function below is what Python calls; the `overload` after it, what Numba puts in its place where a kernel calls it: functions
+# that are not compiled yet, so a kernel's name alone will not do.
+
+
+def unpack_keys(head, first, count, dim, panel):  # type: ignore[no-untyped-def]
+    """`count` times 16 keys, from the 16 number `first` on: element d of key j -> panel[d * 64 + j]."""
+    (_float_keys if isinstance(head, Cache) else _code_keys)(head, first, count, dim, panel)
+
+
+@overload(unpack_keys, inline="always")
+def _unpack_keys(head, first, count, dim, panel):  # type: ignore[no-untyped-def]
+    if head.instance_class is Cache:
+        return lambda head, first, count, dim, panel: _float_keys(head, first, count, dim, panel)  # noqa: PLW0108
+    return lambda head, first, count, dim, panel: _code_keys(head, first, count, dim, panel)  # noqa: PLW0108
+
+
+def unpack_values(head, first, last, column, panel):  # type: ignore[no-untyped-def]
+    """64 columns, or those that there are, of positions first <= p < last: column + i of p -> panel[(p - first) * 64 + i]."""
+    (_float_values if isinstance(head, Cache) else _code_values)(head, first, last, column, panel)
+
+
+@overload(unpack_values, inline="always")
+def _unpack_values(head, first, last, column, panel):  # type: ignore[no-untyped-def]
+    if head.instance_class is Cache:
+        return lambda head, first, last, column, panel: _float_values(head, first, last, column, panel)  # noqa: PLW0108
+    return lambda head, first, last, column, panel: _code_values(head, first, last, column, panel)  # noqa: PLW0108
+
+
+def scale_scores(head, start, scores, at, first, last):  # type: ignore[no-untyped-def]
+    """scores[at + j], first <= j < last in 16s, of key start + j: products with its codes -> with the key."""
+    if not isinstance(head, Cache):
+        _key_steps(head, start, scores, at, first, last)
+
+
+@overload(scale_scores, inline="always")
+def _scale_scores(head, start, scores, at, first, last):  # type: ignore[no-untyped-def]
+    if head.instance_class is Cache:
+        return lambda head, start, scores, at, first, last: None
+    return lambda head, start, scores, at, first, last: _key_steps(head, start, scores, at, first, last)  # noqa: PLW0108
+
+
+def weigh_values(head, start, scores, at, first, last):  # type: ignore[no-untyped-def]
+    """The same for weights of values -> weights of their codes."""
+    if not isinstance(head, Cache):
+        _value_steps(head, start, scores, at, first, last)
+
+
+@overload(weigh_values, inline="always")
+def _weigh_values(head, start, scores, at, first, last):  # type: ignore[no-untyped-def]
+    if head.instance_class is Cache:
+        return lambda head, start, scores, at, first, last: None
+    return lambda head, start, scores, at, first, last: _value_steps(head, start, scores, at, first, last)  # noqa: PLW0108
