@@ -221,8 +221,9 @@ def down_by_columns(z, w, s, layer, thread, threads):  # type: ignore[no-untyped
 
 @inlined
 def run_layer(z, w, cache, s, layer, tokens, position, thread, threads, control):  # type: ignore[no-untyped-def]
-    """This thread's part of one layer: s.x, the residual stream, before -> after. Five barriers, and four more with many tokens; one more for
-    one token where threads share a KV head.
+    """This thread's part of one layer: s.x, the residual stream, before -> after.
+
+    Five barriers, and four more with many tokens; one more for one token where threads share a KV head.
 
     What only some models have (norms of one projection's input, of heads, of what is added to s.x) costs the others a look at its offset.
     Projections of one input stand in loops: a call that is written once is compiled once.
