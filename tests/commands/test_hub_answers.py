@@ -42,7 +42,12 @@ def convert(hub: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callab
     # What the library read from the environment when it was imported.
     monkeypatch.setattr("huggingface_hub.utils._http.time.sleep", lambda seconds: None)  # between its attempts
     template = hub.url + "/{repo_id}/resolve/{revision}/{filename}"
-    known = {"ENDPOINT": hub.url, "HUGGINGFACE_CO_URL_TEMPLATE": template, "HF_HUB_CACHE": str(tmp_path / "hf" / "hub")}
+    known = {
+        "ENDPOINT": hub.url,
+        "HUGGINGFACE_CO_URL_TEMPLATE": template,
+        "HF_HUB_CACHE": str(tmp_path / "hf" / "hub"),
+        "HF_HUB_OFFLINE": False,
+    }
     for name, value in known.items():
         monkeypatch.setattr(constants, name, value)
 
