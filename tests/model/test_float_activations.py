@@ -173,6 +173,8 @@ def test_scales_by_column_where_the_input_is_shared(model: Model, tmp_path: Path
     blocks[:, 64:] = np.tile(np.array([1, 2], np.float16), len(blocks) // 2).reshape(-1, 1).view(np.uint8)
     name = "blk.0.ffn_up.weight"
     tensor = OutputTensor(name, TensorType.TQ2_0, wide.ternary["blk.0.ffn_up"].shape, lambda: blocks)
-    path = write_model(tmp_path / "m.gguf", wide, arch="llama", tensors={name: tensor, **{n: None for n in wide.norms if "sub" in n}})
+    path = write_model(
+        tmp_path / "m.gguf", wide, arch="llama", tensors={name: tensor, **{f"{n}.weight": None for n in wide.norms if "sub" in n}}
+    )
     with pytest.raises(UnsupportedError, match="are supported in attn_output and ffn_down only"):
         decoder_of(path)
