@@ -218,7 +218,7 @@ def _show_bytes(facts: dict[str, Any]) -> None:
             if part["tensors"]:
                 bits = "" if _bits(part) is None else f"{_bits(part):.2f}"
                 label = title + name.replace("_", ", ") if group == "parts" else title + name
-                put(f"  {label:<22}{part['tensors']:>8}{part['weights']:>16}{part['bytes']:>16}{bits:>14}".rstrip())
+                put(f"  {_fit(label, 21)} {part['tensors']:>8}{part['weights']:>16}{part['bytes']:>16}{bits:>14}".rstrip())
     total = facts["bits_per_weight"]["all"]
     if total is not None:
         put(f"  {'all':<22}{len(facts['tensors']):>8}{facts['weights']:>16}{sum(t['bytes'] for t in facts['tensors']):>16}{total:>14.2f}")
