@@ -26,6 +26,7 @@ NAMES = (
     "hashlib", "json", "re", "os", "site", "encodings", "sitecustomize", "usercustomize", "importlib", "ctypes", "subprocess", "datetime",
     "numpy", "numba", "llvmlite", "jinja2", "markupsafe", "bitnet_kernels", "bitnet_cli", "jinja_child", "resource", "native",
 )  # fmt: skip
+BASE = str(Path(sys.executable).resolve())  # not the environment's: `sys._base_executable` is that before 3.11
 TREES = {"bitnet_cli": Path(bitnet_cli.__file__).parent, "bitnet_kernels": Path(bitnet_kernels.__file__).parent}
 
 
@@ -60,13 +61,13 @@ def checkout(_: Path) -> tuple[list[str], dict[str, str]]:
 
 def by_path(tmp_path: Path) -> tuple[list[str], dict[str, str]]:
     folder = copied(tmp_path / "lib")
-    return [sys._base_executable, str(SCRIPT)], {"PYTHONPATH": os.pathsep.join([str(folder), dependencies()])}
+    return [BASE, str(SCRIPT)], {"PYTHONPATH": os.pathsep.join([str(folder), dependencies()])}
 
 
 def of_the_user(tmp_path: Path) -> tuple[list[str], dict[str, str]]:
     folder = copied(Path(site.getusersitepackages().replace(site.getuserbase(), str(tmp_path / "user"))))
     (folder / "deps.pth").write_text(dependencies() + "\n")
-    return [sys._base_executable, str(SCRIPT)], {"PYTHONUSERBASE": str(tmp_path / "user")}
+    return [BASE, str(SCRIPT)], {"PYTHONUSERBASE": str(tmp_path / "user")}
 
 
 def environment(tmp_path: Path) -> tuple[list[str], dict[str, str]]:
@@ -82,7 +83,7 @@ def zipped(tmp_path: Path) -> tuple[list[str], dict[str, str]]:
         archive.write(SCRIPT, "__main__.py")
         for path in folder.rglob("*.py"):
             archive.write(path, path.relative_to(folder))
-    return [sys._base_executable, str(tmp_path / "app.pyz")], {"PYTHONPATH": dependencies()}
+    return [BASE, str(tmp_path / "app.pyz")], {"PYTHONPATH": dependencies()}
 
 
 def moved_home(tmp_path: Path) -> tuple[list[str], dict[str, str]]:
