@@ -24,8 +24,12 @@ _BLOCK, _UNIT, _START = np.int64(BLOCK), np.int64(UNIT), np.int64(0)
 def _rotate(z, source, start, cos, sin, out, place):  # type: ignore[no-untyped-def]
     if z.rope == ROPE_PAIRS:
         rotate_pairs(source, start, cos, sin, z.head_dim // 2, out, place)
-    else:
+    elif z.rotated is None:
         rotate(source, start, cos, sin, z.head_dim // 2, out, place)
+    else:
+        rotate(source, start, cos, sin, z.rotated // 2, out, place)
+        for d in range(z.rotated, z.head_dim):
+            out[place + d] = source[start + d]
 
 
 @inlined

@@ -13,17 +13,17 @@ from llvmlite import ir
 from numba import types
 
 from . import head_search, heads, step
-from .arrays import DOWN, UP, Scratch
+from .arrays import DOWN, PROJECTIONS, UP, Scratch
 from .barrier import barrier
 from .dense import head_matvec
 from .jit import inlined, kernel
 from .norm import rms_norm
 from .simd.vectors import call, intrinsic
 
-# Slots of a thread's laps, 0 to 6 as arrays.Q to arrays.DOWN. INPUTS: norm and rounding of what projections take; NORMS: of heads, and
+# Slots of a thread's laps, the first as arrays.Q to arrays.DOWN. INPUTS: norm and rounding of what projections take; NORMS: of heads, and
 # before something is added to the residual stream; WAITING: for other threads, at barriers.
-ATTENTION, STORE, INPUTS, GLU, NORMS, HEAD, WAITING = range(7, 14)
-SLOTS, LAST, WORDS = 14, 14, 16  # LAST: the clock when it was last read
+ATTENTION, STORE, INPUTS, GLU, NORMS, HEAD, WAITING = range(PROJECTIONS, PROJECTIONS + 7)
+SLOTS, LAST, WORDS = WAITING + 1, WAITING + 1, 16  # LAST: the clock when it was last read
 MACHINE = platform.machine().lower()
 HAS_CLOCK = MACHINE in ("x86_64", "amd64", "aarch64", "arm64")
 

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from bitnet_cli.activations import FLOAT, INT8
 from bitnet_cli.checkpoint.as_stored import as_stored
 from bitnet_cli.checkpoint.config import ModelConfig, is_skipped, read_config
-from bitnet_cli.checkpoint.families import IGNORED, NORMS, PROJECTIONS, with_input_norms
+from bitnet_cli.checkpoint.families import IGNORED, with_input_norms
 from bitnet_cli.checkpoint.flavours import Flavour, has_one_scale, is_packed, looks_ternary, read_blocks
 from bitnet_cli.checkpoint.packing import scale_table
 from bitnet_cli.checkpoint.pooling import POOLING_FILE
@@ -21,6 +21,7 @@ from bitnet_cli.checkpoint.shards import read_tensors, refuse_pickle
 from bitnet_cli.checkpoint.stored import StoredTensor
 from bitnet_cli.checkpoint.tokenizer import TOKENIZER_FILES
 from bitnet_cli.errors import BadFileError, UnsupportedError, UsageError
+from bitnet_cli.layer_table import NORMS, PROJECTIONS, projection_shapes, shapes
 
 
 @dataclass(frozen=True)
@@ -178,13 +179,6 @@ def _skipped(name: str, config: ModelConfig) -> bool:
     return is_skipped(name.removesuffix(".weight"), config)
 
 
-def _shape(target: str, config: ModelConfig) -> tuple[int, int]:
-    sizes = {"h": config.hidden, "f": config.feed_forward}
-    sizes |= {"q": config.heads * config.head_dim, "k": config.kv_heads * config.head_dim}
-    rows, cols = PROJECTIONS[_kind(target)]
-    return sizes[rows], sizes[cols]
-
-
 def _place(checkpoint: Checkpoint, name: str, target: str, tensors: dict[str, StoredTensor]) -> None:
     """Check one tensor's type and shape, and file it under its GGUF name."""
     config, weight, kind = checkpoint.config, tensors[name], _kind(target)
@@ -193,8 +187,7 @@ def _place(checkpoint: Checkpoint, name: str, target: str, tensors: dict[str, St
         checkpoint.projections[target] = _projection(name, target, tensors, checkpoint)
         return
     if kind in NORMS or kind == "output_norm":
-        sizes = {"h": config.hidden, "f": config.feed_forward, "q": config.heads * config.head_dim, "d": config.head_dim}
-        _require_float(weight, (sizes[NORMS.get(kind, "h")],))
+        _require_float(weight, shapes(config).get(kind, (config.hidden,)))
         checkpoint.norms[target] = weight
         return
     if weight.dtype == "U8" or (checkpoint.flavour is Flavour.ONLINE and not _head_is_float(config)):
@@ -209,7 +202,7 @@ def _head_is_float(config: ModelConfig) -> bool:
 
 
 def _projection(name: str, target: str, tensors: dict[str, StoredTensor], checkpoint: Checkpoint) -> Projection:
-    weight, scale, shape = tensors[name], tensors.get(f"{name}_scale"), _shape(target, checkpoint.config)
+    weight, scale, shape = tensors[name], tensors.get(f"{name}_scale"), projection_shapes(checkpoint.config)[_kind(target)]
     if _skipped(name, checkpoint.config):
         _require_float(weight, shape)
         return Projection(shape, weight, None, None)

@@ -17,7 +17,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bitnet_cli.checkpoint import dense
-from bitnet_cli.checkpoint.families import PROJECTIONS
 from bitnet_cli.checkpoint.flavours import Flavour, TernaryWeight, has_one_scale, looks_ternary, read_blocks, read_ternary
 from bitnet_cli.checkpoint.packing import Blocks, block_tensor, scale_table, ternary_tensors
 from bitnet_cli.checkpoint.rows import RowWeight, row_tensors
@@ -27,6 +26,7 @@ from bitnet_cli.gguf_file.dequantise import FLOATS, READABLE, rows_as_float32
 from bitnet_cli.gguf_file.reader import TensorInfo, open_gguf
 from bitnet_cli.gguf_file.types import PREFIXES, TensorType, row_bytes
 from bitnet_cli.gguf_file.writer import OutputTensor
+from bitnet_cli.layer_table import PROJECTIONS
 from bitnet_cli.ternary import i2_s_order
 from bitnet_cli.ternary.layouts import LAYOUTS, TWOS, PackedTensor, block_of
 

@@ -23,6 +23,7 @@ from bitnet_cli.errors import UsageError
 from bitnet_cli.gguf_file.dequantise import rows_as_float32
 from bitnet_cli.gguf_file.reader import GGUFFile
 from bitnet_cli.gguf_file.types import row_bytes
+from bitnet_cli.layer_table import projection_shapes
 from bitnet_cli.model import base3_rows, columns
 from bitnet_cli.model.checks import DEFAULT_CONTEXT, check_model, require_memory
 from bitnet_cli.model.head import build_planes, bytes_read, compile_builder
@@ -32,7 +33,6 @@ from bitnet_cli.model.weights import (
     head_note,
     load_weights,
     packed_shapes,
-    projection_shapes,
     rope_tables,
     sizes_of,
 )
@@ -151,7 +151,7 @@ class Decoder:
         """That part by projection, of all layers, in the order of arrays.Q to arrays.DOWN."""
         c = self.config
         a_weight = len(self._weights.base3) / c.ternary_weights if self._weights.base3_built[0] else 0.25
-        sizes = [c.layers * rows * cols * a_weight for rows, cols in projection_shapes(c)]
+        sizes = [c.layers * rows * cols * a_weight for rows, cols in projection_shapes(c).values()]
         seen, by_columns = self._scratch.counts[:, 0].sum(), self._scratch.column_counts[0, 0]
         sizes[arrays.UP] *= 1 - self.skipped_share()
         columns = c.layers * c.hidden * c.feed_forward * (1 - self.skipped_columns_share()) / 4  # of 2 bits a weight

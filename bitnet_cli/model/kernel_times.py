@@ -10,9 +10,9 @@ from bitnet_kernels.control import new_control
 from numpy.typing import NDArray
 
 from bitnet_cli.errors import UnsupportedError
+from bitnet_cli.layer_table import PROJECTIONS
 from bitnet_cli.machine.threads import split
 from bitnet_cli.model.decoder import Decoder
-from bitnet_cli.model.projections import PROJECTIONS
 
 # In the order of timed_step's slots. inputs: norm and rounding of what projections take; norms: of heads and branches, in few models.
 KERNELS = (*PROJECTIONS, "attention", "kv_store", "inputs", "glu", "norms", "head", "waiting")

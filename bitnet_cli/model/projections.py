@@ -21,12 +21,12 @@ from bitnet_cli.gguf_file.dequantise import FLOATS as FLOAT_TYPES
 from bitnet_cli.gguf_file.dequantise import rows_as_float32
 from bitnet_cli.gguf_file.reader import GGUFFile, TensorInfo, TensorType
 from bitnet_cli.gguf_file.table import TensorTable
+from bitnet_cli.layer_table import PROJECTIONS
 from bitnet_cli.model.config import ModelConfig
 from bitnet_cli.model.parts import NO_PARTS, Parts, Scales, parts_of, require_movable
 from bitnet_cli.ternary import i2_s
 from bitnet_cli.ternary.layouts import CHUNK, LAYOUTS, PackedTensor, block_of, exact_signs
 
-PROJECTIONS = ("attn_q", "attn_k", "attn_v", "attn_output", "ffn_gate", "ffn_up", "ffn_down")  # order of arrays.Q .. arrays.DOWN
 FLOATS = {TensorType.F32: "<f4", TensorType.F16: "<f2"}  # of ternary values, where rows fit no layout
 SAMPLE = 1 << 16  # bytes of a tensor that `examine` looks at
 SMALLEST = np.finfo(np.float32).tiny  # a denormal scale is damage: no trained weights are that small
@@ -34,14 +34,14 @@ SMALLEST = np.finfo(np.float32).tiny  # a denormal scale is damage: no trained w
 
 class Projections(NamedTuple):
     packed: NDArray[np.uint8]  # (bytes,) read-only
-    offsets: NDArray[np.int64]  # (layers, 7) first byte of each of PROJECTIONS
-    scales: NDArray[np.float32]  # (layers, 7); of one that has several: 1
+    offsets: NDArray[np.int64]  # (layers, arrays.PROJECTIONS) first byte of each of PROJECTIONS
+    scales: NDArray[np.float32]  # (layers, arrays.PROJECTIONS); of one that has several: 1
     parts: Parts = NO_PARTS  # in place of `scales`, where a projection has several or activations are float
 
 
-def weight_name(layer: int, projection: str) -> str:
-    """GGUF's name of a projection's weights."""
-    return f"blk.{layer}.{projection}.weight"
+def weight_name(layer: int, name: str) -> str:
+    """GGUF's name of a tensor of layer_table.LAYER."""
+    return f"blk.{layer}.{name}.weight"
 
 
 def scale_name(weight: str) -> str:

@@ -6,10 +6,9 @@ those of the dense model: rows that meet exact zeros, and are skipped, count as 
 
 from typing import NamedTuple
 
+from bitnet_cli.layer_table import projection_shapes
 from bitnet_cli.model.config import ModelConfig
 from bitnet_cli.model.decoder import CHUNK, Decoder
-from bitnet_cli.model.projections import PROJECTIONS
-from bitnet_cli.model.weights import projection_shapes
 
 
 class Traffic(NamedTuple):
@@ -51,7 +50,7 @@ def prefill_traffic(decoder: Decoder, depth: int, tokens: int) -> Traffic:
 
 def operations(c: ModelConfig, depth: int, tokens: int, logits: int) -> Operations:
     """Mean over `tokens` tokens after `depth`, of which `logits` get logits."""
-    seen = sum(min(depth + (tokens + 1) / 2, c.window if c.is_sliding(layer) else float("inf")) for layer in range(c.layers))
+    seen = sum(min(depth + (tokens + 1) / 2, kind.window or float("inf")) for kind in c.kinds)
     return Operations(2.0 * c.ternary_weights, 2.0 * c.vocab * c.hidden * logits / tokens, 4.0 * c.inner * seen)
 
 
@@ -68,9 +67,9 @@ def kernel_work(decoder: Decoder, position: int, tokens: int, logits: float, sea
     One token: by the decoder's counts of what was read, as `decode_traffic`.
     """
     c = decoder.config
-    weights = [float(c.layers * rows * cols) for rows, cols in projection_shapes(c)]
-    sizes = decoder.projection_bytes_a_token() if tokens == 1 else [count / 4 / tokens for count in weights]
-    work = {name: Work(size, 2 * count) for name, size, count in zip(PROJECTIONS, sizes, weights, strict=True)}
+    weights = {name: float(c.layers * rows * cols) for name, (rows, cols) in projection_shapes(c).items()}
+    sizes = decoder.projection_bytes_a_token() if tokens == 1 else [count / 4 / tokens for count in weights.values()]
+    work = {name: Work(size, 2 * count) for (name, count), size in zip(weights.items(), sizes, strict=True)}
     work["attention"] = Work(decoder.cache_bytes_at(position + tokens - 1) / tokens, operations(c, position, tokens, 1).attention)
     work["head"] = Work(decoder.head_bytes_a_token(searched) * logits, 2.0 * c.vocab * c.hidden * logits)
     return work

@@ -81,7 +81,8 @@ def run_layer(z: Sizes, w: Weights, cache: AnyCache, layer: int, x: Floats, posi
     v = _project(z, w, layer, V, _norm(z, w, layer, V_NORM, n), kv).reshape(tokens, z.kv_heads, z.head_dim)
     q, k = _norm(z, w, layer, Q_HEAD_NORM, q), _norm(z, w, layer, K_HEAD_NORM, k)
     rotate = rope.rotate_pairs if z.rope == ROPE_PAIRS else rope.rotate
-    q, k = (rotate(a, w.cos[places], w.sin[places]) for a in (q, k))
+    turning = z.rotated or z.head_dim
+    q, k = (np.concatenate([rotate(a[..., :turning], w.cos[places], w.sin[places]), a[..., turning:]], -1) for a in (q, k))
     if z.query_bits:
         q = kv_cache.dequantise(*kv_cache.quantise(q, z.query_bits), z.query_bits)
     attention.store(cache, layer, position, k, v)

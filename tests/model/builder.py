@@ -67,6 +67,8 @@ class Model:
     rope_amplitude: float = 1.0  # what cos and sin are multiplied by
     embedding_scale: float = 1.0
     query_scalar: float = 0.0  # scores are divided by its root; 0: head_dim
+    rotated: int = 0  # values of a head that rotate, the first ones; 0: all
+    still: frozenset[int] = frozenset()  # layers without rotations
     windows: dict[int, int] = field(default_factory=dict)  # layer -> positions that a token sees, itself and those before it
     window_theta: float = 0.0  # of the layers in `windows`
 
@@ -155,7 +157,7 @@ def model_metadata(model: Model) -> dict[str, Any]:
         "attention.key_length": z.head_dim,
         "attention.value_length": z.head_dim,
         "attention.layer_norm_rms_epsilon": z.eps,
-        "rope.dimension_count": z.head_dim,
+        "rope.dimension_count": model.rotated or z.head_dim,
         "rope.freq_base": z.theta,
         "hidden_activation": model.activation,
     } | tokenizer_metadata(z.vocab)

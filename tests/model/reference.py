@@ -79,8 +79,14 @@ def forward(model: Model, ids: list[int], activations: Activations = Activations
 def _layer(model: Model, layer: int, x: Doubles, rounding: _Rounding) -> Doubles:
     z, block, window = model.sizes, f"blk.{layer}", model.windows.get(layer, len(x))
     tokens, group = len(x), z.heads // z.kv_heads
-    cos, sin = _angles(tokens, z.head_dim, model.window_theta if layer in model.windows else z.theta, model.rope_factors)
+    turning = model.rotated or z.head_dim
+    cos, sin = _angles(tokens, turning, model.window_theta if layer in model.windows else z.theta, model.rope_factors)
     cos, sin = cos * model.rope_amplitude, sin * model.rope_amplitude
+
+    def rotate(heads: Doubles) -> Doubles:
+        if layer in model.still:
+            return heads
+        return np.concatenate([_rotate(heads[..., :turning], cos, sin), heads[..., turning:]], -1)
 
     def linear(name: str, value: Doubles) -> Doubles:
         value = norm(f"{name}_norm_in", value)
@@ -92,8 +98,8 @@ def _layer(model: Model, layer: int, x: Doubles, rounding: _Rounding) -> Doubles
         return value if weight is None else _rms(value, weight, z.eps)
 
     h = norm("attn_norm", x)
-    q = _rotate(norm("attn_q_norm", linear("attn_q", h).reshape(tokens, z.heads, z.head_dim)), cos, sin)
-    k = _rotate(norm("attn_k_norm", linear("attn_k", h).reshape(tokens, z.kv_heads, z.head_dim)), cos, sin)
+    q = rotate(norm("attn_q_norm", linear("attn_q", h).reshape(tokens, z.heads, z.head_dim)))
+    k = rotate(norm("attn_k_norm", linear("attn_k", h).reshape(tokens, z.kv_heads, z.head_dim)))
     v = linear("attn_v", h).reshape(tokens, z.kv_heads, z.head_dim)
     mixed = np.empty_like(q)
     for head in range(z.heads):
