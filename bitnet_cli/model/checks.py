@@ -22,8 +22,9 @@ from bitnet_cli.gguf_file.reader import GGUFFile, TensorType
 from bitnet_cli.gguf_file.table import TensorTable
 from bitnet_cli.machine.memory import available_bytes
 from bitnet_cli.model.config import ACTIVATION_TYPE, NO_POOLING, NO_TEXT, ModelConfig, read_config
+from bitnet_cli.model.grouped import examine_groups, has_groups, require_groups
 from bitnet_cli.model.parts import Scales, require_movable
-from bitnet_cli.model.projections import examine, extra_scale, has_row_scales, i2_s_scale, infos_of, require_layout, scale_name
+from bitnet_cli.model.projections import SAMPLE, examine, extra_scale, has_row_scales, i2_s_scale, infos_of, require_layout, scale_name
 from bitnet_cli.model.weights import check_tensors, embedding_info, head_info, norm_names, norm_values, rope_factors
 from bitnet_cli.ternary import i2_s_order
 from bitnet_cli.ternary.layouts import rows_or_columns
@@ -128,7 +129,10 @@ def check_plan(file: PlannedFile) -> None:
         found = []
         for info in layer:
             table, one = file.scales.get(info.name), Scales(np.ones(info.shape[0], np.float32))
-            split = None if table is None else rows_or_columns(table, info.shape[1] // table.shape[1], f"{file.path}: tensor {info.name}")
+            split = None if table is None else rows_or_columns(table, info.shape[1] // table.shape[1])
+            if table is not None and split is None:
+                require_groups(str(file.path), c, infos_of(file, c))
+                return
             found.append(one if split is None else Scales(*split))
         require_movable(str(file.path), c, number, found)
 
@@ -146,7 +150,7 @@ def why_not(file: GGUFFile, evidence: i2_s_order.Evidence | None = None, *, embe
             raise UnsupportedError(NO_POOLING)
         check_model(file, evidence)
         require_memory(c, min(DEFAULT_CONTEXT, c.context), "f16")
-        sampled = not examine(file, c, full)
+        sampled = not (examine_groups if has_groups(file, c, None if full else SAMPLE) else examine)(file, c, full)
     except BitnetError as error:
         return Verdict(str(error).removeprefix(f"{file.path}: "))
     return Verdict(None, sampled)

@@ -99,7 +99,7 @@ class Decoder:
         self._sizes = sizes_of(file, c, self.scheme, QUERY_TYPES[query_type])
         self.silent = np.array(silent_ids(file.metadata, str(file.path), c.vocab), np.int64)
         weights = load_weights(file, c, cos, sin, self.silent, threads)
-        if len(weights.part_at) and c.float_activations is not False:
+        if (len(weights.part_at) and c.float_activations is not False) or (weights.groups and c.float_activations):
             self._sizes = self._sizes._replace(digits=2)
         self._weights, self._base3 = base3_rows.reserve(weights, c, packed_shapes(c), weight_bits)
         self._columns_decided = bool(self._sizes.hadamard)  # after the transform no input of `down` is zero
@@ -111,7 +111,7 @@ class Decoder:
         self._cache = kv_cache.new_cache(c.layers, c.kv_heads, c.head_dim, self.context, cache_type)
         self.batch = self._chunk = min(CHUNK, self.context)
         self._batched = 0
-        self._scratch = arrays.new_scratch(self._sizes, self._chunk, self.context, threads)
+        self._scratch = arrays.new_scratch(self._sizes, self._chunk, self.context, threads, weights.groups)
         descriptor = file.descriptor(head_info(file)) if len(self._weights.planes.scales) and os.name != "nt" else None
         if descriptor is not None:
             self._weights.head_file[0] = descriptor

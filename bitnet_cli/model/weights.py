@@ -20,6 +20,7 @@ from bitnet_cli.gguf_file.table import TensorTable
 from bitnet_cli.layer_table import EVERY, LAYER, PROJECTIONS, projection_shapes, shapes
 from bitnet_cli.model.columns import columns_for
 from bitnet_cli.model.config import ModelConfig, Rope
+from bitnet_cli.model.grouped import has_groups, load_groups
 from bitnet_cli.model.head import planes_for
 from bitnet_cli.model.projections import load_projections, scale_name, weight_name
 from bitnet_cli.model.recode import RECODED, recode_note, recoded
@@ -155,7 +156,7 @@ def load_weights(
 
     cos, sin: of `rope_tables`; silent: rows as Decoder.silent; threads: that re-code a head.
     """
-    projections = load_projections(file, c)
+    projections = (load_groups if has_groups(file, c) else load_projections)(file, c)
     norm_offsets = np.full((c.layers + 1, arrays.NORM_PLACES), -1, np.int64)
     norms: list[NDArray[np.float32]] = []
     size = 0
@@ -173,6 +174,7 @@ def load_weights(
         packed=projections.packed,
         offsets=projections.offsets,
         scales=projections.scales,
+        groups=projections.groups,
         part_at=projections.parts.at,
         part_ends=projections.parts.ends,
         part_scales=projections.parts.scales,

@@ -38,14 +38,19 @@ class Result:
 
 @dataclass(frozen=True)
 class Activations:
-    """Which int8 activations share a scale: `block` neighbours; 0: all of a token, as BitNet has it. `half`: that scale is a float16."""
+    """Which int8 activations share a scale: `block` neighbours; 0: all of a token, as BitNet has it. `half`: that scale is a float16.
+
+    `exact`: nothing is rounded.
+    """
 
     block: int = 0
     half: bool = False
+    exact: bool = False
 
 
 # What llama.cpp quantises to before it multiplies (ggml-quants.c): Q8_K for TQ1_0 and TQ2_0, Q8_0 for Q2_0.
 Q8_K, Q8_0 = Activations(256), Activations(32, half=True)
+FLOAT = Activations(exact=True)
 
 
 @dataclass
@@ -55,6 +60,8 @@ class _Rounding:
 
     def quantise(self, x: Doubles) -> Doubles:
         """The values that the int8 codes stand for."""
+        if self.activations.exact:
+            return x
         blocks = x.reshape(len(x), -1, self.activations.block or x.shape[-1])
         largest = np.maximum(np.abs(blocks).max(-1, keepdims=True), 1e-5)
         scaled = blocks * (127.0 / largest)
