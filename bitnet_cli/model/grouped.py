@@ -1,7 +1,8 @@
 """Projections whose scales differ from group to group (Bonsai) -> rows of bitnet_kernels.group_rows, in memory of our own.
 
 A model has groups where any projection needs them (PackedTensor.needs_groups); then all have, of the smallest block of their types, 64 to
-256 weights. Scales stay the file's float16; what lies beside them for a whole tensor, a `.scale` or the scale of I2_S, multiplies products.
+256 weights. A Q2_0 file has one for each 64 even of a model with groups of 128: pairs of equal ones become one, a 17th fewer bytes to read.
+Scales stay the file's float16; what lies beside them for a whole tensor, a `.scale` or the scale of I2_S, multiplies products.
 """
 
 import math
@@ -21,6 +22,7 @@ from bitnet_cli.model.projections import SAMPLE, Projections, extra_scale, has_r
 from bitnet_cli.ternary.layouts import LAYOUTS, PackedTensor, block_of
 from bitnet_cli.ternary.q2_0 import code_bytes
 
+PAIR = 128
 BLOCKED = tuple(kind for kind in LAYOUTS if hasattr(LAYOUTS[kind], "SCALE_AT"))  # layouts with a scale a block
 Rows = Iterator[tuple[NDArray[np.uint8], NDArray[np.float16]]]  # code bytes and scales, as from PackedTensor.in_groups
 
@@ -37,16 +39,24 @@ def has_groups(file: GGUFFile, c: ModelConfig, sample: int | None = None) -> boo
     return True
 
 
-def group_size(infos: list[list[TensorInfo]]) -> int:
+def block_size(infos: list[list[TensorInfo]]) -> int:
     """Weights of the largest group that divides every block of a model's projections."""
     return math.gcd(*(block_of(info.type) for layer in infos for info in layer if info.type in BLOCKED))
+
+
+def group_size(file: GGUFFile, infos: list[list[TensorInfo]]) -> int:
+    """The same; 128 where blocks of 64 have equal neighbours."""
+    size, blocked = block_size(infos), [info for layer in infos for info in layer if info.type in BLOCKED]
+    if size >= PAIR or any(info.shape[1] % PAIR for layer in infos for info in layer):
+        return size
+    return PAIR if all(_packed(file, info).shares(PAIR) for info in blocked) else size
 
 
 def require_groups(path: str, c: ModelConfig, infos: list[list[TensorInfo]]) -> None:
     """UnsupportedError: a model with groups and something that their kernels do not do."""
     if c.activation == "relu2":
         raise UnsupportedError(f"{path}: scales that differ from group to group are not supported with ReLU²")
-    size = group_size(infos)
+    size = block_size(infos)
     for info in (info for layer in infos for info in layer):
         if info.shape[1] % size:
             raise UnsupportedError(f"{path}: tensor {info.name}: rows of {info.shape[1]} weights, beside tensors with groups of {size}")
@@ -57,7 +67,7 @@ def examine_groups(file: GGUFFile, c: ModelConfig, full: bool) -> bool:
     infos, everything = infos_of(file, c), True
     for info in (info for layer in infos for info in layer):
         source = _packed(file, info, None if full else SAMPLE) if info.type in BLOCKED else None
-        for _ in _rows(file, info, group_size(infos), source)[1]:
+        for _ in _rows(file, info, block_size(infos), source)[1]:
             pass
         everything &= source is None or source.shape[0] == info.shape[0]
         file.forget(info.name)
@@ -67,7 +77,7 @@ def examine_groups(file: GGUFFile, c: ModelConfig, full: bool) -> bool:
 def load_groups(file: GGUFFile, c: ModelConfig) -> Projections:
     """Of a model that `has_groups`. BadFileError, UnsupportedError: values or scales that are not run."""
     infos = infos_of(file, c)
-    size = group_size(infos)
+    size = group_size(file, infos)
     sizes = [group_rows.matrix_bytes(info.shape[0], info.shape[1], size) for layer in infos for info in layer]
     ends = np.cumsum(sizes, dtype=np.int64)
     packed, offsets = zeros_on_huge_pages(int(ends[-1])), (ends - sizes).reshape(len(infos), -1)

@@ -138,17 +138,26 @@ class PackedTensor:
             return True
         return self.kind in WITH_TWOS and any(chunk.max(initial=0) > 1 for chunk in self._chunks())
 
+    def shares(self, size: int) -> bool:
+        """Whether the blocks in each `size` neighbours of a row have one scale. Of a layout with a scale a block."""
+        count, rest = divmod(size, block_of(self.kind))
+        if rest:
+            return size < block_of(self.kind)
+        blocks = self._stored_scales().reshape(-1, count)
+        return self.shape[1] % size == 0 and bool((blocks == blocks[:, :1]).all())
+
     def in_groups(self, size: int, together: int) -> Iterator[tuple[NDArray[np.uint8], NDArray[np.float16]]]:
         """Chunks of rows: their codes as Q2_0 has them, (rows, cols / 4), and scales as stored, (rows, cols / size).
 
-        Of a layout with a scale a block. size: divides its block; together: chunks but the last have a multiple of so many rows.
+        Of a layout with a scale a block. size: divides its block, or is that of blocks that share a scale (`shares`); together: chunks but
+        the last have a multiple of so many rows.
         BadFileError: as from `read`, and a scale that is negative or not finite.
         """
         block, row, (rows, cols) = block_of(self.kind), 0, self.shape
         scales = self._stored_scales().astype(np.float16).reshape(rows, -1)
         if not (scales >= 0).all() or not np.isfinite(scales).all():
             raise self._bad("the scale of a block is negative or not finite")
-        table = np.repeat(scales, block // size, axis=1)
+        table = np.repeat(scales, max(1, block // size), axis=1)[:, :: max(1, size // block)]
         if self.kind in WITH_TWOS:
             codes, step = self.raw.reshape(-1, LAYOUTS[self.kind].BLOCK_BYTES)[:, 2:], max(1, CHUNK // cols // together) * together
             blocks = cols // block
@@ -190,14 +199,13 @@ class PackedTensor:
         return np.where(weighty, scales, scales.dtype.type(0)).reshape(self.shape[0], -1)
 
     def in_blocks(self, size: int) -> Iterator[tuple[NDArray[np.int8], NDArray[np.float16]]]:
-        """Of a tensor with `block_scales`: chunks of whole rows, (rows, cols), and the scales of blocks of `size`, (rows, cols / size).
+        """Chunks of whole rows, (rows, cols), and the scales of blocks of `size`, (rows, cols / size). Not of I2_S.
 
         Scales are float16 numbers; a block of zeros has the scale 0. UnsupportedError: weights with different scales would share a block.
         """
         self._require_written()
         wide = self.block_scales()
-        assert wide is not None
-        table = wide.astype(np.float16)
+        table = (self._stored_scales().reshape(self.shape[0], -1) if wide is None else wide).astype(np.float16)
         own, row = block_of(self.kind), 0
         fine = math.gcd(own, size)
         for values in self._values(table.reshape(-1) == 0, True):

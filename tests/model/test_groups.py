@@ -11,7 +11,9 @@ from typing import Any
 
 import numpy as np
 import pytest
+from bitnet_kernels.group_rows import Groups
 
+from bitnet_cli.commands.quantize import quantize
 from bitnet_cli.errors import BadFileError, UnsupportedError
 from bitnet_cli.gguf_file.reader import open_gguf
 from bitnet_cli.gguf_file.types import TensorType
@@ -116,6 +118,15 @@ def test_the_number_of_prisms_first_files(tmp_path: Path, decoder_of: Make) -> N
         data[at : at + 4] = (42).to_bytes(4, "little")
     (tmp_path / "old.gguf").write_bytes(data)
     assert np.array_equal(decoder_of(tmp_path / "old.gguf").feed(IDS), want)
+
+
+def test_pairs_of_groups_of_64(tmp_path: Path, decoder_of: Make) -> None:
+    """Q2_0 of a model with groups of 128: the same rows in memory as PQ2_0 has."""
+    write_grouped(tmp_path / "a.gguf", TensorType.PQ2_0)
+    quantize(tmp_path / "a.gguf", tmp_path / "b.gguf", "q2_0", quiet=True)
+    one, other = (decoder_of(tmp_path / f"{name}.gguf").kernel_arrays()[1] for name in "ab")
+    assert one.groups == other.groups == Groups(128)
+    assert np.array_equal(one.packed, other.packed) and np.array_equal(one.scales, other.scales)
 
 
 def test_a_code_3_alone_makes_groups(tmp_path: Path, decoder_of: Make) -> None:
