@@ -32,7 +32,7 @@ from ..arrays import (
 )
 from ..control import FIRST_LAYER, LAST_LAYER, POSITION, TOKENS, WANTED
 from ..kv_cache import AnyCache
-from . import attention, dense, glu, kv_cache, norm, rope, ternary
+from . import attention, dense, glu, grouped, kv_cache, norm, rope, ternary
 from .inputs import hadamard, keep_largest
 from .quantise import quantise
 
@@ -46,14 +46,18 @@ def _norm(z: Sizes, w: Weights, layer: int, place: int, x: Floats) -> Floats:
 
 def _project(z: Sizes, w: Weights, layer: int, which: int, x: Floats, rows: int) -> Floats:
     """(tokens, cols) float32 -> codes, in one digit or two -> (tokens, rows) float32."""
+    y: Floats
     if which in (O, DOWN) and z.hadamard:
         x = hadamard(x)
     if which == O and z.kept:
         x = keep_largest(x, z.kept)
+    if w.groups:
+        y = w.scales[layer, which] * grouped.project(w.packed, int(w.offsets[layer, which]), rows, x, w.groups, z.digits)
+        return y
     codes, factors = quantise(x, {O: z.codes_o, DOWN: z.codes_down}.get(which, z.codes))
     weights = ternary.unpack(w.packed, int(w.offsets[layer, which]), rows, packed_width(x.shape[1]))[:, : x.shape[1]]
     scales = _scales(w, layer, which, rows)
-    y: Floats = ternary.matmul(weights, codes).astype(np.float32) * (scales / factors[:, None])
+    y = ternary.matmul(weights, codes).astype(np.float32) * (scales / factors[:, None])
     if z.digits == 2:
         scaled = x * factors[:, None]
         fine, fine_factors = quantise(scaled - np.rint(scaled))

@@ -148,7 +148,7 @@ def soiled_scratch(sizes: arrays.Sizes, shape: Shape, threads: int) -> arrays.Sc
     """Scratch filled with NaN and 99: what is not written first must not be used. Only the counts begin at zero."""
     scratch = arrays.new_scratch(sizes, shape.chunk, shape.context, threads)
     for name, array in scratch._asdict().items():
-        if name != "counts":
+        if name != "counts" and array is not None:
             array.fill(np.nan if array.dtype == np.float32 else 99)
     return scratch
 
