@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from .control import Wanted
 from .group_rows import Groups, unit_of
 from .kv_cache import BLOCK, UNIT, rounded
 
@@ -194,7 +195,8 @@ class Scratch(NamedTuple):
     column_counts: NDArray[np.int64]  # (threads, 2) columns of `down`, where it was read by columns, and of these not read
     tile: NDArray[np.uint8]  # (threads, TILE_BYTES) unpacked weight rows
     block_sums: NDArray[np.int32]  # (threads, (tokens rounded up + 1) * BLOCK_ROWS)
-    logits: NDArray[np.float32]  # (vocab,)
+    wanted: NDArray[np.int64]  # (tokens, 3) whose logits a step is asked for: control.Wanted
+    logits: NDArray[np.float32]  # (tokens, vocab), of which only what is asked for takes memory
     fine: NDArray[np.int8]  # (threads, padded hidden) second digits of the head's activations
     rest: NDArray[np.float32]  # (threads, hidden) what the first digits leave
     nearly: NDArray[np.float64]  # (vocab,) logits of the rows of the planes, from what is read of them so far
@@ -297,7 +299,8 @@ def new_scratch(z: Sizes, chunk: int, context: int, threads: int, groups: Groups
         column_counts=_zeros((threads, 2), np.int64),
         tile=_zeros((threads, TILE_BYTES), np.uint8),
         block_sums=_zeros((threads, (fours + 1) * BLOCK_ROWS), np.int32),
-        logits=_zeros(z.vocab, np.float32),
+        wanted=_zeros((chunk, len(Wanted._fields)), np.int64),
+        logits=_zeros((chunk, z.vocab), np.float32),
         fine=_zeros((threads, padded(z.hidden)), np.int8),
         rest=_zeros((threads, z.hidden), np.float32),
         nearly=_zeros(z.vocab, np.float64),

@@ -30,7 +30,7 @@ from ..arrays import (
     Weights,
     packed_width,
 )
-from ..control import FIRST_LAYER, LAST_LAYER, POSITION, TOKENS, WANT_LOGITS
+from ..control import FIRST_LAYER, LAST_LAYER, POSITION, TOKENS, WANTED
 from ..kv_cache import AnyCache
 from . import attention, dense, glu, grouped, kv_cache, norm, rope, ternary
 from .inputs import hadamard, keep_largest
@@ -106,7 +106,7 @@ def run_step(z: Sizes, w: Weights, cache: AnyCache, s: Scratch, control: NDArray
     x = s.x[:tokens]
     for layer in range(int(control[FIRST_LAYER]), int(control[LAST_LAYER])):
         x[:] = run_layer(z, w, cache, layer, x, int(control[POSITION]))
-    if control[WANT_LOGITS]:
-        last = _norm(z, w, z.layers, 0, x[-1])
-        dense.head_matvec(w.head, int(w.head_offset[0]), z.head_kind, last, s.logits)
+    for row, _, place in s.wanted[: int(control[WANTED])].tolist():
+        state = _norm(z, w, z.layers, 0, s.x[row])
+        dense.head_matvec(w.head, int(w.head_offset[0]), z.head_kind, state, s.logits[place])
     return 0
