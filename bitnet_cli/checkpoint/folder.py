@@ -242,6 +242,8 @@ def _projection(name: str, target: str, tensors: dict[str, StoredTensor], checkp
     if flavour not in BY_BLOCK:
         return Projection(shape, weight, scale, flavour)
     found = Projection(shape, weight, None, flavour, group=checkpoint.group if flavour is Flavour.MASTER_GROUPS else 0)
+    if found.group and shape[1] % found.group:
+        raise UsageError(f"{weight.path}: {name}: --group {found.group} does not divide rows of {shape[1]} weights")
     return dataclasses.replace(found, scales=scale_table(shape, weight.path, name, found.blocks))
 
 

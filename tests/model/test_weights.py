@@ -26,7 +26,7 @@ from .reference import assert_agree, forward
 
 Open = Callable[[Path], GGUFFile]
 ANGLES = np.zeros((1, 16), np.float32)
-RUN = "I2_S, TQ1_0, TQ2_0, Q2_0, IQ1_BN, IQ2_BN, IQ2_BN_R4"
+RUN = "I2_S, TQ1_0, TQ2_0, Q2_0, PQ2_0, PTQ1_0, Q1_0, IQ1_BN, IQ2_BN, IQ2_BN_R4"
 IDS = [256, 84, 104, 101, 32, 255, 0, 66]
 
 
