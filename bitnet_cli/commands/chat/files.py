@@ -128,7 +128,7 @@ def _sampling(value: Any) -> Sampling:
 
 def _logit_bias(stored: Any) -> tuple[tuple[int, float], ...]:
     """Pairs are lists in JSON."""
-    pairs = stored if isinstance(stored, list) else [None]
+    pairs: list[Any] = stored if isinstance(stored, list) else [None]
     for pair in pairs:
         good = isinstance(pair, list) and len(pair) == 2 and isinstance(pair[0], int) and isinstance(pair[1], (int, float))
         if not good or any(isinstance(number, bool) for number in pair) or not (pair[0] < 2**63 and -1e300 <= pair[1] <= 1e300):
