@@ -252,7 +252,8 @@ def _zeros(shape: int | tuple[int, ...], dtype: type[np.generic]) -> NDArray[Any
     return raw[start : start + size].view(dtype).reshape(shape)
 
 
-def _group_scratch(groups: Groups, digits: int, rows: int, widest: int, threads: int) -> GroupScratch:
+def new_group_scratch(groups: Groups, digits: int, rows: int, widest: int, threads: int) -> GroupScratch:
+    """Scratch for `rows` rows, a multiple of 8 or one a thread, of up to `widest` activations."""
     shape = rows, widest // unit_of(groups)
     fine = (rows if digits == 2 else 0), shape[1]
     return GroupScratch(
@@ -313,5 +314,5 @@ def new_scratch(z: Sizes, chunk: int, context: int, threads: int, groups: Groups
         fine_factors=np.ones(rows, np.float32),
         fine_sums=_zeros(rows, np.int32),
         residue=_zeros((threads, widest), np.float32),
-        groups=_group_scratch(groups, z.digits, rows, widest, threads) if groups else None,
+        groups=new_group_scratch(groups, z.digits, rows, widest, threads) if groups else None,
     )

@@ -9,7 +9,7 @@ import math
 from collections.abc import Iterator
 
 import numpy as np
-from bitnet_kernels import group_rows, isa
+from bitnet_kernels import group_rows
 from bitnet_kernels.group_rows import Groups
 from numpy.typing import NDArray
 
@@ -54,8 +54,6 @@ def group_size(file: GGUFFile, infos: list[list[TensorInfo]]) -> int:
 
 def require_groups(path: str, c: ModelConfig, infos: list[list[TensorInfo]]) -> None:
     """UnsupportedError: a model with groups and something that their kernels do not do."""
-    if isa.chosen() != isa.NAIVE:  # until their kernels are compiled
-        raise UnsupportedError(f"{path}: scales that differ from group to group are not supported with {isa.chosen()}")
     if c.activation == "relu2":
         raise UnsupportedError(f"{path}: scales that differ from group to group are not supported with ReLU²")
     size = block_size(infos)

@@ -3,9 +3,11 @@
 from itertools import pairwise
 from typing import Any, NamedTuple
 
+import group_cases
 import k_blocks
 import numpy as np
 from bitnet_kernels import arrays, control, kv_cache
+from bitnet_kernels.group_rows import LINE, Groups
 from bitnet_kernels.naive import attention as naive_attention
 from bitnet_kernels.naive import rope
 from bitnet_kernels.naive import step as naive_step
@@ -39,6 +41,7 @@ class Shape(NamedTuple):
     kept: int = 0  # largest inputs of o; 0: all
     hadamard: int = 0
     query_bits: int | None = None
+    groups: Groups | None = None  # float16 scales, and activations, of so many; with 1 or 2 digits
     closed: float = 0.0  # share of hidden units whose gate has no weights, so that ReLU² never opens it
 
 
@@ -57,6 +60,8 @@ SHAPES = {
     "a4.8": Shape(codes=(arrays.INT4, arrays.INT8, arrays.INT8), kept=128),
     "fp4": Shape(hidden=352, heads=3, kv_heads=1, head_dim=20, feed_forward=676, codes=(arrays.FP4, arrays.FP4, arrays.INT8)),
     "v2": Shape(heads=3, head_dim=48, kv_heads=1, feed_forward=656, codes=(arrays.INT4, arrays.INT4, arrays.INT4), hadamard=1),
+    "groups": Shape(hidden=384, heads=6, feed_forward=640, activation=arrays.SILU, sub_norms=False, groups=Groups(128)),
+    "groups of 64": Shape(hidden=320, heads=5, kv_heads=1, feed_forward=704, groups=Groups(64), digits=2),
     "few gates": Shape(feed_forward=1024, layers=1, closed=0.85),
 }
 
@@ -109,6 +114,12 @@ def random_weights(shape: Shape, rng: np.random.Generator) -> arrays.Weights:
             if which == arrays.GATE:
                 matrix[rng.random(rows) < shape.closed] = 0
             # Past the columns of a row, codes 3: nothing may come of them.
+            if shape.groups:
+                matrix, factors = group_cases.matrix(rng, rows, cols, shape.groups.weights)
+                parts.append(group_cases.packed(matrix, factors, LINE, tail=0))
+                offsets[layer, which] = at + LINE
+                at += parts[-1].size
+                continue
             parts.append(packed(np.pad(matrix, ((0, 0), (0, -cols % 128)), constant_values=2), 9, tail=0))
             offsets[layer, which] = at + 9
             at += parts[-1].size
@@ -119,12 +130,15 @@ def random_weights(shape: Shape, rng: np.random.Generator) -> arrays.Weights:
                 norm_at += size
     norm_offsets[shape.layers, 0] = norm_at
     norms.append(rng.uniform(0.5, 1.5, shape.hidden))
-    scales = np.array([[1.2 / np.sqrt(cols) for _, cols in matrices]] * shape.layers, np.float32)
+    usual = 0.02 if shape.groups else 1.0  # root of a group's mean squared scale
+    scales = np.array([[1.2 / np.sqrt(cols) / usual for _, cols in matrices]] * shape.layers, np.float32)
     head = head_bytes(rng.standard_normal((shape.vocab, shape.hidden)).astype(np.float32), shape.head_kind)
     tables = [rope.angles(shape.context, shape.head_dim, base) for base in (10000.0, 100.0)]
     cos, sin = (np.concatenate(table) for table in zip(*tables, strict=True))
     sliding = np.arange(shape.layers) < (shape.window > 0)
-    part_at, part_ends, part_scales = random_parts([rows for rows, _ in matrices], scales, rng) if shape.digits else NO_PARTS
+    part_at, part_ends, part_scales = (
+        random_parts([rows for rows, _ in matrices], scales, rng) if shape.digits and not shape.groups else NO_PARTS
+    )
     return arrays.Weights(
         packed=np.concatenate(parts),
         offsets=offsets,
@@ -144,15 +158,16 @@ def random_weights(shape: Shape, rng: np.random.Generator) -> arrays.Weights:
         planes=arrays.new_planes(0, shape.hidden),
         columns=np.zeros(0, np.uint8),
         columns_built=np.zeros(1, np.int64),
+        groups=shape.groups,
     )
 
 
 def soiled_scratch(sizes: arrays.Sizes, shape: Shape, threads: int) -> arrays.Scratch:
     """Scratch filled with NaN and 99: what is not written first must not be used. Only the counts begin at zero."""
-    scratch = arrays.new_scratch(sizes, shape.chunk, shape.context, threads)
-    for name, array in scratch._asdict().items():
-        if name != "counts" and array is not None:
-            array.fill(np.nan if array.dtype == np.float32 else 99)
+    scratch = arrays.new_scratch(sizes, shape.chunk, shape.context, threads, shape.groups)
+    named = {name: array for name, array in scratch._asdict().items() if name not in ("counts", "groups")}
+    for array in [*named.values(), *(scratch.groups or ())]:
+        array.fill(np.nan if array.dtype == np.float32 else 99)
     return scratch
 
 
