@@ -14,16 +14,17 @@ SUB_NORMS = "sub_norms"  # before the output and down projections (BitNet)
 INPUT_NORMS = "input_norms"  # of every projection's input (BitNet embedding models)
 HEAD_NORMS = "head_norms"  # of every query and key head, before RoPE (Qwen3, Gemma3)
 OUT_NORMS = "out_norms"  # of what attention and feed-forward add to the residual stream (Gemma3)
+QKV_BIASES = "qkv_biases"  # what is added to queries, keys and values (Qwen2)
 
 
 class Tensor(NamedTuple):
-    name: str  # blk.N.<name>.weight
-    shape: str  # of a projection (rows, cols), of a norm its length
+    name: str  # blk.N.<name>.weight, or blk.N.<name> of a bias
+    shape: str  # of a projection (rows, cols), of a norm or bias its length
     group: str = EVERY
 
     @property
     def is_projection(self) -> bool:
-        """A ternary matrix; all others are norms."""
+        """A ternary matrix; all others are vectors of floats."""
         return len(self.shape) == 2
 
 
@@ -32,10 +33,13 @@ LAYER = (
     Tensor("attn_norm", "h"),
     Tensor("attn_q_norm_in", "h", INPUT_NORMS),
     Tensor("attn_q", "qh"),
+    Tensor("attn_q.bias", "q", QKV_BIASES),
     Tensor("attn_k_norm_in", "h", INPUT_NORMS),
     Tensor("attn_k", "kh"),
+    Tensor("attn_k.bias", "k", QKV_BIASES),
     Tensor("attn_v_norm_in", "h", INPUT_NORMS),
     Tensor("attn_v", "kh"),
+    Tensor("attn_v.bias", "k", QKV_BIASES),
     Tensor("attn_q_norm", "d", HEAD_NORMS),
     Tensor("attn_k_norm", "d", HEAD_NORMS),
     Tensor("attn_sub_norm", "q", SUB_NORMS),
@@ -54,7 +58,13 @@ LAYER = (
 )
 ORDER = {tensor.name: number for number, tensor in enumerate(LAYER)}
 PROJECTIONS = tuple(tensor.name for tensor in LAYER if tensor.is_projection)  # order of arrays.Q .. arrays.DOWN
-NORMS = tuple(tensor.name for tensor in LAYER if not tensor.is_projection)
+VECTORS = tuple(tensor.name for tensor in LAYER if not tensor.is_projection)
+BIASES = tuple(tensor.name for tensor in LAYER if tensor.group == QKV_BIASES)  # in the order of what they are added to
+
+
+def file_name(name: str) -> str:
+    """GGUF's name of a tensor, from one without `.weight`."""
+    return name if name.endswith(".bias") else f"{name}.weight"
 
 
 class Dimensions(Protocol):

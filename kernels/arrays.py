@@ -98,6 +98,8 @@ class Weights(NamedTuple):
     part_scales: NDArray[np.float32] = np.zeros(0, np.float32)  # (parts,)
     # Not None: `packed` has matrices of group_rows.py, whose products are multiplied by `scales`; no parts, columns or base-3 rows.
     groups: Groups | None = None
+    biases: NDArray[np.float32] | None = None  # (layers, (heads + 2 kv_heads) * head_dim) what is added to q, k and v, in this order
+    folds: "Folds | None" = None  # weights that are folded with a Hadamard transform
 
 
 CACHE_LINE = 64  # bytes
@@ -117,6 +119,14 @@ class Planes(NamedTuple):
     scales: NDArray[np.float32]  # (rows,) one step of the codes
     errors: NDArray[np.float32]  # (rows, 3) length of what is left of a row after 4, 6 and 8 bits
     ids: NDArray[np.int64]  # (rows,) which row of the head each is, ascending
+
+
+class Folds(NamedTuple):
+    """Which projections take inputs that a Hadamard transform has spread (folds.py)."""
+
+    signs: NDArray[np.float32]  # (values,) +1 or -1
+    at: NDArray[np.int64]  # (layers + 1, PROJECTIONS) first of an input's signs; -1: it is not folded. Row `layers`, column 0: the head
+    block: int  # values that are transformed together, a power of two
 
 
 class CutFrame(NamedTuple):

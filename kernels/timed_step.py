@@ -91,8 +91,8 @@ _top_logits = _bound(head_search.top_logits, kernel, _threshold=_threshold)
 
 
 @inlined
-def _timed_prepare(x, cols, w, norm_at, then_at, eps, kind, kept, turned, s, tokens, thread, threads, both):  # type: ignore[no-untyped-def]
-    _prepare(x, cols, w, norm_at, then_at, eps, kind, kept, turned, s, tokens, thread, threads, both)
+def _timed_prepare(x, cols, w, layer, which, norm_at, then_at, eps, kind, kept, turned, s, tokens, thread, threads, both):  # type: ignore[no-untyped-def]
+    _prepare(x, cols, w, layer, which, norm_at, then_at, eps, kind, kept, turned, s, tokens, thread, threads, both)
     lap(s.laps, INPUTS)
 
 

@@ -20,6 +20,7 @@ _LAYER = {
 }
 
 
+_QWEN2 = _LAYER | {f"self_attn.{name}_proj.bias": f"attn_{name}.bias" for name in "qkv"}
 _QWEN3 = _LAYER | {"self_attn.q_norm": "attn_q_norm", "self_attn.k_norm": "attn_k_norm"}
 _GEMMA3 = _QWEN3 | {
     "post_attention_layernorm": "post_attention_norm",
@@ -92,6 +93,16 @@ FAMILIES = {
             gguf={"silu": "llama"},
             norm_eps=1e-6,
             pairs=True,
+        ),
+        # the decoder of VibeVoice-ASR, and any ternary Qwen2
+        Family(
+            "Qwen2ForCausalLM",
+            _in_compute_order(_QWEN2),
+            activation="silu",
+            rope_theta=10000.0,
+            float_is_master=False,
+            gguf={"silu": "qwen2"},
+            norm_eps=1e-6,
         ),
         # microsoft/bitnet-embedding-0.6b, and with a head any ternary Qwen3
         *(

@@ -21,7 +21,7 @@ from bitnet_cli.checkpoint.shards import read_tensors, refuse_pickle
 from bitnet_cli.checkpoint.stored import StoredTensor
 from bitnet_cli.checkpoint.tokenizer import TOKENIZER_FILES
 from bitnet_cli.errors import BadFileError, UnsupportedError, UsageError
-from bitnet_cli.layer_table import NORMS, PROJECTIONS, projection_shapes, shapes
+from bitnet_cli.layer_table import PROJECTIONS, VECTORS, file_name, projection_shapes, shapes
 from bitnet_cli.ternary.layouts import rows_or_columns
 
 
@@ -49,7 +49,7 @@ class Checkpoint:
     config: ModelConfig
     flavour: Flavour
     dense: dict[str, StoredTensor]  # token_embd, output: (vocab_size, hidden)
-    norms: dict[str, StoredTensor]  # 1-dimensional
+    norms: dict[str, StoredTensor]  # and biases: 1-dimensional
     projections: dict[str, Projection]
     order: tuple[str, ...] = ()  # all names, as the written file has them
     dropped: tuple[str, ...] = ()  # tensors that the written file does without: buffers, a copy of a tied embedding
@@ -120,7 +120,7 @@ def _source_names(config: ModelConfig, tensors: dict[str, StoredTensor]) -> dict
         layer = with_input_norms(layer)
     names = {f"{prefix}embed_tokens.weight": "token_embd"}
     for n in range(config.layers):
-        names |= {f"{prefix}layers.{n}.{source}.weight": f"blk.{n}.{target}" for source, target in layer.items()}
+        names |= {file_name(f"{prefix}layers.{n}.{source}"): f"blk.{n}.{target}" for source, target in layer.items()}
     names[f"{prefix}norm.weight"] = "output_norm"
     if not config.tied:
         names["lm_head.weight"] = "output"
@@ -133,7 +133,7 @@ def _is_master(config: ModelConfig, order: tuple[str, ...]) -> bool:
 
 
 def _kind(target: str) -> str:
-    return target.rsplit(".", 1)[-1]
+    return target.split(".", 2)[-1]
 
 
 def _refuse_extra(tensors: dict[str, StoredTensor], names: dict[str, str], config: ModelConfig) -> None:
@@ -208,7 +208,7 @@ def _place(checkpoint: Checkpoint, name: str, target: str, tensors: dict[str, St
     if kind in PROJECTIONS:
         checkpoint.projections[target] = _projection(name, target, tensors, checkpoint)
         return
-    if kind in NORMS or kind == "output_norm":
+    if kind in VECTORS or kind == "output_norm":
         _require_float(weight, shapes(config).get(kind, (config.hidden,)))
         checkpoint.norms[target] = weight
         return

@@ -23,6 +23,7 @@ from bitnet_cli.checkpoint.rows import BY_ROW, RowWeight, read_rows, row_tensors
 from bitnet_cli.checkpoint.stored import CHUNK, StoredTensor
 from bitnet_cli.gguf_file.types import TensorType
 from bitnet_cli.gguf_file.writer import OutputTensor
+from bitnet_cli.layer_table import file_name
 
 ROTATED = ("attn_q", "attn_k")
 DEQUANTISED_BLOCKS = (Flavour.SEVERAL, Flavour.GROUPS)
@@ -113,7 +114,7 @@ def _norm(name: str, tensor: StoredTensor, unit: bool) -> OutputTensor:
 
 def _dense(name: str, tensor: StoredTensor, kind: TensorType) -> OutputTensor:
     dense.require_blocks(tensor, kind)
-    return OutputTensor(f"{name}.weight", kind, tensor.shape, lambda: dense.encode(tensor, kind))
+    return OutputTensor(file_name(name), kind, tensor.shape, lambda: dense.encode(tensor, kind))
 
 
 def _projection(name: str, projection: Projection, weight_type: TensorType, checkpoint: Checkpoint) -> list[OutputTensor]:

@@ -22,6 +22,7 @@ from bitnet_cli.gguf_file.reader import GGUFFile, TensorType
 from bitnet_cli.gguf_file.table import TensorTable
 from bitnet_cli.machine.memory import available_bytes
 from bitnet_cli.model.config import ACTIVATION_TYPE, NO_POOLING, NO_TEXT, ModelConfig, read_config
+from bitnet_cli.model.folds import read_folding
 from bitnet_cli.model.grouped import examine_groups, has_groups, require_groups
 from bitnet_cli.model.parts import Scales, require_movable
 from bitnet_cli.model.projections import SAMPLE, examine, extra_scale, has_row_scales, i2_s_scale, infos_of, require_layout, scale_name
@@ -33,8 +34,6 @@ from bitnet_cli.text.tokenizer import Tokenizer
 from bitnet_cli.text.vocabulary import silent_ids
 
 DEFAULT_CONTEXT = 2048  # tokens
-# Keys that change what weights mean, by their beginning, and are not applied.
-FOREIGN_KEYS = {"prism.hadamard.": "weights that are folded with a Hadamard transform"}
 # Beginnings of tensors that are a part of a model: one that is not read would be arithmetic left out (a norm, more layers, experts).
 # `.input_scale` is what other engines round activations by, in types that are not ours.
 PARTS = ("blk.", "token_", "position_", "rope_f", "output", "cls.", "dense_", "per_layer_")
@@ -52,8 +51,9 @@ def check_model(file: TensorTable, evidence: i2_s_order.Evidence | None = None) 
 
     evidence: of the order of I2_S weights, where it is known already.
     """
-    _require_read(file)
+    require_read(file.path, file.unread)
     c = read_config(file)
+    read_folding(file, c)
     for name in check_tensors(file, c):
         if name.endswith((".bias", ".scale")) or (name.startswith(PARTS) and not name.endswith(".input_scale")):
             raise UnsupportedError(f"{file.path}: tensor {name}: changes the result and is not supported by {c.architecture} here")
@@ -78,14 +78,6 @@ def check_model(file: TensorTable, evidence: i2_s_order.Evidence | None = None) 
         if evidence.order == i2_s_order.ARM:
             raise UnsupportedError(f"{file.path}: I2_S in an order that is not run: {evidence}; `bitnet quantize IN OUT i2_s` rewrites it")
     return c
-
-
-def _require_read(file: TensorTable) -> None:
-    require_read(file.path, file.unread)
-    for prefix, meaning in FOREIGN_KEYS.items():
-        key = next((key for key in file.metadata if key.startswith(prefix)), None)
-        if key is not None:
-            raise UnsupportedError(f"{file.path}: {key}: {meaning} are not supported: without it the model writes nonsense")
 
 
 def require_activations(path: str, c: ModelConfig) -> None:

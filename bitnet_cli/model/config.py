@@ -13,7 +13,7 @@ from bitnet_kernels.naive.rope import UNSCALED, Scaling
 from bitnet_cli.activations import FLOAT, INT8, SAME_ACTIVATIONS, TOP_K, known_scheme
 from bitnet_cli.errors import BadFileError, UnsupportedError
 from bitnet_cli.gguf_file.table import TensorTable
-from bitnet_cli.layer_table import HEAD_NORMS, INPUT_NORMS, OUT_NORMS, SUB_NORMS, layer_weights
+from bitnet_cli.layer_table import HEAD_NORMS, INPUT_NORMS, OUT_NORMS, QKV_BIASES, SUB_NORMS, layer_weights
 from bitnet_cli.model.rope import read_scaling
 from bitnet_cli.model.switches import refuse_switches
 
@@ -37,6 +37,7 @@ ARCHITECTURES = {
     "bitnet": Architecture("silu", frozenset({SUB_NORMS})),
     "qwen3": Architecture("silu", frozenset({HEAD_NORMS})),
     "gemma3": Architecture("gelu_pytorch_tanh", frozenset({HEAD_NORMS, OUT_NORMS}), scaled_embedding=True, windows=True),
+    "qwen2": Architecture("silu", frozenset({QKV_BIASES})),
     "llama": Architecture("silu", pairs=True),
 }
 # Keys of what enters a projection (activations.py). Absent: float if tensors have several scales, else int8. Of this package; llama.cpp

@@ -26,6 +26,7 @@ from bitnet_cli.gguf_file.types import row_bytes
 from bitnet_cli.layer_table import projection_shapes
 from bitnet_cli.model import base3_rows, columns
 from bitnet_cli.model.checks import DEFAULT_CONTEXT, check_model, require_memory
+from bitnet_cli.model.folds import embedding_fold, fold_for_head
 from bitnet_cli.model.head import build_planes, bytes_read, compile_builder
 from bitnet_cli.model.weights import (
     embedding_info,
@@ -106,6 +107,7 @@ class Decoder:
         self._decoded, self._path = 0, str(file.path)
         self._until: int | None = None
         self._embedding, self._embedding_bytes = embedding_info(file), file.raw("token_embd.weight")
+        self._embedding_fold = embedding_fold(file, c)
         self.head_note = head_note(file)
         self._head_bytes = weights.head.size if self.head_note else head_info(file).nbytes
         self._cache = kv_cache.new_cache(c.layers, c.kv_heads, c.head_dim, self.context, cache_type)
@@ -275,7 +277,8 @@ class Decoder:
 
     def feed_all(self, ids: Sequence[int]) -> NDArray[np.float32]:
         """As `feed`, but the logits of every token: (len(ids), vocab) float32, a new array."""
-        c, w, states = self.config, self._weights, self.states(ids)
+        c, w = self.config, self._weights
+        states = fold_for_head(w.folds, c.layers, self.states(ids))
         logits = np.empty((len(ids), c.vocab), np.float32)
         for first in range(0, c.vocab, 4096):
             last = min(first + 4096, c.vocab)
@@ -342,6 +345,8 @@ class Decoder:
         size = row_bytes(kind, c.hidden)
         raw = np.concatenate([self._embedding_bytes[token * size : (token + 1) * size] for token in ids])
         rows = rows_as_float32(kind, raw, c.hidden)
+        if self._embedding_fold is not None:
+            rows = self._embedding_fold.unfold(rows)
         np.multiply(rows, np.float32(c.embedding_scale), out=states[: len(ids)])  # by 1 nothing changes
         return states
 

@@ -22,7 +22,7 @@ from bitnet_cli.gguf_file.dequantise import FLOATS as FLOAT_TYPES
 from bitnet_cli.gguf_file.dequantise import rows_as_float32
 from bitnet_cli.gguf_file.reader import GGUFFile, TensorInfo, TensorType
 from bitnet_cli.gguf_file.table import TensorTable
-from bitnet_cli.layer_table import PROJECTIONS
+from bitnet_cli.layer_table import PROJECTIONS, file_name
 from bitnet_cli.model.config import ModelConfig
 from bitnet_cli.model.parts import NO_PARTS, Parts, Scales, parts_of, require_movable
 from bitnet_cli.ternary import i2_s
@@ -43,7 +43,7 @@ class Projections(NamedTuple):
 
 def weight_name(layer: int, name: str) -> str:
     """GGUF's name of a tensor of layer_table.LAYER."""
-    return f"blk.{layer}.{name}.weight"
+    return file_name(f"blk.{layer}.{name}")
 
 
 def scale_name(weight: str) -> str:

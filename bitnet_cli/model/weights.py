@@ -17,9 +17,10 @@ from bitnet_cli.errors import BadFileError, UnsupportedError
 from bitnet_cli.gguf_file.dequantise import FLOATS, READABLE, rows_as_float32
 from bitnet_cli.gguf_file.reader import GGUFFile, TensorInfo, TensorType
 from bitnet_cli.gguf_file.table import TensorTable
-from bitnet_cli.layer_table import EVERY, LAYER, PROJECTIONS, projection_shapes, shapes
+from bitnet_cli.layer_table import BIASES, EVERY, LAYER, PROJECTIONS, QKV_BIASES, VECTORS, projection_shapes, shapes
 from bitnet_cli.model.columns import columns_for
 from bitnet_cli.model.config import ModelConfig, Rope
+from bitnet_cli.model.folds import folds_of
 from bitnet_cli.model.grouped import has_groups, load_groups
 from bitnet_cli.model.head import planes_for
 from bitnet_cli.model.projections import load_projections, scale_name, weight_name
@@ -126,9 +127,9 @@ def _ropes(c: ModelConfig) -> list[Rope | None]:
 
 
 def norm_names(c: ModelConfig) -> Iterator[str]:
-    """Names of all norms, which `norm_values` reads."""
+    """Names of all norms and biases, which `norm_values` reads."""
     for layer in range(c.layers):
-        yield from (weight_name(layer, name) for name in layer_shapes(c) if name in PLACES)
+        yield from (weight_name(layer, name) for name in layer_shapes(c) if name in VECTORS)
     yield "output_norm.weight"
 
 
@@ -137,7 +138,7 @@ def norm_values(file: TensorTable, name: str) -> NDArray[np.float32]:
     info = file.tensors[name]
     if info.type not in FLOATS:
         kinds = ", ".join(kind.name for kind in FLOATS)
-        raise UnsupportedError(f"{file.path}: tensor {name}: norms of type {info.type.name} are not read; {kinds} are")
+        raise UnsupportedError(f"{file.path}: tensor {name}: type {info.type.name} is not read in norms and biases; {kinds} are")
     values: NDArray[np.float32] = rows_as_float32(info.type, file.raw(name), info.shape[0])[0]
     if not np.isfinite(values).all():
         raise BadFileError(file.path, f"tensor {name}", "holds values that are not finite", info.offset)
@@ -170,11 +171,14 @@ def load_weights(
     norm_offsets[c.layers, 0] = size
     norms.append(norm_values(file, "output_norm.weight"))
     head = head_info(file)
+    biases = [norm_values(file, weight_name(layer, name)) for layer in range(c.layers) for name in BIASES if QKV_BIASES in c.has]
     return arrays.Weights(
         packed=projections.packed,
         offsets=projections.offsets,
         scales=projections.scales,
         groups=projections.groups,
+        biases=np.concatenate(biases).reshape(c.layers, -1) if biases else None,
+        folds=folds_of(file, c),
         part_at=projections.parts.at,
         part_ends=projections.parts.ends,
         part_scales=projections.parts.scales,

@@ -23,7 +23,7 @@ BOS, EOS, EOT, PAD = 256, 257, 258, 259
 CONTROLS = ("<|begin_of_text|>", "<|end_of_text|>", "<|eot_id|>", "<|pad|>")
 NORMS = ("attn_norm", "attn_sub_norm", "ffn_norm", "ffn_sub_norm")
 PROJECTIONS = ("attn_q", "attn_k", "attn_v", "attn_output", "ffn_gate", "ffn_up", "ffn_down")
-GLOBAL = ("general.", "tokenizer.")  # keys that do not begin with the architecture's name
+GLOBAL = ("general.", "tokenizer.", "prism.")  # keys that do not begin with the architecture's name
 
 
 @dataclass(frozen=True)
@@ -60,6 +60,7 @@ class Model:
     ternary: dict[str, NDArray[np.int8]] = field(default_factory=dict)  # blk.N.<projection> -> (rows, cols)
     scales: dict[str, np.float32] = field(default_factory=dict)
     norms: dict[str, NDArray[np.float32]] = field(default_factory=dict)  # blk.N.<norm>, output_norm
+    biases: dict[str, NDArray[np.float32]] = field(default_factory=dict)  # blk.N.<projection> -> (rows,)
     embedding: NDArray[np.float32] = field(default_factory=lambda: np.empty((0, 0), np.float32))
     head: NDArray[np.float32] | None = None
     embedding_type: TensorType = TensorType.F16
@@ -181,6 +182,7 @@ def model_tensors(model: Model) -> dict[str, OutputTensor]:
     tensors = [dense("token_embd.weight", model.embedding, model.embedding_type)]
     tensors += [packed(f"{name}.weight", values, float(model.scales[name])) for name, values in model.ternary.items()]
     tensors += [f32(f"{name}.weight", values) for name, values in model.norms.items()]
+    tensors += [f32(f"{name}.bias", values) for name, values in model.biases.items()]
     if model.head is not None:
         tensors.append(dense("output.weight", model.head, model.embedding_type))
     return {tensor.name: tensor for tensor in tensors}

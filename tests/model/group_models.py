@@ -59,6 +59,7 @@ def write_grouped(
     sizes: Sizes = BONSAI,
     tied: bool = True,
     embedding: TensorType | None = None,
+    arch: str = "qwen3",
     metadata: Mapping[str, Any] | None = None,
     tensors: Mapping[str, OutputTensor | None] | None = None,
 ) -> Model:
@@ -80,5 +81,5 @@ def write_grouped(
         for name, field in (("token_embd", "embedding"), *([("output", "head")] if not tied else [])):
             changed[f"{name}.weight"], weights = grouped_tensor(rng, f"{name}.weight", embedding, (sizes.vocab, sizes.hidden))
             setattr(model, field, weights)
-    write_model(path, model, arch="qwen3", metadata=metadata, tensors=changed | dict(tensors or {}))
+    write_model(path, model, arch=arch, metadata=metadata, tensors=changed | dict(tensors or {}))
     return model

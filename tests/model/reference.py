@@ -98,7 +98,8 @@ def _layer(model: Model, layer: int, x: Doubles, rounding: _Rounding) -> Doubles
     def linear(name: str, value: Doubles) -> Doubles:
         value = norm(f"{name}_norm_in", value)
         product = rounding.quantise(value) @ model.ternary[f"{block}.{name}"].T.astype(np.float64)
-        return product * np.asarray(model.scales[f"{block}.{name}"], np.float64)  # one, or one a row
+        scaled = product * np.asarray(model.scales[f"{block}.{name}"], np.float64)  # one, or one a row
+        return scaled + model.biases.get(f"{block}.{name}", np.zeros(1))
 
     def norm(name: str, value: Doubles) -> Doubles:
         weight = model.norms.get(f"{block}.{name}")

@@ -21,7 +21,7 @@ from bitnet_cli.errors import BitnetError
 from bitnet_cli.gguf_file.reader import GGUFFile, open_gguf
 from bitnet_cli.gguf_file.types import TensorType, nbytes
 from bitnet_cli.gguf_file.writer import OutputTensor, write_gguf
-from bitnet_cli.layer_table import EVERY, LAYER, NORMS, PROJECTIONS, SUB_NORMS, layer_weights, shapes
+from bitnet_cli.layer_table import EVERY, LAYER, PROJECTIONS, SUB_NORMS, layer_weights, shapes
 from bitnet_cli.ternary import i2_s
 
 POOL = 1 << 24  # bytes, or a little less
@@ -168,7 +168,7 @@ def write_model(
             rows, cols = sizes[part]
             produce = projections[1](len(PROJECTIONS) * layer + i, part, rows, cols)
             tensors.append(OutputTensor(f"blk.{layer}.{part}.weight", projections[0], (rows, cols), produce))
-        for norm in (tensor.name for tensor in LAYER if tensor.name in NORMS and tensor.group in (EVERY, SUB_NORMS)):
+        for norm in (tensor.name for tensor in LAYER if not tensor.is_projection and tensor.group in (EVERY, SUB_NORMS)):
             ones = functools.partial(np.ones, sizes[norm], np.float32)
             tensors.append(OutputTensor(f"blk.{layer}.{norm}.weight", TensorType.F32, sizes[norm], ones))
     metadata: dict[str, str | int | float] = {
