@@ -1,12 +1,15 @@
-"""The tiny models of scripts/make_test_models.py, loaded by path: `scripts` is not importable where the package is installed."""
+"""Ways to call the command, and the tiny models of scripts/make_test_models.py, loaded by path: `scripts` is not importable where the
+package is installed.
+"""
 
 import importlib.util
+import io
 import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import Any, NamedTuple
 
 import pytest
 
@@ -41,11 +44,47 @@ def bitnet() -> Callable[..., Done]:
     return run
 
 
+class Ended(NamedTuple):
+    """As subprocess.CompletedProcess names it."""
+
+    returncode: int
+    stdout: str
+    stderr: str
+
+
+@pytest.fixture
+def inside(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Ended]:
+    """inside("run", ...): the command in this process, which is quicker by its start; terminal: what stdin and stdout are."""
+    from bitnet_cli.cli import app
+
+    def run(*arguments: str | Path, stdin: str | bytes = b"", terminal: bool = False, stdin_terminal: bool | None = None) -> Ended:
+        data = stdin.encode() if isinstance(stdin, str) else stdin
+        streams = {name: io.TextIOWrapper(io.BytesIO(), "utf-8", newline="") for name in ("stdout", "stderr")}
+        streams["stdin"] = io.TextIOWrapper(io.BytesIO(data), "utf-8")
+        for name, stream in streams.items():
+            at = stdin_terminal if name == "stdin" and stdin_terminal is not None else terminal and name != "stderr"
+            stream.isatty = lambda at=at: at  # type: ignore[method-assign]
+        with monkeypatch.context() as patched, pytest.raises(SystemExit) as ended:
+            for name, stream in streams.items():
+                patched.setattr(sys, name, stream)
+            app([str(argument) for argument in arguments], prog_name="bitnet")
+        texts = []
+        for name in ("stdout", "stderr"):
+            streams[name].flush()
+            buffer = streams[name].buffer
+            assert isinstance(buffer, io.BytesIO)
+            texts.append(buffer.getvalue().decode("utf-8", "replace"))
+        assert isinstance(ended.value.code, int)
+        return Ended(ended.value.code, *texts)
+
+    return run
+
+
 @pytest.fixture(scope="session")
 def refused() -> Callable[..., None]:
     """refused(done, code, *words): one line on stderr with these words, nothing on stdout, no traceback, and this exit code."""
 
-    def check(done: Done, code: int, *words: str) -> None:
+    def check(done: Done | Ended, code: int, *words: str) -> None:
         assert (done.returncode, done.stdout, done.stderr.count("\n")) == (code, "", 1), done.stderr
         assert done.stderr.startswith("bitnet: error: ") and all(word in done.stderr for word in words), done.stderr
 

@@ -54,7 +54,7 @@ def test_prompt_cache(bitnet: Bitnet, refused: Callable[..., None], tmp_path: Pa
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (("tiny", "-m", "tiny"), ("give the model once",)),
+        (("tiny", "-m", "tiny"), ("a question after the model", "leave out -p")),
         (("--logprobs", "2"), ("--json",)),
         (("no-such-model",), ("no such model", "bitnet run --list")),
         (("owner/name",), ("not on this computer", "`bitnet convert owner/name`")),
