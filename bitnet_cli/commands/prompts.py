@@ -8,6 +8,7 @@ import select
 import stat
 import sys
 import threading
+from collections.abc import Sequence
 from pathlib import Path
 
 from bitnet_cli.commands.reporting import Reporter
@@ -20,6 +21,7 @@ SILENCE = 2.0  # seconds after which a pipe that says nothing is named
 # A loop of one of these reads what its stdin has, line by line, and commands in it inherit that stdin.
 SHELLS = ("sh", "bash", "dash", "zsh", "ksh", "ksh93", "mksh", "ash", "busybox", "fish")
 _ESCAPE = re.compile(r"\\(?:x[0-9A-Fa-f]{2}|.)", re.DOTALL)
+_BIAS = re.compile(r"(\d{1,9})([+-](?:\d+(?:\.\d*)?|\.\d+|inf))")
 ESCAPES = {"\\n": "\n", "\\t": "\t", "\\r": "\r", "\\\\": "\\", "\\'": "'", '\\"': '"'}
 
 
@@ -161,3 +163,14 @@ def unescaped(text: str) -> str:
         return chr(int(found[2:], 16)) if found[1] == "x" and len(found) == 4 else ESCAPES.get(found, found)
 
     return _ESCAPE.sub(meant, text)
+
+
+def biases(words: Sequence[str]) -> tuple[tuple[int, float], ...]:
+    """What --logit-bias says, as llama.cpp writes it: a token's id, a sign, a number. UsageError: another form, or a token twice."""
+    found: dict[int, float] = {}
+    for word in words:
+        match = _BIAS.fullmatch(word)
+        if match is None or int(match[1]) in found:
+            raise UsageError(f"--logit-bias {word}: expected a token's id, + or -, and a number, as 15+1.5 or 15-inf, once a token")
+        found[int(match[1])] = float(match[2])
+    return tuple(found.items())

@@ -13,7 +13,7 @@ from pathlib import Path
 from bitnet_cli.commands.chat import talk as chatting
 from bitnet_cli.commands.opening import Engine, OpenModel, open_model
 from bitnet_cli.commands.printing import Asked, Show, print_completion
-from bitnet_cli.commands.prompts import document, is_there, read_grammar, read_prompt, unescaped
+from bitnet_cli.commands.prompts import biases, document, is_there, read_grammar, read_prompt, unescaped
 from bitnet_cli.commands.reporting import Reporter, put
 from bitnet_cli.embedded import DEFAULT_MODEL, EMBEDDED
 from bitnet_cli.errors import UsageError
@@ -28,7 +28,7 @@ from bitnet_cli.text.files import require_encoding
 from bitnet_cli.text.reasoning import AnswerText, begun_in
 from bitnet_cli.text.tokenizer import Tokenizer
 
-__all__ = ["Engine", "Prompt", "Request", "Sampling", "Show", "read_grammar", "run", "unescaped"]
+__all__ = ["Engine", "Prompt", "Request", "Sampling", "Show", "biases", "read_grammar", "run", "unescaped"]
 
 LEAVING = "Ctrl-D or /bye leaves; with -st the model answers once, and the command ends"
 NOTHING_SAID = (
@@ -100,6 +100,8 @@ def run(model: str | None, prompt: Prompt, request: Request, sampling: Sampling,
     start = time.perf_counter()
     opened = open_model(model, engine, show.quiet)
     try:
+        if beyond := [token for token, _ in sampling.logit_bias if token >= opened.tokenizer.vocab_size]:
+            raise UsageError(f"--logit-bias of token {beyond[0]}: the vocabulary has {opened.tokenizer.vocab_size} tokens")
         choice = None if prompt.raw else choose(opened.chat, prompt.template, args)
         if choice is not None and (prompt.chat or choice.trained or prompt.template is not None):
             if prompt.chat or (on_terminal and _suits_a_chat(prompt, request, show)):

@@ -14,8 +14,10 @@ NAMES = 26  # columns of names at most, a third of a narrow page
 
 
 def _wrapped(text: str, width: int, indent: int, first: str = "") -> Iterator[str]:
-    start = f"{first:<{indent}}" if len(first) < indent else " " * indent
-    if len(first) >= indent:
+    start = f"{first:<{indent}}" if len(first) < indent - 1 else " " * indent
+    if len(first) > width:
+        yield from textwrap.wrap(first.strip().replace("|", "| "), width, initial_indent="  ", subsequent_indent="    ")
+    elif len(first) >= indent - 1:
         yield first
     lines = textwrap.wrap(text, max(width - indent, 10), break_long_words=False, break_on_hyphens=False) or [""]
     yield (start + lines[0]).rstrip()
@@ -34,7 +36,7 @@ class _Page:
             indent = min(max(len(name) for name, _ in rows) + 4, NAMES, width // 3)
             lines += ["", f"{title}:"]
             for name, text in rows:
-                lines += _wrapped(text, width, indent, f"  {name}  ")
+                lines += _wrapped(text, width, indent, f"  {name}")
         if self.epilog:
             lines += ["", *_wrapped(self.epilog, width, 2)]
         formatter.write("\n".join(line.rstrip() for line in lines) + "\n")

@@ -88,6 +88,12 @@ class Choice:
     mirostat: Annotated[int, _choice("--mirostat", help="2: Mirostat 2.0 in place of top-k, top-p and min-p; 0: off.")] = 0
     mirostat_tau: Annotated[float, _choice("--mirostat-tau", "--mirostat-ent", help="Mirostat: surprise aimed at, in bits a token.")] = 5.0
     mirostat_eta: Annotated[float, _choice("--mirostat-eta", "--mirostat-lr", help="Mirostat: how quickly it adapts.")] = 0.1
+    logit_bias: Annotated[
+        list[str] | None,
+        _choice(
+            "-l", "--logit-bias", metavar="ID(+/-)BIAS", help="Added to the logit of a token: 15+1.5, 15-2; 15-inf: never. Repeatable."
+        ),
+    ] = None
     seed: Annotated[int, _choice("-s", "--seed", help="Same seed, same text; -1: random, and printed.")] = -1
 
 
@@ -208,7 +214,7 @@ def run(
             text.encoding,
         ),
         command.Request(limit, stops, None, text.ignore_eos, output.logprobs, draft, grammar, text.special),
-        command.Sampling(**asdict(choice)),
+        command.Sampling(**asdict(choice) | {"logit_bias": command.biases(choice.logit_bias or ())}),
         command.Engine(
             engine.ctx_size,
             engine.threads,

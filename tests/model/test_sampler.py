@@ -345,6 +345,33 @@ def test_the_top_decides(options: dict[str, Any], choice: dict[str, Any], never:
     assert limited == (0 if raises or mirostat else 120)
 
 
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
+def test_biases(temperature: float) -> None:
+    """Added before everything else; minus infinity leaves a token to a form that allows no other."""
+    rng = np.random.default_rng(9)
+    logits = rng.normal(0, 1.5, 300).astype(np.float32)
+    largest = [int(i) for i in np.argsort(-logits)[:3]]
+    for biases in (((largest[0], -2.5), (7, -0.5)), ((largest[0], -math.inf), (largest[1], -math.inf)), ((5, 4.0), (largest[1], -1.0))):
+        s = sampling(temperature=temperature, top_k=5, logit_bias=biases)
+        moved, searched = logits.copy(), Sampler(s)
+        for token, bias in biases:
+            moved[token] += np.float32(max(bias, -1e30))
+        some, top = logits.copy(), searched.top
+        assert (top == 0) == any(bias > 0 for _, bias in biases)
+        if top:
+            some[some < np.sort(some)[-top]] = -np.inf
+        plain, all_given = Sampler(sampling(temperature=temperature, top_k=5)), Sampler(s)
+        tokens = [plain.choose(moved) for _ in range(60)]
+        assert [all_given.choose(logits) for _ in range(60)] == tokens
+        assert [searched.choose(some) for _ in range(60)] == tokens
+    only = np.zeros(300, np.bool_)
+    only[largest[0]] = True
+    assert Sampler(sampling(logit_bias=((largest[0], -math.inf),))).choose_allowed(logits, only) == largest[0]
+    for wrong in ((-1, 1.0), (1, math.nan), (1, math.inf)):
+        with pytest.raises(UsageError, match="--logit-bias"):
+            sampling(logit_bias=(wrong,))
+
+
 def test_tokens_that_are_never_chosen() -> None:
     logits = logits_of([5.0, 4.0, 3.0, 2.0])
     assert Sampler(sampling(temperature=0.0), never=[0, 1]).choose(logits) == 2

@@ -113,6 +113,7 @@ def _undo(talk: Talk, _: str) -> Next:
 
 def _set(talk: Talk, text: str) -> Next:
     values = asdict(talk.sampling) | {"max_tokens": talk.limit, "stats": talk.verbose}
+    del values["logit_bias"]  # of the command line
     if not text:
         for key, value in values.items():
             talk.say(f"{key.replace('_', '-'):<18} {_shown(value)}")

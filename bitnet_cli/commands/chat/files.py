@@ -116,12 +116,22 @@ def _sampling(value: Any) -> Sampling:
     if not isinstance(value, dict):
         raise UsageError("sampling is not an object")
     known = {field.name: value[field.name] for field in fields(Sampling) if field.name in value}
+    if "logit_bias" in known:
+        known["logit_bias"] = _biases(known["logit_bias"])
     for name, stored in known.items():
         default = getattr(Sampling(), name)
         good = isinstance(stored, (int, float)) if isinstance(default, float) else isinstance(stored, type(default))
         if not good or isinstance(stored, bool) != isinstance(default, bool):
             raise UsageError(f"sampling: {name} is {stored!r:.40}")
     return Sampling(**known)
+
+
+def _biases(value: Any) -> tuple[tuple[int, float], ...]:
+    if not isinstance(value, list) or not all(isinstance(pair, list) and len(pair) == 2 for pair in value):
+        raise UsageError("sampling: logit_bias is not a list of pairs")
+    if not all(type(token) is int and type(bias) in (int, float) for token, bias in value):
+        raise UsageError("sampling: logit_bias is not of tokens and numbers")
+    return tuple((token, float(bias)) for token, bias in value)
 
 
 def _checked_ids(ids: Any, content: str, tokenizer: Tokenizer) -> tuple[int, ...] | None:
