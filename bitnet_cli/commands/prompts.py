@@ -21,6 +21,7 @@ SILENCE = 2.0  # seconds after which a pipe that says nothing is named
 # A loop of one of these reads what its stdin has, line by line, and commands in it inherit that stdin.
 SHELLS = ("sh", "bash", "dash", "zsh", "ksh", "ksh93", "mksh", "ash", "busybox", "fish")
 _ESCAPE = re.compile(r"\\(?:x[0-9A-Fa-f]{2}|.)", re.DOTALL)
+MOST_BIAS = 1e30  # of a logit: what infinity stands for
 _BIAS = re.compile(r"(\d{1,9})([+-](?:\d+(?:\.\d*)?|\.\d+|inf))")
 ESCAPES = {"\\n": "\n", "\\t": "\t", "\\r": "\r", "\\\\": "\\", "\\'": "'", '\\"': '"'}
 
@@ -172,5 +173,5 @@ def biases(words: Sequence[str]) -> tuple[tuple[int, float], ...]:
         match = _BIAS.fullmatch(word)
         if match is None or int(match[1]) in found:
             raise UsageError(f"--logit-bias {word}: expected a token's id, + or -, and a number, as 15+1.5 or 15-inf, once a token")
-        found[int(match[1])] = float(match[2])
+        found[int(match[1])] = min(max(float(match[2]), -MOST_BIAS), MOST_BIAS)
     return tuple(found.items())

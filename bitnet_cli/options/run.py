@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from enum import Enum
 from functools import partial
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -166,54 +166,19 @@ def run(
     if output.list_models:
         models.list_models(output.as_json)
         return
-    import os
     from dataclasses import asdict, astuple
 
     from bitnet_cli.commands import run as command
-    from bitnet_cli.commands.chat.talk import Wishes
     from bitnet_cli.commands.reporting import Reporter
 
     if any(value is not None for value in astuple(elsewhere)):
         Reporter(output.quiet).note("this program runs on the CPU; options for a GPU change nothing")
     model, asked = models.chosen_to_ask(model_argument, model, question or [])
-    c, quoted = conversation, command.unescaped if text.escape is not False else str
-    chat = c.conversation or (c.system is not None and asked is None and text.prompt is None and text.file is None)
-    raw = text.raw or (os.environ.get("BITNET_RAW", "") not in ("", "0") and not chat and c.system is None and c.chat_template is None)
-    stops = [quoted(stop) for stop in text.stop or []]
-    prompted = not chat and (asked is not None or text.file is not None or text.prompt not in (None, "-"))
-    grammar = command.read_grammar(text.json_schema, text.regex, stdin_is_free=prompted)
-    draft = engine.draft if engine.lookup else 0
-    limit = (128 if grammar is None and asked is None else -1) if text.n_predict is None else text.n_predict
-    wishes = Wishes(
-        c.system,
-        text.n_predict,
-        c.context_shift,
-        output.as_json,
-        output.quiet,
-        output.verbose,
-        draft,
-        stops,
-        grammar,
-        c.single_turn,
-        output.reasoning,
-    )
+    prompt, request = _asked(text, conversation, output, asked, engine.draft if engine.lookup else 0)
     command.run(
         model,
-        command.Prompt(
-            command.unescaped(asked) if asked is not None and text.escape else asked,
-            quoted(text.prompt) if text.prompt is not None else None,
-            text.file,
-            chat,
-            c.single_turn,
-            raw,
-            text.special,
-            False if text.json_schema == "-" else text.stdin,
-            c.chat_template,
-            c.template_arg,
-            wishes,
-            text.encoding,
-        ),
-        command.Request(limit, stops, None, text.ignore_eos, output.logprobs, draft, grammar, text.special),
+        prompt,
+        request,
         command.Sampling(**asdict(choice) | {"logit_bias": command.biases(choice.logit_bias or ())}),
         command.Engine(
             engine.ctx_size,
@@ -225,3 +190,37 @@ def run(
         ),
         command.Show(output.as_json, output.stream, output.verbose, output.quiet, engine.prompt_cache, output.reasoning),
     )
+
+
+def _asked(text: Text, c: Conversation, output: Output, question: str | None, draft: int) -> tuple[Any, Any]:
+    """command.Prompt and command.Request."""
+    import os
+
+    from bitnet_cli.commands import run as command
+    from bitnet_cli.commands.chat.talk import Wishes
+
+    quoted = command.unescaped if text.escape is not False else str
+    given = question is not None or text.prompt is not None or text.file is not None
+    chat = c.conversation or (c.system is not None and not given)
+    raw = text.raw or (os.environ.get("BITNET_RAW", "") not in ("", "0") and not chat and c.system is None and c.chat_template is None)
+    stops = [quoted(stop) for stop in text.stop or []]
+    prompted = not chat and (question is not None or text.file is not None or text.prompt not in (None, "-"))
+    grammar = command.read_grammar(text.json_schema, text.regex, stdin_is_free=prompted)
+    limit = (128 if grammar is None and question is None else -1) if text.n_predict is None else text.n_predict
+    shown = (output.as_json, output.quiet, output.verbose)
+    wishes = Wishes(c.system, text.n_predict, c.context_shift, *shown, draft, stops, grammar, c.single_turn, output.reasoning)
+    prompt = command.Prompt(
+        command.unescaped(question) if question is not None and text.escape else question,
+        quoted(text.prompt) if text.prompt is not None else None,
+        text.file,
+        chat,
+        c.single_turn,
+        raw,
+        text.special,
+        False if text.json_schema == "-" else text.stdin,
+        c.chat_template,
+        c.template_arg,
+        wishes,
+        text.encoding,
+    )
+    return prompt, command.Request(limit, stops, None, text.ignore_eos, output.logprobs, draft, grammar, text.special)
