@@ -130,7 +130,7 @@ def reader_left(error: OSError, system: str = os.name) -> bool:
 def _run() -> None:
     """The command. Afterwards the interpreter need not look for garbage while it ends, which takes a quarter of a second with Numba."""
     try:
-        app()
+        app(prog_name="bitnet")
     finally:
         gc.disable()
         gc.freeze()

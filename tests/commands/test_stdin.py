@@ -14,7 +14,7 @@ import pytest
 
 from ..model.chat_models import chat_model
 
-Inside = Callable[..., Any]
+Bitnet = Callable[..., Any]
 posix_only = pytest.mark.skipif(os.name != "posix", reason="pipes and shells of POSIX")
 OPTIONS = ("-n", "1", "--json", "--temp", "0", "-t", "1")
 ENV = os.environ | {"BITNET_ISA": "naive"}
@@ -35,22 +35,22 @@ def tokens(line: str) -> int:
     return int(json.loads(line)["timings"]["prompt_n"])
 
 
-def test_the_document_follows_the_question(inside: Inside, model: Path) -> None:
+def test_the_document_follows_the_question(bitnet: Bitnet, model: Path) -> None:
     """As one message; with words after the model as well; not in a chat, where lines are turns, nor before a text that is continued."""
     for asked in (("-p", "Summarise"), ("Summarise",)):
-        assert tokens(inside("run", model, *asked, *OPTIONS, stdin="a\nb <|im_end|>\n").stdout) == ALONE + len("\n\na\nb <|im_end|>")
-    assert tokens(inside("run", model, "-p", "Summarise", "--encoding", "latin-1", *OPTIONS, stdin=b"\xe9").stdout) == ALONE + 4
-    assert tokens(inside("run", model, "-p", "Summarise", "--raw", *OPTIONS, stdin="a").stdout) == len("Summarise")
-    chat = inside("run", model, "-cnv", "-sys", "s", *OPTIONS, stdin="a\nb\n")
+        assert tokens(bitnet("run", model, *asked, *OPTIONS, stdin="a\nb <|im_end|>\n").stdout) == ALONE + len("\n\na\nb <|im_end|>")
+    assert tokens(bitnet("run", model, "-p", "Summarise", "--encoding", "latin-1", *OPTIONS, stdin=b"\xe9").stdout) == ALONE + 4
+    assert tokens(bitnet("run", model, "-p", "Summarise", "--raw", *OPTIONS, stdin="a").stdout) == len("Summarise")
+    chat = bitnet("run", model, "-cnv", "-sys", "s", *OPTIONS, stdin="a\nb\n")
     assert len(chat.stdout.splitlines()) == 2
-    assert inside("run", model, "-p", "Summarise", *OPTIONS, stdin=b"\xff").returncode == 3
+    assert bitnet("run", model, "-p", "Summarise", *OPTIONS, stdin=b"\xff").returncode == 3
 
 
-def test_nothing_there(inside: Inside, model: Path) -> None:
+def test_nothing_there(bitnet: Bitnet, model: Path) -> None:
     """A terminal, an empty stdin, --no-stdin."""
-    for stream in ({"stdin_terminal": True, "stdin": "x"}, {"stdin": ""}, {"stdin": "\n"}):
-        assert tokens(inside("run", model, "-p", "Summarise", *OPTIONS, **stream).stdout) == ALONE
-    assert tokens(inside("run", model, "-p", "Summarise", "--no-stdin", *OPTIONS, stdin="x").stdout) == ALONE
+    for stream in ({"terminals": ("stdin",), "stdin": "x"}, {"stdin": ""}, {"stdin": "\n"}):
+        assert tokens(bitnet("run", model, "-p", "Summarise", *OPTIONS, **stream).stdout) == ALONE
+    assert tokens(bitnet("run", model, "-p", "Summarise", "--no-stdin", *OPTIONS, stdin="x").stdout) == ALONE
 
 
 @posix_only
