@@ -14,6 +14,7 @@ from bitnet_cli.options.shared import (
     ACTIVATIONS_HELP,
     CACHE_HELP,
     ENCODING_HELP,
+    MMAP_HELP,
     QUERY_HELP,
     Activations,
     CacheType,
@@ -110,6 +111,7 @@ class Engine:
         WeightBits,
         _engine("--weights", help="Bits a weight that each token reads: 2, or 1.6 with more memory. Same text."),
     ] = WeightBits.auto
+    mmap: Annotated[bool, _engine("--mmap/--no-mmap", help=MMAP_HELP)] = True
     lookup: Annotated[
         bool,
         _engine("--lookup", help="Guess tokens from what the text repeats: quicker for summaries and edits. Same text."),
@@ -187,6 +189,7 @@ def run(
             engine.weights.value,
             engine.activations.value,
             engine.query_type.value,
+            engine.mmap,
         ),
         command.Show(output.as_json, output.stream, output.verbose, output.quiet, engine.prompt_cache, output.reasoning),
     )
