@@ -68,9 +68,12 @@ def open_model(path: Path, options: Options, *, embeds: bool = False) -> OpenMod
     return OpenModel(path, tokenizer, Scheduler(engine), chat, data_start, files)
 
 
-def prompt_ids(tokenizer: Tokenizer, text: str) -> list[int]:
-    """Ids of a text to continue. An empty one begins a text; UsageError where the model has no token for that."""
-    ids = tokenizer.encode(text)
+def prompt_ids(tokenizer: Tokenizer, text: str, *, special: bool = False) -> list[int]:
+    """Ids of a text to continue. special: names of control tokens in it become those tokens.
+
+    An empty text begins one; UsageError where the model has no token for that.
+    """
+    ids = tokenizer.encode(text, special=special)
     if ids:
         return ids
     if tokenizer.bos_id is None:
