@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 import group_cases
 import k_blocks
 import numpy as np
-from bitnet_kernels import arrays, kv_cache
+from bitnet_kernels import arrays, control, kv_cache
 from bitnet_kernels.group_rows import LINE, Groups
 from bitnet_kernels.naive import attention as naive_attention
 from bitnet_kernels.naive import rope
@@ -129,7 +129,11 @@ def random_weights(shape: Shape, rng: np.random.Generator) -> arrays.Weights:
     norms.append(rng.uniform(0.5, 1.5, shape.hidden))
     usual = 0.02 if shape.groups else 1.0  # root of a group's mean squared scale
     scales = np.array([[1.2 / np.sqrt(cols) / usual for _, cols in matrices]] * shape.layers, np.float32)
-    head = head_bytes(rng.standard_normal((shape.vocab, shape.hidden)).astype(np.float32), shape.head_kind)
+    if shape.groups:
+        codes, factors = group_cases.matrix(rng, shape.vocab, shape.hidden, shape.groups.weights)
+        head = group_cases.packed(codes, factors, LINE - 6, tail=0)
+    else:
+        head = head_bytes(rng.standard_normal((shape.vocab, shape.hidden)).astype(np.float32), shape.head_kind)
     tables = [rope.angles(shape.context, shape.head_dim, base) for base in (10000.0, 100.0)]
     cos, sin = (np.concatenate(table) for table in zip(*tables, strict=True))
     sliding = np.arange(shape.layers) < (shape.window > 0)
@@ -146,7 +150,7 @@ def random_weights(shape: Shape, rng: np.random.Generator) -> arrays.Weights:
         norms=np.concatenate(norms).astype(np.float32),
         norm_offsets=norm_offsets,
         head=np.concatenate([np.full(6, 0xFF, np.uint8), head]),
-        head_offset=np.array([6]),
+        head_offset=np.array([LINE if shape.groups else 6]),
         head_file=np.array([-1]),
         cos=cos,
         sin=sin,
@@ -156,6 +160,7 @@ def random_weights(shape: Shape, rng: np.random.Generator) -> arrays.Weights:
         columns=np.zeros(0, np.uint8),
         columns_built=np.zeros(1, np.int64),
         groups=shape.groups,
+        head_groups=shape.groups,
     )
 
 
@@ -207,8 +212,8 @@ class Model:
         self.scratch.x[:tokens] = self.inputs[position : position + tokens]
         edges = [self.shape.layers * piece // pieces for piece in range(pieces + 1)]
         for first, last in pairwise(edges):
-            self.team.run(tokens, position, first, last, last == self.shape.layers)
-        return self.scratch.x[:tokens].copy(), self.scratch.logits.copy()
+            self.team.run(tokens, position, first, last, [control.Wanted(tokens - 1)] if last == self.shape.layers else ())
+        return self.scratch.x[:tokens].copy(), self.scratch.logits[0].copy()
 
     def stored(self, layer: int, first: int, last: int) -> tuple[Floats, Floats]:
         """Copies of the keys and values at positions first .. last - 1, each (kv_heads, positions, head_dim)."""
@@ -221,10 +226,11 @@ class Model:
 
     def naive_run(self, position: int, tokens: int) -> tuple[Floats, Floats]:
         """As `run`, by the twin."""
-        control: Any = np.array([tokens, position, 0, self.shape.layers, 1], np.int64)
+        step: Any = np.array([tokens, position, 0, self.shape.layers, 1], np.int64)
         self.scratch.x[:tokens] = self.inputs[position : position + tokens]
-        naive_step.run_step(self.sizes, self.weights, self.cache, self.scratch, control)
-        return self.scratch.x[:tokens].copy(), self.scratch.logits.copy()
+        self.scratch.wanted[0] = control.Wanted(tokens - 1)
+        naive_step.run_step(self.sizes, self.weights, self.cache, self.scratch, step)
+        return self.scratch.x[:tokens].copy(), self.scratch.logits[0].copy()
 
     def plan(self, mixed: bool = True) -> list[tuple[int, int]]:
         """(position, tokens) of each step: whole chunks and single tokens in turn, or single tokens only, until 40 are done."""
