@@ -15,8 +15,11 @@ few, many, whichever threads and chunks.
 import numpy as np
 
 from .arrays import BLOCK_ROWS, TILE_BYTES
+from .barrier import barrier
+from .folds import perhaps_fold
 from .group_rows import LARGEST_UNIT, LINE, ROWS, WORD
 from .jit import inlined, kernel
+from .norm import rms_norm
 from .quantise import largest_magnitude
 from .simd import floats, group_sums, selected, tiles, vectors
 
@@ -32,7 +35,7 @@ BLOCKS, TOKENS = selected.TILE_BLOCKS, selected.TILE_TOKENS
 PASSES = TILE_PANELS * PARTS // BLOCKS  # over a tile, each of BLOCKS registers of rows
 BLOCK = TILE_BYTES // BLOCK_ROWS  # weights of a row that are unpacked at a time
 PREFETCH = 2048  # bytes ahead in each stream
-FOUR, SIXTEEN = np.int64(4), np.int64(ROWS)
+ZERO, FOUR, SIXTEEN, UNIT, WRITE = np.int64(0), np.int64(4), np.int64(ROWS), np.float32(1.0), np.bool_(False)
 begin_1, fold_1 = group_sums.operations(PANELS * PARTS, 1, SPREAD)
 begin_some, fold_some = group_sums.operations(FEW_PANELS * PARTS, SOME)
 begin_more, fold_more = group_sums.operations(FEW_PANELS * PARTS, MORE)
@@ -290,19 +293,50 @@ def perhaps_quantise(groups, x, cols, s, row, thread):  # type: ignore[no-untype
 
 
 @kernel
-def project_groups(groups, w, s, layer, which, cols, out, place, accumulate, tokens, thread, first, last):  # type: ignore[no-untyped-def]
-    """As step.project, of rows first <= r < last."""
-    at, scale, room, tile = w.offsets[layer, which], w.scales[layer, which], s.groups, s.tile[thread]
-    totals, factors = room.totals[thread], room.scales[thread]
+def _multiply(groups, packed, offset, cols, s, row, tokens, scale, out, place, accumulate, thread, first, last):  # type: ignore[no-untyped-def]
+    """out[t, place + r] (+)= row r, first <= r < last, of a matrix times the tokens of Scratch s from row `row` on."""
+    room, tile, totals, factors = s.groups, s.tile[thread], s.groups.totals[thread], s.groups.scales[thread]
     for digit in range(2 if len(s.fine_codes) else 1):
         codes, minus, steps = (s.fine_codes, room.fine_minus, room.fine_steps) if digit else (s.codes, room.minus, room.steps)
         add = accumulate or digit > 0
-        if tokens <= FEW:
-            row = thread if tokens == 1 else 0
+        if tokens <= FEW or row > 0:
             matmul_packed(
-                w.packed, at, cols, groups, codes, minus, steps, row, tokens, scale, out, place, add, totals, factors, first, last
+                packed, offset, cols, groups, codes, minus, steps, row, tokens, scale, out, place, add, totals, factors, first, last
             )
         else:
             matmul_tiles(
-                w.packed, at, cols, groups, codes, minus, steps, tokens, scale, out, place, add, tile, totals, factors, first, last
+                packed, offset, cols, groups, codes, minus, steps, tokens, scale, out, place, add, tile, totals, factors, first, last
             )
+
+
+@kernel
+def project_groups(groups, w, s, layer, which, cols, out, place, accumulate, tokens, thread, first, last):  # type: ignore[no-untyped-def]
+    """As step.project, of rows first <= r < last."""
+    offset, scale, row = w.offsets[layer, which], w.scales[layer, which], thread if tokens == 1 else ZERO
+    _multiply(groups, w.packed, offset, cols, s, row, tokens, scale, out, place, accumulate, thread, first, last)
+
+
+@kernel
+def logits_by_groups(groups, z, w, s, wanted, thread, threads, control):  # type: ignore[no-untyped-def]
+    """This thread's part of the first `wanted` logits that s.wanted lists, of a head with groups. All of them, whatever `top` says.
+
+    Rows whose logits stand beside each other in s.logits meet the head together.
+    """
+    digits, at, x = 2 if len(s.fine_codes) else 1, w.norm_offsets[z.layers, 0], s.normed[thread]
+    first, last = (0, 1) if wanted == 1 else (wanted * thread // threads, wanted * (thread + 1) // threads)
+    for i in range(first, last):
+        row = thread if wanted == 1 else s.wanted[i, 2]
+        rms_norm(s.x[s.wanted[i, 0]], w.norms, at, z.hidden, z.norm_eps, x)
+        perhaps_fold(w.folds, z.layers, START, x, z.hidden, x)
+        quantise_groups(x, z.hidden, groups, digits, s.codes[row], s.fine_codes[row], s.groups, row, s.residue[thread])
+    if wanted > 1:
+        barrier(control, threads)
+    panels, begin = (z.vocab + ROWS - 1) // ROWS, 0
+    first, last = panels * thread // threads * ROWS, min(panels * (thread + 1) // threads * ROWS, z.vocab)
+    while begin < wanted:
+        place, end = s.wanted[begin, 2], begin + 1
+        while end < wanted and s.wanted[end, 2] == place + end - begin:
+            end += 1
+        row, start = thread if wanted == 1 else place, place * z.vocab
+        _multiply(groups, w.head, w.head_offset[0], z.hidden, s, row, end - begin, UNIT, s.logits, start, WRITE, thread, first, last)
+        begin = end

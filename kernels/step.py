@@ -41,7 +41,7 @@ from .control import ASLEEP, DONE, FIRST_LAYER, LAST_LAYER, POSITION, STEP, STOP
 from .dense import head_matvec
 from .folds import perhaps_fold
 from .glu import gated
-from .grouped import perhaps_quantise, project_groups, row_unit
+from .grouped import logits_by_groups, perhaps_quantise, project_groups, row_unit
 from .head_search import top_logits
 from .heads import attention
 from .inputs import hadamard, keep_largest, own_row, quantise_row_4
@@ -338,6 +338,15 @@ def logits_of_rows(z, w, s, wanted, thread, threads, control):  # type: ignore[n
             head_matvec(w.head, w.head_offset[0], z.head_kind, z.hidden, x, logits, np.int64(first), np.int64(last))
 
 
+@kernel
+def wanted_logits(head_groups, z, w, s, wanted, thread, threads, control):  # type: ignore[no-untyped-def]
+    """The first `wanted` logits that s.wanted lists. head_groups: w.head_groups; None is known when this is compiled."""
+    if head_groups is None:
+        logits_of_rows(z, w, s, wanted, thread, threads, control)
+    else:
+        logits_by_groups(head_groups, z, w, s, wanted, thread, threads, control)
+
+
 @inlined
 def run_step(z, w, cache, s, control, thread, threads):  # type: ignore[no-untyped-def]
     """This thread's part of the step that `control` describes. z, w, cache, s: Sizes, Weights, Cache, Scratch (arrays.py)."""
@@ -346,7 +355,7 @@ def run_step(z, w, cache, s, control, thread, threads):  # type: ignore[no-untyp
     for layer in range(control[FIRST_LAYER], control[LAST_LAYER]):
         run_layer(z, w, cache, s, layer, tokens, position, thread, threads, control)
     if wanted > 0:
-        logits_of_rows(z, w, s, wanted, thread, threads, control)
+        wanted_logits(w.head_groups, z, w, s, wanted, thread, threads, control)
         barrier(control, threads)
 
 

@@ -162,8 +162,3 @@ def embedding_fold(file: TensorTable, c: ModelConfig) -> EmbeddingFold | None:
     if folding is None or not folding.embedding:
         return None
     return EmbeddingFold(folding.signs.get(c.hidden, np.ones(c.hidden, np.float32)), folding.block)
-
-
-def fold_for_head(folds: Folds | None, layers: int, states: Floats) -> Floats:
-    """(tokens, hidden) float32, after the output norm -> what the head's rows are multiplied by."""
-    return naive.fold(folds, layers, 0, states)

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from bitnet_cli.errors import UnsupportedError
 from bitnet_cli.gguf_file.reader import GGUFFile, TensorInfo
+from bitnet_cli.gguf_file.table import TensorTable
 from bitnet_cli.machine.memory import zeros_on_huge_pages
 from bitnet_cli.model.config import ModelConfig
 from bitnet_cli.model.parts import Scales
@@ -85,14 +86,40 @@ def load_groups(file: GGUFFile, c: ModelConfig) -> Projections:
     for place, offset in np.ndenumerate(offsets):
         info = infos[place[0]][place[1]]
         scales[place], rows = _rows(file, info, size, _packed(file, info) if info.type in BLOCKED else None)
-        at = int(offset)
-        for codes, table in rows:
-            end = at + group_rows.matrix_bytes(len(codes), info.shape[1], size)
-            group_rows.lay_out(np.ascontiguousarray(codes).view("<u4"), table, packed[at:end])
-            at = end
+        _lay_out(rows, info.shape[1], size, packed, int(offset))
         file.forget(info.name)
     packed.flags.writeable = False  # as the memory map: kernels are compiled for one kind of array
     return Projections(packed, offsets, scales, groups=Groups(size))
+
+
+def has_grouped_head(file: TensorTable) -> bool:
+    """Whether the head is in a layout with a scale a block, of which kernels of groups multiply."""
+    return head_name(file) in file.tensors and file.tensors[head_name(file)].type in BLOCKED
+
+
+def head_name(file: TensorTable) -> str:
+    """The matrix that makes logits: `output.weight`, or the embedding where they are tied."""
+    return "output.weight" if "output.weight" in file.tensors else "token_embd.weight"
+
+
+def load_head(file: GGUFFile) -> tuple[NDArray[np.uint8], Groups]:
+    """A head that `has_grouped_head` -> rows of group_rows.py. BadFileError: scales or bytes that are damaged."""
+    info = file.tensors[head_name(file)]
+    source = PackedTensor(info.type, (info.shape[0], info.shape[1]), file.raw(info.name), file.path, f"tensor {info.name}")
+    size = PAIR if source.shares(PAIR) and block_of(info.type) < PAIR else block_of(info.type)
+    packed = zeros_on_huge_pages(group_rows.matrix_bytes(info.shape[0], info.shape[1], size))
+    _lay_out(source.in_groups(size, group_rows.ROWS), info.shape[1], size, packed, 0)
+    file.forget(info.name)
+    packed.flags.writeable = False  # as the memory map
+    return packed, Groups(size)
+
+
+def _lay_out(rows: Rows, cols: int, size: int, packed: NDArray[np.uint8], at: int) -> None:
+    """A matrix from byte `at` on."""
+    for codes, table in rows:
+        end = at + group_rows.matrix_bytes(len(codes), cols, size)
+        group_rows.lay_out(np.ascontiguousarray(codes).view("<u4"), table, packed[at:end])
+        at = end
 
 
 def _packed(file: GGUFFile, info: TensorInfo, sample: int | None = None) -> PackedTensor:

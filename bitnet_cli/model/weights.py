@@ -21,7 +21,7 @@ from bitnet_cli.layer_table import BIASES, EVERY, LAYER, PROJECTIONS, QKV_BIASES
 from bitnet_cli.model.columns import columns_for
 from bitnet_cli.model.config import ModelConfig, Rope
 from bitnet_cli.model.folds import folds_of
-from bitnet_cli.model.grouped import has_groups, load_groups
+from bitnet_cli.model.grouped import BLOCKED, has_grouped_head, has_groups, head_name, load_groups, load_head
 from bitnet_cli.model.head import planes_for
 from bitnet_cli.model.projections import load_projections, scale_name, weight_name
 from bitnet_cli.model.recode import RECODED, recode_note, recoded
@@ -155,7 +155,7 @@ def load_weights(
 ) -> arrays.Weights:
     """Describe the tensors of an open file, which checks.check_model has seen, to the kernels.
 
-    cos, sin: of `rope_tables`; silent: rows as Decoder.silent; threads: that re-code a head.
+    cos, sin: of `rope_tables`; silent: rows as Engine.silent; threads: that re-code a head.
     """
     projections = (load_groups if has_groups(file, c) else load_projections)(file, c)
     norm_offsets = np.full((c.layers + 1, arrays.NORM_PLACES), -1, np.int64)
@@ -170,7 +170,11 @@ def load_weights(
             size += len(weights)
     norm_offsets[c.layers, 0] = size
     norms.append(norm_values(file, "output_norm.weight"))
-    head = head_info(file)
+    head, head_groups = head_info(file), None
+    if has_grouped_head(file):
+        matrix, head_groups = load_head(file)
+    else:
+        matrix = file.file_bytes() if head.type in HEAD_KINDS else recoded(file, head, threads)
     biases = [norm_values(file, weight_name(layer, name)) for layer in range(c.layers) for name in BIASES if QKV_BIASES in c.has]
     return arrays.Weights(
         packed=projections.packed,
@@ -184,7 +188,8 @@ def load_weights(
         part_scales=projections.parts.scales,
         norms=np.concatenate(norms),
         norm_offsets=norm_offsets,
-        head=file.file_bytes() if head.type in HEAD_KINDS else recoded(file, head, threads),
+        head=matrix,
+        head_groups=head_groups,
         head_offset=np.array([head.offset if head.type in HEAD_KINDS else 0], np.int64),
         head_file=np.array([-1], np.int64),
         cos=cos,
@@ -208,13 +213,13 @@ def _dense(file: TensorTable, name: str) -> TensorInfo:
 
 def head_info(file: TensorTable) -> TensorInfo:
     """The matrix that makes logits: `output.weight`, or the embedding where they are tied."""
-    return _dense(file, "output.weight" if "output.weight" in file.tensors else "token_embd.weight")
+    return _dense(file, head_name(file))
 
 
 def head_note(file: TensorTable) -> str | None:
     """What a user should know of a head that is re-coded; None where it is not, or cannot be, or is not there."""
-    info = file.tensors.get("output.weight") or file.tensors.get("token_embd.weight")
-    return recode_note(info) if info is not None and info.type in READABLE and info.type not in HEAD_KINDS else None
+    info = file.tensors.get(head_name(file))
+    return recode_note(info) if info is not None and info.type in READABLE and info.type not in (*HEAD_KINDS, *BLOCKED) else None
 
 
 def embedding_info(file: TensorTable) -> TensorInfo:

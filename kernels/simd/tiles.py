@@ -36,6 +36,7 @@ def _chosen(b: Any, x: Any, y: Any, lanes: Sequence[int]) -> Any:
 
 
 def repeated(b: Any, word: Any, vector: Vector) -> Any:
+    """A 32-bit word in every lane."""
     one = b.insert_element(ir.Constant(vector.llvm, ir.Undefined), word, I32(0))
     return _chosen(b, one, one, [0] * vector.lanes)
 

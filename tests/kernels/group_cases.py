@@ -39,7 +39,7 @@ class Inputs:
 
         (self.tokens, self.cols), self.groups = x.shape, groups
         rows = -(-self.tokens // 8) * 8
-        scratch = arrays.new_group_scratch(groups, digits, rows, self.cols, 2)
+        scratch = arrays.new_group_scratch(digits, rows, self.cols, 2)
         for array in scratch:
             array.fill(99 if array.dtype == np.int32 else np.nan)
         self.room, codes = scratch, [np.full((rows, self.cols + 32), 99, np.int8) for _ in range(2)]

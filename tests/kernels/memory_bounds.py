@@ -82,7 +82,7 @@ def grouped_products(cols: int, rows: int, tokens: int) -> bool:
     whole, x = at_the_end(group_cases.packed(codes, scales, 0, tail=0)), rng.standard_normal((tokens, cols)).astype(np.float32)
     exact = naive_grouped.matmul(whole, 0, rows, *naive_grouped.quantise(x, groups)[0], groups)
     count = -(-tokens // 8) * 8
-    room = arrays.GroupScratch(*map(at_the_end, arrays.new_group_scratch(groups, 1, count, cols, 1)))
+    room = arrays.GroupScratch(*map(at_the_end, arrays.new_group_scratch(1, count, cols, 1)))
     ordered, rest, unit = at_the_end(np.zeros((count, cols), np.int8)), at_the_end(np.zeros(cols, np.float32)), np.float32(1)
     for row in range(tokens):
         grouped.quantise_groups(at_the_end(x[row]), cols, groups, 1, ordered[row], ordered[row], room, row, rest)

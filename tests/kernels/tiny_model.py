@@ -95,6 +95,19 @@ def random_parts(rows: list[int], scales: Floats, rng: np.random.Generator) -> t
     return at, np.concatenate(ends), (np.repeat(scales.reshape(-1), sizes) * rng.uniform(0.5, 1.5, sum(sizes))).astype(np.float32)
 
 
+def packed_matrix(
+    shape: Shape, rng: np.random.Generator, rows: int, cols: int, closed: float | None = None
+) -> tuple[int, NDArray[np.uint8]]:
+    """Bytes that hold a random matrix, and where in them it begins. closed: share of rows of zeros."""
+    if shape.groups:
+        return LINE, group_cases.packed(*group_cases.matrix(rng, rows, cols, shape.groups.weights), LINE, tail=0)
+    matrix = ternary(rng, rows, cols)
+    if closed is not None:
+        matrix[rng.random(rows) < closed] = 0
+    # Past the columns of a row, codes 3: nothing may come of them.
+    return 9, packed(np.pad(matrix, ((0, 0), (0, -cols % 128)), constant_values=2), 9, tail=0)
+
+
 def random_weights(shape: Shape, rng: np.random.Generator) -> arrays.Weights:
     """Ternary weights at odd byte offsets of one array; scales that keep activations near 1."""
     inner, kv = shape.heads * shape.head_dim, shape.kv_heads * shape.head_dim
@@ -110,19 +123,10 @@ def random_weights(shape: Shape, rng: np.random.Generator) -> arrays.Weights:
     )
     for layer in range(shape.layers):
         for which, (rows, cols) in enumerate(matrices):
-            matrix = ternary(rng, rows, cols)
-            if which == arrays.GATE:
-                matrix[rng.random(rows) < shape.closed] = 0
-            # Past the columns of a row, codes 3: nothing may come of them.
-            if shape.groups:
-                matrix, factors = group_cases.matrix(rng, rows, cols, shape.groups.weights)
-                parts.append(group_cases.packed(matrix, factors, LINE, tail=0))
-                offsets[layer, which] = at + LINE
-                at += parts[-1].size
-                continue
-            parts.append(packed(np.pad(matrix, ((0, 0), (0, -cols % 128)), constant_values=2), 9, tail=0))
-            offsets[layer, which] = at + 9
-            at += parts[-1].size
+            start, matrix = packed_matrix(shape, rng, rows, cols, shape.closed if which == arrays.GATE else None)
+            parts.append(matrix)
+            offsets[layer, which] = at + start
+            at += len(matrix)
         for which, size in enumerate(sizes):
             if size:
                 norm_offsets[layer, which] = norm_at
@@ -132,7 +136,10 @@ def random_weights(shape: Shape, rng: np.random.Generator) -> arrays.Weights:
     norms.append(rng.uniform(0.5, 1.5, shape.hidden))
     usual = 0.02 if shape.groups else 1.0  # root of a group's mean squared scale
     scales = np.array([[1.2 / np.sqrt(cols) / usual for _, cols in matrices]] * shape.layers, np.float32)
-    head = head_bytes(rng.standard_normal((shape.vocab, shape.hidden)).astype(np.float32), shape.head_kind)
+    if shape.groups:
+        head_at, head = packed_matrix(shape, rng, shape.vocab, shape.hidden)
+    else:
+        head_at, head = 6, head_bytes(rng.standard_normal((shape.vocab, shape.hidden)).astype(np.float32), shape.head_kind)
     tables = [rope.angles(shape.context, shape.head_dim, base) for base in (10000.0, 100.0)]
     cos, sin = (np.concatenate(table) for table in zip(*tables, strict=True))
     sliding = np.arange(shape.layers) < (shape.window > 0)
@@ -148,8 +155,8 @@ def random_weights(shape: Shape, rng: np.random.Generator) -> arrays.Weights:
         part_scales=part_scales,
         norms=np.concatenate(norms).astype(np.float32),
         norm_offsets=norm_offsets,
-        head=np.concatenate([np.full(6, 0xFF, np.uint8), head]),
-        head_offset=np.array([6]),
+        head=head if shape.groups else np.concatenate([np.full(head_at, 0xFF, np.uint8), head]),
+        head_offset=np.array([head_at]),
         head_file=np.array([-1]),
         cos=cos,
         sin=sin,
@@ -159,6 +166,7 @@ def random_weights(shape: Shape, rng: np.random.Generator) -> arrays.Weights:
         columns=np.zeros(0, np.uint8),
         columns_built=np.zeros(1, np.int64),
         groups=shape.groups,
+        head_groups=shape.groups,
     )
 
 

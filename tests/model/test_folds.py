@@ -13,7 +13,7 @@ from bitnet_cli.errors import BadFileError, BitnetError, UnsupportedError
 from bitnet_cli.gguf_file.reader import open_gguf
 from bitnet_cli.gguf_file.types import TensorType
 from bitnet_cli.model.checks import why_not
-from bitnet_cli.model.decoder import Decoder
+from bitnet_cli.model.sequence import Sequence
 
 from .builder import Model, Sizes
 from .group_models import BONSAI, write_grouped
@@ -22,7 +22,7 @@ from .test_float_activations import relative_rms
 from .test_groups import BOUND, IDS
 
 Doubles = NDArray[np.float64]
-Make = Callable[..., Decoder]
+Make = Callable[..., Sequence]
 ATTENTION, FEED_FORWARD = ("attn_q", "attn_k", "attn_v"), ("ffn_gate", "ffn_up")
 WIDE = Sizes(layers=1, hidden=1024, feed_forward=2048, heads=16, kv_heads=2, head_dim=64, vocab=260, context=96)
 
@@ -93,30 +93,29 @@ ALL = {*ATTENTION, *FEED_FORWARD, "attn_output", "ffn_down", "token_embd"}
     ],
 )
 def test_logits_are_those_of_the_unfolded_model(
-    folded: set[str], explicit: bool, options: dict[str, Any], tmp_path: Path, decoder_of: Make
+    folded: set[str], explicit: bool, options: dict[str, Any], tmp_path: Path, text_of: Make
 ) -> None:
     model = write(tmp_path / "m.gguf", 64, folded, explicit=explicit, **options)
-    want, decoder = forward(model, IDS, FLOAT).logits, decoder_of(tmp_path / "m.gguf", threads=2)
-    bound = BOUND + (5e-3 if "embedding" in options else 0)  # of a head that is re-coded
-    assert relative_rms(decoder.feed_all(IDS), want) < bound
-    decoder.rewind(0)
-    stepped = np.stack([decoder.feed([token]).copy() for token in IDS])
-    assert relative_rms(stepped, want) < bound
-    decoder.rewind(0)
-    assert np.array_equal(decoder.feed(IDS), stepped[-1])
+    want, text = forward(model, IDS, FLOAT).logits, text_of(tmp_path / "m.gguf", threads=2)
+    assert relative_rms(text.feed_all(IDS), want) < BOUND
+    text.rewind(0)
+    stepped = np.stack([text.feed([token]).copy() for token in IDS])
+    assert relative_rms(stepped, want) < BOUND
+    text.rewind(0)
+    assert np.array_equal(text.feed(IDS), stepped[-1])
 
 
-def test_blocks_of_1024(tmp_path: Path, decoder_of: Make) -> None:
+def test_blocks_of_1024(tmp_path: Path, text_of: Make) -> None:
     model = write(tmp_path / "m.gguf", 1024, ALL, explicit=True, sizes=WIDE)
-    want, decoder = forward(model, IDS[:12], FLOAT).logits, decoder_of(tmp_path / "m.gguf")
-    assert relative_rms(decoder.feed_all(IDS[:12]), want) < BOUND
+    want, text = forward(model, IDS[:12], FLOAT).logits, text_of(tmp_path / "m.gguf")
+    assert relative_rms(text.feed_all(IDS[:12]), want) < BOUND
 
 
-def test_int8_and_another_type(tmp_path: Path, decoder_of: Make) -> None:
+def test_int8_and_another_type(tmp_path: Path, text_of: Make) -> None:
     """What is rounded is the transformed input; `quantize` keeps the keys and so the logits."""
     write(tmp_path / "a.gguf", 64, ALL, explicit=True)
     quantize(tmp_path / "a.gguf", tmp_path / "b.gguf", "q2_0", quiet=True)
-    one, other = decoder_of(tmp_path / "a.gguf").feed(IDS).copy(), decoder_of(tmp_path / "b.gguf").feed(IDS)
+    one, other = text_of(tmp_path / "a.gguf").feed(IDS).copy(), text_of(tmp_path / "b.gguf").feed(IDS)
     assert np.array_equal(one, other)
 
 
@@ -143,7 +142,7 @@ REFUSED: list[tuple[dict[str, Any], type[BitnetError], str]] = [
 
 @pytest.mark.parametrize(("changes", "kind", "message"), REFUSED, ids=[next(iter(changes)) for changes, _, _ in REFUSED])
 def test_what_is_not_applied_is_refused(
-    changes: dict[str, Any], kind: type[BitnetError], message: str, tmp_path: Path, decoder_of: Make
+    changes: dict[str, Any], kind: type[BitnetError], message: str, tmp_path: Path, text_of: Make
 ) -> None:
     rng = np.random.default_rng(1)
     names = [f"blk.{layer}.{name}.weight" for layer in range(2) for name in BONSAI.projections()]
@@ -151,13 +150,13 @@ def test_what_is_not_applied_is_refused(
     keys |= {f"prism.hadamard.{name}": value for name, value in changes.items()}
     write_grouped(tmp_path / "m.gguf", TensorType.PQ2_0, metadata=keys)
     with pytest.raises(kind) as caught:
-        decoder_of(tmp_path / "m.gguf")
+        text_of(tmp_path / "m.gguf")
     assert message in str(caught.value)
     with open_gguf(tmp_path / "m.gguf") as file:
         assert str(caught.value) == f"{file.path}: {why_not(file).reason}"
 
 
-def test_relu2_is_refused(tmp_path: Path, decoder_of: Make) -> None:
+def test_relu2_is_refused(tmp_path: Path, text_of: Make) -> None:
     write_grouped(tmp_path / "m.gguf", TensorType.PQ2_0, metadata=metadata(64, ["a"], {}, embedding=True) | {"hidden_activation": "relu2"})
     with pytest.raises(UnsupportedError, match="folded weights are not supported with ReLU²"):
-        decoder_of(tmp_path / "m.gguf")
+        text_of(tmp_path / "m.gguf")

@@ -18,7 +18,7 @@ from bitnet_cli.errors import BitnetError, UnsupportedError, UsageError
 from bitnet_cli.gguf_file.dequantise import rows_as_float32
 from bitnet_cli.gguf_file.reader import open_gguf
 from bitnet_cli.gguf_file.types import TensorType
-from bitnet_cli.model.decoder import Decoder
+from bitnet_cli.model.sequence import Sequence
 
 from . import embedding_models
 from .reference import Activations, assert_agree, forward
@@ -155,7 +155,7 @@ def test_groups_that_cannot_be(maker: ModuleType, tmp_path: Path) -> None:
     assert open_checkpoint(tmp_path / "products", group=128).flavour is Flavour.GROUPS  # what is ternary stays as it is
 
 
-def test_logits_of_a_folder_are_those_of_the_formulas(maker: ModuleType, tmp_path: Path, decoder_of: Callable[..., Decoder]) -> None:
+def test_logits_of_a_folder_are_those_of_the_formulas(maker: ModuleType, tmp_path: Path, text_of: Callable[..., Sequence]) -> None:
     weights = write(maker, tmp_path / "hf", "BF16", twos=True)
     convert(tmp_path / "hf", tmp_path / "m.gguf", quiet=True)
     model = embedding_models.arrays_of(maker, "qwen3")
@@ -163,4 +163,4 @@ def test_logits_of_a_folder_are_those_of_the_formulas(maker: ModuleType, tmp_pat
     model.ternary, model.scales = dict(weights), dict.fromkeys(weights, np.float32(1))  # type: ignore[arg-type]
     ids = [int(i) for i in np.random.default_rng(6).integers(0, 256, 40)]
     want = forward(model, ids, Activations(128))
-    assert assert_agree(decoder_of(tmp_path / "m.gguf").feed_all(ids), want.logits, want.margin) > 5
+    assert assert_agree(text_of(tmp_path / "m.gguf").feed_all(ids), want.logits, want.margin) > 5

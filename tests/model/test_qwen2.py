@@ -14,7 +14,7 @@ from bitnet_cli.commands.quantize import quantize
 from bitnet_cli.errors import BadFileError, UnsupportedError
 from bitnet_cli.gguf_file.reader import open_gguf
 from bitnet_cli.gguf_file.types import TensorType
-from bitnet_cli.model.decoder import Decoder
+from bitnet_cli.model.sequence import Sequence
 
 from .builder import Model, Sizes, f32, random_model, write_model
 from .embedding_models import PROJECTIONS, tokenizer_json
@@ -23,7 +23,7 @@ from .reference import FLOAT, Activations, assert_agree, forward
 from .test_float_activations import relative_rms
 from .test_groups import BOUND
 
-Make = Callable[..., Decoder]
+Make = Callable[..., Sequence]
 IDS = [int(i) for i in np.random.default_rng(6).integers(0, 256, 40)]
 OURS = {"attn_q": "self_attn.q_proj", "attn_k": "self_attn.k_proj", "attn_v": "self_attn.v_proj", "attn_output": "self_attn.o_proj"}
 OURS |= {"ffn_gate": "mlp.gate_proj", "ffn_up": "mlp.up_proj", "ffn_down": "mlp.down_proj", "attn_norm": "input_layernorm"}
@@ -47,40 +47,40 @@ def model() -> Model:
 
 
 @pytest.mark.parametrize("threads", [1, 2])
-def test_logits_are_those_of_the_formulas(threads: int, model: Model, tmp_path: Path, decoder_of: Make) -> None:
+def test_logits_are_those_of_the_formulas(threads: int, model: Model, tmp_path: Path, text_of: Make) -> None:
     want = forward(model, IDS)
-    decoder = decoder_of(write_model(tmp_path / "m.gguf", model, arch="qwen2"), threads=threads)
-    assert assert_agree(decoder.feed_all(IDS), want.logits, want.margin) > 12
-    decoder.rewind(0)
-    assert_agree(np.stack([decoder.feed([token]).copy() for token in IDS]), want.logits, want.margin)
+    text = text_of(write_model(tmp_path / "m.gguf", model, arch="qwen2"), threads=threads)
+    assert assert_agree(text.feed_all(IDS), want.logits, want.margin) > 12
+    text.rewind(0)
+    assert_agree(np.stack([text.feed([token]).copy() for token in IDS]), want.logits, want.margin)
 
 
-def test_with_scales_of_groups(tmp_path: Path, decoder_of: Make) -> None:
+def test_with_scales_of_groups(tmp_path: Path, text_of: Make) -> None:
     """Rows are shared between threads in other units there."""
     model = with_biases(write_grouped(tmp_path / "a.gguf", TensorType.PQ2_0))
     tensors = {f"{name}.bias": f32(f"{name}.bias", values) for name, values in model.biases.items()}
     heads = {f"blk.{layer}.attn_{name}_norm.weight": None for layer in range(2) for name in "qk"}
     write_grouped(tmp_path / "b.gguf", TensorType.PQ2_0, arch="qwen2", tensors=tensors | heads)
     want = forward(model, IDS, Activations(128))
-    assert assert_agree(decoder_of(tmp_path / "b.gguf", threads=2).feed_all(IDS), want.logits, want.margin) > 5
+    assert assert_agree(text_of(tmp_path / "b.gguf", threads=2).feed_all(IDS), want.logits, want.margin) > 5
 
 
-def test_biases_are_kept_by_quantize(model: Model, tmp_path: Path, decoder_of: Make) -> None:
+def test_biases_are_kept_by_quantize(model: Model, tmp_path: Path, text_of: Make) -> None:
     quantize(write_model(tmp_path / "a.gguf", model, arch="qwen2"), tmp_path / "b.gguf", "q2_0", quiet=True)
-    one, other = decoder_of(tmp_path / "a.gguf").feed(IDS).copy(), decoder_of(tmp_path / "b.gguf").feed(IDS)
+    one, other = text_of(tmp_path / "a.gguf").feed(IDS).copy(), text_of(tmp_path / "b.gguf").feed(IDS)
     assert np.array_equal(one, other)
 
 
-def test_biases_that_are_missing_or_elsewhere(model: Model, tmp_path: Path, decoder_of: Make) -> None:
+def test_biases_that_are_missing_or_elsewhere(model: Model, tmp_path: Path, text_of: Make) -> None:
     path = write_model(tmp_path / "m.gguf", model, arch="qwen2", tensors={"blk.1.attn_v.bias": None})
     with pytest.raises(BadFileError, match=r"missing blk.1.attn_v.bias"):
-        decoder_of(path)
+        text_of(path)
     path = write_model(path, model, arch="qwen2", tensors={"blk.1.attn_output.bias": f32("blk.1.attn_output.bias", np.zeros(128))})
     with pytest.raises(UnsupportedError, match=r"tensor blk.1.attn_output.bias: changes the result"):
-        decoder_of(path)
+        text_of(path)
     path = write_model(path, model, arch="qwen2", tensors={"blk.1.attn_q.bias": np.full(128, np.nan)})
     with pytest.raises(BadFileError, match=r"tensor blk.1.attn_q.bias: holds values that are not finite"):
-        decoder_of(path)
+        text_of(path)
 
 
 @pytest.fixture
@@ -133,12 +133,12 @@ def test_a_folder(folder: Path, model: Model, tmp_path: Path) -> None:
 
 
 @pytest.mark.live
-def test_logits_are_those_of_transformers(folder: Path, model: Model, transformers: ModuleType, tmp_path: Path, decoder_of: Make) -> None:
+def test_logits_are_those_of_transformers(folder: Path, model: Model, transformers: ModuleType, tmp_path: Path, text_of: Make) -> None:
     import torch
 
     convert(folder, tmp_path / "m.gguf", embedding_type="f32", activations="float", quiet=True)
     theirs = transformers.AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
     with torch.no_grad():
         want = theirs(torch.tensor([IDS])).logits[0].numpy()
-    assert relative_rms(decoder_of(tmp_path / "m.gguf").feed_all(IDS), want) < BOUND
+    assert relative_rms(text_of(tmp_path / "m.gguf").feed_all(IDS), want) < BOUND
     assert relative_rms(forward(model, IDS, FLOAT).logits, want) < 1e-5
