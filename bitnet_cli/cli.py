@@ -19,7 +19,7 @@ import typer
 from typer.core import TyperGroup
 
 from bitnet_cli.errors import BitnetError, printable
-from bitnet_cli.options import bench, convert, embed, inspect, perplexity, quantize, run
+from bitnet_cli.options import bench, convert, embed, inspect, perplexity, quantize, run, serve
 
 GRACE = 3.0  # seconds after SIGTERM in which files and the terminal are put in order
 COMPLETING = "_BITNET_COMPLETE"  # set by a shell that asks what Tab may offer
@@ -78,7 +78,7 @@ def common(
     pass
 
 
-for _command in (run.run, perplexity.perplexity, embed.embed, convert.convert, quantize.quantize, inspect.inspect):
+for _command in (run.run, serve.serve, perplexity.perplexity, embed.embed, convert.convert, quantize.quantize, inspect.inspect):
     app.command()(_command)
 app.add_typer(bench.app, name=bench.NAME)
 
