@@ -61,19 +61,29 @@ class Models:
     """For one event loop.
 
     load    opens a model and makes it ready; called in a thread
+    worker  what computes with it
     memory  bytes that all of them may take together; None: what is available when one is to be loaded
     idle    seconds after which one that nobody uses is unloaded; 0: never
     """
 
-    def __init__(self, served: Sequence[Served], load: Load, *, memory: int | None = None, idle: float = 0, stay: float = STAY):
+    def __init__(
+        self,
+        served: Sequence[Served],
+        load: Load,
+        worker: Callable[[OpenModel], Worker] = Worker,
+        *,
+        memory: int | None = None,
+        idle: float = 0,
+        stay: float = STAY,
+    ):
         self.served = list(served)
-        self._load, self._memory, self._idle, self._stay = load, memory, idle, stay
+        self._load, self._worker, self._memory, self._idle, self._stay = load, worker, memory, idle, stay
         self._loading = asyncio.Lock()
 
     def preload(self) -> None:
         """Load the first one now, before there is an event loop. Raises what the loader raises."""
         model = self.served[0]
-        model.worker, model.loaded, model.used = Worker(self._load(model.path)), time.monotonic(), time.monotonic()
+        model.worker, model.loaded, model.used = self._worker(self._load(model.path)), time.monotonic(), time.monotonic()
 
     def find(self, name: object) -> Served:
         """The model that a request means. ApiError 404: there is none of that name; 400: it names none, and there are several."""
@@ -110,7 +120,7 @@ class Models:
             log.error("model %s cannot be loaded: %s", printable(model.name), error)
             known = of_exception(error, {str(model.path): model.name})
             raise ApiError(503, f"the model cannot be loaded: {known.message}", code="model_not_loaded", retry=30) from None
-        model.worker, model.loaded = Worker(opened), time.monotonic()
+        model.worker, model.loaded = self._worker(opened), time.monotonic()
         log.info("model %s is loaded, %.1f s", printable(model.name), model.loaded - start)
 
     async def _make_room(self, wanted: Served) -> None:

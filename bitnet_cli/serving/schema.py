@@ -93,7 +93,8 @@ def completion(body: dict[str, Any], opened: OpenModel, salt: bytes) -> Wanted:
     n, echo = fields.integer(body, "n", 1, 1, MOST_TEXTS), fields.flag(body, "echo")
     if fields.integer(body, "best_of", n, 1, MOST_TEXTS) != n:
         raise fields.wrong("best_of", body["best_of"], "the same as n")
-    logprobs = fields.integer(body, "logprobs", 0, 0, MOST_LOGPROBS) if body.get("logprobs") is not None else None
+    given = body.get("logprobs")
+    logprobs = None if given is None or given is False else fields.integer(body, "logprobs", 0, 0, MOST_LOGPROBS)
     grammar = _form(body, Thoughts()) if body.get("response_format") else _own_form(body)
     limit = _limit(body, ("max_tokens", "n_predict"), BASE_LIMIT if grammar is None else -1, least=0)
     job = Job(
