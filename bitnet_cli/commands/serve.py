@@ -35,11 +35,12 @@ def serve(
     """Serve until a signal comes; see options/ for the options."""
     try:
         from bitnet_cli.serving import app, server
+        from bitnet_cli.serving.guard import Rules
         from bitnet_cli.serving.metrics import Metrics, Prometheus
         from bitnet_cli.serving.models import Models
     except ImportError as error:
         raise UsageError(f"serve needs {error.name}: pip install 'bitnet-cli[serve]'") from None
-    rules = app.Rules(keys_of(place.api_key_file), place.allowed_host or (), origins_of(place.cors_origin or ()))
+    rules = Rules(keys_of(place.api_key_file), place.allowed_host or (), origins_of(place.cors_origin or ()))
     if place.uds is None and not server.is_local(place.host) and not rules.keys:
         raise UsageError(
             f"--host {place.host} can be reached by others: give keys by --api-key-file or {KEY_VARIABLE}, or listen at 127.0.0.1"
@@ -98,7 +99,9 @@ def origins_of(given: Sequence[str]) -> list[str]:
 
 def served_of(models: Sequence[str], aliases: Sequence[str]) -> list[Served]:
     """The models by their names for clients; what is wrong with a file is said now, not when it is asked for."""
-    paths = [find_model(model) for model in models or [None]]
+    from bitnet_cli.serving.models import Served
+
+    paths = [find_model(model) for model in models] or [find_model(None)]
     if len(aliases) > len(paths):
         raise UsageError(f"--alias is given {len(aliases)} times, for {len(paths)} models")
     names = [*aliases, *(model_name(path) for path in paths[len(aliases) :])]

@@ -17,9 +17,8 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from bitnet_cli import __version__
-from bitnet_cli.errors import BitnetError
 from bitnet_cli.model.config import NO_TEXT
-from bitnet_cli.serving import answers, schema, texts
+from bitnet_cli.serving import answers, anthropic, responses, schema, texts
 from bitnet_cli.serving.errors import ApiError, of_exception
 from bitnet_cli.serving.fields import parse_body
 from bitnet_cli.serving.guard import Guard, Rules, read_body, shaped
@@ -29,7 +28,7 @@ from bitnet_cli.serving.models import Models, Served
 from bitnet_cli.serving.page import FILES, HEADERS
 from bitnet_cli.serving.running import Gate, events
 from bitnet_cli.serving.schema import Wanted
-from bitnet_cli.serving.stream import COMMENT, PING, EventStream, encode, unless_gone
+from bitnet_cli.serving.stream import PING, EventStream, unless_gone
 
 PREPARING = 2  # requests whose prompts are made at once: each may start a process that renders a template
 QUEUE = 64  # requests that may wait, beside those that are computed
@@ -87,6 +86,9 @@ class Api:
         return [
             *both("/chat/completions", self.chat, "POST"),
             *both("/completions", self.completions, "POST"),
+            *both("/responses", self.responses, "POST"),
+            Route("/v1/messages", self.messages, methods=["POST"]),
+            Route("/v1/messages/count_tokens", self.count_tokens, methods=["POST"]),
             *both("/embeddings", self.embeddings, "POST"),
             *both("/models", self.list_models, "GET"),
             *both("/models/{name:path}", self.one_model, "GET"),
@@ -115,10 +117,21 @@ class Api:
     async def chat(self, request: Request) -> Any:
         """POST /v1/chat/completions."""
 
-        def wanted(body: dict[str, Any], model: Served) -> Wanted:
-            return schema.chat(body, model.opened, request.state.salt, model.answers)
+        return await self._chat(request, answers.Chat, lambda body: body)
 
-        return await self._write(request, wanted, answers.Chat)
+    async def responses(self, request: Request) -> Any:
+        """POST /v1/responses."""
+        return await self._chat(request, responses.Responses, responses.as_chat)
+
+    async def messages(self, request: Request) -> Any:
+        """POST /v1/messages."""
+        return await self._chat(request, anthropic.Messages, anthropic.as_chat)
+
+    async def _chat(self, request: Request, kind: Callable[..., Bodies], as_chat: Callable[[dict[str, Any]], dict[str, Any]]) -> Any:
+        def wanted(body: dict[str, Any], model: Served) -> Wanted:
+            return schema.chat(as_chat(body), model.opened, request.state.salt, model.answers)
+
+        return await self._write(request, wanted, kind)
 
     async def completions(self, request: Request) -> Any:
         """POST /v1/completions."""
@@ -151,10 +164,10 @@ class Api:
         self._remember(model, wanted, bodies)
 
     async def _stream(self, model: Served, wanted: Wanted, bodies: Bodies) -> AsyncGenerator[bytes, None]:
-        async with contextlib.aclosing(events(model, wanted, self.gate, self.metrics, PING)) as found:
-            async with contextlib.aclosing(bodies.stream(found)) as pieces:
-                async for piece in pieces:
-                    yield piece
+        found = events(model, wanted, self.gate, self.metrics, PING)
+        async with contextlib.aclosing(found), contextlib.aclosing(bodies.stream(found)) as pieces:
+            async for piece in pieces:
+                yield piece
         self._remember(model, wanted, bodies)
 
     @staticmethod
@@ -169,6 +182,12 @@ class Api:
         return await to_thread.run_sync(work, limiter=self._preparing)
 
     # Numbers and words
+
+    async def count_tokens(self, request: Request) -> Response:
+        """POST /v1/messages/count_tokens."""
+        return await self._with_model(
+            request, lambda body, model: {"input_tokens": len(texts.prompt_of(anthropic.as_chat(body, count=True), model))}
+        )
 
     async def embeddings(self, request: Request) -> Response:
         """POST /v1/embeddings."""

@@ -1,7 +1,8 @@
 """Messages of a request -> token ids, and what has to be known to read the answer.
 
-The file's own template is given the tools where it knows any; elsewhere the model is told of them in a system message, and calls and results
-in the conversation are text, all in the form of calls.HERMES. A thought that the template itself begins is known from the prompt's end.
+The file's own template is given the tools where it knows any; elsewhere the model is told of them in a system message, and calls and
+results in the conversation are text, all in the form of calls.HERMES.
+A thought that the template itself begins is known from the prompt's end.
 """
 
 from __future__ import annotations

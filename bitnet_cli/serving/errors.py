@@ -29,7 +29,7 @@ TYPES = {
 
 
 class ApiError(Exception):
-    """Ends a request. status: of HTTP; param: the field that is wrong; code: a word for programs; retry: seconds after which to ask again."""
+    """Ends a request. status: of HTTP; param: the wrong field; code: a word for programs; retry: seconds to wait before asking again."""
 
     def __init__(self, status: int, message: str, *, param: str | None = None, code: str | None = None, retry: int | None = None):
         super().__init__(message)
@@ -54,13 +54,13 @@ class ApiError(Exception):
 
 
 def too_long(tokens: int, context: int) -> ApiError:
-    """A prompt that does not fit."""
-    message = f"the prompt has {tokens} tokens, and the context holds {context}, of which at least one is for the answer"
+    """A prompt that does not fit. Clients know it by the first words, which are OpenAI's."""
+    message = f"This model's maximum context length is {context} tokens; the prompt has {tokens}, and at least one is for the answer"
     return ApiError(400, message, param="messages", code="context_length_exceeded")
 
 
 def of_exception(error: BaseException, hide: Mapping[str, str] | None = None) -> ApiError:
-    """What a client is told of an exception. hide: paths in messages -> what stands for them; of what is no error of ours, nothing is told."""
+    """What a client is told of an exception: of one that is not ours, nothing. hide: paths in messages -> what stands for them."""
     if isinstance(error, ApiError):
         return error
     if not isinstance(error, (UsageError, UnsupportedError, BadFileError)):

@@ -52,7 +52,7 @@ def tools_form(tools: Tools, format_: CallFormat, thoughts: Thoughts) -> str:
     functions = [one for one in tools.functions if tools.choice in ("auto", "required", one["name"])]
     lines = [OPTIONS.rstrip(), f"start: {_thoughts_before(thoughts)}body"]
     mark = json.dumps(format_.mark)
-    more = format_.between is not None and tools.parallel
+    more = format_.between is not None and tools.parallel and tools.choice in ("auto", "required")
     calls = "call" + (f" ({json.dumps(str(format_.between) + format_.mark)} call)*" if more else "")
     if tools.choice == "auto":
         lines += [
@@ -74,9 +74,8 @@ def tools_form(tools: Tools, format_: CallFormat, thoughts: Thoughts) -> str:
 
 
 def _schema(function: Mapping[str, Any]) -> str:
-    # Arguments are an object, whatever a schema leaves open; a function without parameters takes none.
-    parameters = function.get("parameters") or {"properties": {}, "additionalProperties": False}
-    return json.dumps({"type": "object", **parameters, "x-guidance": SPACING})
+    # Arguments are an object, and only those that are named: clients seldom say so, no function takes others, and small models invent them.
+    return json.dumps({"type": "object", "additionalProperties": False, **function.get("parameters", {}), "x-guidance": SPACING})
 
 
 def _with_thoughts(grammar: str, thoughts: Thoughts) -> str:

@@ -40,7 +40,7 @@ log = logging.getLogger("bitnet.serve")
 
 @dataclass(frozen=True)
 class Rules:
-    """keys: that are accepted; none: everybody is. hosts: names beside the local ones; origins: other sites whose pages may ask (`*`: all)."""
+    """keys: that are accepted; none: everybody is. hosts: names beside the local ones; origins: sites whose pages may ask (`*`: all)."""
 
     keys: Sequence[str] = ()
     hosts: Sequence[str] = ()

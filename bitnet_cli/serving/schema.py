@@ -161,7 +161,7 @@ def tools_of(body: dict[str, Any]) -> Tools:
         choice = "auto" if functions else "none"
     if isinstance(choice, dict):
         named = choice.get("function", choice)
-        choice = named.get("name") if isinstance(named, dict) else None
+        choice = str(named.get("name")) if isinstance(named, dict) else ""
         if choice not in names:
             raise fields.wrong("tool_choice", body["tool_choice"], "the name of one of the tools")
     elif choice not in ("none", "auto", "required") or (choice == "required" and not functions):

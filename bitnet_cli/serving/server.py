@@ -76,7 +76,7 @@ class Server(uvicorn.Server):
         # The grace of uvicorn's own is the last resort: it cancels tasks, and no client hears why.
         super().__init__(
             uvicorn.Config(
-                api.app,  # type: ignore[arg-type]
+                api.app,
                 http=Protocol,
                 ws="none",
                 lifespan="on",

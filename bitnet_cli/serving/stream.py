@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import AsyncExitStack
-from typing import Any
+from typing import Any, TypeVar
 
 import anyio
 from starlette.requests import Request
@@ -19,6 +19,7 @@ PING = 10.0  # seconds
 STALL = 30.0  # seconds in which a client reads nothing, and then its request ends
 HEADERS = [(b"content-type", b"text/event-stream; charset=utf-8"), (b"cache-control", b"no-cache"), (b"x-accel-buffering", b"no")]
 COMMENT = b": ping\n\n"
+T = TypeVar("T")
 
 
 def encode(value: Any, name: str | None = None) -> bytes:
@@ -28,8 +29,8 @@ def encode(value: Any, name: str | None = None) -> bytes:
 
 
 class EventStream:
-    """An answer that sends the pieces of `pieces` as they come. When the client goes, or reads nothing for STALL seconds, `pieces` is closed,
-    which ends the texts that it waits for. `holding` is closed last.
+    """An answer that sends `pieces` as they come. When the client goes, or reads nothing for STALL seconds, `pieces` is closed, which ends
+    the texts that it waits for. `holding` is closed last.
     """
 
     def __init__(self, pieces: AsyncGenerator[bytes, None], holding: AsyncExitStack):
@@ -68,9 +69,10 @@ async def gone(receive: Receive) -> None:
         message = await receive()
 
 
-async def unless_gone(request: Request, work: Callable[[], Awaitable[Any]]) -> Any:
+async def unless_gone(request: Request, work: Callable[[], Awaitable[T]]) -> T | None:
     """What `work` gives; None where the client goes before, and `work` is cancelled."""
-    result = None
+    result: T | None = None
+    fault: Exception | None = None
     async with anyio.create_task_group() as group:
 
         async def watch() -> None:
@@ -78,6 +80,11 @@ async def unless_gone(request: Request, work: Callable[[], Awaitable[Any]]) -> A
             group.cancel_scope.cancel()
 
         group.start_soon(watch)
-        result = await work()
+        try:
+            result = await work()
+        except Exception as error:  # out of the group it would come as a group of exceptions
+            fault = error
         group.cancel_scope.cancel()
+    if fault is not None:
+        raise fault
     return result

@@ -6,7 +6,6 @@ import asyncio
 import base64
 from typing import Any, NamedTuple
 
-
 from bitnet_cli.errors import UsageError
 from bitnet_cli.model.embedding import embed_ids, token_ids
 from bitnet_cli.model.opening import OpenModel
@@ -21,10 +20,10 @@ MOST_EMBEDDED = 2048  # texts of a request, as OpenAI's
 
 
 def tokenize(body: dict[str, Any], model: Served) -> dict[str, Any]:
-    """{content or prompt, add_special or add_special_tokens, parse_special, with_pieces}, or {messages} -> {tokens, count, max_model_len}."""
+    """{content or prompt, add_special or add_special_tokens, parse_special, with_pieces} or {messages} -> {tokens, count, ..}."""
     opened = model.opened
     if body.get("messages") is not None:
-        ids = _prompt(body, model)
+        ids = prompt_of(body, model)
     else:
         name = "content" if body.get("content") is not None else "prompt"
         # llama.cpp's field is false where nothing is said, vLLM's true.
@@ -63,11 +62,12 @@ def tokenizer_info(_body: dict[str, Any], model: Served) -> dict[str, Any]:
 
 def apply_template(body: dict[str, Any], model: Served) -> dict[str, Any]:
     """{messages, tools, chat_template_kwargs} -> {prompt, tokens}."""
-    ids = _prompt(body, model)
+    ids = prompt_of(body, model)
     return {"prompt": model.opened.tokenizer.decode(ids, skip_special=False), "tokens": ids}
 
 
-def _prompt(body: dict[str, Any], model: Served) -> list[int]:
+def prompt_of(body: dict[str, Any], model: Served) -> list[int]:
+    """The tokens of a chat that asks for an answer."""
     args = fields.object_of(body, "chat_template_kwargs")
     return chat_prompt(model.opened, fields.objects(body, "messages"), tools_of(body), args, model.answers, b"").ids
 

@@ -21,7 +21,7 @@ from bitnet_cli.serving.jobs import Ended, Failed, Job, Prompted, Tell, Written
 T = TypeVar("T")
 
 
-class _Cancelled(Exception):
+class _CancelledError(Exception):
     pass
 
 
@@ -99,7 +99,7 @@ class Worker:
                 self.opened.session.emptied()
                 self._salt = job.salt
             self._written(job, ticket, tell)
-        except _Cancelled:
+        except _CancelledError:
             tell(Ended("cancelled"))
         except BaseException as error:
             self.opened.session.emptied()
@@ -110,7 +110,7 @@ class Worker:
     def _written(self, job: Job, ticket: Ticket, tell: Tell) -> None:
         def progress(_done: int, _all: int) -> None:
             if ticket.cancelled:
-                raise _Cancelled
+                raise _CancelledError
 
         progress(0, 0)
         tell(Prompted([] if job.echo is None else prompt_logprobs(self.opened, job.prompt, job.echo, progress)))

@@ -38,7 +38,9 @@ class Browser:
     def command(self, method: str, path: str, body: Any = None) -> Any:
         connection = http.client.HTTPConnection("127.0.0.1", self._port, timeout=60)
         try:
-            connection.request(method, self._session + path, None if body is None else json.dumps(body), {"content-type": "application/json"})
+            connection.request(
+                method, self._session + path, None if body is None else json.dumps(body), {"content-type": "application/json"}
+            )
             found = json.loads(connection.getresponse().read())["value"]
         finally:
             connection.close()
@@ -94,7 +96,9 @@ class Browser:
 
     def faults(self) -> list[str]:
         """What the console has since the last call, but for what is only said."""
-        return [entry["message"] for entry in self.command("POST", "/se/log", {"type": "browser"}) if entry["level"] in ("SEVERE", "WARNING")]
+        return [
+            entry["message"] for entry in self.command("POST", "/se/log", {"type": "browser"}) if entry["level"] in ("SEVERE", "WARNING")
+        ]
 
     def until(self, true: Callable[[], Any], seconds: float = 20.0) -> Any:
         end = time.monotonic() + seconds

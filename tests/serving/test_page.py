@@ -13,7 +13,9 @@ from .browser import CHROMIUM, DRIVER, ENTER, ESCAPE, Browser, browsing
 from .serving import Running, load, running
 from .told import ToldWorker
 
-pytestmark = pytest.mark.skipif(not (DRIVER and CHROMIUM), reason="Chromium and its driver are not installed (Debian: chromium, chromium-driver)")
+pytestmark = pytest.mark.skipif(
+    not (DRIVER and CHROMIUM), reason="Chromium and its driver are not installed (Debian: chromium, chromium-driver)"
+)
 
 EVIL = """# Title
 <script>window.evil = 1</script><img src=x onerror="window.evil = 2"> [a](javascript:window.evil=3) [b](https://example.org/x "t")
@@ -84,7 +86,9 @@ def send(browser: Browser, text: str) -> None:
 
 def answered(browser: Browser, count: int = 1) -> list[str]:
     """Texts of the answers, once there are so many and none is being written."""
-    browser.until(lambda: len(browser.text("article.assistant .text")) >= count and browser.run("return document.getElementById('stop').hidden"))
+    browser.until(
+        lambda: len(browser.text("article.assistant .text")) >= count and browser.run("return document.getElementById('stop').hidden")
+    )
     return browser.text("article.assistant .text")
 
 
@@ -176,11 +180,15 @@ def test_a_model_cannot_do_anything_to_the_page(browser: Browser, server: Runnin
     assert browser.text("article.assistant li li") == ["inner"]
     assert browser.text("article.assistant td")[0] == "1"
     for element in range(browser.run("return document.querySelectorAll('article.assistant .text *').length")):
-        browser.run("document.querySelectorAll('article.assistant .text *')[arguments[0]].dispatchEvent(new MouseEvent('mouseover'))", element)
+        browser.run(
+            "document.querySelectorAll('article.assistant .text *')[arguments[0]].dispatchEvent(new MouseEvent('mouseover'))", element
+        )
     assert browser.run("return window.evil ?? null") is None
     # Not even what gets into the page runs.
     browser.run("const s = document.createElement('script'); s.textContent = 'window.evil = 10'; document.body.append(s)")
-    browser.run("const d = document.createElement('div'); d.innerHTML = '<img src=x onerror=\"window.evil = 11\">'; document.body.append(d)")
+    browser.run(
+        "const d = document.createElement('div'); d.innerHTML = '<img src=x onerror=\"window.evil = 11\">'; document.body.append(d)"
+    )
     assert browser.run("return window.evil ?? null") is None
     assert browser.run("return fetch('https://example.org/').then(() => 'sent', () => 'refused')") == "refused"
 
@@ -192,7 +200,9 @@ def test_export_and_import(browser: Browser, tmp_path: Path) -> None:
     chats = json.loads(saved)
     chats[0]["nodes"]["x"] = {"role": "wizard", "content": "no"}
     chats[0]["evil"] = "<img src=x onerror=alert(1)>"
-    chats.append({"nodes": {"a": {"role": "user", "content": "loop", "parent": "b"}, "b": {"role": "user", "content": "loop", "parent": "a"}}})
+    chats.append(
+        {"nodes": {"a": {"role": "user", "content": "loop", "parent": "b"}, "b": {"role": "user", "content": "loop", "parent": "a"}}}
+    )
     file = tmp_path / "chats.json"
     file.write_text(json.dumps(chats))
     browser.run("localStorage.clear()")
@@ -224,11 +234,14 @@ def test_names_for_screen_readers(browser: Browser) -> None:
     send(browser, "Hello")
     answered(browser)
     nameless = browser.run(
-        """return Array.from(document.querySelectorAll('button, input, textarea, select, meter'))
-        .filter(e => e.getClientRects().length && !e.getAttribute('aria-label') && !e.innerText?.trim() && !e.labels?.length).map(e => e.outerHTML)"""
+        """const named = e => e.getAttribute('aria-label') || e.innerText?.trim() || e.labels?.length;
+        return Array.from(document.querySelectorAll('button, input, textarea, select, meter'))
+        .filter(e => e.getClientRects().length && !named(e)).map(e => e.outerHTML)"""
     )
     assert nameless == []
-    roles = browser.run("return ['main', 'nav', 'header', '[role=log]', '[role=status]', 'h1'].map(s => document.querySelectorAll(s).length)")
+    roles = browser.run(
+        "return ['main', 'nav', 'header', '[role=log]', '[role=status]', 'h1'].map(s => document.querySelectorAll(s).length)"
+    )
     assert roles == [1] * 6
 
 
@@ -245,7 +258,11 @@ def test_it_fits(browser: Browser, scheme: str, width: int, tmp_path_factory: py
     folder.mkdir(exist_ok=True)
     browser.picture(folder / f"{scheme}-{width}.png")
     assert browser.run("return document.documentElement.scrollWidth") <= width
-    assert browser.run("return Math.max(...Array.from(document.querySelectorAll('main *'), e => e.getBoundingClientRect().right))") <= width + 1 or width < 1200
+    assert (
+        browser.run("return Math.max(...Array.from(document.querySelectorAll('main *'), e => e.getBoundingClientRect().right))")
+        <= width + 1
+        or width < 1200
+    )
     low = browser.run(CONTRAST)
     assert low == []
     if width < 700:
@@ -259,11 +276,22 @@ def test_it_fits(browser: Browser, scheme: str, width: int, tmp_path_factory: py
 
 
 CONTRAST = """
-const light = c => { const [r, g, b] = c.match(/[\\d.]+/g).map(v => v / 255).map(v => v <= 0.04045 ? v / 12.92 : ((v + 0.055) / 1.055) ** 2.4);
-  return 0.2126 * r + 0.7152 * g + 0.0722 * b; };
-const behind = e => { for (; e; e = e.parentElement) { const c = getComputedStyle(e).backgroundColor; if (!/, 0\\)$|transparent/.test(c)) return c; }
-  return 'rgb(255, 255, 255)'; };
-return Array.from(document.querySelectorAll('body *')).filter(e => e.getClientRects().length && !e.disabled && Array.from(e.childNodes).some(n => n.nodeType === 3 && n.data.trim()))
-  .map(e => { const [a, b] = [light(getComputedStyle(e).color), light(behind(e))].sort((x, y) => y - x); return [(a + 0.05) / (b + 0.05), e.outerHTML.slice(0, 80)]; })
-  .filter(([ratio]) => ratio < 4.5);
+const linear = v => v <= 0.04045 ? v / 12.92 : ((v + 0.055) / 1.055) ** 2.4;
+const light = c => {
+  const [r, g, b] = c.match(/[\\d.]+/g).map(v => linear(v / 255));
+  return 0.2126 * r + 0.7152 * g + 0.0722 * b;
+};
+const behind = e => {
+  for (; e; e = e.parentElement) {
+    const c = getComputedStyle(e).backgroundColor;
+    if (!/, 0\\)$|transparent/.test(c)) return c;
+  }
+  return 'rgb(255, 255, 255)';
+};
+const speaks = e => e.getClientRects().length && !e.disabled && Array.from(e.childNodes).some(n => n.nodeType === 3 && n.data.trim());
+const ratio = e => {
+  const [a, b] = [light(getComputedStyle(e).color), light(behind(e))].sort((x, y) => y - x);
+  return (a + 0.05) / (b + 0.05);
+};
+return Array.from(document.querySelectorAll('body *')).filter(e => speaks(e) && ratio(e) < 4.5).map(e => [ratio(e), e.outerHTML]);
 """

@@ -1,5 +1,6 @@
-"""What a server must not do: requests that are wrong, from the wrong place, too large or too many. Each is refused by name, and hurts no other."""
+"""Requests that are wrong, from the wrong place, too large or too slow. Each is refused by name, and hurts no other."""
 
+import contextlib
 import http.client
 import json
 import socket
@@ -222,10 +223,8 @@ def test_headers_that_do_not_end(tiny: Running, monkeypatch: pytest.MonkeyPatch)
         with socket.create_connection(("127.0.0.1", tiny.port), timeout=20) as raw:
             if said:
                 raw.sendall(said)
-            try:
+            with contextlib.suppress(ConnectionResetError):
                 assert raw.recv(100) == b""
-            except ConnectionResetError:
-                pass
 
 
 def test_a_request_that_fails_hurts_no_other(tiny: Running, monkeypatch: pytest.MonkeyPatch) -> None:

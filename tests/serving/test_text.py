@@ -12,6 +12,7 @@ from bitnet_cli.embedded import EMBEDDED_MODEL
 from .serving import Running
 
 GREEDY = {"temperature": 0, "max_tokens": 12}
+DIGIT = {"type": "integer", "minimum": 0, "maximum": 9}
 
 
 @pytest.fixture(scope="module")
@@ -182,11 +183,11 @@ def test_forms(tiny: Running) -> None:
         assert isinstance(json.loads(any_object["text"]), dict)
 
 
+PARAMETERS = {"type": "object", "properties": {"a": DIGIT, "b": {"enum": [1, 2]}}, "required": ["a", "b"]}
 TOOLS = [
-    {"type": "function", "function": {"name": "add", "description": "Adds.", "parameters": {"type": "object", "properties": {
-        "a": {"type": "integer", "minimum": 0, "maximum": 9}, "b": {"enum": [1, 2]}}, "required": ["a", "b"], "additionalProperties": False}}},
+    {"type": "function", "function": {"name": "add", "description": "Adds.", "parameters": PARAMETERS}},
     {"type": "function", "function": {"name": "ping"}},
-]  # fmt: skip
+]
 
 
 @pytest.mark.parametrize("choice", ["required", {"type": "function", "function": {"name": "add"}}])

@@ -3,7 +3,6 @@
 import threading
 import time
 from collections.abc import Callable
-from pathlib import Path
 
 from bitnet_cli.model.generate import Timings
 from bitnet_cli.model.opening import OpenModel
@@ -14,11 +13,11 @@ Say = Callable[[Job], tuple[str, float]]  # a prompt -> the answer, and seconds 
 
 
 class ToldWorker(Worker):
-    """Says `say(job)` in pieces of a few characters."""
+    """Says `say(job)` in pieces of `size` characters."""
 
-    def __init__(self, opened: OpenModel, say: Say):
+    def __init__(self, opened: OpenModel, say: Say, size: int = 7):
         super().__init__(opened)
-        self._say = say
+        self._say, self._size = say, size
         self.jobs: list[Job] = []
         self.told: list[Ticket] = []
 
@@ -26,13 +25,14 @@ class ToldWorker(Worker):
         ticket = Ticket()
         self.jobs.append(job)
         self.told.append(ticket)
+        self._tickets.add(ticket)
         threading.Thread(target=self._tell, args=(job, ticket, tell), daemon=True).start()
         return ticket
 
     def _tell(self, job: Job, ticket: Ticket, tell: Tell) -> None:
         text, pause = self._say(job)
         tell(Prompted())
-        pieces = [text[at : at + 7] for at in range(0, len(text), 7)]
+        pieces = [text[at : at + self._size] for at in range(0, len(text), self._size)]
         for piece in pieces:
             if ticket.cancelled:
                 tell(Ended("cancelled"))
@@ -40,5 +40,3 @@ class ToldWorker(Worker):
             tell(Written(piece, [5]))
             time.sleep(pause)
         tell(Ended("stop", Timings(len(job.prompt), 0, len(pieces), 0.1, 0.2, finish="stop")))
-
-
