@@ -11,7 +11,7 @@ from typing import Any
 from bitnet_kernels import isa
 
 from bitnet_cli.commands.chat import talk as chatting
-from bitnet_cli.commands.opening import Engine, OpenModel, open_model
+from bitnet_cli.commands.opening import OpenModel, Options, open_model
 from bitnet_cli.commands.reporting import Reporter, byte_size, print_json, say
 from bitnet_cli.errors import BadFileError, BitnetError, UsageError, printable
 from bitnet_cli.model import prompt_cache
@@ -27,7 +27,7 @@ from bitnet_cli.text.files import decode_text, require_encoding
 from bitnet_cli.text.stream import terminal_safe
 from bitnet_cli.text.tokenizer import Tokenizer
 
-__all__ = ["Engine", "Prompt", "Request", "Sampling", "Show", "read_grammar", "read_prompt", "run", "unescaped"]
+__all__ = ["Options", "Prompt", "Request", "Sampling", "Show", "read_grammar", "read_prompt", "run", "unescaped"]
 
 MAX_PROMPT_BYTES = 64 << 20
 CUT_OFF = "the text was cut off before it had the form that was asked for; a larger -n or -c gives it more room"
@@ -149,7 +149,7 @@ class Output:
             self._before = prompt
 
 
-def run(model: str | None, prompt: Prompt, request: Request, sampling: Sampling, engine: Engine, show: Show) -> None:
+def run(model: str | None, prompt: Prompt, request: Request, sampling: Sampling, options: Options, show: Show) -> None:
     """Generate text, or chat: where `prompt` says so, or where there is no prompt and a chat model on a terminal.
 
     Raises BitnetError for what the user must know; see options/run.py for the options.
@@ -166,7 +166,7 @@ def run(model: str | None, prompt: Prompt, request: Request, sampling: Sampling,
         raise UsageError("--template-arg is for a chat; add -cnv")
     text = "" if alone or (nothing and prompt.chat) else read_prompt(prompt.text, prompt.file, prompt.encoding)
     start = time.perf_counter()
-    opened = open_model(model, engine, show.quiet)
+    opened = open_model(model, options, show.quiet)
     try:
         choice = choose(opened.chat, prompt.template, args) if prompt.chat or alone else None
         if choice is not None and (prompt.chat or choice.trained):
@@ -180,7 +180,7 @@ def run(model: str | None, prompt: Prompt, request: Request, sampling: Sampling,
             completion = Completion(opened, ids, sampling, request, progress)
             _print(opened, text, completion, _keeper(opened, ids, show), time.perf_counter() - start, show)
     finally:
-        opened.session.close()
+        opened.scheduler.close()
 
 
 def _refuse_in_chat(request: Request, show: Show) -> None:
@@ -196,14 +196,14 @@ def _refuse_in_chat(request: Request, show: Show) -> None:
 
 def _keeper(opened: OpenModel, ids: list[int], show: Show) -> Callable[[], None]:
     """A function to call when the prompt is computed: it saves the KV cache, once, if there is more to save than the file holds."""
-    path, shared = show.prompt_cache, opened.session.shared(ids)
+    path, shared = show.prompt_cache, opened.engine.pages.find(ids).tokens
     done = path is None or (shared == len(ids) and path.exists())
 
     def keep() -> None:
         nonlocal done
         if not done and path is not None:
             done = True
-            prompt_cache.save(opened, len(ids), path)
+            prompt_cache.save(opened, ids, path)
 
     return keep
 
@@ -300,11 +300,11 @@ def _report(opened: OpenModel, completion: Completion, finish: str, load_seconds
     t, sampling = completion.timings, completion.sampling
     lines = []
     if verbose:
-        decoder = opened.decoder
+        engine = opened.engine
         lines = [
-            f"model {opened.path}, {decoder.config.architecture}, activations {decoder.scheme}",
-            f"{decoder.threads} threads, {isa.chosen()}; context {decoder.context}, KV cache {decoder.cache_type}, "
-            f"{byte_size(decoder.cache_bytes())} when full",
+            f"model {opened.path}, {engine.config.architecture}, activations {engine.scheme}",
+            f"{engine.threads} threads, {isa.chosen()}; context {engine.context}, KV cache {engine.cache_type}, "
+            f"{byte_size(engine.cache_bytes())} when full",
             f"prompt {1e3 * t.prefill_seconds:.1f} ms, {t.cached_tokens} tokens from the cache; new tokens {1e3 * t.decode_seconds:.1f} ms",
         ]
     cached = f" ({t.cached_tokens} cached)" if t.cached_tokens else ""

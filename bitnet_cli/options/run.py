@@ -155,7 +155,7 @@ def run(
         ),
         command.Request(limit, stops, None, text.ignore_eos, output.logprobs, draft, grammar),
         command.Sampling(**asdict(choice)),
-        command.Engine(
+        command.Options(
             engine.ctx_size,
             engine.threads,
             engine.cache_type.value,

@@ -50,7 +50,7 @@ class Talk:
 
     def __init__(self, opened: OpenModel, choice: Choice, sampling: Sampling, wishes: Wishes):
         wanted = {"shift": wishes.shift, "draft": wishes.draft, "stops": wishes.stops, "grammar": wishes.grammar}
-        self.chat = Chat(opened.session, opened.tokenizer, choice.template, **wanted)  # type: ignore[arg-type]
+        self.chat = Chat(opened.scheduler, opened.tokenizer, choice.template, **wanted)  # type: ignore[arg-type]
         self.chat.system = wishes.system
         self.model = opened.path.stem
         self.sampling = replace(sampling, seed=Sampler(sampling).seed)
@@ -74,7 +74,7 @@ class Talk:
 
     def meter(self) -> str:
         """How full the context is."""
-        context = self.chat.session.context
+        context = self.chat.engine.context
         return f"{min(self.chat.tokens(), context)} of {context} tokens"
 
     def reader(self, encoding: str | None = None) -> Reader:
@@ -161,7 +161,7 @@ class Talk:
         if chat.finish == "interrupted":
             self.note("stopped")
         elif chat.finish == "length":
-            full = chat.session.position >= chat.session.context - 1
+            full = t.prompt_tokens + t.new_tokens >= chat.engine.context
             self.note("the context is full" if full else f"cut off after {t.new_tokens} tokens; /set max-tokens changes that")
         if self.verbose:
             for line in self.statistics():
@@ -192,7 +192,7 @@ class Talk:
 
 
 def converse(opened: OpenModel, choice: Choice, sampling: Sampling, wishes: Wishes, prompt: str = "", encoding: str | None = None) -> None:
-    """The whole conversation, until /bye, Ctrl-D or the end of stdin; closes the session.
+    """The whole conversation, until /bye, Ctrl-D or the end of stdin; closes the scheduler.
 
     prompt: what -p or -f gave: the system message, as in bitnet.cpp, or the first message where -sys has given that. encoding: of stdin.
     """
@@ -210,4 +210,4 @@ def converse(opened: OpenModel, choice: Choice, sampling: Sampling, wishes: Wish
             if not talk.turn(line):
                 return
     finally:
-        opened.session.close()
+        opened.scheduler.close()
