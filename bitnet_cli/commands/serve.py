@@ -18,7 +18,7 @@ from bitnet_cli.gguf_file.split_names import model_name
 from bitnet_cli.model import opening
 from bitnet_cli.model.checks import check_text
 from bitnet_cli.model.config import read_config
-from bitnet_cli.model.opening import Engine, OpenModel
+from bitnet_cli.model.opening import OpenModel, Options
 from bitnet_cli.options.serve import Place, Running
 
 if TYPE_CHECKING:
@@ -38,6 +38,7 @@ def serve(
         from bitnet_cli.serving.guard import Rules
         from bitnet_cli.serving.metrics import Metrics, Prometheus
         from bitnet_cli.serving.models import Models
+        from bitnet_cli.serving.worker import Worker
     except ImportError as error:
         raise UsageError(f"serve needs {error.name}: pip install 'bitnet-cli[serve]'") from None
     rules = Rules(keys_of(place.api_key_file), place.allowed_host or (), origins_of(place.cors_origin or ()))
@@ -50,7 +51,7 @@ def serve(
     served = served_of(models, aliases)
     counting = Prometheus() if metrics else Metrics()
     memory = running.max_ram << 20 if running.max_ram else None
-    shelf = Models(served, loader(running), memory=memory, idle=running.sleep_idle)
+    shelf = Models(served, loader(running), lambda opened: Worker(opened, running.parallel), memory=memory, idle=running.sleep_idle)
     if len(served) == 1:
         shelf.preload()
     socket = server.listen_at(place.uds) if place.uds else server.listen(place.host, place.port)
@@ -118,12 +119,12 @@ def served_of(models: Sequence[str], aliases: Sequence[str]) -> list[Served]:
 
 def loader(running: Running) -> Load:
     """What opens a model and makes it ready."""
-    options = Engine(running.ctx_size, running.threads, running.cache_type.value)
+    options = Options(running.ctx_size, running.threads, running.cache_type.value)
 
     def load(path: Path) -> OpenModel:
         opened = opening.open_model(path, options, embeds=True)
         with compiling(False):
-            opened.decoder.start()
+            opened.engine.start()
         return opened
 
     return load

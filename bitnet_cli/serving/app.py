@@ -146,7 +146,7 @@ class Api:
         async with contextlib.AsyncExitStack() as stack:
             stack.enter_context(self.gate.enter())
             model = await stack.enter_async_context(self.models.use(body.get("model")))
-            if model.opened.decoder.config.pooling is not None:
+            if model.opened.engine.config.pooling is not None:
                 raise ApiError(400, f"{model.name}: {NO_TEXT}", param="model")
             wanted = await self._prepare(lambda: wanted_of(body, model))
             schema.most_texts(len(wanted.jobs))

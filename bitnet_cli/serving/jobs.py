@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
 
+from bitnet_cli.model.constraint import Constraint
 from bitnet_cli.model.generate import Timings
 from bitnet_cli.model.logprobs import TokenLogprob
 from bitnet_cli.model.sampler import Sampling
@@ -23,7 +24,7 @@ class Job:
     ends      tokens that end it; None: those of the model
     logprobs  None: none; else of every new token, with so many of the likeliest ones
     echo      the same of every token of the prompt; None: none
-    grammar   the form of the text (model/constraint.py)
+    grammar   the form of the text (model/constraint.py); form: its state, for this text alone
     salt      texts share what they begin with alike only where their salts are equal (one for each API key)
     """
 
@@ -36,6 +37,7 @@ class Job:
     logprobs: int | None = None
     echo: int | None = None
     grammar: str | None = None
+    form: Constraint | None = None
     salt: bytes = b""
 
 

@@ -12,7 +12,7 @@ from typing import Any
 
 from bitnet_cli.errors import UsageError
 from bitnet_cli.model.chat import BASE_LIMIT
-from bitnet_cli.model.constraint import grammar_of
+from bitnet_cli.model.constraint import constraint, grammar_of
 from bitnet_cli.model.opening import OpenModel, prompt_ids
 from bitnet_cli.model.sampler import PENALTY_WINDOW, Sampling
 from bitnet_cli.serving import fields
@@ -110,7 +110,7 @@ def completion(body: dict[str, Any], opened: OpenModel, salt: bytes) -> Wanted:
     )
     # A prompt that fills the context can still be echoed, and evaluation does that.
     room = 0 if echo else 1
-    jobs = [one for ids in prompts for one in _repeated(_fitted(job, ids, opened, room), n)]
+    jobs = [one for ids in prompts for one in _repeated(_fitted(job, ids, opened, room), n, opened)]
     echoed = [opened.tokenizer.decode(one.prompt, at_start=True) for one in jobs] if echo else ()
     return Wanted(jobs, n, *_streamed(body), echoed=echoed)
 
@@ -142,7 +142,7 @@ def chat(body: dict[str, Any], opened: OpenModel, salt: bytes, answers: Answers)
         salt=salt,
     )
     n = fields.integer(body, "n", 1, 1, MOST_TEXTS)
-    return Wanted(_repeated(_fitted(job, prompt.ids, opened, 1), n), n, *_streamed(body), chat=prompt)
+    return Wanted(_repeated(_fitted(job, prompt.ids, opened, 1), n, opened), n, *_streamed(body), chat=prompt)
 
 
 def tools_of(body: dict[str, Any]) -> Tools:
@@ -253,17 +253,23 @@ def _prompt(given: Any, opened: OpenModel, field: str) -> list[int]:
 
 
 def _fitted(job: Job, ids: list[int], opened: OpenModel, room: int) -> Job:
-    context = opened.decoder.context
+    context = opened.engine.context
     if len(ids) + (0 if job.limit == 0 else room) > context:
         raise too_long(len(ids), context)
     left = context - len(ids)  # what would not fit ends the text with `length`
     return replace(job, prompt=ids, limit=min(job.limit, left) if job.limit >= 0 else job.limit)
 
 
-def _repeated(job: Job, n: int) -> list[Job]:
-    """n texts of a prompt, each with a seed of its own."""
-    seed = job.sampling.seed
-    return [job if i == 0 or seed < 0 else replace(job, sampling=replace(job.sampling, seed=seed + i)) for i in range(n)]
+def _repeated(job: Job, n: int, opened: OpenModel) -> list[Job]:
+    """n texts of a prompt, each with a seed and a form of its own."""
+    seed, ends = job.sampling.seed, opened.tokenizer.eos_ids if job.ends is None else job.ends
+    seeds = [seed if seed < 0 else seed + i for i in range(n)]
+    samplings = [replace(job.sampling, seed=one) for one in seeds]
+    try:
+        forms = [constraint(opened.tokenizer, job.grammar, ends, endless=job.ignore_eos) for _ in range(n)]
+    except UsageError as error:
+        raise ApiError(400, str(error), param="response_format", code="invalid_schema") from None
+    return [replace(job, sampling=sampling, form=form) for sampling, form in zip(samplings, forms, strict=True)]
 
 
 def most_texts(jobs: int) -> None:

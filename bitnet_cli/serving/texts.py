@@ -6,9 +6,13 @@ import asyncio
 import base64
 from typing import Any, NamedTuple
 
-from bitnet_cli.errors import UsageError
-from bitnet_cli.model.embedding import embed_ids, token_ids
+import numpy as np
+from numpy.typing import NDArray
+
+from bitnet_cli.errors import BitnetError, UsageError
+from bitnet_cli.model.embedding import normalized, pooled, token_ids
 from bitnet_cli.model.opening import OpenModel
+from bitnet_cli.model.reading import Reading, Use
 from bitnet_cli.serving import fields
 from bitnet_cli.serving.chat import chat_prompt, template_of
 from bitnet_cli.serving.errors import ApiError, too_long
@@ -30,7 +34,7 @@ def tokenize(body: dict[str, Any], model: Served) -> dict[str, Any]:
         special = fields.flag(body, "add_special") if name == "content" else fields.flag(body, "add_special_tokens", True)
         text = fields.text(body, name)
         ids = opened.tokenizer.encode(text, special=fields.flag(body, "parse_special", True), bos=None if special else False)
-    found: dict[str, Any] = {"tokens": ids, "count": len(ids), "max_model_len": opened.decoder.context}
+    found: dict[str, Any] = {"tokens": ids, "count": len(ids), "max_model_len": opened.engine.context}
     if fields.flag(body, "with_pieces"):
         found["tokens"] = [{"id": token, "piece": opened.tokenizer.decode([token], skip_special=False, at_start=False)} for token in ids]
     return found
@@ -55,7 +59,7 @@ def tokenizer_info(_body: dict[str, Any], model: Served) -> dict[str, Any]:
         "pad_token": more.get("pad_token") or None,
         "unk_token": more.get("unk_token") or None,
         "add_bos_token": tokenizer.add_bos,
-        "model_max_length": model.opened.decoder.context,
+        "model_max_length": model.opened.engine.context,
         "chat_template": chat.template,
     }
 
@@ -75,12 +79,12 @@ def prompt_of(body: dict[str, Any], model: Served) -> list[int]:
 def props(model: Served) -> dict[str, Any]:
     """What a page or a client wants to know of a model."""
     opened, choice = model.opened, choose(model.opened.chat)
-    config = opened.decoder.config
+    config = opened.engine.config
     return {
         "model": model.name,
         "model_alias": model.name,
         "architecture": config.architecture,
-        "n_ctx": opened.decoder.context,
+        "n_ctx": opened.engine.context,
         "n_ctx_train": config.context,
         "n_vocab": opened.tokenizer.vocab_size,
         "bos_token": opened.chat.bos,
@@ -103,7 +107,7 @@ class EmbeddingJob(NamedTuple):
 
 def embedding_job(body: dict[str, Any], opened: OpenModel) -> EmbeddingJob:
     """What POST /v1/embeddings asks for."""
-    given, config = body.get("input"), opened.decoder.config
+    given, config = body.get("input"), opened.engine.config
     one = isinstance(given, str) or (isinstance(given, list) and given and all(type(i) is int for i in given))
     inputs = [given] if one else given
     if not isinstance(inputs, list) or not 0 < len(inputs) <= MOST_EMBEDDED:
@@ -120,7 +124,7 @@ def embedding_job(body: dict[str, Any], opened: OpenModel) -> EmbeddingJob:
 
 
 def _embedded_ids(given: Any, number: int, opened: OpenModel) -> list[int]:
-    field, context = f"input[{number}]", opened.decoder.context
+    field, context = f"input[{number}]", opened.engine.context
     if isinstance(given, str):
         try:
             ids, cut = token_ids(opened.tokenizer, given, context)
@@ -140,12 +144,24 @@ def _embedded_ids(given: Any, number: int, opened: OpenModel) -> list[int]:
 async def embedded(job: EmbeddingJob, model: Served, salt: bytes) -> dict[str, Any]:
     """The answer."""
     assert model.worker is not None
+    rows: list[list[NDArray[np.float32]]] = [[] for _ in job.ids]
+
+    def keep(found: list[NDArray[np.float32]]) -> Use:
+        return lambda _, states: found.append(states.copy())
+
+    reading = [Reading(ids, keep(found), states=True, salt=salt.hex()) for ids, found in zip(job.ids, rows, strict=True)]
+    futures = [model.worker.read(one) for one in reading]
+    try:
+        await asyncio.gather(*map(asyncio.wrap_future, futures))
+    finally:
+        for future in futures:
+            future.cancel()
     data = []
-    for index, ids in enumerate(job.ids):  # one after the other, so that others get in between
-        vector = await asyncio.wrap_future(
-            model.worker.call(lambda opened, ids=ids: embed_ids(opened.session.decoder, ids, job.pooling, True))
-        )
-        written: Any = base64.b64encode(vector[0].astype("<f4").tobytes()).decode() if job.base64 else [float(x) for x in vector[0]]
+    for index, parts in enumerate(rows):
+        vector = normalized(pooled(np.concatenate(parts), job.pooling))[0]
+        if not np.isfinite(vector).all():
+            raise BitnetError("the model produced embeddings that are not finite")
+        written: Any = base64.b64encode(vector.astype("<f4").tobytes()).decode() if job.base64 else vector.tolist()
         data.append({"object": "embedding", "index": index, "embedding": written})
     tokens = sum(map(len, job.ids))
     return {"object": "list", "data": data, "model": model.name, "usage": {"prompt_tokens": tokens, "total_tokens": tokens}}

@@ -6,7 +6,16 @@ import pytest
 
 pytest.importorskip("starlette", reason="the extra `serve` is not installed")
 
-from .serving import Running, running
+from bitnet_cli.embedded import EMBEDDED  # noqa: E402
+
+from .serving import Running, load, running  # noqa: E402
+
+
+@pytest.fixture(scope="session", autouse=True)
+def compiled() -> None:
+    """Kernels are compiled before a test waits for a server that would do so."""
+    for model in EMBEDDED.values():
+        load(model.path).scheduler.close()
 
 
 @pytest.fixture(scope="module")

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from bitnet_cli.embedded import EMBEDDED_MODEL
-from bitnet_cli.model.opening import Engine, OpenModel, open_model
+from bitnet_cli.model.opening import OpenModel, Options, open_model
 from bitnet_cli.serving.app import Api, Settings
 from bitnet_cli.serving.metrics import Metrics, Prometheus
 from bitnet_cli.serving.models import Load, Models, Served
@@ -20,8 +20,8 @@ JSON = {"content-type": "application/json"}
 
 
 def load(path: Path) -> OpenModel:
-    opened = open_model(path, Engine(threads=1), embeds=True)
-    opened.decoder.start()
+    opened = open_model(path, Options(threads=1), embeds=True)
+    opened.engine.start()
     return opened
 
 

@@ -234,7 +234,7 @@ def test_a_request_that_fails_hurts_no_other(tiny: Running, monkeypatch: pytest.
         raise RuntimeError("a fault with the text of somebody")
 
     with monkeypatch.context() as patch:
-        patch.setattr(worker, "Completion", broken)
+        patch.setattr(worker, "Sampler", broken)
         error = tiny.refused(TEXT, {"prompt": "a", "max_tokens": 1}, status=500)
         assert "somebody" not in json.dumps(error)
         streamed = tiny.events(TEXT, {"prompt": "a", "max_tokens": 1})
