@@ -116,9 +116,10 @@ def _plain(message: Mapping[str, Any]) -> dict[str, Any]:
         found["role"] = "system"
     if isinstance(found.get("content"), list):
         found["content"] = "".join(_part(part) for part in found["content"])
-    if found.get("role") == "assistant" and not found.get("tool_calls"):
-        found.pop("tool_calls", None)
-        found.setdefault("content", "")
+    if found.get("role") == "assistant":
+        found.setdefault("content", "")  # templates look into it
+        if not found.get("tool_calls"):
+            found.pop("tool_calls", None)
     calls = found.get("tool_calls")
     if calls is not None:
         if not isinstance(calls, list):

@@ -3,7 +3,7 @@
     submit(job, tell) ──> waiting, first come first served ──> the engine's scheduler ──> tokens ──> text, stop strings ──> tell(event)
 
 At most `parallel` texts are with the scheduler at once; between two steps they join, and leave when they are done, cancelled or have
-failed. What texts begin with alike is computed once, but only where they have the same salt. `submit` and `read` may be used from any thread.
+failed. What they begin with alike is computed once, but only where they have the same salt. `submit` and `read`: from any thread.
 """
 
 from __future__ import annotations

@@ -6,9 +6,9 @@ import pytest
 
 pytest.importorskip("starlette", reason="the extra `serve` is not installed")
 
-from bitnet_cli.embedded import EMBEDDED  # noqa: E402
+from bitnet_cli.embedded import EMBEDDED
 
-from .serving import Running, load, running  # noqa: E402
+from .serving import Running, load, running
 
 
 @pytest.fixture(scope="session", autouse=True)

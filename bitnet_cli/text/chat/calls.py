@@ -65,7 +65,8 @@ class Reader:
 
     def __init__(self, calls: CallFormat | None = None, *, thinking: bool = False, may_think: bool = False):
         self._calls = calls
-        self._held, self._spaces, self._said = "", "", False
+        self._held = ""
+        self._spaces: dict[str, str] = {}  # after what was told of a kind
         self._state = self._thought if thinking else self._start if may_think else self._content
         self._depth, self._string, self._escaped = 0, False, False
         self._parts: list[Part] = []
@@ -86,9 +87,9 @@ class Reader:
         if self._state == self._start:
             self._state = self._content
         if self._state == self._thought:
-            self._tell("reasoning", self._held)
+            self._say("reasoning", self._held)
         elif self._state == self._content:
-            self._say(self._held)
+            self._say("content", self._held)
         elif self._state == self._arguments:
             self._state()
         self._held = ""
@@ -98,44 +99,44 @@ class Reader:
         if text:
             self._parts.append(Part(kind, text))
 
-    def _say(self, text: str) -> None:
-        """Content, without the spaces around it."""
-        text = self._spaces + text if self._said else text.lstrip()
+    def _say(self, kind: str, text: str) -> None:
+        """Text of a kind, without the spaces around all of it."""
+        text = self._spaces[kind] + text if kind in self._spaces else text.lstrip()
         shown = text.rstrip()
-        self._spaces = text[len(shown) :]
-        self._said = self._said or bool(shown)
-        self._tell("content", shown)
+        if shown or kind in self._spaces:
+            self._spaces[kind] = text[len(shown) :]
+        self._tell(kind, shown)
 
     def _start(self) -> None:
         text = self._held.lstrip()
         if text.startswith(THINK):
-            self._held, self._state = text[len(THINK) :].lstrip(), self._thought
+            self._held, self._state = text[len(THINK) :], self._thought
         elif not THINK.startswith(text):
             self._state = self._content
 
     def _thought(self) -> None:
         thought, mark, rest = self._held.partition(THOUGHT)
         if mark:
-            self._tell("reasoning", thought)
+            self._say("reasoning", thought)
             self._held, self._state = rest, self._content
         else:
             keep = held_back(self._held, THOUGHT)
             cut = len(self._held) - keep
-            self._tell("reasoning", self._held[:cut])
+            self._say("reasoning", self._held[:cut])
             self._held = self._held[cut:]
 
     def _content(self) -> None:
         if self._calls is None:
-            self._say(self._held)
+            self._say("content", self._held)
             self._held = ""
             return
         content, mark, rest = self._held.partition(self._calls.mark)
         if mark:
-            self._say(content)
+            self._say("content", content)
             self._held, self._state = rest, self._name
         else:
             cut = len(self._held) - held_back(self._held, self._calls.mark)
-            self._say(self._held[:cut])
+            self._say("content", self._held[:cut])
             self._held = self._held[cut:]
 
     def _name(self) -> None:

@@ -26,7 +26,7 @@ with client.messages.stream(model="tiny", max_tokens=300, messages=HI, tools=[TO
     for _ in stream:
         pass
     assert stream.get_final_message().content[0].input["city"] in ("Oslo", "Rome")
-first = client.messages.create(model="tiny", max_tokens=20, messages=HI, temperature=0, stop_sequences=["e"])
+first = client.messages.create(model="tiny", max_tokens=20, messages=HI, stop_sequences=["e"], extra_body={"temperature": 0})
 assert first.stop_reason == "stop_sequence" and first.stop_sequence == "e"
 assert client.messages.count_tokens(model="tiny", messages=HI).input_tokens > 3
 try:
