@@ -136,7 +136,7 @@ def test_the_model_is_told(plain: Running, thinker: Running) -> None:
     ]
     body = {"messages": messages, "tools": TOOLS}
     text = thinker.post("/apply-template", body)["prompt"]
-    assert text.startswith("Tools: [{") and '<tool_call>{"city": "Oslo"}</tool_call>' in text and "<tool>Snow" in text
+    assert "Tools: [{" in text and '<tool_call>{"city": "Oslo"}</tool_call>' in text and "<tool>Snow" in text
     text = plain.post("/apply-template", body)["prompt"]
     assert '"name": "weather"' in text and '{"name": "weather", "arguments": {"city": "Oslo"}}' in text and "Snow" in text
 
