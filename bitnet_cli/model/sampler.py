@@ -1,7 +1,7 @@
 """Logits -> the next token. In: (vocab,) float32. Out: a token id.
 
 The chain, in llama.cpp's order: penalties, top-k, top-p, min-p, temperature, draw. Temperature 0 takes the likeliest token.
-With Mirostat: penalties, temperature, Mirostat, draw.
+With Mirostat: penalties, temperature, Mirostat, draw. A logit of minus infinity is a token that is no choice, whatever the options are.
 """
 
 import math
@@ -126,7 +126,7 @@ class Sampler:
                 self._remember(token)
 
     def choose(self, logits: NDArray[np.float32], position: int = 0) -> int:
-        """The token for `position`; counted as recent. BitnetError where the logits are not finite."""
+        """The token for `position`; counted as recent. BitnetError: a logit is NaN or infinity, or all are minus infinity."""
         all_open = not (len(self._never) or len(self._silent))
         if not all_open and len(self._open) != len(logits):
             self._open = np.ones(len(logits), np.bool_)
@@ -268,7 +268,7 @@ class Sampler:
 
 
 def _check_finite(logits: NDArray[np.float32], position: int) -> None:
-    if not len(logits) or not math.isfinite(float(logits.max()) - float(logits.min())):
+    if not len(logits) or not math.isfinite(float(logits.max())):  # the largest of numbers with NaN among them is NaN
         raise BitnetError(f"the model produced logits that are not finite, at position {position}")
 
 

@@ -166,7 +166,7 @@ def test_one_token() -> None:
     assert Sampler(PLAIN).choose(logits_of([-7.0])) == 0
 
 
-@pytest.mark.parametrize(("bad", "temperature"), [(np.nan, 0.0), (np.nan, 0.8), (np.inf, 0.0), (np.inf, 0.8), (-np.inf, 0.8)])
+@pytest.mark.parametrize(("bad", "temperature"), [(np.nan, 0.0), (np.nan, 0.8), (np.inf, 0.0), (np.inf, 0.8)])
 def test_logits_that_are_not_finite(bad: float, temperature: float) -> None:
     logits = np.zeros(300, np.float32)
     logits[123] = bad
