@@ -19,7 +19,8 @@ import typer
 from typer.core import TyperGroup
 
 from bitnet_cli.errors import BitnetError, printable
-from bitnet_cli.options import bench, convert, embed, inspect, perplexity, quantize, run, serve
+from bitnet_cli.options import batch, bench, convert, embed, inspect, perplexity, quantize, run, serve
+from bitnet_cli.options.eval import eval_
 
 GRACE = 3.0  # seconds after SIGTERM in which files and the terminal are put in order
 COMPLETING = "_BITNET_COMPLETE"  # set by a shell that asks what Tab may offer
@@ -78,8 +79,18 @@ def common(
     pass
 
 
-for _command in (run.run, serve.serve, perplexity.perplexity, embed.embed, convert.convert, quantize.quantize, inspect.inspect):
+for _command in (
+    run.run,
+    serve.serve,
+    batch.batch,
+    perplexity.perplexity,
+    embed.embed,
+    convert.convert,
+    quantize.quantize,
+    inspect.inspect,
+):
     app.command()(_command)
+app.command("eval")(eval_)
 app.add_typer(bench.app, name=bench.NAME)
 
 

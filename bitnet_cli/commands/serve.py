@@ -7,7 +7,7 @@ import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from bitnet_cli.commands.compiling import compiling
 from bitnet_cli.commands.opening import find_model
@@ -19,7 +19,6 @@ from bitnet_cli.model import opening
 from bitnet_cli.model.checks import check_text
 from bitnet_cli.model.config import read_config
 from bitnet_cli.model.opening import OpenModel, Options
-from bitnet_cli.options.serve import Place, Running
 
 if TYPE_CHECKING:
     from bitnet_cli.serving.models import Load, Served
@@ -27,6 +26,30 @@ if TYPE_CHECKING:
 KEY_VARIABLE = "BITNET_API_KEY"
 SHORTEST_KEY = 8  # characters
 LARGEST_FILE = 1 << 20  # bytes
+
+
+class Place(NamedTuple):
+    """Where the server listens and who may ask, as in options/."""
+
+    host: str
+    port: int
+    uds: Path | None
+    api_key_file: Path | None
+    allowed_host: Sequence[str] | None
+    cors_origin: Sequence[str] | None
+
+
+class Running(NamedTuple):
+    """How texts are computed, as in options/."""
+
+    ctx_size: int
+    parallel: int
+    cache_ram: int
+    cache_type: str
+    threads: int
+    max_ram: int
+    sleep_idle: int
+    timeout: int
 
 
 def serve(
@@ -119,7 +142,7 @@ def served_of(models: Sequence[str], aliases: Sequence[str]) -> list[Served]:
 
 def loader(running: Running) -> Load:
     """What opens a model and makes it ready."""
-    options = Options(running.ctx_size, running.threads, running.cache_type.value)
+    options = Options(running.ctx_size, running.threads, running.cache_type)
 
     def load(path: Path) -> OpenModel:
         opened = opening.open_model(path, options, embeds=True)

@@ -64,4 +64,6 @@ def serve(
     """Serve models over HTTP: OpenAI's API, Anthropic's messages, and a page to chat on at /."""
     from bitnet_cli.commands import serve as command
 
-    command.serve(models or [], place, running, aliases=alias or [], metrics=metrics, log_level=log_level.value)
+    where = command.Place(**vars(place))
+    how = command.Running(**{**vars(running), "cache_type": running.cache_type.value})
+    command.serve(models or [], where, how, aliases=alias or [], metrics=metrics, log_level=log_level.value)

@@ -158,7 +158,9 @@ def _top(tokenizer: Tokenizer, entry: TokenLogprob) -> dict[str, float]:
     return found
 
 
-class _Bodies:
+class Bodies:
+    """Of all choices of a request."""
+
     kind, object = "cmpl", "text_completion"
 
     def __init__(self, model: str, wanted: Wanted, tokenizer: Tokenizer):
@@ -169,6 +171,10 @@ class _Bodies:
     def take(self, index: int, event: Event) -> None:
         """One event of a text, where all is wanted at once."""
         self.answers[index].take(event)
+
+    def body(self) -> dict[str, Any]:
+        """All of it."""
+        raise NotImplementedError
 
     async def stream(self, events: AsyncIterator[tuple[int, Event] | None]) -> AsyncGenerator[bytes, None]:
         """Server-sent events, the last one `[DONE]`, or an error."""
@@ -210,7 +216,7 @@ class _Bodies:
         return {**self._head, "object": object_, "choices": choices, "usage": usage, "timings": timings}
 
 
-class Chat(_Bodies):
+class Chat(Bodies):
     """Of /v1/chat/completions."""
 
     kind, object = "chatcmpl", "chat.completion.chunk"
@@ -267,7 +273,7 @@ class Chat(_Bodies):
         return self._body("chat.completion", choices)
 
 
-class Completion(_Bodies):
+class Completion(Bodies):
     """Of /v1/completions."""
 
     def first(self) -> Iterator[dict[str, Any]]:

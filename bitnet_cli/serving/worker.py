@@ -213,7 +213,14 @@ class _Writing(_Live):
             return Reading(job.prompt[:-1] if job.limit == 0 else job.prompt, self._read, salt=salt)
         ends = frozenset(opened.tokenizer.eos_ids if job.ends is None else job.ends)
         sampler = Sampler(job.sampling, never=ends if job.ignore_eos else ())
-        plan = Plan(job.limit, ends, watch=watch(self._logprobs, job.logprobs), form=job.form, silent=opened.engine.silent)
+        plan = Plan(
+            job.limit,
+            ends,
+            watch=watch(self._logprobs, job.logprobs),
+            watch_end=job.echo is not None,
+            form=job.form,
+            silent=opened.engine.silent,
+        )
         return Text(job.prompt, sampler, plan, salt=salt)
 
     def _read(self, first: int, logits: NDArray[np.float32]) -> None:
@@ -267,8 +274,9 @@ class _Writing(_Live):
     def _finish(self, work: Text) -> None:
         self._end()
         text = self._stops.push(self._decoded.finish()) + self._stops.finish()
-        if text:
-            self._tell(Written(text, ()))
+        # With an echo the token that ends the text is told too, without text: lm-evaluation-harness takes the last one off.
+        if text or self._logprobs:
+            self._tell(Written(text, (), self._logprobs))
         self._tell(Ended("stop" if self._stops.found else work.timings.finish, work.timings, self._stops.found))
 
     def fail(self, error: BaseException) -> None:
