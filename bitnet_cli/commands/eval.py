@@ -69,7 +69,7 @@ def run(opened: Model, asked: Asked, manager: Any, report: Reporter) -> dict[str
                 limit=asked.limit or None,
                 apply_chat_template=asked.chat,
                 task_manager=manager,
-                bootstrap_iters=0,
+                bootstrap_iters=100,  # for errors of metrics that are no means
                 log_samples=True,
                 verbosity=None,
             )
