@@ -8,7 +8,7 @@ import typer
 from bitnet_cli.options.shared import ModelArgument
 
 
-def eval_(
+def evaluate(
     model: ModelArgument = None,
     tasks: Annotated[str, typer.Option("--tasks", help="Tasks of lm-evaluation-harness or of this package, with commas between.")] = "",
     limit: Annotated[int, typer.Option("--limit", min=0, help="Items of each task; 0: all.")] = 0,
