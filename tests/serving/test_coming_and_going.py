@@ -6,7 +6,6 @@ import signal
 import socket
 import subprocess
 import sys
-import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -248,9 +247,10 @@ def test_one_model_at_a_time() -> None:
 def test_a_model_that_nobody_uses_sleeps() -> None:
     with running(idle=0.4) as server:
         first = server.post(TEXT, {"prompt": "Once", "max_tokens": 5, "temperature": 0})["choices"]
-        threads = threading.active_count()
+        worker = server.api.models.served[0].worker
+        assert worker is not None
         until(lambda: server.api.models.served[0].worker is None)
-        assert threading.active_count() < threads
+        until(lambda: not worker._thread.is_alive())
         assert server.post(TEXT, {"prompt": "Once", "max_tokens": 5, "temperature": 0})["choices"] == first
 
 
