@@ -33,7 +33,6 @@ from bitnet_cli.model.opening import OpenModel, Options, open_model, prompt_ids
 from bitnet_cli.model.perplexity import Score, score
 from bitnet_cli.model.reading import Reading
 from bitnet_cli.model.sampler import Sampler, Sampling
-from bitnet_cli.model.scoring import Scored, score_texts
 from bitnet_cli.text.chat.arguments import checked_args
 from bitnet_cli.text.chat.choice import Choice, choose
 from bitnet_cli.text.chat.templates import Message, checked_messages
@@ -276,20 +275,6 @@ class Model:
         first = 0 if every else max(len(ids) - 1, 0)
         self._open().scheduler.finish([Reading(ids, lambda _, logits: rows.append(logits.copy()), first)])
         return np.concatenate(rows) if every else rows[0][0]
-
-    def score(self, context: str | Sequence[int], continuations: Sequence[str | Sequence[int]]) -> list[Scored]:
-        """How likely each of several texts is after a context: `logprobs` of its tokens, and whether all of them are the likeliest.
-
-        Texts are split into tokens apart from the context, so that what a text begins with does not change the context's last token.
-        UsageError: more tokens than the context holds.
-        """
-        before = self._ids(context)
-        texts = [self.tokenizer.encode(text, bos=False) if isinstance(text, str) else list(text) for text in continuations]
-        return self.score_all([(before, text) for text in texts])
-
-    def score_all(self, texts: Sequence[tuple[Sequence[int], Sequence[int]]]) -> list[Scored]:
-        """As `score`, of many pairs of a context and a text, token ids both, computed together."""
-        return score_texts(self._open().scheduler, texts)
 
     def perplexity(self, text: str | Sequence[int], *, stride: int = 0) -> Score:
         """How well the model predicts a text: perplexity, its standard error, tokens. stride: see model/perplexity.py; 0: the context."""

@@ -44,7 +44,6 @@ class Running(NamedTuple):
 
     ctx_size: int
     parallel: int
-    cache_ram: int
     cache_type: str
     threads: int
     max_ram: int

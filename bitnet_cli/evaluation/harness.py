@@ -14,6 +14,7 @@ from lm_eval.api.instance import Instance
 from lm_eval.api.model import TemplateLM
 
 from bitnet_cli.api import Model
+from bitnet_cli.model.scoring import score_texts
 from bitnet_cli.text.chat.choice import choose
 from bitnet_cli.text.chat.templates import checked_messages, encode_chat
 
@@ -77,7 +78,7 @@ class BitnetLM(TemplateLM):  # type: ignore[misc]
                     -(self.max_length + 1) :
                 ]  # as the harness does: the beginning goes; the last token is only a target
                 texts.append((kept[: len(kept) - len(text)], text[-self.max_length :]))
-            for number, scored in zip(part, self.model.score_all(texts), strict=True):
+            for number, scored in zip(part, score_texts(self.model._open().scheduler, texts), strict=True):
                 found[number] = (float(scored.logprobs.sum()), scored.greedy)
             self._progress(len(found), len(requests))
         return [found[number] for number in range(len(requests))]
@@ -91,7 +92,7 @@ class BitnetLM(TemplateLM):  # type: ignore[misc]
             ids = self.tok_encode(request.args[0], add_special_tokens=False)
             windows = get_rolling_token_windows(ids, prefix_token=self.prefix_token_id, max_seq_len=self.max_length, context_len=1)
             parts = [(context, text) for context, text in map(make_disjoint_window, windows)]
-            sums.append(sum(float(scored.logprobs.sum()) for scored in self.model.score_all(parts)))
+            sums.append(sum(float(scored.logprobs.sum()) for scored in score_texts(self.model._open().scheduler, parts)))
             self._progress(number + 1, len(requests))
         return sums
 

@@ -40,9 +40,6 @@ class Running:
 
     ctx_size: Annotated[int, typer.Option("-c", "--ctx-size", help="Most tokens of a text; 0: 2048, or the model's if smaller.")] = 0
     parallel: Annotated[int, typer.Option("-np", "--parallel", min=1, max=64, help="Texts that are computed together at most.")] = 8
-    cache_ram: Annotated[
-        int, typer.Option("--cache-ram", min=0, help="MiB for the KV caches of a model, kept prompts included; 0: one text's.")
-    ] = 0
     cache_type: Annotated[CacheType, typer.Option("--cache-type", help=CACHE_HELP)] = CacheType.f16
     threads: Annotated[int, typer.Option("-t", "--threads", help="Threads; 0: physical cores this process may use.")] = 0
     max_ram: Annotated[int, typer.Option("--max-ram", min=0, help="MiB for all models together; 0: what is free.")] = 0

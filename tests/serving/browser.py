@@ -36,7 +36,7 @@ class Browser:
         self._port, self._session = port, ""
 
     def command(self, method: str, path: str, body: Any = None) -> Any:
-        connection = http.client.HTTPConnection("127.0.0.1", self._port, timeout=60)
+        connection = http.client.HTTPConnection("127.0.0.1", self._port, timeout=300)
         try:
             connection.request(
                 method, self._session + path, None if body is None else json.dumps(body), {"content-type": "application/json"}

@@ -33,7 +33,7 @@ class Running:
         self.url = f"http://127.0.0.1:{port}"
 
     def ask(self, method: str, path: str, body: Any = None, headers: dict[str, str] | None = None) -> tuple[int, dict[str, str], bytes]:
-        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=60)
+        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=300)
         data = body if isinstance(body, (bytes, type(None))) else json.dumps(body).encode()
         try:
             connection.request(method, path, data, {**(JSON if body is not None else {}), **(headers or {})})

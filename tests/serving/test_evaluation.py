@@ -16,6 +16,7 @@ from lm_eval.tasks import TaskManager
 from bitnet_cli import load
 from bitnet_cli.embedded import EMBEDDED_MODEL
 from bitnet_cli.evaluation.harness import TASKS, BitnetLM
+from bitnet_cli.model.scoring import score_texts
 
 from ..command import bitnet
 from .serving import Running
@@ -50,7 +51,7 @@ def test_400_likelihoods(tiny: Running, manager: Any) -> None:
             item = items[number]
             before = model.tokenize(f"{item['activity_label']}: {item['ctx']}")
             for choice, ending in enumerate(item["endings"]):
-                (scored,) = model.score(before, [f" {ending}"])
+                (scored,) = score_texts(model._open().scheduler, [(before, model.tokenize(f" {ending}", bos=False))])
                 assert scored.logprobs.sum() == pytest.approx(alone[4 * number + choice][0], abs=1e-6)
     assert len(served) == len(alone) == 400
     for one, other in zip(served, alone, strict=True):
