@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from .kv_cache import BLOCK, UNIT, rounded
+from .kv_cache import BLOCK, UNIT, rounded, zeros
 
 _numbers: Any = np.arange(16)
 # NumPy integers, not Python's: Numba compiles a function once for every different Python constant that it is called with.
@@ -92,7 +92,6 @@ class Weights(NamedTuple):
     part_scales: NDArray[np.float32] = np.zeros(0, np.float32)  # (parts,)
 
 
-CACHE_LINE = 64  # bytes
 EVERYTHING = 1 << 62  # no window
 NO_ROWS = np.zeros(0, np.int64)
 
@@ -223,14 +222,6 @@ def base3_row_bytes(cols: int, width: int) -> int:
     return (registers + 4) // 5 * width
 
 
-def _zeros(shape: int | tuple[int, ...], dtype: type[np.generic]) -> NDArray[Any]:
-    """As np.zeros, which begins at any 16 bytes. Here at a cache line: loads that cross two made prefill up to 10 % slower."""
-    size = int(np.prod(shape)) * np.dtype(dtype).itemsize
-    raw = np.zeros(size + CACHE_LINE, np.uint8)
-    start = -raw.ctypes.data % CACHE_LINE
-    return raw[start : start + size].view(dtype).reshape(shape)
-
-
 def new_scratch(z: Sizes, chunk: int, context: int, threads: int) -> Scratch:
     """Scratch for steps of up to `chunk` tokens, by `threads` threads, over a cache of `context` tokens."""
     inner, group = z.heads * z.head_dim, z.heads // z.kv_heads
@@ -238,44 +229,44 @@ def new_scratch(z: Sizes, chunk: int, context: int, threads: int) -> Scratch:
     widest, fours = max(z.hidden, inner, z.feed_forward), -(-chunk // 4) * 4
     rows = max(fours, threads)
     return Scratch(
-        x=_zeros((chunk, z.hidden), np.float32),
-        codes=_zeros((rows, padded(widest) + 256), np.int8),  # 256: base-3 rows meet up to four registers more than there are
+        x=zeros((chunk, z.hidden), np.float32),
+        codes=zeros((rows, padded(widest) + 256), np.int8),  # 256: base-3 rows meet up to four registers more than there are
         factors=np.ones(rows, np.float32),
-        sums=_zeros(rows, np.int32),
-        qkv=_zeros((chunk, inner + 2 * z.kv_heads * z.head_dim), np.float32),
-        mixed=_zeros((chunk, inner), np.float32),
-        branch=_zeros((chunk, z.hidden), np.float32),
-        gate=_zeros((chunk, z.feed_forward), np.float32),
-        up=_zeros((chunk, z.feed_forward), np.float32),
-        normed=_zeros((rows, rounded(widest, 16)), np.float32),
-        queries=_zeros((threads, queries * line), np.float32),
-        scores=_zeros((threads, queries * line), np.float32),
-        shares=_zeros((threads, queries * line), np.float32),
-        attended=_zeros((threads, queries * line), np.float32),
-        panel=_zeros((threads, line * UNIT), np.float32),
-        softmax=_zeros((threads, 6, rounded(queries, 16)), np.float32),
-        lengths=_zeros((threads, queries), np.int64),
-        places=_zeros((threads, 2, queries), np.int64),
-        kept=_zeros((threads - 1 if z.kv_heads % threads else 0, -(-context // BLOCK) * group * (line + 16)), np.float32),
-        chosen=_zeros((threads, z.feed_forward), np.int64),
-        counts=_zeros((threads, 2), np.int64),
-        active=_zeros((threads, padded(z.feed_forward) + 4), np.int64),
-        words=_zeros((threads, padded(z.feed_forward) // 4 + 1), np.int32),
-        column_sums=_zeros(padded(z.hidden), np.int32),
-        column_counts=_zeros((threads, 2), np.int64),
-        tile=_zeros((threads, TILE_BYTES), np.uint8),
-        block_sums=_zeros((threads, (fours + 1) * BLOCK_ROWS), np.int32),
-        logits=_zeros(z.vocab, np.float32),
-        fine=_zeros((threads, padded(z.hidden)), np.int8),
-        rest=_zeros((threads, z.hidden), np.float32),
-        nearly=_zeros(z.vocab, np.float64),
-        candidates=_zeros(z.vocab, np.int64),
-        head_row=_zeros((threads, 4 * z.hidden), np.uint8),
-        best=_zeros((threads, MAX_TOP), np.int64),
-        best_logits=_zeros((threads, MAX_TOP), np.float32),
-        head_counts=_zeros((threads, 4), np.int64),
-        fine_codes=_zeros((rows if z.digits == 2 else 0, padded(widest) + 256), np.int8),
+        sums=zeros(rows, np.int32),
+        qkv=zeros((chunk, inner + 2 * z.kv_heads * z.head_dim), np.float32),
+        mixed=zeros((chunk, inner), np.float32),
+        branch=zeros((chunk, z.hidden), np.float32),
+        gate=zeros((chunk, z.feed_forward), np.float32),
+        up=zeros((chunk, z.feed_forward), np.float32),
+        normed=zeros((rows, rounded(widest, 16)), np.float32),
+        queries=zeros((threads, queries * line), np.float32),
+        scores=zeros((threads, queries * line), np.float32),
+        shares=zeros((threads, queries * line), np.float32),
+        attended=zeros((threads, queries * line), np.float32),
+        panel=zeros((threads, line * UNIT), np.float32),
+        softmax=zeros((threads, 6, rounded(queries, 16)), np.float32),
+        lengths=zeros((threads, queries), np.int64),
+        places=zeros((threads, 2, queries), np.int64),
+        kept=zeros((threads - 1 if z.kv_heads % threads else 0, -(-context // BLOCK) * group * (line + 16)), np.float32),
+        chosen=zeros((threads, z.feed_forward), np.int64),
+        counts=zeros((threads, 2), np.int64),
+        active=zeros((threads, padded(z.feed_forward) + 4), np.int64),
+        words=zeros((threads, padded(z.feed_forward) // 4 + 1), np.int32),
+        column_sums=zeros(padded(z.hidden), np.int32),
+        column_counts=zeros((threads, 2), np.int64),
+        tile=zeros((threads, TILE_BYTES), np.uint8),
+        block_sums=zeros((threads, (fours + 1) * BLOCK_ROWS), np.int32),
+        logits=zeros(z.vocab, np.float32),
+        fine=zeros((threads, padded(z.hidden)), np.int8),
+        rest=zeros((threads, z.hidden), np.float32),
+        nearly=zeros(z.vocab, np.float64),
+        candidates=zeros(z.vocab, np.int64),
+        head_row=zeros((threads, 4 * z.hidden), np.uint8),
+        best=zeros((threads, MAX_TOP), np.int64),
+        best_logits=zeros((threads, MAX_TOP), np.float32),
+        head_counts=zeros((threads, 4), np.int64),
+        fine_codes=zeros((rows if z.digits == 2 else 0, padded(widest) + 256), np.int8),
         fine_factors=np.ones(rows, np.float32),
-        fine_sums=_zeros(rows, np.int32),
-        residue=_zeros((threads, widest), np.float32),
+        fine_sums=zeros(rows, np.int32),
+        residue=zeros((threads, widest), np.float32),
     )
