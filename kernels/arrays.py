@@ -9,7 +9,10 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from .kv_cache import BLOCK, UNIT, rounded, zeros
+from .control import Wanted
+from .group_rows import Groups, unit_of
+from .kv_cache import BLOCK, UNIT, rounded
+from .kv_cache import zeros as _zeros
 
 _numbers: Any = np.arange(16)
 # NumPy integers, not Python's: Numba compiles a function once for every different Python constant that it is called with.
@@ -56,7 +59,7 @@ class Sizes(NamedTuple):
     norm_eps: float
     head_kind: int  # HEAD_F32, HEAD_F16 ...
     rope: int = ROPE_HALVES  # or ROPE_PAIRS
-    digits: int = 1  # int8 codes of an activation; 2: for models with float activations (parts.py), which need parts too
+    digits: int = 1  # int8 codes of an activation; 2: for models with float activations (parts.py), which need parts or groups too
     # What is done to inputs of projections. With 2 digits, codes are INT8.
     codes: int = INT8  # of the inputs of Q, K, V, GATE and UP: INT8, INT4 or FP4
     codes_o: int = INT8  # of those of O
@@ -90,6 +93,8 @@ class Weights(NamedTuple):
     part_at: NDArray[np.int64] = np.zeros((0, 7), np.int64)  # (layers, 7); no layers: there are no parts
     part_ends: NDArray[np.int64] = np.zeros(0, np.int64)  # (parts,)
     part_scales: NDArray[np.float32] = np.zeros(0, np.float32)  # (parts,)
+    # Not None: `packed` has matrices of group_rows.py, whose products are multiplied by `scales`; no parts, columns or base-3 rows.
+    groups: Groups | None = None
 
 
 EVERYTHING = 1 << 62  # no window
@@ -186,7 +191,8 @@ class Scratch(NamedTuple):
     column_counts: NDArray[np.int64]  # (threads, 2) columns of `down`, where it was read by columns, and of these not read
     tile: NDArray[np.uint8]  # (threads, TILE_BYTES) unpacked weight rows
     block_sums: NDArray[np.int32]  # (threads, (tokens rounded up + 1) * BLOCK_ROWS)
-    logits: NDArray[np.float32]  # (vocab,)
+    wanted: NDArray[np.int64]  # (tokens, 3) whose logits a step is asked for: control.Wanted
+    logits: NDArray[np.float32]  # (tokens, vocab), of which only what is asked for takes memory
     fine: NDArray[np.int8]  # (threads, padded hidden) second digits of the head's activations
     rest: NDArray[np.float32]  # (threads, hidden) what the first digits leave
     nearly: NDArray[np.float64]  # (vocab,) logits of the rows of the planes, from what is read of them so far
@@ -200,6 +206,18 @@ class Scratch(NamedTuple):
     fine_factors: NDArray[np.float32]  # as factors
     fine_sums: NDArray[np.int32]  # as sums
     residue: NDArray[np.float32]  # (threads, widest) what the first digits leave
+    groups: "GroupScratch | None"  # where weights have scales of groups
+
+
+class GroupScratch(NamedTuple):
+    """What grouped.py needs. rows: tokens rounded up to 8; units: of the widest row, each with one step (group_rows.unit_of)."""
+
+    minus: NDArray[np.int32]  # (rows, units) minus the sum of a unit's codes
+    steps: NDArray[np.float32]  # (rows, units) what one step of its codes stands for
+    fine_minus: NDArray[np.int32]  # the same of second digits; no rows where there are none
+    fine_steps: NDArray[np.float32]
+    totals: NDArray[np.float32]  # (threads, rows * BLOCK_ROWS) products of a tile so far
+    scales: NDArray[np.float32]  # (threads, 8 * BLOCK_ROWS) scales of a tile
 
 
 def packed_width(cols: int) -> int:
@@ -222,51 +240,66 @@ def base3_row_bytes(cols: int, width: int) -> int:
     return (registers + 4) // 5 * width
 
 
-def new_scratch(z: Sizes, chunk: int, context: int, threads: int) -> Scratch:
-    """Scratch for steps of up to `chunk` tokens, by `threads` threads, over a cache of `context` tokens."""
+def _group_scratch(groups: Groups, digits: int, rows: int, widest: int, threads: int) -> GroupScratch:
+    shape = rows, widest // unit_of(groups)
+    fine = (rows if digits == 2 else 0), shape[1]
+    return GroupScratch(
+        minus=_zeros(shape, np.int32),
+        steps=_zeros(shape, np.float32),
+        fine_minus=_zeros(fine, np.int32),
+        fine_steps=_zeros(fine, np.float32),
+        totals=_zeros((threads, rows * BLOCK_ROWS), np.float32),
+        scales=_zeros((threads, 8 * BLOCK_ROWS), np.float32),
+    )
+
+
+def new_scratch(z: Sizes, chunk: int, context: int, threads: int, groups: Groups | None = None) -> Scratch:
+    """Scratch for steps of up to `chunk` tokens, by `threads` threads, over a cache of `context` tokens. groups: as Weights.groups."""
     inner, group = z.heads * z.head_dim, z.heads // z.kv_heads
     queries, line = min(QUERIES, rounded(chunk * group, 4)), max(BLOCK, rounded(z.head_dim, UNIT))
     widest, fours = max(z.hidden, inner, z.feed_forward), -(-chunk // 4) * 4
-    rows = max(fours, threads)
+    rows = max(-(-chunk // 8) * 8 if groups else fours, threads)
     return Scratch(
-        x=zeros((chunk, z.hidden), np.float32),
-        codes=zeros((rows, padded(widest) + 256), np.int8),  # 256: base-3 rows meet up to four registers more than there are
+        x=_zeros((chunk, z.hidden), np.float32),
+        codes=_zeros((rows, padded(widest) + 256), np.int8),  # 256: base-3 rows meet up to four registers more than there are
         factors=np.ones(rows, np.float32),
-        sums=zeros(rows, np.int32),
-        qkv=zeros((chunk, inner + 2 * z.kv_heads * z.head_dim), np.float32),
-        mixed=zeros((chunk, inner), np.float32),
-        branch=zeros((chunk, z.hidden), np.float32),
-        gate=zeros((chunk, z.feed_forward), np.float32),
-        up=zeros((chunk, z.feed_forward), np.float32),
-        normed=zeros((rows, rounded(widest, 16)), np.float32),
-        queries=zeros((threads, queries * line), np.float32),
-        scores=zeros((threads, queries * line), np.float32),
-        shares=zeros((threads, queries * line), np.float32),
-        attended=zeros((threads, queries * line), np.float32),
-        panel=zeros((threads, line * UNIT), np.float32),
-        softmax=zeros((threads, 6, rounded(queries, 16)), np.float32),
-        lengths=zeros((threads, queries), np.int64),
-        places=zeros((threads, 2, queries), np.int64),
-        kept=zeros((threads - 1 if z.kv_heads % threads else 0, -(-context // BLOCK) * group * (line + 16)), np.float32),
-        chosen=zeros((threads, z.feed_forward), np.int64),
-        counts=zeros((threads, 2), np.int64),
-        active=zeros((threads, padded(z.feed_forward) + 4), np.int64),
-        words=zeros((threads, padded(z.feed_forward) // 4 + 1), np.int32),
-        column_sums=zeros(padded(z.hidden), np.int32),
-        column_counts=zeros((threads, 2), np.int64),
-        tile=zeros((threads, TILE_BYTES), np.uint8),
-        block_sums=zeros((threads, (fours + 1) * BLOCK_ROWS), np.int32),
-        logits=zeros(z.vocab, np.float32),
-        fine=zeros((threads, padded(z.hidden)), np.int8),
-        rest=zeros((threads, z.hidden), np.float32),
-        nearly=zeros(z.vocab, np.float64),
-        candidates=zeros(z.vocab, np.int64),
-        head_row=zeros((threads, 4 * z.hidden), np.uint8),
-        best=zeros((threads, MAX_TOP), np.int64),
-        best_logits=zeros((threads, MAX_TOP), np.float32),
-        head_counts=zeros((threads, 4), np.int64),
-        fine_codes=zeros((rows if z.digits == 2 else 0, padded(widest) + 256), np.int8),
+        sums=_zeros(rows, np.int32),
+        qkv=_zeros((chunk, inner + 2 * z.kv_heads * z.head_dim), np.float32),
+        mixed=_zeros((chunk, inner), np.float32),
+        branch=_zeros((chunk, z.hidden), np.float32),
+        gate=_zeros((chunk, z.feed_forward), np.float32),
+        up=_zeros((chunk, z.feed_forward), np.float32),
+        normed=_zeros((rows, rounded(widest, 16)), np.float32),
+        queries=_zeros((threads, queries * line), np.float32),
+        scores=_zeros((threads, queries * line), np.float32),
+        shares=_zeros((threads, queries * line), np.float32),
+        attended=_zeros((threads, queries * line), np.float32),
+        panel=_zeros((threads, line * UNIT), np.float32),
+        softmax=_zeros((threads, 6, rounded(queries, 16)), np.float32),
+        lengths=_zeros((threads, queries), np.int64),
+        places=_zeros((threads, 2, queries), np.int64),
+        kept=_zeros((threads - 1 if z.kv_heads % threads else 0, -(-context // BLOCK) * group * (line + 16)), np.float32),
+        chosen=_zeros((threads, z.feed_forward), np.int64),
+        counts=_zeros((threads, 2), np.int64),
+        active=_zeros((threads, padded(z.feed_forward) + 4), np.int64),
+        words=_zeros((threads, padded(z.feed_forward) // 4 + 1), np.int32),
+        column_sums=_zeros(padded(z.hidden), np.int32),
+        column_counts=_zeros((threads, 2), np.int64),
+        tile=_zeros((threads, TILE_BYTES), np.uint8),
+        block_sums=_zeros((threads, (fours + 1) * BLOCK_ROWS), np.int32),
+        wanted=_zeros((chunk, len(Wanted._fields)), np.int64),
+        logits=_zeros((chunk, z.vocab), np.float32),
+        fine=_zeros((threads, padded(z.hidden)), np.int8),
+        rest=_zeros((threads, z.hidden), np.float32),
+        nearly=_zeros(z.vocab, np.float64),
+        candidates=_zeros(z.vocab, np.int64),
+        head_row=_zeros((threads, 4 * z.hidden), np.uint8),
+        best=_zeros((threads, MAX_TOP), np.int64),
+        best_logits=_zeros((threads, MAX_TOP), np.float32),
+        head_counts=_zeros((threads, 4), np.int64),
+        fine_codes=_zeros((rows if z.digits == 2 else 0, padded(widest) + 256), np.int8),
         fine_factors=np.ones(rows, np.float32),
-        fine_sums=zeros(rows, np.int32),
-        residue=zeros((threads, widest), np.float32),
+        fine_sums=_zeros(rows, np.int32),
+        residue=_zeros((threads, widest), np.float32),
+        groups=_group_scratch(groups, z.digits, rows, widest, threads) if groups else None,
     )

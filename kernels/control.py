@@ -8,7 +8,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-TOKENS, POSITION, FIRST_LAYER, LAST_LAYER, WANT_LOGITS, TOP, DONE = range(7)  # DONE: number of the last step that thread 0 finished
+TOKENS, POSITION, FIRST_LAYER, LAST_LAYER, WANTED, DONE = range(6)  # DONE: number of the last step that thread 0 finished
 ARRIVED, GENERATION, STEP = 16, 24, 32
 ASLEEP = 40  # one word a thread: 1 while it sleeps in Python
 MAX_THREADS = 256
@@ -17,6 +17,14 @@ STOP = -1  # value of STEP that ends the team
 
 SPINS_BEFORE_YIELD = 4096  # about 0.1 ms: longer means that the other thread is not running
 SPINS_BEFORE_SLEEP = 65536  # about 2 ms without a next step: stop using the CPU
+
+
+class Wanted(NamedTuple):
+    """Logits that a step is asked for: a row of Scratch.wanted."""
+
+    row: int  # of the step's tokens
+    top: int = 0  # how many of the largest must be there, where the head has planes (head_search.py); 0: all
+    place: int = 0  # in Scratch.logits
 
 
 class Shared(NamedTuple):

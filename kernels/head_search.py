@@ -144,16 +144,16 @@ def largest_of(nearly, rows, begin, count, top, best):  # type: ignore[no-untype
 
 
 @inlined
-def _threshold(w, z, x, s, rows, begin, count, top, thread, threads, control):  # type: ignore[no-untyped-def]
+def _threshold(w, z, x, s, logits, rows, begin, count, top, thread, threads, control):  # type: ignore[no-untyped-def]
     """The `top`-th largest exact logit of those rows, all threads' together and at least `top` if there are, that look largest so far.
 
     Returns it and how many logits this thread has computed.
     """
     best = s.best[thread]
     found = largest_of(s.nearly, rows, begin, count, min(top, top // threads + 8), best)
-    exact_logits(w, z, x, s.head_row[thread], s.logits, best, START, found)
+    exact_logits(w, z, x, s.head_row[thread], logits, best, START, found)
     for i in range(top):
-        s.best_logits[thread, i] = s.logits[w.planes.ids[best[i]]] if i < found else np.float32(-np.inf)
+        s.best_logits[thread, i] = logits[w.planes.ids[best[i]]] if i < found else np.float32(-np.inf)
     barrier(control, threads)
     threshold = np.float64(kth_largest(s.best_logits, threads, top))
     barrier(control, threads)  # all have read it before anyone writes the next ones
@@ -215,10 +215,11 @@ def _two_digits(x, cols, length, coarse, fine, rest):  # type: ignore[no-untyped
 
 
 @kernel
-def top_logits(w, z, x, s, top, thread, threads, control):  # type: ignore[no-untyped-def]
-    """s.logits: of rows that may be chosen, the `top` largest and all that equal them, exactly; others too, or minus infinity.
+def top_logits(w, z, x, s, logits, top, thread, threads, control):  # type: ignore[no-untyped-def]
+    """logits: of rows that may be chosen, the `top` largest and all that equal them, exactly; others too, or minus infinity.
 
-    x: (hidden,) float32 after the output norm. w, z, s: Weights, Sizes, Scratch (arrays.py), w.planes built. 1 <= top <= MAX_TOP.
+    logits: (vocab,) float32; x: (hidden,) float32 after the output norm; w, z, s: Weights, Sizes, Scratch (arrays.py), w.planes built;
+    1 <= top <= MAX_TOP.
     """
     cols, planes, nearly, rows, counts = z.hidden, w.planes, s.nearly, s.candidates, s.head_counts[thread]
     length = (cols + 4 * WIDTH - 1) // (4 * WIDTH) * (4 * WIDTH)
@@ -240,13 +241,13 @@ def top_logits(w, z, x, s, top, thread, threads, control):  # type: ignore[no-un
         nearly_all(planes, length, coarse, fine, 16 / factor, 16 / fine_factor, 120 * (total + fine_total), nearly, first, last)
     for r in range(first, last):
         rows[r] = r
-    threshold, computed = _threshold(w, z, x, s, rows, first, last - first, top, thread, threads, control)
+    threshold, computed = _threshold(w, z, x, s, logits, rows, first, last - first, top, thread, threads, control)
     count = _still_in(nearly, planes, 0, size, extra4, threshold, rows, first, last - first)
     # Of the head's rows that have no planes, a thread clears those before each of its own, and the last one those at the end.
     begin = ids[first - 1] + 1 if first > 0 else START
     end = z.vocab if last == len(ids) else ids[last - 1] + 1 if last > 0 else START
     for r in range(begin, end):
-        s.logits[r] = -np.inf
+        logits[r] = -np.inf
     counts[0] += last - first
     counts[1] += count
     for begin in range(0, count, L2_ROWS):
@@ -254,7 +255,7 @@ def top_logits(w, z, x, s, top, thread, threads, control):  # type: ignore[no-un
         refine(planes.middle, planes.scales, length, coarse, 4 / factor, 6 * total, nearly, rows, first + begin, some)
         if both:
             refine(planes.middle, planes.scales, length, fine, 4 / fine_factor, 6 * fine_total, nearly, rows, first + begin, some)
-    better, more = _threshold(w, z, x, s, rows, first, count, top, thread, threads, control)
+    better, more = _threshold(w, z, x, s, logits, rows, first, count, top, thread, threads, control)
     threshold = max(threshold, better)
     count = _still_in(nearly, planes, 1, size, extra6, threshold, rows, first, count)
     counts[2] += count
@@ -265,7 +266,7 @@ def top_logits(w, z, x, s, top, thread, threads, control):  # type: ignore[no-un
             refine(planes.low, planes.scales, length, fine, 1 / fine_factor, 1.5 * fine_total, nearly, rows, first + begin, some)
     count = _still_in(nearly, planes, 2, size, extra8, threshold, rows, first, count)
     counts[3] += count + computed + more
-    exact_logits(w, z, x, s.head_row[thread], s.logits, rows, first, count)
+    exact_logits(w, z, x, s.head_row[thread], logits, rows, first, count)
 
 
 @kernel

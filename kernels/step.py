@@ -8,8 +8,7 @@ A step's parameters stand in `control` (control.py), written before the team sta
     TOKENS        tokens in this step; rows 0 .. tokens - 1 of scratch.x hold their residual stream
     POSITION      position of the first of them; KEYS and VALUES before it are in the cache
     FIRST_LAYER, LAST_LAYER   layers first <= l < last
-    WANT_LOGITS   1: after the last layer, logits of the last token
-    TOP           how many of the largest logits must be there, where the head has planes (head_search.py); 0: all
+    WANTED        after the last layer, logits of so many tokens, which s.wanted lists (control.Wanted)
 """
 
 import numpy as np
@@ -38,7 +37,7 @@ from .arrays import (
 from .barrier import barrier, next_step
 from .base3 import base3_matvec, base3_matvec_chosen
 from .columns import BLOCK, find_active, matvec_by_columns
-from .control import ASLEEP, DONE, FIRST_LAYER, LAST_LAYER, POSITION, STEP, STOP, TOKENS, TOP, WANT_LOGITS
+from .control import ASLEEP, DONE, FIRST_LAYER, LAST_LAYER, POSITION, STEP, STOP, TOKENS, WANTED
 from .dense import head_matvec
 from .glu import gated
 from .head_search import top_logits
@@ -274,20 +273,28 @@ def run_layer(z, w, cache, s, layer, tokens, position, thread, threads, control)
 
 
 @inlined
+def logits_of_rows(z, w, s, wanted, thread, threads, control):  # type: ignore[no-untyped-def]
+    """This thread's part of the first `wanted` logits that s.wanted lists, from the residual stream after the last layer."""
+    x = s.normed[thread]
+    for i in range(wanted):
+        row, top, logits = s.wanted[i, 0], s.wanted[i, 1], s.logits[s.wanted[i, 2]]
+        rms_norm(s.x[row], w.norms, w.norm_offsets[z.layers, 0], z.hidden, z.norm_eps, x)
+        if top > 0:
+            top_logits(w, z, x, s, logits, top, thread, threads, control)
+        else:
+            first, last = share(z.vocab, FOUR, thread, threads)
+            head_matvec(w.head, w.head_offset[0], z.head_kind, z.hidden, x, logits, np.int64(first), np.int64(last))
+
+
+@inlined
 def run_step(z, w, cache, s, control, thread, threads):  # type: ignore[no-untyped-def]
     """This thread's part of the step that `control` describes. z, w, cache, s: Sizes, Weights, Cache, Scratch (arrays.py)."""
     # All of it now: after the last barrier the caller may already write the next step's.
-    tokens, position, want_logits, top = control[TOKENS], control[POSITION], control[WANT_LOGITS], control[TOP]
+    tokens, position, wanted = control[TOKENS], control[POSITION], control[WANTED]
     for layer in range(control[FIRST_LAYER], control[LAST_LAYER]):
         run_layer(z, w, cache, s, layer, tokens, position, thread, threads, control)
-    if want_logits:
-        row = s.normed[thread]
-        rms_norm(s.x[tokens - 1], w.norms, w.norm_offsets[z.layers, 0], z.hidden, z.norm_eps, row)
-        if top > 0:
-            top_logits(w, z, row, s, top, thread, threads, control)
-        else:
-            first, last = share(z.vocab, FOUR, thread, threads)
-            head_matvec(w.head, w.head_offset[0], z.head_kind, z.hidden, row, s.logits, np.int64(first), np.int64(last))
+    if wanted > 0:
+        logits_of_rows(z, w, s, wanted, thread, threads, control)
         barrier(control, threads)
 
 

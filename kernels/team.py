@@ -6,6 +6,7 @@ time, survives several callers and fork, and compiles in a fraction of the time 
 """
 
 import threading
+from collections.abc import Sequence
 from functools import partial
 from typing import NamedTuple
 
@@ -14,7 +15,7 @@ from numpy.typing import NDArray
 
 from . import isa
 from .arrays import Scratch, Sizes, Weights
-from .control import DONE, FIRST_LAYER, LAST_LAYER, MAX_THREADS, POSITION, STEP, STOP, TOKENS, TOP, WANT_LOGITS, Shared, new_control
+from .control import DONE, FIRST_LAYER, LAST_LAYER, MAX_THREADS, POSITION, STEP, STOP, TOKENS, WANTED, Shared, Wanted, new_control
 from .frame import Frame
 from .kv_cache import AnyCache
 from .native import Call, Entry
@@ -63,18 +64,19 @@ class Team:
             for number in range(1, self._threads):
                 self._wake[number].release()
 
-    def run(self, tokens: int, position: int, first_layer: int, last_layer: int, want_logits: bool, top: int = 0) -> None:
-        """One step (see step.py); returns when it is done. top > 0 needs the planes of the head (arrays.Planes) built.
+    def run(self, tokens: int, position: int, first_layer: int, last_layer: int, wanted: Sequence[Wanted] = ()) -> None:
+        """One step (see step.py); returns when it is done. `top` of what is wanted needs the planes of the head (arrays.Planes) built.
 
         On Ctrl-C the step is finished first: the team is always whole.
         """
-        if first_layer >= last_layer and not want_logits:
+        if first_layer >= last_layer and not wanted:
             return  # nothing to do, and no barrier after which no thread reads this step's parameters any more
         with self._lock:
             self._compile_and_start()
             c = self._control
-            c[TOKENS], c[POSITION], c[FIRST_LAYER], c[LAST_LAYER], c[WANT_LOGITS] = tokens, position, first_layer, last_layer, want_logits
-            c[TOP] = top
+            c[TOKENS], c[POSITION], c[FIRST_LAYER], c[LAST_LAYER], c[WANTED] = tokens, position, first_layer, last_layer, len(wanted)
+            for i, asked in enumerate(wanted):
+                self._arrays.scratch.wanted[i] = asked
             self._step += 1
             try:
                 self._announce(self._step)

@@ -15,9 +15,7 @@ from numba import types
 from . import head_search, heads, step
 from .arrays import DOWN, UP, Scratch
 from .barrier import barrier
-from .dense import head_matvec
 from .jit import inlined, kernel
-from .norm import rms_norm
 from .simd.vectors import call, intrinsic
 
 # Slots of a thread's laps, 0 to 6 as arrays.Q to arrays.DOWN. INPUTS: norm and rounding of what projections take; NORMS: of heads, and
@@ -145,14 +143,16 @@ _run_layer = _bound(
     add_branch=_bound(step.add_branch, inlined, barrier=_barrier_after(NORMS)),
     barrier=_barrier_after(GLU),  # which has no name of its own to bind: nothing else of weight stands before these barriers
 )
+_logits_of_rows = _bound(step.logits_of_rows, inlined, top_logits=_top_logits)
 _after_head = _barrier_after(HEAD)
 
 
 @kernel
-def timed_steps(z, w, cache, s, control, states, position, top, steps, thread, threads):  # type: ignore[no-untyped-def]
+def timed_steps(z, w, cache, s, control, states, position, wanted, steps, thread, threads):  # type: ignore[no-untyped-def]
     """This thread's part of `steps` steps through all layers and the head, each of `tokens` tokens from `position` on.
 
-    s: TimedScratch; states: (inputs, tokens, hidden) float32, what the layers begin with, in turn. Returns the clock's ticks meanwhile.
+    s: TimedScratch, of which s.wanted lists `wanted` logits; states: (inputs, tokens, hidden) float32, what the layers begin with, in turn.
+    Returns the clock's ticks meanwhile.
     """
     total, tokens, both = 0, states.shape[1], (control, s.laps)
     for number in range(steps):
@@ -166,13 +166,7 @@ def timed_steps(z, w, cache, s, control, states, position, top, steps, thread, t
         s.laps[LAST] = begin
         for layer in range(z.layers):
             _run_layer(z, w, cache, s, layer, tokens, position, thread, threads, both)
-        row = s.normed[thread]
-        rms_norm(s.x[tokens - 1], w.norms, w.norm_offsets[z.layers, 0], z.hidden, z.norm_eps, row)
-        if top > 0:
-            _top_logits(w, z, row, s, top, thread, threads, both)
-        else:
-            first, last = step.share(z.vocab, 4, thread, threads)
-            head_matvec(w.head, w.head_offset[0], z.head_kind, z.hidden, row, s.logits, first, last)
+        _logits_of_rows(z, w, s, wanted, thread, threads, both)
         _after_head(both, threads)
         total += clock() - begin
     return total

@@ -57,7 +57,7 @@ def zeros(decoder: Any, ids: list[int]) -> dict[str, float]:
         at = w.norm_offsets[layer]
         codes = quantise.quantise(norm.rms_norm(s.x[:1], w.norms[at[arrays.ATTENTION_NORM] :][: c.hidden], c.norm_eps), z.codes)[0]
         before = s.counts.sum(0)
-        decoder._team.run(1, decoder.position - 1, layer, layer + 1, False)
+        decoder._team.run(1, decoder.position - 1, layer, layer + 1)
         rows, skipped = s.counts.sum(0) - before
         mixed = norm.rms_norm(s.mixed[:1], w.norms[at[arrays.ATTENTION_SUB_NORM] :][: c.inner], c.norm_eps)
         mixed = inputs.keep_largest(mixed, z.kept) if z.kept else mixed

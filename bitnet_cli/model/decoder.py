@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 from bitnet_kernels import arrays, kv_cache
-from bitnet_kernels.control import MAX_THREADS
+from bitnet_kernels.control import MAX_THREADS, Wanted
 from bitnet_kernels.naive import dense, norm
 from bitnet_kernels.team import Team
 from numpy.typing import NDArray
@@ -110,7 +110,7 @@ class Decoder:
         self._head_bytes = weights.head.size if self.head_note else head_info(file).nbytes
         self._cache = kv_cache.new_cache(c.layers, c.kv_heads, c.head_dim, self.context, cache_type)
         self.batch = self._chunk = min(CHUNK, self.context)
-        self._batched = 0
+        self._wanted: Sequence[Wanted] = ()  # of the last step
         self._scratch = arrays.new_scratch(self._sizes, self._chunk, self.context, threads)
         descriptor = file.descriptor(head_info(file)) if len(self._weights.planes.scales) and os.name != "nt" else None
         if descriptor is not None:
@@ -179,18 +179,18 @@ class Decoder:
         for counts in (s.counts, s.column_counts, s.head_counts):
             counts[:] = 0
 
-    def time_part(self, tokens: int, position: int, layers: int, head: bool, top: int = 0) -> float:
-        """Seconds of the first `layers` layers, and of the head if wanted, over the states that the last step left. For measuring only.
+    def time_part(self, tokens: int, position: int, layers: int, logits: int, top: int = 0) -> float:
+        """Seconds of the first `layers` layers, and of some logits, over the states that the last step left. For measuring only.
 
         tokens: how many, at most a chunk, from `position` on, which is not past the cache's end; they overwrite what the cache holds there
-        and are not counted as fed. Weights are read as `feed` reads them.
+        and are not counted as fed. Weights are read as `feed` reads them. logits: of so many of the tokens, the last ones; top: as there.
         """
         if not 1 <= tokens <= self._chunk or not 0 <= position <= min(self.position, self.context - tokens):
             raise ValueError(f"{tokens} tokens at {position}: expected 1 to {self._chunk}, at 0 to {self.position}, inside {self.context}")
         states = self._scratch.x[:tokens]
-        before, top = states.copy(), self.prepare_head(top) if head else 0
+        before, wanted = states.copy(), self.wanted(range(tokens - logits, tokens), top)
         start = time.perf_counter()
-        self._team.run(tokens, position, 0, layers, head, top)
+        self._team.run(tokens, position, 0, layers, wanted)
         seconds = time.perf_counter() - start
         states[:] = before
         return seconds
@@ -223,31 +223,43 @@ class Decoder:
                 self._perhaps_build_columns()
         for start in range(0, len(ids), self._chunk):
             part = ids[start : start + self._chunk]
-            self._layers(part, want_logits=start + len(part) == len(ids), top=self.prepare_head(top))
-            self._batched = len(part)
+            self._layers(part, self.wanted([len(part) - 1], top) if start + len(part) == len(ids) else ())
             if progress:
                 progress(start + len(part), len(ids))
-        return self._scratch.logits
+        return self._logits(0)
 
-    def feed_batch(self, ids: Sequence[int]) -> None:
-        """Append tokens, at most `batch` of them, in one step and without logits; `logits_of` gives those of any."""
+    def feed_batch(self, ids: Sequence[int], top: int = 0) -> NDArray[np.float32]:
+        """Append tokens, at most `batch` of them, in one step; returns the logits of each, (len(ids), vocab), valid until the next call.
+
+        They are the same as `feed` gives of one token after the other; top: as there.
+        """
         self._check(ids)
         if len(ids) > self.batch:
             raise ValueError(f"{len(ids)} tokens in one step, expected at most {self.batch}")
-        self._layers(ids, want_logits=False)
-        self._batched = len(ids)
+        self._layers(ids, self.wanted(range(len(ids)), top))
+        return self._scratch.logits[: len(ids)]
 
     def logits_of(self, row: int, top: int = 0) -> NDArray[np.float32]:
-        """Logits after token `row` of the last step, the same as `feed` gives of one token after the other; top: as there.
+        """Other logits than before of token `row` of the last step, which gave some; top: as in `feed`. Those of other tokens stay.
 
-        row: of the last `feed_batch`; -1: the last token, also of `feed`, of which other logits than before may be asked for.
+        row: of the last `feed_batch`; -1: the last token, also of `feed`.
         """
-        row = self._batched - 1 if row == -1 else row
-        if not 0 <= row < self._batched:
-            raise ValueError(f"row {row} of a batch of {self._batched} tokens")
+        known = {asked.row: asked.place for asked in self._wanted}
+        row = max(known, default=row) if row == -1 else row
+        if row not in known:
+            raise ValueError(f"row {row} of the last step, which gave logits of {len(known)}")
         layers = self.config.layers
-        self._team.run(row + 1, self.position, layers, layers, True, self.prepare_head(top))
-        return self._scratch.logits
+        self._team.run(row + 1, self.position, layers, layers, self.wanted([row], top, known[row]))
+        return self._logits(known[row])
+
+    def _logits(self, place: int) -> NDArray[np.float32]:
+        logits: NDArray[np.float32] = self._scratch.logits[place]
+        return logits
+
+    def wanted(self, rows: Sequence[int], top: int, place: int = 0) -> list[Wanted]:
+        """What a step is asked for: logits of these rows, in places from `place` on. Planes of the head are built if they are needed."""
+        top = self._prepare_head(top) if rows else 0
+        return [Wanted(row, top, place + i) for i, row in enumerate(rows)]
 
     def states(self, ids: Sequence[int]) -> NDArray[np.float32]:
         """As `feed`, but what the head would see of every token, after the output norm: (len(ids), hidden) float32, a new array."""
@@ -257,7 +269,7 @@ class Decoder:
         at = int(w.norm_offsets[c.layers, 0])
         for start in range(0, len(ids), self._chunk):
             part = ids[start : start + self._chunk]
-            self._layers(part, want_logits=False)
+            self._layers(part)
             rows.append(norm.rms_norm(self._scratch.x[: len(part)], w.norms[at : at + c.hidden], c.norm_eps))
         return np.concatenate(rows)
 
@@ -271,8 +283,8 @@ class Decoder:
             np.matmul(states, matrix.T, out=logits[:, first:last])
         return logits
 
-    def prepare_head(self, top: int) -> int:
-        """TOP of a step for `top` logits: the same where the head has planes, which are built when they are first needed; 0 elsewhere."""
+    def _prepare_head(self, top: int) -> int:
+        """How many of the largest logits to ask a step for: `top` where the head has planes, 0 elsewhere. Builds the planes at first."""
         if not 0 < top <= arrays.MAX_TOP or not len(self._weights.planes.scales):
             return 0
         if not self._planes_built:
@@ -333,12 +345,13 @@ class Decoder:
         np.multiply(rows, np.float32(c.embedding_scale), out=states[: len(ids)])  # by 1 nothing changes
         return states
 
-    def _layers(self, ids: Sequence[int], want_logits: bool, top: int = 0) -> None:
-        """Run at most one chunk through all layers and count it as fed."""
-        c, count, self._batched = self.config, len(ids), 0
+    def _layers(self, ids: Sequence[int], wanted: Sequence[Wanted] = ()) -> None:
+        """Run at most one chunk through all layers, then the head for what is wanted, and count it as fed."""
+        c, count, self._wanted = self.config, len(ids), ()
         self.embedding_rows(ids, self._scratch.x)
         layers = max(1, int(WORK_A_CALL * c.layers / (c.ternary_weights * count)))
         for first in range(0, c.layers, layers):
             last = min(first + layers, c.layers)
-            self._team.run(count, self.position, first, last, want_logits and last == c.layers, top)
+            self._team.run(count, self.position, first, last, wanted if last == c.layers else ())
         self.position += count
+        self._wanted = wanted

@@ -120,6 +120,8 @@ class _Ahead:
         self._lookup = Lookup(most) if most else None
         self._draft: Sequence[int] = ()  # of the last step
         self._right = 0  # of these, chosen too
+        self._logits: Sequence[NDArray[np.float32]] = ()  # of the last step, if it computed a draft: of each token, (vocab,)
+        self._drafted_top = 0  # how many of the largest these hold; 0: all
         self._asked = 0  # of the largest logits
         self._few = False  # whether few tokens are allowed
         self._agreed = 1.0  # share of such choices for which the largest logits were enough, or would have been; the latest count most
@@ -142,7 +144,7 @@ class _Ahead:
             self._right += 1
             self.position += 1
             self._timings.accepted_tokens += 1
-            return self._logits(lookup, top)
+            return self._drafted(top)
         self.settle()
         self._draft = lookup.draft(min(room, session.context - self.position, session.decoder.batch) - 1)
         self.position += 1
@@ -151,16 +153,16 @@ class _Ahead:
             logits = session.feed([token], top)
             lookup.took(time.perf_counter() - start)
             return logits
-        session.feed_batch([token, *self._draft])
+        self._logits, self._drafted_top = list(session.feed_batch([token, *self._draft], top)), top
         lookup.took(time.perf_counter() - start, 1 + len(self._draft))
         self._timings.drafted_tokens += len(self._draft)
-        return self._logits(lookup, top)
+        return self._logits[0]
 
-    def _logits(self, lookup: Lookup, top: int) -> NDArray[np.float32]:
-        start = time.perf_counter()
-        logits = self._session.logits_of(self._right, top)
-        lookup.took_logits(time.perf_counter() - start)
-        return logits
+    def _drafted(self, top: int) -> NDArray[np.float32]:
+        """Logits after what was right of the draft. A form may need more of them than when the draft was computed."""
+        if self._drafted_top and not 0 < top <= self._drafted_top:
+            return self._session.logits_of(self._right, top)
+        return self._logits[self._right]
 
     def asks(self, sampler: Sampler, plan: Plan) -> int:
         """How many of the largest logits to ask for, for the next choice; 0: all.

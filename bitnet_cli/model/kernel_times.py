@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 from bitnet_kernels import isa
-from bitnet_kernels.control import new_control
+from bitnet_kernels.control import Wanted, new_control
 from numpy.typing import NDArray
 
 from bitnet_cli.errors import UnsupportedError
@@ -39,16 +39,19 @@ class KernelTimer:
 
         self._decoder, self._control = decoder, new_control()
         with interruptible():
-            self._steps(decoder.embedding_rows([0])[None], 0, 0, 0, 0, 1, np.zeros(16, np.int64))
+            self._steps(decoder.embedding_rows([0])[None], 0, [], 0, 0, 1, np.zeros(16, np.int64))
 
-    def _steps(self, states: NDArray[np.float32], position: int, top: int, steps: int, thread: int, threads: int, laps: object) -> int:
+    def _steps(
+        self, states: NDArray[np.float32], position: int, wanted: list[Wanted], steps: int, thread: int, threads: int, laps: object
+    ) -> int:
         from bitnet_kernels.timed_step import TimedScratch, timed_steps
 
         sizes, weights, cache, scratch = self._decoder.kernel_arrays()
         timed = TimedScratch(*scratch, laps)
-        return int(timed_steps(sizes, weights, cache, timed, self._control, states, position, top, steps, thread, threads))
+        scratch.wanted[: len(wanted)] = np.array(wanted, np.int64).reshape(-1, len(Wanted._fields))
+        return int(timed_steps(sizes, weights, cache, timed, self._control, states, position, len(wanted), steps, thread, threads))
 
-    def _round(self, states: NDArray[np.float32], position: int, top: int, steps: int) -> NDArray[np.float64]:
+    def _round(self, states: NDArray[np.float32], position: int, wanted: list[Wanted], steps: int) -> NDArray[np.float64]:
         """Seconds of a step: of each kernel, the mean of all threads; their sum is the step."""
         from bitnet_kernels.timed_step import SLOTS, WORDS
 
@@ -56,7 +59,7 @@ class KernelTimer:
         laps, ticks = np.zeros((threads, WORDS), np.int64), np.zeros(threads, np.int64)
 
         def work(thread: int, _: int) -> None:
-            ticks[thread] = self._steps(states, position, top, steps, thread, threads, laps[thread])
+            ticks[thread] = self._steps(states, position, wanted, steps, thread, threads, laps[thread])
 
         # Not in the main thread, where Ctrl-C could come between two threads' starts, and leave one waiting for ever.
         team = threading.Thread(target=split, args=(work, threads, threads), daemon=True)
@@ -74,9 +77,9 @@ class KernelTimer:
         on is overwritten, and what is read is counted, as if the tokens were fed; the decoder's position stays.
         """
         d = self._decoder
-        states, top, steps = np.stack([d.embedding_rows(ids) for ids in inputs]), d.prepare_head(top), len(inputs)
-        step = float(self._round(states, position, top, steps).sum())
+        states, wanted, steps = np.stack([d.embedding_rows(ids) for ids in inputs]), d.wanted([len(inputs[0]) - 1], top), len(inputs)
+        step = float(self._round(states, position, wanted, steps).sum())
         d.reset_counts()
         steps *= max(1, round(SECONDS / step / steps))
-        rounds = sorted((self._round(states, position, top, steps) for _ in range(ROUNDS)), key=np.sum)
+        rounds = sorted((self._round(states, position, wanted, steps) for _ in range(ROUNDS)), key=np.sum)
         return dict(zip(KERNELS, rounds[ROUNDS // 2].tolist(), strict=True))

@@ -8,7 +8,7 @@ Every token that comes tells, for nothing, whether a draft would have been right
 draft is as long as promises most tokens a second, and there is none where single steps are quicker:
 
     tokens that a draft of k brings     1 + p + p² + .. + p^k
-    what it costs                       a step of k + 1 tokens, and the logits of each token that is brought
+    what it costs                       a step of k + 1 tokens with the logits of each
 """
 
 from collections.abc import Iterable, Sequence
@@ -29,8 +29,8 @@ class Lookup:
         self._after: dict[tuple[int, ...], int] = {}  # run of tokens -> place of what followed it
         self._right = 0.5  # share of right guesses, the latest counted most
         self._guess: int | None = None  # of the token that comes next
-        self._steps: dict[int, float] = {}  # tokens of a step -> seconds, without logits
-        self._logits = self._single = 0.0  # seconds: of the logits of one token of a step, and of a single step with its own
+        self._steps: dict[int, float] = {}  # tokens of a step -> seconds, with the logits of each
+        self._single = 0.0  # seconds of a step of one token
 
     def extend(self, ids: Iterable[int]) -> None:
         """The text goes on."""
@@ -66,28 +66,23 @@ class Lookup:
     def _promise(self, size: int) -> float:
         """Tokens a second that a draft promises."""
         tokens = sum(self._right**count for count in range(size + 1))
-        return tokens / max(self._cost(size + 1) + tokens * self._logits, 1e-9)
+        return tokens / max(self._cost(size + 1), 1e-9)
 
     def _cost(self, tokens: int) -> float:
-        """Seconds of a step without logits: measured, or on the line through a single step and the nearest size that was measured."""
+        """Seconds of a step: measured, or on the line through a single step and the nearest size that was measured."""
         known = self._steps.get(tokens)
         if known is not None:
             return known
-        single = max(self._single - self._logits, 0.0)
         nearest = min(self._steps, key=lambda size: abs(size - tokens), default=None)
-        each = GUESS * single if nearest is None else max(self._steps[nearest] - single, 0.0) / (nearest - 1)
-        return single + each * (tokens - 1)
+        each = GUESS * self._single if nearest is None else max(self._steps[nearest] - self._single, 0.0) / (nearest - 1)
+        return self._single + each * (tokens - 1)
 
     def took(self, seconds: float, tokens: int = 1) -> None:
-        """What a step cost: a single one with its logits, or one of several tokens without."""
+        """What a step of so many tokens cost, with the logits of each."""
         if tokens == 1:
             self._single = _smooth(self._single, seconds)
         else:
             self._steps[tokens] = _smooth(self._steps.get(tokens, 0.0), seconds)
-
-    def took_logits(self, seconds: float) -> None:
-        """What the logits of one token of a step cost."""
-        self._logits = _smooth(self._logits, seconds)
 
 
 def _smooth(before: float, now: float) -> float:

@@ -67,10 +67,10 @@ class Session:
         with self._holding(ids):
             return self.decoder.feed(ids, top, progress)
 
-    def feed_batch(self, ids: Sequence[int]) -> None:
-        """Append tokens, as Decoder.feed_batch; `logits_of` then gives the logits of any of them."""
+    def feed_batch(self, ids: Sequence[int], top: int = 0) -> NDArray[np.float32]:
+        """Append tokens, as Decoder.feed_batch."""
         with self._holding(ids):
-            self.decoder.feed_batch(ids)
+            return self.decoder.feed_batch(ids, top)
 
     def logits_of(self, row: int, top: int = 0) -> NDArray[np.float32]:
         """As Decoder.logits_of."""

@@ -30,9 +30,9 @@ from ..arrays import (
     Weights,
     packed_width,
 )
-from ..control import FIRST_LAYER, LAST_LAYER, POSITION, TOKENS, WANT_LOGITS
+from ..control import FIRST_LAYER, LAST_LAYER, POSITION, TOKENS, WANTED
 from ..kv_cache import AnyCache
-from . import attention, dense, glu, kv_cache, norm, rope, ternary
+from . import attention, dense, glu, grouped, kv_cache, norm, rope, ternary
 from .inputs import hadamard, keep_largest
 from .quantise import quantise
 
@@ -46,14 +46,18 @@ def _norm(z: Sizes, w: Weights, layer: int, place: int, x: Floats) -> Floats:
 
 def _project(z: Sizes, w: Weights, layer: int, which: int, x: Floats, rows: int) -> Floats:
     """(tokens, cols) float32 -> codes, in one digit or two -> (tokens, rows) float32."""
+    y: Floats
     if which in (O, DOWN) and z.hadamard:
         x = hadamard(x)
     if which == O and z.kept:
         x = keep_largest(x, z.kept)
+    if w.groups:
+        y = w.scales[layer, which] * grouped.project(w.packed, int(w.offsets[layer, which]), rows, x, w.groups, z.digits)
+        return y
     codes, factors = quantise(x, {O: z.codes_o, DOWN: z.codes_down}.get(which, z.codes))
     weights = ternary.unpack(w.packed, int(w.offsets[layer, which]), rows, packed_width(x.shape[1]))[:, : x.shape[1]]
     scales = _scales(w, layer, which, rows)
-    y: Floats = ternary.matmul(weights, codes).astype(np.float32) * (scales / factors[:, None])
+    y = ternary.matmul(weights, codes).astype(np.float32) * (scales / factors[:, None])
     if z.digits == 2:
         scaled = x * factors[:, None]
         fine, fine_factors = quantise(scaled - np.rint(scaled))
@@ -101,7 +105,7 @@ def run_step(z: Sizes, w: Weights, cache: AnyCache, s: Scratch, control: NDArray
     x = s.x[:tokens]
     for layer in range(int(control[FIRST_LAYER]), int(control[LAST_LAYER])):
         x[:] = run_layer(z, w, cache, layer, x, int(control[POSITION]))
-    if control[WANT_LOGITS]:
-        last = _norm(z, w, z.layers, 0, x[-1])
-        dense.head_matvec(w.head, int(w.head_offset[0]), z.head_kind, last, s.logits)
+    for row, _, place in s.wanted[: int(control[WANTED])].tolist():
+        state = _norm(z, w, z.layers, 0, s.x[row])
+        dense.head_matvec(w.head, int(w.head_offset[0]), z.head_kind, state, s.logits[place])
     return 0

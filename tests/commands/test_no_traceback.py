@@ -99,9 +99,10 @@ def test_half_characters_in_saved_chats(tmp_path: Path) -> None:
         tokenizer = opened.tokenizer
     finally:
         opened.session.close()
-    known: dict[str, Any] = {"model": "a\udcff", "template": "t\ud800", "sampling": Sampling(), "first": 0}
+    known: dict[str, Any] = {"model": "a\udcff", "template": "t\ud800", "sampling": Sampling(logit_bias=((3, 1.5),)), "first": 0}
     files.save(tmp_path / "a.json", tokenizer, messages=[Message("user", "b\udcff")], **known)
     saved = files.load(tmp_path / "a.json", tokenizer)
+    assert saved.sampling == known["sampling"]
     assert (saved.model, saved.template, saved.messages) == ("a\ufffd", "t\ufffd", [Message("user", "b\ufffd")])
     value = json.loads((tmp_path / "a.json").read_text(encoding="utf-8"))
     value["messages"] = [{"role": "user", "content": "c\ud800"}, {"role": "assistant", "content": "\udfff", "ids": [1]}]

@@ -44,13 +44,21 @@ class Head:
         self.scratch = arrays.new_scratch(self.sizes, 4, 16, threads)
 
     def search(self, x: Floats, top: int) -> Floats:
-        """s.logits, which held something else before."""
-        self.scratch.logits[:] = 1e30
+        """The logits, whose place held something else before."""
+        self.scratch.logits[0] = 1e30
         self.scratch.head_counts[:] = 0
 
         def work(thread: int) -> None:
             head_search.top_logits(
-                self.weights, self.sizes, x, self.scratch, np.int64(top), np.int64(thread), np.int64(self.threads), self.control
+                self.weights,
+                self.sizes,
+                x,
+                self.scratch,
+                self.scratch.logits[0],
+                np.int64(top),
+                np.int64(thread),
+                np.int64(self.threads),
+                self.control,
             )
 
         if self.threads > 1 and not head_search.top_logits.signatures:
@@ -61,12 +69,12 @@ class Head:
         work(0)
         for other in others:
             other.join()
-        return self.scratch.logits
+        return self.scratch.logits[0]
 
     def compile(self, x: Floats) -> None:
         """Alone, so that no thread waits for one that compiles."""
         one = arrays.new_scratch(self.sizes, 4, 16, 1)
-        head_search.top_logits(self.weights, self.sizes, x, one, np.int64(1), np.int64(0), np.int64(1), self.control)
+        head_search.top_logits(self.weights, self.sizes, x, one, one.logits[0], np.int64(1), np.int64(0), np.int64(1), self.control)
 
     def all(self, x: Floats) -> Floats:
         out = np.zeros(self.vocab, np.float32)

@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 
 import k_blocks
 import numpy as np
-from bitnet_kernels import arrays, kv_cache
+from bitnet_kernels import arrays, control, kv_cache
 from bitnet_kernels.naive import attention as naive_attention
 from bitnet_kernels.naive import rope
 from bitnet_kernels.naive import step as naive_step
@@ -148,7 +148,7 @@ def soiled_scratch(sizes: arrays.Sizes, shape: Shape, threads: int) -> arrays.Sc
     """Scratch filled with NaN and 99: what is not written first must not be used. Only the counts begin at zero."""
     scratch = arrays.new_scratch(sizes, shape.chunk, shape.context, threads)
     for name, array in scratch._asdict().items():
-        if name != "counts":
+        if name != "counts" and array is not None:
             array.fill(np.nan if array.dtype == np.float32 else 99)
     return scratch
 
@@ -192,8 +192,8 @@ class Model:
         self.scratch.x[:tokens] = self.inputs[position : position + tokens]
         edges = [self.shape.layers * piece // pieces for piece in range(pieces + 1)]
         for first, last in pairwise(edges):
-            self.team.run(tokens, position, first, last, last == self.shape.layers)
-        return self.scratch.x[:tokens].copy(), self.scratch.logits.copy()
+            self.team.run(tokens, position, first, last, [control.Wanted(tokens - 1)] if last == self.shape.layers else ())
+        return self.scratch.x[:tokens].copy(), self.scratch.logits[0].copy()
 
     def stored(self, layer: int, first: int, last: int) -> tuple[Floats, Floats]:
         """Copies of the keys and values at positions first .. last - 1, each (kv_heads, positions, head_dim)."""
@@ -206,10 +206,11 @@ class Model:
 
     def naive_run(self, position: int, tokens: int) -> tuple[Floats, Floats]:
         """As `run`, by the twin."""
-        control: Any = np.array([tokens, position, 0, self.shape.layers, 1], np.int64)
+        step: Any = np.array([tokens, position, 0, self.shape.layers, 1], np.int64)
         self.scratch.x[:tokens] = self.inputs[position : position + tokens]
-        naive_step.run_step(self.sizes, self.weights, self.cache, self.scratch, control)
-        return self.scratch.x[:tokens].copy(), self.scratch.logits.copy()
+        self.scratch.wanted[0] = control.Wanted(tokens - 1)
+        naive_step.run_step(self.sizes, self.weights, self.cache, self.scratch, step)
+        return self.scratch.x[:tokens].copy(), self.scratch.logits[0].copy()
 
     def plan(self, mixed: bool = True) -> list[tuple[int, int]]:
         """(position, tokens) of each step: whole chunks and single tokens in turn, or single tokens only, until 40 are done."""

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 from bitnet_kernels import isa, team
+from bitnet_kernels.control import Wanted
 from bitnet_kernels.naive import dense, norm
 from numpy.typing import NDArray
 from tiny_model import SHAPES, Model, Shape
@@ -29,7 +30,7 @@ def layer_errors(model: Model) -> list[float]:
         x = model.inputs[position : position + tokens].copy()
         for layer in range(model.shape.layers):
             model.scratch.x[:tokens] = x
-            model.team.run(tokens, position, layer, layer + 1, False)
+            model.team.run(tokens, position, layer, layer + 1)
             result = model.scratch.x[:tokens].copy()
             kept = model.stored(layer, position, position + tokens)
             expected = model.naive_layer(layer, x, position)
@@ -40,16 +41,18 @@ def layer_errors(model: Model) -> list[float]:
 
 
 def logit_error(model: Model) -> float:
-    """Head and output norm only: no layer."""
-    model.scratch.x[0] = model.inputs[0]
-    model.team.run(1, 0, 0, 0, True)
-    logits = model.scratch.logits.copy()
-    model.scratch.x[0] = model.inputs[0]
-    last = model.weights.norm_offsets[model.shape.layers, 0]
-    expected = np.zeros_like(logits)
-    state = norm.rms_norm(model.inputs[0], model.weights.norms[last : last + model.shape.hidden], model.sizes.norm_eps)
-    dense.head_matvec(model.weights.head, int(model.weights.head_offset[0]), model.shape.head_kind, state, expected)
-    return relative(logits, expected)
+    """Head and output norm only: no layer. One row of many, some in other places, and the other places left as they are."""
+    last, rows = model.weights.norm_offsets[model.shape.layers, 0], model.shape.chunk
+    model.scratch.x[:rows] = model.inputs[:rows]
+    expected = np.full((rows, model.shape.vocab), 7, np.float32)
+    for wanted in ([Wanted(0)], [Wanted(row, 0, rows - 1 - row) for row in range(rows - 1, 0, -2)]):
+        model.scratch.logits[:] = 7
+        model.team.run(rows, 0, 0, 0, wanted)
+        expected[:] = 7
+        for row, _, place in wanted:
+            state = norm.rms_norm(model.inputs[row], model.weights.norms[last : last + model.shape.hidden], model.sizes.norm_eps)
+            dense.head_matvec(model.weights.head, int(model.weights.head_offset[0]), model.shape.head_kind, state, expected[place])
+    return relative(model.scratch.logits, expected)
 
 
 def chained_error(shape: Shape) -> float:

@@ -56,13 +56,13 @@ def test_attention_at_the_last_position(path: Path, decoder_of: Callable[..., De
     for tokens in (1, 5):
         x = rng.standard_normal((tokens, z.hidden)).astype(np.float32)
         decoder._scratch.x[:tokens] = x
-        decoder._team.run(tokens, CONTEXT - tokens, 0, 1, True)
-        logits = decoder._scratch.logits.copy()
+        decoder._team.run(tokens, CONTEXT - tokens, 0, 1, [control.Wanted(tokens - 1)])
+        logits = decoder._scratch.logits[0].copy()
         step = control.new_control()
-        step[[control.TOKENS, control.POSITION, control.LAST_LAYER, control.WANT_LOGITS]] = tokens, CONTEXT - tokens, 1, 1
+        step[[control.TOKENS, control.POSITION, control.LAST_LAYER, control.WANTED]] = tokens, CONTEXT - tokens, 1, 1
         decoder._scratch.x[:tokens] = x
         naive_step.run_step(z, decoder._weights, decoder._cache, decoder._scratch, step)
-        expected = decoder._scratch.logits
+        expected = decoder._scratch.logits[0]
         assert np.abs(logits - expected).max() <= (0 if isa.chosen() == isa.NAIVE else 1e-4) * np.abs(expected).max()
 
 

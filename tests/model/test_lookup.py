@@ -51,12 +51,11 @@ def test_drafts() -> None:
     assert len(draft([*range(40), *range(4)], 100)) == 8
 
 
-def priced(step: dict[int, float], logits: float, right: float) -> Lookup:
+def priced(step: dict[int, float], right: float) -> Lookup:
     """In a text that goes in circles, with steps that cost so much, where a single one takes a second."""
     lookup = lookup_of([*range(100), *range(20)], most=64)
     lookup._right = right
     lookup.took(1.0)
-    lookup.took_logits(logits)
     for tokens, seconds in step.items():
         lookup.took(seconds, tokens)
     return lookup
@@ -64,12 +63,12 @@ def priced(step: dict[int, float], logits: float, right: float) -> Lookup:
 
 def test_a_draft_is_as_long_as_it_pays() -> None:
     cheap, dear = {5: 1.2, 17: 1.5, 65: 2.0}, {5: 7.0, 17: 14.0, 65: 60.0}
-    assert len(priced(cheap, 0.01, 1.0).draft(100)) == 64
-    assert 2 <= len(priced(cheap, 0.01, 0.7).draft(100)) <= 16
-    assert priced(cheap, 0.01, 0.05).draft(100) == []
-    assert priced(dear, 0.3, 0.9).draft(100) == []
-    assert priced({}, 0.0, 0.9).draft(100) != []  # nobody has measured yet: try
-    assert priced({5: 9.0}, 0.0, 0.9).draft(100) == []  # and do not try again
+    assert len(priced(cheap, 1.0).draft(100)) == 64
+    assert 2 <= len(priced(cheap, 0.7).draft(100)) <= 16
+    assert priced(cheap, 0.05).draft(100) == []
+    assert priced(dear, 0.9).draft(100) == []
+    assert priced({}, 0.9).draft(100) != []  # nobody has measured yet: try
+    assert priced({5: 9.0}, 0.9).draft(100) == []  # and do not try again
 
 
 def test_guesses_are_judged_without_being_computed() -> None:
@@ -89,11 +88,20 @@ def test_a_batch_gives_the_bits_of_single_tokens(decoder_of: Make, cache_type: s
     start = 0
     for size in (1, 2, 3, 5, 8, 1, 4, 16):
         batch = ids[start : start + size]
-        many.feed_batch(batch)
+        logits = many.feed_batch(batch, top=5)
         for row, token in enumerate(batch):
-            assert np.array_equal(many.logits_of(row), one.feed([token]))
+            expected = one.feed([token])
+            found = logits[row].copy()
+            largest = np.argsort(-expected)[:5]
+            assert np.array_equal(found[largest], expected[largest]) and np.isin(found, [*expected, -np.inf]).all()
+            others = logits[row + 1 :].copy()
+            assert np.array_equal(many.logits_of(row), expected)
+            assert np.array_equal(logits[row], expected) and np.array_equal(logits[row + 1 :], others)
         start += size
+        many.rewind(many.position - size)
+        assert np.array_equal(many.feed_batch(batch)[-1], expected)
     assert np.array_equal(many.feed([7]), one.feed([7]))
+    assert np.array_equal(many.logits_of(-1), one.logits_of(-1))
     with pytest.raises(ValueError, match="row 3"):
         many.logits_of(3)
 

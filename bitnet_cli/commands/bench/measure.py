@@ -180,8 +180,8 @@ class Runner:
             start = time.perf_counter()
             d.feed([self._ids[middle + i % 8]], test.top)
             token = time.perf_counter() - start
-            there, first = d.time_part(1, middle, layers, False), d.time_part(1, 0, layers, False)
-            times.append((token, there, first, d.time_part(1, middle, 0, True, test.top)))
+            there, first = d.time_part(1, middle, layers, 0), d.time_part(1, 0, layers, 0)
+            times.append((token, there, first, d.time_part(1, middle, 0, 1, test.top)))
         token, there, first, head = np.median(np.array(times), 0).tolist()
         first = min(first, there)
         return {"layers": first, "attention": there - first, "head": head, "rest": max(token - there - head, 0.0)}

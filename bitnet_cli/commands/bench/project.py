@@ -68,8 +68,8 @@ def layer_seconds(decoder: Decoder, prompt: bool, tokens: int, depth: int, top: 
     middle, timings = depth + (tokens - count) // 2, []
     for _ in range(TIMINGS["prefill" if prompt else "decode"]):
         if not prompt:
-            decoder.time_part(1, middle, 0, True, top)
-        timings.append(decoder.time_part(count, middle, layers, False))
+            decoder.time_part(1, middle, 0, 1, top)
+        timings.append(decoder.time_part(count, middle, layers, 0))
     return float(np.median(timings)) / layers * (tokens / count if prompt else 1)
 
 

@@ -77,8 +77,8 @@ class Clock:
     config = SimpleNamespace(layers=2)
     head_ran = False
 
-    def time_part(self, tokens: int, position: int, layers: int, head: bool, top: int = 0) -> float:
-        before, self.head_ran = self.head_ran, head
+    def time_part(self, tokens: int, position: int, layers: int, logits: int, top: int = 0) -> float:
+        before, self.head_ran = self.head_ran, logits > 0
         if tokens == 1 and not before:
             return 0.0005 * layers
         assert position == {128: 10 + (256 - 128) // 2, 1: 10 + 3}[tokens]

@@ -1,4 +1,4 @@
-"""`bitnet run -cnv` as a process with pipes: lines in, answers out; commands, saved chats, what is refused."""
+"""`bitnet run -cnv` with pipes: lines in, answers out; commands, saved chats, what is refused."""
 
 import json
 import os
@@ -27,9 +27,9 @@ from bitnet_cli.text.chat.templates import Message, checked_messages
 from bitnet_cli.text.from_gguf import tokenizer_from_metadata
 from bitnet_cli.text.tokenizer import Tokenizer
 
+from ...command import Done, bitnet
 from ...model.chat_models import IM_END, chat_model, reciting_model
 
-Done = subprocess.CompletedProcess[str]
 GREEDY = ("--temp", "0", "-t", "1")
 
 
@@ -44,16 +44,8 @@ def reciting(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def talk(model: Path, stdin: str, *arguments: str, code: int = 0, **environment: str) -> Done:
-    clean = {key: value for key, value in os.environ.items() if key not in ("NUMBA_DISABLE_JIT", "PYTHONIOENCODING")}
-    done = subprocess.run(
-        [sys.executable, "-m", "bitnet_cli", "run", str(model), "-cnv", *GREEDY, *arguments],
-        check=False,
-        input=stdin,
-        capture_output=True,
-        text=True,
-        env=clean | {"BITNET_ISA": "naive"} | environment,
-        timeout=300,
-    )
+    env = {**os.environ, "BITNET_ISA": "naive", **environment}
+    done = bitnet("run", model, "-cnv", *GREEDY, *arguments, stdin=stdin, env=env)
     assert "Traceback" not in done.stderr, done.stderr
     assert done.returncode == code, done.stderr
     return done
@@ -138,6 +130,10 @@ def test_a_saved_chat_cannot_forge_control_tokens(tokenizer: Tokenizer, tmp_path
         ('{"format": "bitnet-chat", "version": 1, "messages": [{"role": "root", "content": ""}], "sampling": {}}', "role"),
         ('{"format": "bitnet-chat", "version": 1, "messages": [], "sampling": {"temperature": "hot"}}', "temperature"),
         ('{"format": "bitnet-chat", "version": 1, "messages": [], "sampling": {"temperature": NaN}}', "--temp"),
+        *(
+            (f'{{"format": "bitnet-chat", "version": 1, "messages": [], "sampling": {{"logit_bias": {bias}}}}}', "logit")
+            for bias in ("3", "[1]", "[[1]]", "[[1, true]]", f"[[1, {10**400}]]", "[[1, NaN]]", "[[-1, 0]]", f"[[{2**64}, 0]]", "null")
+        ),
         ('{"format": "bitnet-chat", "version": 1, "messages": [], "sampling": {}, "first": 3}', "first"),
     ],
 )
