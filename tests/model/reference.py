@@ -201,6 +201,8 @@ def assert_agree(got: NDArray[np.float32], want: NDArray[np.float32] | Doubles, 
     if not len(wrong):
         return len(errors)
     first = int(wrong[0])
-    assert margin[first] < NEAR, f"row {first}: error {errors[first]:.1e}, and no value is within its error of a half ({margin[first]:.1f} times)"
+    assert margin[first] < NEAR, (
+        f"row {first}: error {errors[first]:.1e}, and no value is within its error of a half ({margin[first]:.1f} times)"
+    )
     assert errors.max() < LOOSE, f"row {int(errors.argmax())}: error {errors.max():.1e}"
     return first
