@@ -73,6 +73,8 @@ def run_ours(model: Path, setup: Setup) -> Figures:
                 read = max(read_rate(np.asarray(file.file_bytes()), setup.threads))
                 figures[f"{name}_read_share"] = figures[name] * bytes_a_token(engine, top > 0) / read
                 figures["read_rate"] = read
+    decoder.rewind(0)
+    decoder.feed(prompt_of(SHORT), TOP)
     for texts in setup.batches:
         for name, top in (("together", TOP), ("together_all", 0)):
             seconds = 0.0
