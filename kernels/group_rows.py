@@ -71,7 +71,7 @@ def lay_out(words: NDArray[np.uint32], scales: NDArray[np.float16], out: NDArray
     cols, count = words.shape[1] * WORD, scales.shape[1]
     past = -len(words) % ROWS
     if past:
-        words, scales = (np.pad(part, ((0, past), (0, 0))) for part in (words, scales))
+        words, scales = np.pad(words, ((0, past), (0, 0))), np.pad(scales, ((0, past), (0, 0)))
     panels, start = out.reshape(len(words) // ROWS, -1), scale_bytes(cols, cols // count)
     heads, bodies = panels[:, :start].reshape(len(panels), -1).view("<f2"), panels[:, start:].view("<u4")
     np.copyto(bodies.reshape(len(panels), -1, ROWS), words.reshape(len(panels), ROWS, -1).swapaxes(1, 2))
