@@ -143,7 +143,9 @@ def block_tensor(
 def file_type(wanted: TensorType, tensors: list[OutputTensor]) -> TensorType:
     """The type that general.file_type names (FILE_TYPES): that which stands in for one that has no place for several scales."""
     scaled = {tensor.name.removesuffix("scale") + "weight" for tensor in tensors if tensor.name.endswith(".scale")}
-    blocked = {tensor.type for tensor in tensors if tensor.name.startswith("blk.") and tensor.name not in scaled}
+    # Q2_0 beside a `.scale` may stand in because of its rows (type_of_rows), TQ2_0 never does.
+    ours = [tensor for tensor in tensors if tensor.name.startswith("blk.")]
+    blocked = {tensor.type for tensor in ours if tensor.type is TensorType.TQ2_0 or tensor.name not in scaled}
     return next((kind for kind in STAND_INS if wanted in ONE_SCALE and kind in blocked), wanted)
 
 

@@ -23,7 +23,7 @@ from bitnet_cli.gguf_file.table import TensorTable
 from bitnet_cli.machine.memory import available_bytes
 from bitnet_cli.model.config import ACTIVATION_TYPE, NO_POOLING, NO_TEXT, ModelConfig, read_config
 from bitnet_cli.model.folds import read_folding
-from bitnet_cli.model.grouped import examine_groups, has_groups, require_groups
+from bitnet_cli.model.grouped import BLOCKED, examine_groups, has_grouped_head, has_groups, head_name, require_groups
 from bitnet_cli.model.parts import Scales, require_movable
 from bitnet_cli.model.projections import SAMPLE, examine, extra_scale, has_row_scales, i2_s_scale, infos_of, require_layout, scale_name
 from bitnet_cli.model.weights import check_tensors, embedding_info, head_info, norm_names, norm_values, rope_factors
@@ -92,12 +92,26 @@ def require_activations(path: str, c: ModelConfig) -> None:
                 )
 
 
-def require_memory(c: ModelConfig, context: int, cache_type: str) -> None:
-    """BitnetError where the KV cache of so many tokens does not fit into this machine's free memory."""
+def require_memory(c: ModelConfig, context: int, cache_type: str, weights: int = 0) -> None:
+    """BitnetError where the KV cache of so many tokens does not fit into this machine's free memory. weights: bytes of `own_bytes`."""
     free, need = available_bytes(), cache_bytes(cache_type, c.layers, c.kv_heads, c.head_dim, context)
-    if free is not None and need > free:
-        have = free / 2**30
-        raise BitnetError(f"a context of {context} tokens needs {need / 2**30:.1f} GiB of memory, {have:.1f} are free; use a smaller -c")
+    if free is None or need + weights <= free:
+        return
+    told = f"a context of {context} tokens needs {need / 2**30:.1f} GiB of memory, {free / 2**30:.1f} are free"
+    told += f", of which the weights take {weights / 2**30:.1f}" if weights else ""
+    fits = max(0, free - weights) * context // need
+    told += f"; use a smaller -c (up to {fits} tokens)" if fits else "; the model does not fit"
+    if cache_type in ("f32", "f16"):
+        told += f", or --cache-type q8: {cache_bytes('q8', c.layers, c.kv_heads, c.head_dim, context) / 2**30:.1f} GiB"
+    raise BitnetError(told)
+
+
+def own_bytes(file: TensorTable, c: ModelConfig) -> int:
+    """Bytes that projections and head take beside the mapped file: layouts that kernels do not read in place are moved to memory."""
+    infos = [info for layer in infos_of(file, c) for info in layer]
+    moved = infos if any(info.type is not TensorType.I2_S for info in infos) else []
+    head = [file.tensors[head_name(file)]] if has_grouped_head(file) else []
+    return sum(max(info.shape[0] * info.shape[1] // 4, info.nbytes if info.type in BLOCKED else 0) for info in [*moved, *head])
 
 
 def check_text(file: TensorTable, c: ModelConfig, *, embeds: bool = False) -> Tokenizer:
@@ -141,7 +155,7 @@ def why_not(file: GGUFFile, evidence: i2_s_order.Evidence | None = None, *, embe
         if embeds and c.pooling is None:
             raise UnsupportedError(NO_POOLING)
         check_model(file, evidence)
-        require_memory(c, min(DEFAULT_CONTEXT, c.context), "f16")
+        require_memory(c, min(DEFAULT_CONTEXT, c.context), "f16", own_bytes(file, c))
         sampled = not (examine_groups if has_groups(file, c, None if full else SAMPLE) else examine)(file, c, full)
     except BitnetError as error:
         return Verdict(str(error).removeprefix(f"{file.path}: "))

@@ -24,7 +24,7 @@ from bitnet_cli.gguf_file.dequantise import rows_as_float32
 from bitnet_cli.gguf_file.reader import GGUFFile
 from bitnet_cli.gguf_file.types import row_bytes
 from bitnet_cli.model import base3_rows
-from bitnet_cli.model.checks import DEFAULT_CONTEXT, check_model, require_memory
+from bitnet_cli.model.checks import DEFAULT_CONTEXT, check_model, own_bytes, require_memory
 from bitnet_cli.model.derived import Derived
 from bitnet_cli.model.folds import embedding_fold
 from bitnet_cli.model.pages import Pages
@@ -102,7 +102,7 @@ class Engine:
         self.cache_type, self.threads = cache_type, threads
         self.scheme = scheme_for(c.trained_scheme, activations, c.activation == "relu2", str(file.path))
         self.note = post_hoc_note(c.trained_scheme, self.scheme)
-        require_memory(c, self.context, cache_type)
+        require_memory(c, self.context, cache_type, own_bytes(file, c))
         self.silent = np.array(silent_ids(file.metadata, str(file.path), c.vocab), np.int64)
         cos, sin = rope_tables(file, c, self.context)
         sizes = sizes_of(file, c, self.scheme, QUERY_TYPES[query_type])

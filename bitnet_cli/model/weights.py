@@ -138,7 +138,7 @@ def norm_values(file: TensorTable, name: str) -> NDArray[np.float32]:
     info = file.tensors[name]
     if info.type not in FLOATS:
         kinds = ", ".join(kind.name for kind in FLOATS)
-        raise UnsupportedError(f"{file.path}: tensor {name}: type {info.type.name} is not read in norms and biases; {kinds} are")
+        raise UnsupportedError(f"{file.path}: tensor {name}: norms of type {info.type.name} are not read; {kinds} are")
     values: NDArray[np.float32] = rows_as_float32(info.type, file.raw(name), info.shape[0])[0]
     if not np.isfinite(values).all():
         raise BadFileError(file.path, f"tensor {name}", "holds values that are not finite", info.offset)

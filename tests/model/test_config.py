@@ -85,7 +85,7 @@ def test_an_architecture_implies_its_activation(tmp_path: Path, arch: str, activ
 
 
 def test_every_architecture_is_tested() -> None:
-    assert set(ARCHITECTURES) == {"bitnet-b1.58", "bitnet-25", "bitnet", "llama", "qwen3", "gemma3"}
+    assert set(ARCHITECTURES) == {"bitnet-b1.58", "bitnet-25", "bitnet", "llama", "qwen2", "qwen3", "gemma3"}
 
 
 def test_an_unknown_activation(tmp_path: Path) -> None:
