@@ -297,24 +297,8 @@ def run_layer(z, w, cache, s, layer, tokens, position, thread, threads, control)
     for t in range(tokens):
         gated(s.gate[t], s.up[t], z.activation, first, last)
     barrier(control, threads)
-    prepare(
-        s.gate,
-        z.feed_forward,
-        w,
-        layer,
-        DOWN,
-        at[FFN_SUB_NORM],
-        NONE,
-        eps,
-        z.codes_down,
-        START,
-        z.hadamard,
-        s,
-        tokens,
-        thread,
-        threads,
-        control,
-    )
+    wide, turned = z.feed_forward, z.hadamard
+    prepare(s.gate, wide, w, layer, DOWN, at[FFN_SUB_NORM], NONE, eps, z.codes_down, START, turned, s, tokens, thread, threads, control)
     straight = at[FFN_OUT_NORM] < 0
     if not (straight and tokens == 1 and w.columns_built[0] and down_by_columns(z, w, s, layer, thread, threads)):
         project(w, s, layer, DOWN, z.feed_forward, z.hidden, s.x if straight else s.branch, START, straight, tokens, thread, threads)

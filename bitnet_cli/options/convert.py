@@ -22,19 +22,18 @@ class ScaleOf(str, Enum):
     row = "row"
 
 
+OUTTYPES = (
+    "Ternary weights. auto: i2_s, or what holds the scales. llama.cpp: tq1_0, tq2_0, q2_0; PrismML's: pq2_0, ptq1_0; "
+    "ik_llama.cpp: iq2_bn; f16: floats."
+)
+
+
 def convert(
     source: Annotated[str, typer.Argument(help="Hugging Face folder (config.json, *.safetensors, tokenizer files), or hub id owner/name.")],
     output: Annotated[
         Path | None, typer.Option("-o", "--output", "--outfile", help="GGUF file to write. Default: models/NAME.gguf.", show_default=False)
     ] = None,
-    outtype: Annotated[
-        OutType,
-        typer.Option(
-            "--outtype",
-            help="Ternary weights. auto: i2_s, or what holds the scales. llama.cpp: tq1_0, tq2_0, q2_0; PrismML's: pq2_0, ptq1_0; "
-            "ik_llama.cpp: iq2_bn; f16: floats.",
-        ),
-    ] = OutType.auto,
+    outtype: Annotated[OutType, typer.Option("--outtype", help=OUTTYPES)] = OutType.auto,
     embedding_type: Annotated[EmbeddingType, typer.Option("--embedding-type", help="Type of the embedding and head.")] = EmbeddingType.f16,
     ternarise: Annotated[
         bool, typer.Option("--ternarise", "--ternarize", help="Round float weights that nothing marks as trained for ternary values.")
