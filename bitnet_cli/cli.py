@@ -148,6 +148,12 @@ def main() -> None:
         raise SystemExit(130) from None
     except BitnetError as error:
         _fail(error, error.exit_code)
+    except ImportError as error:  # no memory for its code, or a damaged installation; NumPy's reason is the last of 20 lines
+        reason = [line for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
+        _fail(BitnetError(f"a library cannot be loaded: {reason[-1].strip()}"), 1)
+    except MemoryError as error:
+        what = f" ({error})" if str(error) else ""  # NumPy says how much it wanted
+        _fail(BitnetError(f"not enough memory{what}; a smaller -c needs less"), 1)
     except OSError as error:
         if not reader_left(error):
             _fail(error, 1)
