@@ -96,7 +96,7 @@ def target_of(name: str, folder: Path) -> tuple[Test, list[bytes]]:
     if name == "bench":
         return of_file(folder, "rows.json", saved.read_rows), [b'[{"test": "tg1", "samples_ts": [1.0], "avg_ts": 1.0}]', b'{"a": 1}\n']
     if name == "chat":
-        opened = opening.open_model(EMBEDDED_MODEL, opening.Engine(context=16, threads=1))
+        opened = opening.open_model(EMBEDDED_MODEL, opening.Options(context=16, threads=1))
         chat = {"format": "bitnet-chat", "version": 1, "model": {"name": "a", "vocab_size": 4096}, "template": "t", "sampling": {}}
         chat |= {"first": 0, "messages": [{"role": "user", "content": "x"}, {"role": "assistant", "content": "y", "ids": [1]}]}
         return of_file(folder, "a.json", lambda path: files.load(path, opened.tokenizer)), [json.dumps(chat).encode()]

@@ -21,7 +21,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING
 
-from bitnet_cli.errors import BadFileError, UnsupportedError
+from bitnet_cli.errors import BadFileError, UnsupportedError, unreadable
 from bitnet_cli.gguf_file.metadata import Typed, Value, ValueType
 from bitnet_cli.gguf_file.parse import Header, TensorInfo, UnreadTensor, parse
 from bitnet_cli.gguf_file.split import OpenPart, Place, all_parts, join, map_together, read_together
@@ -180,8 +180,9 @@ def _open_file(path: Path) -> int:
     try:
         return os.open(path, flags)
     except (OSError, ValueError) as error:  # ValueError: a NUL in the path
-        reason = "is a folder, expected a GGUF file" if path.is_dir() else getattr(error, "strerror", None) or str(error)
-        raise BadFileError(path, "file", reason) from None
+        if path.is_dir():
+            raise BadFileError(path, "file", "is a folder, expected a GGUF file") from None
+        raise unreadable(path, error) from None
 
 
 def _map_file(path: Path, handle: int) -> mmap.mmap:

@@ -16,8 +16,9 @@ from bitnet_cli.commands.chat import files
 from bitnet_cli.commands.convert import convert
 from bitnet_cli.errors import BitnetError
 from bitnet_cli.model import prompt_cache
-from bitnet_cli.model.opening import Engine, OpenModel, open_model
+from bitnet_cli.model.opening import OpenModel, Options, open_model
 from bitnet_cli.model.sampler import Sampling
+from bitnet_cli.model.sequence import Sequence
 from bitnet_cli.text.chat.templates import Message
 
 from ..command import Done, bitnet
@@ -25,6 +26,7 @@ from ..model.builder import Sizes, random_model, write_model
 
 resource = pytest.importorskip("resource", reason="limits of POSIX")
 NAIVE = {"BITNET_ISA": "naive"}
+IDS = list(range(16))
 
 
 class Countdown:
@@ -70,10 +72,12 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def opened(model: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[OpenModel]:
-    result = open_model(model, Engine(context=32, threads=1))
-    result.session.prefill(list(range(20)), 0)
+    result = open_model(model, Options(context=32, threads=1))
+    text = Sequence(result.engine)
+    text.feed(IDS)
     yield result
-    result.session.close()
+    text.release()
+    result.scheduler.close()
 
 
 ALLOCATIONS = [(np, name) for name in ("empty", "zeros", "ones", "full", "concatenate", "stack", "arange", "array")]
@@ -92,7 +96,7 @@ def out_of_memory(done: Done) -> None:
 
 def test_every_allocation_of_a_load(model: Path, memory: Countdown) -> None:
     def load() -> None:
-        open_model(model, Engine(context=32, threads=1)).session.close()
+        open_model(model, Options(context=32, threads=1)).scheduler.close()
 
     load()  # what is imported and kept for good
     before = descriptors()
@@ -143,7 +147,7 @@ def saves(
             "convert": lambda: convert(folder, path, force=True, quiet=True),
             "quantize": lambda: quantize(model, path, "i2_s", force=True, quiet=True),
             "chat": lambda: files.save(path, opened.tokenizer, **known),
-            "cache": lambda: prompt_cache.save(opened, 16, path),
+            "cache": lambda: prompt_cache.save(opened, IDS, path),
         }
         actions[what]()
         return path, actions[what]
