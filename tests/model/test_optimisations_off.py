@@ -144,8 +144,9 @@ def test_guesses_and_a_cache_of_texts_change_no_token(monkeypatch: pytest.Monkey
 
 
 GREEDY = (
-    "from bitnet_cli import load\nwith load(threads=2) as model: print(list(model.generate('And the king', max_tokens=40, temperature=0)))\n"
-    "import sys; print('numba' in sys.modules, file=sys.stderr)"
+    "import sys; from bitnet_cli import load\n"
+    "with load(threads=2) as model: print(list(model.generate('And the king', max_tokens=40, temperature=0)))\n"
+    "print('numba' in sys.modules, file=sys.stderr)"
 )
 
 
