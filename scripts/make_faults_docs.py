@@ -13,8 +13,7 @@ ROOT = Path(__file__).resolve().parent.parent
 PAGE = ROOT / "docs" / "faults.md"
 REFUSED = "refused in one line, exit code 3"
 
-# A fault | what happens, and under it its tests as `file::name`, without `tests/` and `test_`. `refused` stands for REFUSED; `server`: it
-# belongs to the server, whose tests are its own.
+# A fault | what happens, and under it its tests as `file::name`, without `tests/` and `test_`. `refused` stands for REFUSED.
 TABLE = """
 GGUF: empty, cut at any byte | refused
     hostile/gguf::cut_at_every_byte commands/run::files_that_are_no_model
@@ -102,7 +101,8 @@ Token ids outside the vocabulary | UsageError before any kernel
 Ctrl-C in a text, a compilation, an import, a conversion | exit code 130, terminal and files in order
     commands/run::ctrl_c commands/run::ctrl_c_while_kernels_compile start::ctrl_c_while_modules_are_imported
     commands/convert_stopped::stopped_in_the_middle_of_writing
-SIGTERM to the server | server
+SIGTERM to the server | no new requests, streams end, exit code 0
+    serving/coming_and_going::sigterm_ends_with_zero serving/coming_and_going::drain
 kill -9 while a file is written | the target is absent or whole; the next run takes leftovers away
     commands/convert_stopped::kill_at_random_moments faults/processes::killed_at_random_moments
     gguf_file/writer::part_file_of_a_killed_writer_goes_with_the_next_one
@@ -141,17 +141,26 @@ NO_COLOR, TERM=dumb, LANG=C, narrow terminals | plain lines, characters replaced
     commands/run::output_that_the_encoding_lacks commands/progress::no_bars_where_the_cursor_cannot_move
 No network | all works but a download, which says so
     commands/hub::no_network no_network::nothing_is_asked_of_the_network
-A port in use; an open address without a key | server
-Hosts and origins of other sites | server
-Bodies: huge, endless, nested, of another type | server
-Slow and flooding clients | server
-A reader of a stream that is slow | server
-A client that goes away | server
-More requests than places | server
-An error in one request | server
+A port in use; an open address without a key | exit code 1 or 2, with the reason
+    serving/refusals::addresses_that_are_none serving/refusals::keys
+Hosts and origins of other sites | 403
+    serving/refusals::names_that_are_not_the_servers serving/refusals::pages_of_other_sites
+Bodies: huge, endless, nested, of another type | 400, 413 or 415
+    serving/refusals::bodies_that_are_no_json serving/refusals::large_and_slow_bodies
+Slow and flooding clients | 408, or closed
+    serving/refusals::large_and_slow_bodies serving/refusals::headers_that_do_not_end
+A reader of a stream that is slow | its request alone is ended
+    serving/coming_and_going::a_client_that_does_not_read
+A client that goes away | its request is ended, its place free
+    serving/coming_and_going::a_client_that_goes serving/coming_and_going::a_client_that_goes_while_it_waits
+More requests than places | they wait, then 429
+    serving/coming_and_going::too_many serving/coming_and_going::eight_at_once
+An error in one request | of that request alone
+    serving/refusals::a_request_that_fails_hurts_no_other
 Stop strings over several tokens | held back until decided
     text/stop::any_text_in_any_pieces
-API keys | server
+API keys | 401 without one; never in the log
+    serving/refusals::keys serving/refusals::lines_of_the_log_are_lines
 A clock that jumps | times are measured by a clock that does not; a future date of a file harms nothing
     kernels/child::a_clock_that_was_wrong
 A benchmark on a busy machine | median and spread, with a warning
@@ -213,10 +222,8 @@ def page() -> str:
         "|---|---|---|---|",
     ]
     for number, (fault, right, tests) in enumerate(rows(), 1):
-        shown = "with the server"
-        if right != "server":
-            found = [location(name) for name in tests]
-            shown = ", ".join(f"[{name[5:].replace('_', ' ')}](../{path.relative_to(ROOT).as_posix()})" for path, name in found)
+        found = [location(name) for name in tests]
+        shown = ", ".join(f"[{name[5:].replace('_', ' ')}](../{path.relative_to(ROOT).as_posix()})" for path, name in found)
         lines.append(f"| {number} | {fault} | {'' if right == 'server' else right} | {shown} |")
     lines += ["", "Not tested, and why:", "", *(f"- {what}: {why}." for what, why in NOT_HERE), ""]
     return "\n".join(lines)
