@@ -22,10 +22,14 @@ class ScaleOf(str, Enum):
     row = "row"
 
 
-OUTTYPES = (
-    "Ternary weights. auto: i2_s, or what holds the scales. llama.cpp: tq1_0, tq2_0, q2_0; PrismML's: pq2_0, ptq1_0; "
-    "ik_llama.cpp: iq2_bn; f16: floats."
-)
+Trained = Annotated[
+    SchemeType,
+    typer.Option(
+        "--activations",
+        help="What the model was trained to multiply by: int8 (BitNet b1.58), float (TriLM), a4.8 ... auto: as config.json says, or "
+        "by the weights.",
+    ),
+]
 
 
 def convert(
@@ -33,7 +37,14 @@ def convert(
     output: Annotated[
         Path | None, typer.Option("-o", "--output", "--outfile", help="GGUF file to write. Default: models/NAME.gguf.", show_default=False)
     ] = None,
-    outtype: Annotated[OutType, typer.Option("--outtype", help=OUTTYPES)] = OutType.auto,
+    outtype: Annotated[
+        OutType,
+        typer.Option(
+            "--outtype",
+            help="Ternary weights. auto: i2_s, or what holds the scales. llama.cpp: tq1_0, tq2_0, q2_0; PrismML's: pq2_0, ptq1_0; "
+            "ik_llama.cpp: iq2_bn; f16: floats.",
+        ),
+    ] = OutType.auto,
     embedding_type: Annotated[EmbeddingType, typer.Option("--embedding-type", help="Type of the embedding and head.")] = EmbeddingType.f16,
     ternarise: Annotated[
         bool, typer.Option("--ternarise", "--ternarize", help="Round float weights that nothing marks as trained for ternary values.")
@@ -47,14 +58,7 @@ def convert(
     group: Annotated[
         Group | None, typer.Option("--group", help="The same, with one scale for each so many neighbours of a row: 128 as Bonsai has it.")
     ] = None,
-    activations: Annotated[
-        SchemeType,
-        typer.Option(
-            "--activations",
-            help="What the model was trained to multiply by: int8 (BitNet b1.58), float (TriLM), a4.8 ... auto: as config.json says, or "
-            "by the weights.",
-        ),
-    ] = SchemeType.auto,
+    activations: Trained = SchemeType.auto,
     revision: Annotated[str | None, typer.Option("--revision", help="Hub: branch, tag or commit. Default: main.")] = None,
     token: Annotated[str | None, typer.Option("--token", help="Hub: access token; HF_TOKEN keeps it out of process lists.")] = None,
     cache_dir: Annotated[Path | None, typer.Option("--cache-dir", help="Hub: folder of the cache. Default: HF_HUB_CACHE.")] = None,
