@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from . import isa
 from .arrays import Scratch, Sizes, Weights
-from .control import DONE, FIRST_LAYER, LAST_LAYER, MAX_THREADS, POSITION, STEP, STOP, TOKENS, WANTED, Shared, Wanted, new_control
+from .control import DONE, FIRST_LAYER, LAST_LAYER, MAX_THREADS, STEP, STOP, TEXTS, TOKENS, WANTED, Shared, Text, Wanted, new_control
 from .frame import Frame
 from .kv_cache import AnyCache
 from .native import Call, Entry
@@ -64,19 +64,24 @@ class Team:
             for number in range(1, self._threads):
                 self._wake[number].release()
 
-    def run(self, tokens: int, position: int, first_layer: int, last_layer: int, wanted: Sequence[Wanted] = ()) -> None:
+    def run(self, texts: Sequence[Text], first_layer: int, last_layer: int, wanted: Sequence[Wanted] = ()) -> None:
         """One step (see step.py); returns when it is done. `top` of what is wanted needs the planes of the head (arrays.Planes) built.
 
-        On Ctrl-C the step is finished first: the team is always whole.
+        texts: in the order of their rows; scratch.tables has their pages. On Ctrl-C the step is finished first: the team is always whole.
         """
         if first_layer >= last_layer and not wanted:
             return  # nothing to do, and no barrier after which no thread reads this step's parameters any more
         with self._lock:
             self._compile_and_start()
-            c = self._control
-            c[TOKENS], c[POSITION], c[FIRST_LAYER], c[LAST_LAYER], c[WANTED] = tokens, position, first_layer, last_layer, len(wanted)
+            c, s = self._control, self._arrays.scratch
+            tokens = texts[-1].row + texts[-1].tokens
+            c[TOKENS], c[TEXTS], c[FIRST_LAYER], c[LAST_LAYER], c[WANTED] = tokens, len(texts), first_layer, last_layer, len(wanted)
+            for number, text in enumerate(texts):
+                s.texts[number] = text
+                rows = s.positions[text.row : text.row + text.tokens]
+                rows[:, 0], rows[:, 1] = range(text.position, text.position + text.tokens), number
             for i, asked in enumerate(wanted):
-                self._arrays.scratch.wanted[i] = asked
+                s.wanted[i] = asked
             self._step += 1
             try:
                 self._announce(self._step)

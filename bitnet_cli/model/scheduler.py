@@ -155,7 +155,7 @@ class Scheduler:
                 _fail(job, error)
                 if not isinstance(error, Exception):
                     raise
-            first, place = first + len(row.ids), place + len(row.wanted)
+            first, place = first + len(row.ids), place + (0 if row.states else len(row.wanted))
         self._dismiss()
         return True
 

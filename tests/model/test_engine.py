@@ -178,7 +178,7 @@ def test_a_cache_larger_than_memory(tmp_path: Path, text_of: Make, monkeypatch: 
         ) as caught:
             text_of(path, context=1 << 20)
     assert caught.value.exit_code == 1
-    assert text_of(path, context=1000).engine.cache_bytes() == 2 * 4 * 2 * 2 * 32 * 1008  # whole blocks of 16 positions
+    assert text_of(path, context=1000).engine.cache_bytes() == 2 * 4 * 2 * 2 * 32 * 1024  # whole pages
 
 
 def test_memory_that_is_not_known(small_file: Path, text_of: Make, monkeypatch: pytest.MonkeyPatch) -> None:

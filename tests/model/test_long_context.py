@@ -54,13 +54,14 @@ def test_attention_at_the_last_position(path: Path, text_of: Callable[..., Seque
     z, rng = decoder.engine.arrays.sizes, np.random.default_rng(1)
     keys, values = rng.standard_normal((2, CONTEXT, z.kv_heads, z.head_dim)).astype(np.float32)
     naive_attention.store(decoder.engine.arrays.cache, 0, 0, keys, values)
+    decoder.engine.arrays.scratch.tables[0] = range(len(decoder.table))
     for tokens in (1, 5):
         x = rng.standard_normal((tokens, z.hidden)).astype(np.float32)
         decoder.engine.arrays.scratch.x[:tokens] = x
-        decoder.engine.team.run(tokens, CONTEXT - tokens, 0, 1, [control.Wanted(tokens - 1)])
+        decoder.engine.team.run([control.Text(0, tokens, CONTEXT - tokens)], 0, 1, [control.Wanted(tokens - 1)])
         logits = decoder.engine.arrays.scratch.logits[0].copy()
         step = control.new_control()
-        step[[control.TOKENS, control.POSITION, control.LAST_LAYER, control.WANTED]] = tokens, CONTEXT - tokens, 1, 1
+        step[[control.TOKENS, control.TEXTS, control.LAST_LAYER, control.WANTED]] = tokens, 1, 1, 1
         decoder.engine.arrays.scratch.x[:tokens] = x
         naive_step.run_step(z, decoder.engine.arrays.weights, decoder.engine.arrays.cache, decoder.engine.arrays.scratch, step)
         expected = decoder.engine.arrays.scratch.logits[0]

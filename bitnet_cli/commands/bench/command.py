@@ -161,15 +161,15 @@ class Run:
             weight_bits=setup.weights,
             activations=setup.activations,
         )
-        limits.scheme = engine.scheme
+        limits.scheme, text = engine.scheme, Sequence(engine)
         try:
             with compiling(self.choices.quiet):
                 engine.start()
                 compile_loops()
-                timer = KernelTimer(engine) if self.choices.kernels else None
+                timer = KernelTimer(text) if self.choices.kernels else None
             self.say("warm-up")
             self._measure_limits(file, setup.threads, limits)
-            runner = Runner(Sequence(engine), ids, self.meter, layers, timer)
+            runner = Runner(text, ids, self.meter, layers, timer)
             if self.plan.warm_up:
                 runner.warm_up(self.plan)
             runner.run(self.plan, results, lambda test: self._update(advance=1, description=test.name))
