@@ -52,6 +52,7 @@ def load(
     weight_bits: str = "auto",
     activations: str = "auto",
     query_type: str = "f32",
+    mapped: bool = True,
 ) -> Model:
     """Open a model; the kernels are compiled if they never were on this computer, which takes 10 to 30 seconds.
 
@@ -63,10 +64,11 @@ def load(
     weight_bits  what decode reads: `2`, `1.6`, or `auto`
     activations  of a ReLU² model: `auto` (as trained), `a8`, `a4`, `fp4`
     query_type   of attention: f32, or q4, 4 bits as in the KV cache q4
+    mapped       False: read the file into memory first, as where it lies on a share or may change meanwhile
 
     UsageError: no such model, or a value out of range. BadFileError, UnsupportedError: the file is damaged, or of a kind that is not run.
     """
-    opened = open_model(find(path), Options(context, threads, cache_type, weight_bits, activations, query_type), embeds=True)
+    opened = open_model(find(path), Options(context, threads, cache_type, weight_bits, activations, query_type, mapped), embeds=True)
     try:
         opened.engine.start()
     except BaseException:

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from bitnet_cli import Model, load
-from bitnet_cli.errors import BadFileError, BitnetError, UsageError
+from bitnet_cli.errors import BitnetError, UsageError
 
 PROMPT = "And the king said"
 
@@ -127,7 +127,7 @@ def test_a_closed_model() -> None:
 def test_what_cannot_be_asked(model: Model, tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="no such model"):
         load("a-name-that-nobody-has")
-    with pytest.raises(BadFileError, match="No such file"):
+    with pytest.raises(UsageError, match="No such file"):
         load(tmp_path / "missing.gguf")
     with pytest.raises(UsageError):
         load(threads=-1)

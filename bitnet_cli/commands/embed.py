@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 
 from bitnet_cli.commands.compiling import compiling
 from bitnet_cli.commands.opening import find_model
+from bitnet_cli.commands.prompts import read_prompt
 from bitnet_cli.commands.reporting import Reporter, print_json, say
-from bitnet_cli.commands.run import read_prompt
 from bitnet_cli.errors import UnsupportedError, UsageError
 from bitnet_cli.gguf_file.part_file import check_target, part_file
 from bitnet_cli.gguf_file.reader import open_gguf

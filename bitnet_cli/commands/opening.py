@@ -3,6 +3,8 @@
 import sys
 from pathlib import Path
 
+from bitnet_kernels import lost_pages
+
 from bitnet_cli.commands.compiling import compiling
 from bitnet_cli.commands.reporting import Reporter, byte_size, say
 from bitnet_cli.embedded import DEFAULT_MODEL, EMBEDDED
@@ -17,6 +19,18 @@ __all__ = ["OpenModel", "Options", "find_model", "open_model"]
 
 def find_model(reference: str | None) -> Path:
     """The file of a model (see model/names.py); asks on a terminal before it downloads or converts one."""
+    path = _find(reference)
+    say_if_lost(path)
+    return path
+
+
+def say_if_lost(path: Path) -> None:
+    """From now on the process ends with one line where the file, which is mapped, loses bytes that are read."""
+    start = "\n" if sys.stderr.isatty() else ""
+    lost_pages.announce(f"{start}bitnet: error: {printable(str(path))}: became shorter, or could not be read, while it was in use")
+
+
+def _find(reference: str | None) -> Path:
     try:
         return find(reference)
     except NotHereError as missing:

@@ -4,8 +4,8 @@ import time
 from pathlib import Path
 
 from bitnet_cli.commands.opening import Options, open_model
+from bitnet_cli.commands.prompts import read_prompt
 from bitnet_cli.commands.reporting import Reporter, print_json, put
-from bitnet_cli.commands.run import read_prompt
 from bitnet_cli.errors import UsageError
 from bitnet_cli.model.perplexity import score
 
@@ -22,6 +22,7 @@ def perplexity(
     cache_type: str,
     activations: str,
     query_type: str,
+    mapped: bool,
     as_json: bool,
     quiet: bool,
 ) -> None:
@@ -31,7 +32,7 @@ def perplexity(
     text = read_prompt(None, file, encoding)
     if not text:
         raise UsageError("no text: give a file by -f, or a pipe")
-    opened = open_model(model, Options(ctx_size, threads, cache_type, activations=activations, query_type=query_type), quiet)
+    opened = open_model(model, Options(ctx_size, threads, cache_type, activations=activations, query_type=query_type, mapped=mapped), quiet)
     start = time.perf_counter()
     try:
         ids = opened.tokenizer.encode(text, special=special)

@@ -19,7 +19,7 @@ from bitnet_cli.text.tokenizer import Tokenizer
 
 @dataclass(frozen=True)
 class Options:
-    """How a model runs. threads: 0 takes the physical cores; the rest as Engine."""
+    """How a model runs. threads: 0 takes the physical cores; mapped: as open_gguf; the rest as Engine."""
 
     context: int = 0
     threads: int = 0
@@ -27,6 +27,7 @@ class Options:
     weight_bits: str = "auto"
     activations: str = "auto"
     query_type: str = "f32"
+    mapped: bool = True
 
     def __post_init__(self) -> None:
         if self.threads < 0 or self.context < 0:
@@ -53,22 +54,26 @@ def open_model(path: Path, options: Options, *, embeds: bool = False) -> OpenMod
     """
     try:
         isa.chosen()
-        with open_gguf(path) as gguf:
+        with open_gguf(path, mapped=options.mapped) as gguf:
             # The tokenizer first: what building it needs for a moment is free again before the weights are touched.
             tokenizer = check_text(gguf, read_config(gguf), embeds=embeds)
             chat = chat_facts(gguf.metadata, path)
             data_start = min(info.offset for info in gguf.tensors.values())
             files = tuple(place.path for place in gguf.files)
-            threaded = replace(options, threads=options.threads or physical_cores())
-            engine = Engine(gguf, **asdict(threaded))
+            wanted = asdict(replace(options, threads=options.threads or physical_cores()))
+            del wanted["mapped"]
+            engine = Engine(gguf, **wanted)
     except isa.InstructionSetError as error:
         raise UnsupportedError(str(error)) from None
     return OpenModel(path, tokenizer, Scheduler(engine), chat, data_start, files)
 
 
-def prompt_ids(tokenizer: Tokenizer, text: str) -> list[int]:
-    """Ids of a text to continue. An empty one begins a text; UsageError where the model has no token for that."""
-    ids = tokenizer.encode(text)
+def prompt_ids(tokenizer: Tokenizer, text: str, *, special: bool = False) -> list[int]:
+    """Ids of a text to continue. special: names of control tokens in it become those tokens.
+
+    An empty text begins one; UsageError where the model has no token for that.
+    """
+    ids = tokenizer.encode(text, special=special)
     if ids:
         return ids
     if tokenizer.bos_id is None:

@@ -1,4 +1,4 @@
-"""A program for test_decoder.py: greedy continuation of a prompt by a fresh process, whose environment chooses the instruction set.
+"""A program for test_engine.py: greedy continuation of a prompt by a fresh process, whose environment chooses the instruction set.
 
 python greedy.py MODEL THREADS COUNT ID...        prints a line of JSON: the chosen kernels, the tokens, the narrowest lead
 """

@@ -297,7 +297,9 @@ def test_arguments_of_a_template(tmp_path: Path) -> None:
 
 def test_arguments_are_for_a_chat() -> None:
     with pytest.raises(UsageError, match="add -cnv"):
-        run("tiny", Prompt("a", template_args=["a=1"]), Request(1), Sampling(), Options(), Show())
+        run("tiny", Prompt(text="a", raw=True, template_args=["a=1"]), Request(1), Sampling(), Options(), Show())
+    with pytest.raises(UsageError, match="no chat template of its own"):
+        run("tiny", Prompt(text="a", template_args=["a=1"]), Request(1), Sampling(), Options(), Show())
 
 
 def test_a_saved_chat_with_tools(tokenizer: Tokenizer, tmp_path: Path) -> None:
