@@ -131,11 +131,13 @@ class Pages:
         del page.ids[length:]
 
     def _drop(self, page: Page) -> None:
+        if self._taken.get(page.number) is not page:
+            return  # with what it followed
         for child in list(_flat(page.children)):
             self._drop(child)
         self._unlink(page)
-        if self._taken.pop(page.number, None) is not None:
-            self._free.append(page.number)
+        del self._taken[page.number]
+        self._free.append(page.number)
 
     def _unlink(self, page: Page) -> None:
         if page.ids and page.parent is not None:
