@@ -296,7 +296,10 @@ def new_scratch(z: Sizes, chunk: int, context: int, threads: int, groups: Groups
         softmax=_zeros((threads, 6, rounded(queries, 16)), np.float32),
         lengths=_zeros((threads, queries), np.int64),
         places=_zeros((threads, 2, queries), np.int64),
-        kept=_zeros((threads - 1 if z.kv_heads % threads else 0, -(-context // BLOCK) * group * (line + 16)), np.float32),
+        kept=_zeros(
+            (threads - 1 if any(z.kv_heads % crew for crew in range(2, threads + 1)) else 0, -(-context // BLOCK) * group * (line + 16)),
+            np.float32,
+        ),
         chosen=_zeros((threads, z.feed_forward), np.int64),
         counts=_zeros((threads, 2), np.int64),
         active=_zeros((threads, padded(z.feed_forward) + 4), np.int64),

@@ -15,6 +15,8 @@ MAX_THREADS = 256
 WORDS = ASLEEP + MAX_THREADS
 STOP = -1  # value of STEP that ends the team
 
+# STEP holds the number of the step, times CREW, plus how many threads take part: these are read as one.
+CREW = MAX_THREADS + 1
 SPINS_BEFORE_YIELD = 4096  # about 0.1 ms: longer means that the other thread is not running
 SPINS_BEFORE_SLEEP = 65536  # about 2 ms without a next step: stop using the CPU
 

@@ -37,7 +37,7 @@ from .arrays import (
 from .barrier import barrier, next_step
 from .base3 import base3_matvec, base3_matvec_chosen
 from .columns import BLOCK, find_active, matvec_by_columns
-from .control import ASLEEP, DONE, FIRST_LAYER, LAST_LAYER, STEP, STOP, TEXTS, TOKENS, WANTED
+from .control import ASLEEP, CREW, DONE, FIRST_LAYER, LAST_LAYER, STEP, STOP, TEXTS, TOKENS, WANTED
 from .dense import head_matvec
 from .glu import gated
 from .grouped import logits_by_groups, perhaps_quantise, project_groups, row_unit
@@ -326,6 +326,7 @@ def serve(frame, thread, threads, done, slept):  # type: ignore[no-untyped-def]
     """Thread 0: its part of the announced step, once. Others: steps as they are announced, until none comes for a while; returns the last
     one done, or STOP.
 
+    threads: how many take part, for thread 0; others read it from the step's word.
     slept: whether this thread has slept in Python since its last call, and so still counts as asleep.
     One function for both, and what only it calls is copied into it: a function's code is compiled again in each that calls it.
     """
@@ -338,12 +339,14 @@ def serve(frame, thread, threads, done, slept):  # type: ignore[no-untyped-def]
     if slept:
         atomic_add(control, ASLEEP + thread, -1)
     while True:
-        step = done
+        step, active = done, threads
         if thread > 0:
             step = next_step(control, thread, done)
             if step in (done, STOP):
                 return step
-        run_step(z, w, cache, s, control, thread, threads)
+            active = step % CREW
+        if thread < active:
+            run_step(z, w, cache, s, control, thread, active)
         if thread == 0:
             control[DONE] = control[STEP]
             return done

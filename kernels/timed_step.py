@@ -167,13 +167,8 @@ def timed_steps(z, w, cache, s, control, states, texts, wanted, steps, thread, t
         begin = clock()
         s.laps[LAST] = begin
         for layer in range(z.layers):
-<<<<<<< HEAD
             _run_layer(z, w, cache, s, layer, tokens, texts, thread, threads, both)
-        _logits_of_rows(z, w, s, wanted, thread, threads, both)
-=======
-            _run_layer(z, w, cache, s, layer, tokens, position, thread, threads, both)
         _wanted_logits(w.head_groups, z, w, s, wanted, thread, threads, both)
->>>>>>> main
         _after_head(both, threads)
         total += clock() - begin
     return total

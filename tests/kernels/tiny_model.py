@@ -168,19 +168,11 @@ def random_weights(shape: Shape, rng: np.random.Generator) -> arrays.Weights:
 
 
 def soiled_scratch(sizes: arrays.Sizes, shape: Shape, threads: int) -> arrays.Scratch:
-<<<<<<< HEAD
     """Scratch filled with NaN and 99: what is not written first must not be used. Only what is counted begins at zero."""
-    scratch = arrays.new_scratch(sizes, shape.chunk, shape.context, threads)
-    for name, array in scratch._asdict().items():
-        if name not in ("counts", "turn") and array is not None:
-            array.fill(np.nan if array.dtype == np.float32 else 99)
-=======
-    """Scratch filled with NaN and 99: what is not written first must not be used. Only the counts begin at zero."""
     scratch = arrays.new_scratch(sizes, shape.chunk, shape.context, threads, shape.groups)
-    named = {name: array for name, array in scratch._asdict().items() if name not in ("counts", "groups")}
+    named = {name: array for name, array in scratch._asdict().items() if name not in ("counts", "turn", "groups")}
     for array in [*named.values(), *(scratch.groups or ())]:
         array.fill(np.nan if array.dtype == np.float32 else 99)
->>>>>>> main
     return scratch
 
 
