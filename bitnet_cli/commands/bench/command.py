@@ -5,13 +5,15 @@ import functools
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from bitnet_kernels import isa
 
 from bitnet_cli.commands.bench import output, plot, rows
+from bitnet_cli.commands.bench.batched import MOST, Batcher, batches, write
 from bitnet_cli.commands.bench.limits import Peak, compile_loops, peak_rates, read_rates
 from bitnet_cli.commands.bench.measure import Result, Runner, token_ids
-from bitnet_cli.commands.bench.plan import Plan, Setup, make_plan, words
+from bitnet_cli.commands.bench.plan import Plan, Setup, make_plan, numbers, words
 from bitnet_cli.commands.bench.project import Layers, layers_to_measure, memory_bytes, method
 from bitnet_cli.commands.bench.shapes import SHAPES, temporary_model
 from bitnet_cli.commands.compiling import compiling
@@ -62,6 +64,7 @@ class Choices:
     power: rows.Power
     quiet: bool
     kernels: bool = False  # time each
+    texts: str = ""  # at once (batched.py), a list; empty: one text, as llama-bench
 
 
 def bench(model: str | None, shapes: Shapes, lists: Lists, choices: Choices) -> None:
@@ -72,6 +75,8 @@ def bench(model: str | None, shapes: Shapes, lists: Lists, choices: Choices) -> 
         raise UsageError("give -m or --shape, not both")
     if shapes.projected and not names:
         raise UsageError("--projected is for --shape; a model file is always run whole")
+    if choices.texts and (choices.kernels or choices.save or choices.plot or shapes.projected):
+        raise UsageError("-npl measures whole texts: not with --kernels, --save, --plot or --projected")
     output.require_writable(choices.save)
     plot.require_plotting(choices.plot)
     try:
@@ -126,6 +131,7 @@ class Run:
         self.plan, self.choices = plan, choices
         self.reporter = Reporter(choices.quiet)
         self.table: list[rows.Row] = []
+        self.batched: list[dict[str, Any]] = []
         self.meter = Meter()
         self.meter.measure_idle()
         self.machine = rows.Machine.here()
@@ -143,6 +149,9 @@ class Run:
         ids, tokens = token_ids(file, config.vocab, self.plan.context + CHUNK)
         model = rows.model_keys(file, keys or {}) | {"tokens": tokens}
         for setup in self.plan.setups:
+            if self.choices.texts:
+                self._many_texts(file, ids, setup)
+                continue
             results: list[Result] = []
             limits = Limits()
             try:
@@ -176,6 +185,19 @@ class Run:
             self._measure_limits(file, setup.threads, limits)
         finally:
             engine.close()
+
+    def _many_texts(self, file: GGUFFile, ids: list[int], setup: Setup) -> None:
+        wanted = batches(self.plan, numbers(self.choices.texts, "-npl", 1, MOST))
+        batcher = Batcher(file, setup, wanted, ids, self.plan.tests[-1].top)
+        try:
+            with compiling(self.choices.quiet):
+                batcher.engine.start()
+            batcher.warm_up()
+            for batch in wanted:
+                self.say(f"{batch.texts} texts")
+                self.batched.append(batcher.row(batch, self.plan.repeats))
+        finally:
+            batcher.engine.close()
 
     def _measure_limits(self, file: GGUFFile, threads: int, limits: Limits) -> None:
         """Before and after the tests: the best counts, so that a machine which becomes faster meanwhile is not beyond its limit."""
@@ -212,6 +234,8 @@ class Run:
 
     def write(self) -> None:
         """Print the rows, keep them as JSON if so wished, and warn where the machine was noisy."""
+        if self.batched:
+            put(write(self.batched, self.choices.kind).removesuffix("\n"))
         if not self.table:
             return
         try:  # files first: a pipe may be closed
