@@ -17,7 +17,7 @@ from bitnet_cli.commands.bench.plan import Plan, Setup, make_plan, numbers, word
 from bitnet_cli.commands.bench.project import Layers, layers_to_measure, memory_bytes, method
 from bitnet_cli.commands.bench.shapes import SHAPES, temporary_model
 from bitnet_cli.commands.compiling import compiling
-from bitnet_cli.commands.opening import find_model
+from bitnet_cli.commands.opening import find_model, warn_of_threads
 from bitnet_cli.commands.reporting import Reporter, put
 from bitnet_cli.errors import UnsupportedError, UsageError
 from bitnet_cli.gguf_file.reader import GGUFFile, open_gguf
@@ -88,9 +88,7 @@ def bench(model: str | None, shapes: Shapes, lists: Lists, choices: Choices) -> 
     run = Run(plan, choices, max(len(names), 1))
     try:
         most = max(setup.threads for setup in plan.setups)
-        if most > physical_cores():
-            cores = physical_cores()
-            run.reporter.warn(f"-t {most}: this process may use {cores} core{'s' * (cores > 1)}; more threads wait for each other")
+        warn_of_threads(run.reporter, most)
         with run.progress():
             for name in names:
                 _measure_shape(run, name, shapes)
