@@ -7,21 +7,13 @@ to time one more is tried, and stays if steps are quicker; the more trials fail,
 depend on how many threads do it.
 """
 
-from typing import NamedTuple
+import time
 
 WINDOW = 0.05  # seconds of steps that are judged together: some slices of a scheduler, some ticks of its clock
+GAP, SHARE = 0.002, 0.1  # seconds between two steps of a window, or that share of a step: threads spin as long (control.py)
 ENOUGH = 0.8  # of a core for each thread
 QUICKER = 0.95  # of the time a unit of work: what one thread more must bring to stay
 FIRST, LAST = 0.2, 5.0  # seconds of steps until one more is tried, at first and at last
-
-
-class _Window(NamedTuple):
-    """Of some steps of one kind: seconds, seconds of the CPU that all threads used, and work."""
-
-    kind: int
-    wall: float = 0.0
-    cpu: float = 0.0
-    work: float = 0.0
 
 
 class Crew:
@@ -29,24 +21,27 @@ class Crew:
 
     def __init__(self, threads: int):
         self.threads = self.active = threads
-        self._window = _Window(0)
+        self._kind = 0  # of the window's steps
+        self._begin = self._end = self._cpu = self._work = 0.0  # of the window, seconds, and what was done in it
         self._before: float | None = None  # seconds of a unit of work with one thread less, while one more is tried
         self._pause, self._wait = FIRST, FIRST  # seconds of steps between trials, and until the next
 
-    def took(self, tokens: int, work: float, wall: float, cpu: float) -> None:
-        """A step of some tokens took so long, and all threads used so much of the CPU. work: in any unit, if always the same."""
-        w, kind = self._window, tokens.bit_length()
-        if kind != w.kind:  # a token of a long prompt costs a tenth of one that is decoded
+    def took(self, tokens: int, work: float, start: float, end: float) -> None:
+        """A step of some tokens began and ended, by perf_counter. work: in any unit, if always the same."""
+        kind, gap, self._end = tokens.bit_length(), start - self._end, end
+        if kind != self._kind:  # a token of a long prompt costs a tenth of one that is decoded
             self._end_trial(False)
-            w = _Window(kind)
-        self._window = w = _Window(kind, w.wall + wall, w.cpu + cpu, w.work + work)
-        if w.wall >= WINDOW:
-            self._judge(w)
-            self._window = _Window(kind)
+        elif gap <= GAP or gap <= SHARE * (end - start):
+            self._work += work
+            if end - self._begin < WINDOW:
+                return
+            self._judge(end - self._begin, time.process_time() - self._cpu)
+        # This step's own share of the CPU is not known: the window begins behind it.
+        self._kind, self._begin, self._cpu, self._work = kind, end, time.process_time(), 0.0
 
-    def _judge(self, w: _Window) -> None:
-        cores, each = w.cpu / w.wall, w.wall / w.work
-        self._wait -= w.wall
+    def _judge(self, wall: float, cpu: float) -> None:
+        cores, each = cpu / wall, wall / self._work
+        self._wait -= wall
         if self._before is not None:
             self._end_trial(each < QUICKER * self._before and cores >= ENOUGH * self.active)
         elif cores < ENOUGH * self.active and self.active > 1:

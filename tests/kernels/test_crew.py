@@ -1,19 +1,36 @@
 """How many threads take part: as many as get cores, and one more now and then, whoever comes and goes beside them."""
 
 import pytest
+from bitnet_kernels import crew as module
 from bitnet_kernels.crew import Crew
 
 
-def run(crew: Crew, cores: float, seconds: float, tokens: int = 1) -> list[int]:
+class Clock:
+    """Seconds, and those of the CPU that this process used."""
+
+    now = cpu = 0.0
+
+
+clock = Clock()
+
+
+@pytest.fixture(autouse=True)
+def of_that_clock(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module.time, "process_time", lambda: clock.cpu)
+
+
+def run(crew: Crew, cores: float, seconds: float, tokens: int = 1, gap: float = 0.0) -> list[int]:
     """Steps of so long in all, on a machine that gives so many cores: threads above that halve the speed. Active threads after each."""
-    seen, done = [], 0.0
-    while done < seconds:
+    seen, end = list[int](), clock.now + seconds
+    while clock.now < end:
         got = min(crew.active, cores)
-        speed = got if crew.active <= cores else cores / 2
-        wall = 0.02 / speed
-        crew.took(tokens, 1.0, wall, wall * got)
-        done += wall
+        wall = 0.02 / (got if crew.active <= cores else cores / 2)
+        start = clock.now
+        clock.now += wall
+        clock.cpu += wall * got
+        crew.took(tokens, 1.0, start, clock.now)
         seen.append(crew.active)
+        clock.now += gap
     return seen
 
 
@@ -30,6 +47,11 @@ def test_more_threads_than_cores(threads: int, cores: int) -> None:
     seen = run(crew, cores, 60)
     assert sum(active > cores for active in seen) < 0.05 * len(seen)
     assert max(seen) == cores + 1
+
+
+def test_pauses_between_steps_are_no_lack_of_cores() -> None:
+    assert set(run(Crew(2), 2, 20, gap=0.05)) == {2}
+    assert set(run(Crew(2), 2, 20, gap=0.001)) == {2}
 
 
 def test_cores_that_come_back_are_used() -> None:
