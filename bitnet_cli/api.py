@@ -28,12 +28,12 @@ from bitnet_cli.model.completion import Completion, Request
 from bitnet_cli.model.config import NO_TEXT, ModelConfig
 from bitnet_cli.model.constraint import grammar_of
 from bitnet_cli.model.generate import Timings
-from bitnet_cli.model.logprobs import Scored
 from bitnet_cli.model.names import find
 from bitnet_cli.model.opening import OpenModel, Options, open_model, prompt_ids
 from bitnet_cli.model.perplexity import Score, score
-from bitnet_cli.model.reading import Reading, score_all
+from bitnet_cli.model.reading import Reading
 from bitnet_cli.model.sampler import Sampler, Sampling
+from bitnet_cli.model.scoring import Scored, score_texts
 from bitnet_cli.text.chat.arguments import checked_args
 from bitnet_cli.text.chat.choice import Choice, choose
 from bitnet_cli.text.chat.templates import Message, checked_messages
@@ -231,7 +231,8 @@ class Model:
         return texts
 
     def score(self, context: str | Sequence[int], continuations: Sequence[str | Sequence[int]]) -> list[Scored]:
-        """How likely each of some texts is after `context`: natural logarithms of probabilities, of the whole and of each token.
+        """How likely each of some texts is after `context`: `logprobs`, natural logarithms, of each of its tokens; `greedy`: all are the
+        likeliest.
 
         As texts: a continuation's tokens are those that the whole text has after as many as the context alone has. UsageError: nothing to
         score, or more than the context holds.
@@ -243,7 +244,7 @@ class Model:
                 return self.tokenizer.encode(text, bos=False) if isinstance(text, str) else list(text)
             return self.tokenizer.encode(context + text)[len(before) :]
 
-        return score_all(self._open().scheduler, before, [after(text) for text in continuations])
+        return score_texts(self._open().scheduler, [(before, after(text)) for text in continuations])
 
     def chat(
         self,

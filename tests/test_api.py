@@ -148,15 +148,18 @@ def test_score(model: Model) -> None:
         logits[:, model._open().engine.silent] = -np.inf
         expected = logits - np.log(np.exp(logits).sum(1))[:, None]
         values = [expected[i - 1, ids[i]] for i in range(count, len(ids))]
-        assert one.tokens == pytest.approx(values, abs=1e-5) and one.logprob == pytest.approx(sum(values), abs=1e-5)
+        assert one.logprobs.tolist() == pytest.approx(values, abs=1e-5)
         assert one.greedy == all(int(expected[i - 1].argmax()) == ids[i] for i in range(count, len(ids)))
-    assert scores[0].logprob > scores[2].logprob
-    assert model.score(model.tokenize(PROMPT), [model.tokenize(PROMPT + texts[0])[count:]])[0].logprob == pytest.approx(scores[0].logprob)
+    assert scores[0].logprobs.sum() > scores[2].logprobs.sum()
+    assert (
+        model.score(model.tokenize(PROMPT), [model.tokenize(PROMPT + texts[0])[count:]])[0].logprobs.tolist() == scores[0].logprobs.tolist()
+    )
     likeliest = model.generate(PROMPT, max_tokens=3, temperature=0)
     list(likeliest)
     assert model.score(model.tokenize(PROMPT), [likeliest.ids])[0].greedy
-    with pytest.raises(UsageError, match="at least one token"):
-        model.score(PROMPT, [""])
+    assert model.score(PROMPT, [""])[0].logprobs.tolist() == []
+    with pytest.raises(UsageError, match="context without tokens"):
+        model.score([], ["a"])
 
 
 def test_what_cannot_be_asked(model: Model, tmp_path: Path) -> None:

@@ -31,19 +31,6 @@ def token_logprob(logits: NDArray[np.float32], token: int, count: int) -> TokenL
     return TokenLogprob(token, float(values[token]) - total, top)
 
 
-class Scored(NamedTuple):
-    """How likely the model finds a given text after another.
-
-    logprob   natural logarithm of its probability: the sum over its tokens
-    tokens    the same of each of its tokens
-    greedy    whether each of them is the likeliest there
-    """
-
-    logprob: float
-    tokens: tuple[float, ...]
-    greedy: bool
-
-
 def target_logprobs(
     logits: NDArray[np.float32], targets: Sequence[int], silent: NDArray[np.int64]
 ) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:

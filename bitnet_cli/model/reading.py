@@ -6,10 +6,8 @@ from collections.abc import Sequence as Ids
 import numpy as np
 from numpy.typing import NDArray
 
-from bitnet_cli.errors import BitnetError, UsageError
 from bitnet_cli.model.engine import Row
-from bitnet_cli.model.logprobs import Scored, target_logprobs
-from bitnet_cli.model.scheduler import Again, Job, Scheduler
+from bitnet_cli.model.scheduler import Again, Job
 from bitnet_cli.model.sequence import Sequence
 
 Use = Callable[[int, NDArray[np.float32]], None]  # (number of the first token, logits or states of it and those that follow)
@@ -47,31 +45,3 @@ class Reading(Job):
             self._next += len(found)
         assert self.sequence is not None
         self.done = self.sequence.position == len(self.ids)
-
-
-def score_all(scheduler: Scheduler, context: Ids[int], continuations: Ids[Ids[int]], salt: str = "") -> list[Scored]:
-    """How likely each of some texts is after `context`, which is computed once. Logits are looked at as they come, and not kept.
-
-    UsageError: no context, an empty continuation, or as Engine.check. BitnetError: logits that are not finite.
-    """
-    if not len(context) or not all(len(text) for text in continuations):
-        raise UsageError("a text is scored after at least one token, and has at least one")
-    silent = scheduler.engine.silent
-    found: list[list[tuple[NDArray[np.float64], NDArray[np.bool_]]]] = [[] for _ in continuations]
-
-    def job(number: int) -> Reading:
-        ids = [*context, *continuations[number]]
-
-        def use(first: int, logits: NDArray[np.float32]) -> None:
-            found[number].append(target_logprobs(logits, ids[first + 1 : first + 1 + len(logits)], silent))
-
-        return Reading(ids[:-1], use, len(context) - 1, salt=salt)
-
-    scheduler.finish([job(number) for number in range(len(continuations))])
-    scores = []
-    for parts in found:
-        values, largest = (np.concatenate(part) for part in zip(*parts, strict=True))
-        if np.isnan(values).any():
-            raise BitnetError("the model produced logits that are not finite")
-        scores.append(Scored(float(values.sum()), tuple(values.tolist()), bool(largest.all())))
-    return scores
