@@ -7,6 +7,7 @@ module allocates what they need, once.
 """
 
 import os
+import sys
 import weakref
 from collections.abc import Sequence as Ids
 from typing import Any, NamedTuple
@@ -23,6 +24,7 @@ from bitnet_cli.errors import UsageError
 from bitnet_cli.gguf_file.dequantise import rows_as_float32
 from bitnet_cli.gguf_file.reader import GGUFFile
 from bitnet_cli.gguf_file.types import row_bytes
+from bitnet_cli.machine.memory import available_bytes
 from bitnet_cli.model import base3_rows
 from bitnet_cli.model.checks import DEFAULT_CONTEXT, check_model, require_memory
 from bitnet_cli.model.derived import Derived
@@ -88,7 +90,8 @@ class Engine:
 
         query_type: of attention's queries, `f32` or `q4`: rounded to 4 bits after RoPE, as the cache type q4 does with keys.
 
-        cache_tokens: that the KV cache holds, of all texts together; at least a context, which is what 0 takes.
+        cache_tokens: that the KV cache holds, of all texts together: a context at least, which is what 0 takes, and no more than half of
+        the free memory has room for.
 
         page: positions of a page of the cache, a multiple of 16, and of PAGE or less than that; 0: PAGE, or a context where that is less.
 
@@ -109,8 +112,9 @@ class Engine:
         self.scheme = scheme_for(c.trained_scheme, activations, c.activation == "relu2", str(file.path))
         self.note = post_hoc_note(c.trained_scheme, self.scheme)
         size = page or min(PAGE, kv_cache.rounded(self.context, 16))
-        each, count = -(-self.context // size), -(-max(cache_tokens, self.context) // size)
-        require_memory(c, count * size, cache_type)
+        each = -(-self.context // size)
+        count = max(each, min(-(-cache_tokens // size), self._pages_that_fit(size)))
+        require_memory(c, each * size, cache_type)
         self.silent = np.array(silent_ids(file.metadata, str(file.path), c.vocab), np.int64)
         cos, sin = rope_tables(file, c, self.context)
         sizes = sizes_of(file, c, self.scheme, QUERY_TYPES[query_type])._replace(page=size)
@@ -133,6 +137,12 @@ class Engine:
         self.arrays = Arrays(sizes, weights, cache, scratch)
         self.derived = Derived(sizes, weights, base3, scratch, threads, str(file.path))
         self.team = Team(*self.arrays, threads)
+
+    def _pages_that_fit(self, size: int) -> int:
+        """Pages of the KV cache that half of the free memory has room for."""
+        c, free = self.config, available_bytes()
+        page = kv_cache.cache_bytes(self.cache_type, c.layers, c.kv_heads, c.head_dim, size)
+        return free // 2 // page if free is not None else sys.maxsize
 
     def start(self) -> None:
         """Compile the kernels (seconds, once on a machine) or load them (a third of a second), and start the threads."""
