@@ -27,6 +27,7 @@ from bitnet_cli.gguf_file.types import row_bytes
 from bitnet_cli.machine.memory import available_bytes
 from bitnet_cli.model import base3_rows
 from bitnet_cli.model.checks import DEFAULT_CONTEXT, check_model, require_memory
+from bitnet_cli.model.config import ModelConfig
 from bitnet_cli.model.derived import Derived
 from bitnet_cli.model.pages import Pages
 from bitnet_cli.model.sequence import Sequence
@@ -99,15 +100,7 @@ class Engine:
         """
         self.config = c = check_model(file)
         self.context = context or min(DEFAULT_CONTEXT, c.context)
-        if not 1 <= self.context <= c.context:
-            raise UsageError(f"context {self.context}: this model was trained for 1 to {c.context} tokens")
-        if not 1 <= threads <= MAX_THREADS:
-            raise UsageError(f"{threads} threads: expected 1 to {MAX_THREADS}")
-        if cache_type not in kv_cache.CACHE_TYPES:
-            *most, last = kv_cache.CACHE_TYPES
-            raise UsageError(f"cache type {cache_type}: expected {', '.join(most)} or {last}")
-        if query_type not in QUERY_TYPES:
-            raise UsageError(f"query type {query_type}: expected {' or '.join(QUERY_TYPES)}")
+        _require_possible(c, self.context, threads, cache_type, query_type)
         self.cache_type, self.threads = cache_type, threads
         self.scheme = scheme_for(c.trained_scheme, activations, c.activation == "relu2", str(file.path))
         self.note = post_hoc_note(c.trained_scheme, self.scheme)
@@ -253,6 +246,18 @@ class Engine:
         """What one page of the KV cache holds, the other holds too."""
         for new, old in zip(self.page_parts(target, self.pages.size), self.page_parts(source, self.pages.size), strict=True):
             new[:] = old
+
+
+def _require_possible(c: ModelConfig, context: int, threads: int, cache_type: str, query_type: str) -> None:
+    if not 1 <= context <= c.context:
+        raise UsageError(f"context {context}: this model was trained for 1 to {c.context} tokens")
+    if not 1 <= threads <= MAX_THREADS:
+        raise UsageError(f"{threads} threads: expected 1 to {MAX_THREADS}")
+    if cache_type not in kv_cache.CACHE_TYPES:
+        *most, last = kv_cache.CACHE_TYPES
+        raise UsageError(f"cache type {cache_type}: expected {', '.join(most)} or {last}")
+    if query_type not in QUERY_TYPES:
+        raise UsageError(f"query type {query_type}: expected {' or '.join(QUERY_TYPES)}")
 
 
 class Arrays(NamedTuple):

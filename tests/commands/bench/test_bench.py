@@ -146,7 +146,7 @@ def test_bad_input(bench: Callable[..., Any], refused: Callable[..., None], argu
 
 
 def test_a_missing_file(bitnet: Callable[..., Any], refused: Callable[..., None]) -> None:
-    refused(bitnet("bench", "-m", "missing.gguf"), 3, "missing.gguf")
+    refused(bitnet("bench", "-m", "missing.gguf"), 2, "missing.gguf")
 
 
 INTERRUPTED = """
