@@ -18,9 +18,12 @@ class NoPagesError(Exception):
 
 
 class Page:
-    """number: which part of the cache's arrays; ids: tokens that are computed, from its first position on; users: texts that read it."""
+    """number: which part of the cache's arrays; ids: tokens that are computed, from its first position on; users: texts that read it.
 
-    __slots__ = ("children", "ids", "left", "number", "parent", "users")
+    writer: the only one of them that may add tokens, and only behind all that there are; others copy it first.
+    """
+
+    __slots__ = ("children", "ids", "left", "number", "parent", "users", "writer")
 
     def __init__(self, number: int, parent: "Page | None"):
         self.number, self.parent = number, parent
@@ -28,6 +31,7 @@ class Page:
         self.children: dict[int, list[Page]] = {}  # by their first token
         self.users = 0
         self.left = 0  # when the last user left
+        self.writer: object = None
 
 
 class Found(NamedTuple):
