@@ -211,7 +211,7 @@ def test_layers_in_several_calls(small_file: Path, text_of: Make, monkeypatch: p
     team_run = decoder.engine.team.run
     monkeypatch.setattr(decoder.engine.team, "run", lambda *a: (calls.append(a), team_run(*a)))
     assert np.array_equal(decoder.feed(LONG[:50]), whole)
-    assert [(*call[2:4], len(call[4])) for call in calls] == [(0, 1, 0), (1, 2, 1)]
+    assert [(*call[1:3], len(call[3])) for call in calls] == [(0, 1, 0), (1, 2, 1)]
 
 
 def test_an_interrupted_step_leaves_a_usable_decoder(small_file: Path, text_of: Make, monkeypatch: pytest.MonkeyPatch) -> None:
