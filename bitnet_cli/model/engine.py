@@ -126,13 +126,17 @@ class Engine:
         spare = threads if size < PAGE and each > 1 else 0
         cache = kv_cache.new_cache(c.layers, c.kv_heads, c.head_dim, size, cache_type, count, spare)
         scratch = arrays.new_scratch(sizes, self.batch, self.context, threads, groups)
+        self._open_head(file, weights)
+        self.arrays = Arrays(sizes, weights, cache, scratch)
+        self.derived = Derived(sizes, weights, base3, scratch, threads, str(file.path))
+        self.team = Team(*self.arrays, threads)
+
+    def _open_head(self, file: GGUFFile, weights: arrays.Weights) -> None:
+        """Single rows of the head are read from its file, where a search needs few of them."""
         descriptor = file.descriptor(head_info(file)) if len(weights.planes.scales) and os.name != "nt" else None
         if descriptor is not None:
             weights.head_file[0] = descriptor
             weakref.finalize(self, os.close, descriptor)
-        self.arrays = Arrays(sizes, weights, cache, scratch)
-        self.derived = Derived(sizes, weights, base3, scratch, threads, str(file.path))
-        self.team = Team(*self.arrays, threads)
 
     def _pages_that_fit(self, size: int) -> int:
         """Pages of the KV cache that half of the free memory has room for."""
