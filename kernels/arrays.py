@@ -164,7 +164,7 @@ def new_planes(rows: int, cols: int, width: int = 64, silent: NDArray[np.int64] 
 
 class Scratch(NamedTuple):
     x: NDArray[np.float32]  # (tokens, hidden) residual stream
-    codes: NDArray[np.int8]  # (rows, widest padded + 256) activations in kernel order; rows = max(tokens rounded up, threads)
+    codes: NDArray[np.int8]  # (rows, widest padded + 256) activations in kernel order; rows = max(tokens rounded up to 16, threads)
     factors: NDArray[np.float32]  # (rows,) 127 / max|x|
     sums: NDArray[np.int32]  # (rows,) sum of the codes
     qkv: NDArray[np.float32]  # (tokens, (heads + 2 kv_heads) * head_dim)
@@ -190,7 +190,7 @@ class Scratch(NamedTuple):
     column_sums: NDArray[np.int32]  # (hidden, padded)
     column_counts: NDArray[np.int64]  # (threads, 2) columns of `down`, where it was read by columns, and of these not read
     tile: NDArray[np.uint8]  # (threads, TILE_BYTES) unpacked weight rows
-    block_sums: NDArray[np.int32]  # (threads, (tokens rounded up + 1) * BLOCK_ROWS)
+    block_sums: NDArray[np.int32]  # (threads, (tokens rounded up to 16 + 1) * BLOCK_ROWS)
     wanted: NDArray[np.int64]  # (tokens, 3) whose logits a step is asked for: control.Wanted
     logits: NDArray[np.float32]  # (tokens, vocab), of which only what is asked for takes memory
     fine: NDArray[np.int8]  # (threads, padded hidden) second digits of the head's activations
@@ -210,7 +210,7 @@ class Scratch(NamedTuple):
 
 
 class GroupScratch(NamedTuple):
-    """What grouped.py needs. rows: tokens rounded up to 8; units: of the widest row, each with one step (group_rows.unit_of)."""
+    """What grouped.py needs. rows: tokens rounded up to 16; units: of the widest row, each with one step (group_rows.unit_of)."""
 
     minus: NDArray[np.int32]  # (rows, units) minus the sum of a unit's codes
     steps: NDArray[np.float32]  # (rows, units) what one step of its codes stands for
@@ -257,8 +257,8 @@ def new_scratch(z: Sizes, chunk: int, context: int, threads: int, groups: Groups
     """Scratch for steps of up to `chunk` tokens, by `threads` threads, over a cache of `context` tokens. groups: as Weights.groups."""
     inner, group = z.heads * z.head_dim, z.heads // z.kv_heads
     queries, line = min(QUERIES, rounded(chunk * group, 4)), max(BLOCK, rounded(z.head_dim, UNIT))
-    widest, fours = max(z.hidden, inner, z.feed_forward), -(-chunk // 4) * 4
-    rows = max(-(-chunk // 8) * 8 if groups else fours, threads)
+    widest, padded_tokens = max(z.hidden, inner, z.feed_forward), rounded(chunk, 16)
+    rows = max(padded_tokens, threads)
     return Scratch(
         x=_zeros((chunk, z.hidden), np.float32),
         codes=_zeros((rows, padded(widest) + 256), np.int8),  # 256: base-3 rows meet up to four registers more than there are
@@ -286,7 +286,7 @@ def new_scratch(z: Sizes, chunk: int, context: int, threads: int, groups: Groups
         column_sums=_zeros(padded(z.hidden), np.int32),
         column_counts=_zeros((threads, 2), np.int64),
         tile=_zeros((threads, TILE_BYTES), np.uint8),
-        block_sums=_zeros((threads, (fours + 1) * BLOCK_ROWS), np.int32),
+        block_sums=_zeros((threads, (padded_tokens + 1) * BLOCK_ROWS), np.int32),
         wanted=_zeros((chunk, len(Wanted._fields)), np.int64),
         logits=_zeros((chunk, z.vocab), np.float32),
         fine=_zeros((threads, padded(z.hidden)), np.int8),

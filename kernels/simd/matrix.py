@@ -19,7 +19,6 @@ from .vectors import I8, I64, call, element_pointer, intrinsic
 ROWS, BYTES = 16, 64  # of a tile
 WORDS = BYTES // 4
 _NO = ir.VoidType()
-_ACTIVATIONS, _CODES = 6, 7  # tiles; those before hold sums
 
 
 @intrinsic
@@ -49,18 +48,15 @@ def end(typingctx: Any) -> Any:
     return types.void(), codegen
 
 
-def _moves(name: str, groups: int, blocks: int) -> Any:
-    """Sums of `groups` times 16 tokens with `blocks` times 16 weight rows <-> memory, int32, `step` elements a token."""
+def _moves(name: str, blocks: int) -> Any:
+    """Sums of 16 tokens with `blocks` times 16 weight rows <-> memory, int32, `step` elements a token."""
 
     @intrinsic
     def moves(typingctx: Any, sums: Any, place: Any, step: Any) -> Any:
         def codegen(ctx: Any, b: Any, sig: Any, args: Any) -> Any:
-            stride = b.mul(args[2], I64(4))
-            for group in range(groups):
-                for block in range(blocks):
-                    at = b.add(args[1], b.add(b.mul(args[2], I64(ROWS * group)), I64(ROWS * block)))
-                    pointer = b.bitcast(element_pointer(ctx, b, sums, args[0], at), I8.as_pointer())
-                    call(b, f"llvm.x86.{name}", _NO, [I8(group * blocks + block), pointer, stride])
+            for block in range(blocks):
+                pointer = element_pointer(ctx, b, sums, args[0], b.add(args[1], I64(ROWS * block)))
+                call(b, f"llvm.x86.{name}", _NO, [I8(block), b.bitcast(pointer, I8.as_pointer()), b.mul(args[2], I64(4))])
             return ctx.get_dummy_value()
 
         return types.void(sums, types.intp, types.intp), codegen
@@ -68,24 +64,51 @@ def _moves(name: str, groups: int, blocks: int) -> Any:
     return moves
 
 
-def operations(groups: int, blocks: int) -> tuple[Any, Any, Any]:
-    """load_sums, add_products, store_sums for 16 tokens or 32, and so many registers of weight rows (tile.py): at most six tiles of sums."""
+def operations(blocks: int) -> tuple[Any, Any, Any]:
+    """load_sums, add_products, store_sums for 16 tokens and so many registers of weight rows (tile.py): three, of eight tiles."""
+    activations, codes = blocks, blocks + 1  # tiles after those of sums
 
     @intrinsic
     def add_products(typingctx: Any, tile: Any, at: Any, values: Any, first: Any, gap: Any) -> Any:
         """Sums += products of 16 words of the tile from byte `at` on, with the activations values[first + t * gap ...] of token t."""
 
         def codegen(ctx: Any, b: Any, sig: Any, args: Any) -> Any:
-            for group in range(groups):
-                row = b.add(args[3], b.mul(args[4], I64(ROWS * group)))
-                pointer = element_pointer(ctx, b, values, args[2], row)
-                call(b, "llvm.x86.tileloadd64", _NO, [I8(_ACTIVATIONS), pointer, args[4]])
-                for block in range(blocks):
-                    pointer = element_pointer(ctx, b, tile, args[0], b.add(args[1], I64(BYTES * block)))
-                    call(b, "llvm.x86.tileloadd64", _NO, [I8(_CODES), pointer, I64(BYTES * blocks)])
-                    call(b, "llvm.x86.tdpbssd", _NO, [I8(group * blocks + block), I8(_ACTIVATIONS), I8(_CODES)])
+            pointer = element_pointer(ctx, b, values, args[2], args[3])
+            call(b, "llvm.x86.tileloadd64", _NO, [I8(activations), pointer, args[4]])
+            for block in range(blocks):
+                pointer = element_pointer(ctx, b, tile, args[0], b.add(args[1], I64(BYTES * block)))
+                call(b, "llvm.x86.tileloadd64", _NO, [I8(codes + block), pointer, I64(BYTES * blocks)])
+                call(b, "llvm.x86.tdpbssd", _NO, [I8(block), I8(activations), I8(codes + block)])
             return ctx.get_dummy_value()
 
         return types.void(tile, types.intp, values, types.intp, types.intp), codegen
 
-    return _moves("tileloadd64", groups, blocks), add_products, _moves("tilestored64", groups, blocks)
+    return _moves("tileloadd64", blocks), add_products, _moves("tilestored64", blocks)
+
+
+def arithmetic() -> tuple[Any, Any, Any]:
+    """start, step, store_sums of peak.py: four tiles of sums += products of two tiles of activations and two of codes, without loads."""
+
+    @intrinsic
+    def start(typingctx: Any, data: Any) -> Any:
+        """Sums of zero, and 1 KB of data in each of the other tiles."""
+
+        def codegen(ctx: Any, b: Any, sig: Any, args: Any) -> Any:
+            pointer = element_pointer(ctx, b, data, args[0], I64(0))
+            for tile in range(4):
+                call(b, "llvm.x86.tilezero", _NO, [I8(tile)])
+                call(b, "llvm.x86.tileloadd64", _NO, [I8(4 + tile), pointer, I64(BYTES)])
+            return ctx.get_dummy_value()
+
+        return types.void(data), codegen
+
+    @intrinsic
+    def step(typingctx: Any) -> Any:
+        def codegen(ctx: Any, b: Any, sig: Any, args: Any) -> Any:
+            for sums in range(4):
+                call(b, "llvm.x86.tdpbssd", _NO, [I8(sums), I8(4 + sums % 2), I8(6 + sums // 2)])
+            return ctx.get_dummy_value()
+
+        return types.void(), codegen
+
+    return start, step, _moves("tilestored64", 4)
