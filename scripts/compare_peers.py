@@ -43,12 +43,15 @@ def run_ours(model: Path, setup: Setup) -> Figures:
     from bitnet_kernels.bandwidth import read_rate
 
     from bitnet_cli.gguf_file.reader import open_gguf
-    from bitnet_cli.model.decoder import Decoder
+    from bitnet_cli.model.engine import Engine, Row
+    from bitnet_cli.model.sequence import Sequence
+    from bitnet_cli.model.traffic import bytes_a_token, head_rows, skipped_columns_share, skipped_share
 
     file = open_gguf(model)
     room = max(setup.depths) + setup.prompt + setup.tokens + WARM_UP
-    decoder = Decoder(file, context=room, threads=setup.threads, cache_type="f16")  # as llama.cpp
-    decoder.start()
+    decoder = Sequence(Engine(file, context=room, threads=setup.threads, cache_type="f16"))  # as llama.cpp
+    engine, scratch = decoder.engine, decoder.engine.arrays.scratch
+    engine.start()
     decoder.feed(range(3, 3 + WARM_UP), TOP)
     for _ in range(2 * WARM_UP):
         decoder.feed([3], TOP)  # also decides which layouts pay, and builds them
@@ -68,19 +71,23 @@ def run_ours(model: Path, setup: Setup) -> Figures:
             figures[at_depth(name, depth)] = setup.tokens / (time.perf_counter() - start)
             if not depth:
                 read = max(read_rate(np.asarray(file.file_bytes()), setup.threads))
-                figures[f"{name}_read_share"] = figures[name] * decoder.bytes_a_token(top > 0) / read
+                figures[f"{name}_read_share"] = figures[name] * bytes_a_token(engine, top > 0) / read
                 figures["read_rate"] = read
+    decoder.rewind(0)
+    decoder.feed(prompt_of(SHORT), TOP)
     for texts in setup.batches:
         for name, top in (("together", TOP), ("together_all", 0)):
-            decoder.feed_batch(prompt_of(texts), top)
-            start = time.perf_counter()
-            for i in range(setup.tokens):
+            seconds = 0.0
+            for i in range(setup.tokens + 1):
                 decoder.rewind(SHORT)
-                decoder.feed_batch(prompt_of(texts + i)[i:], top)
-            figures[f"{name}@{texts}"] = texts * setup.tokens / (time.perf_counter() - start)
-    rows = decoder.head_rows() / max(decoder.head_rows()[0] / (decoder.config.vocab - len(decoder.silent)), 1)
-    figures |= {"head_rows_exact": float(rows[3]), "skipped_up": decoder.skipped_share(), "skipped_down": decoder.skipped_columns_share()}
-    decoder.close()
+                row = Row(decoder, prompt_of(texts + i)[i:], tuple(range(texts)), top)
+                start = time.perf_counter()
+                engine.step([row])
+                seconds += (time.perf_counter() - start) * (i > 0)  # the first is a warm-up
+            figures[f"{name}@{texts}"] = texts * setup.tokens / seconds
+    rows = head_rows(engine) / max(head_rows(engine)[0] / (engine.config.vocab - len(engine.silent)), 1)
+    figures |= {"head_rows_exact": float(rows[3]), "skipped_up": skipped_share(scratch), "skipped_down": skipped_columns_share(scratch)}
+    engine.close()
     return figures
 
 

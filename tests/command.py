@@ -15,7 +15,7 @@ import sys
 import tempfile
 import traceback
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -31,10 +31,12 @@ def bitnet(
     env: Mapping[str, str] | None = None,
     cwd: Path | None = None,
     process: bool = False,
+    terminals: Collection[str] = (),
     **options: Any,
 ) -> Done:
     """bitnet("convert", folder, ...): what the command wrote, as text (UTF-8) or bytes, and its exit code.
 
+    terminals: names of streams that say they are terminals, in this process; what they show is for ../screen.py.
     process: in a process of its own. So it is also where `env` is another environment, but for BITNET_ISA, and with `options` of
     subprocess.run. CalledProcessError where `check` and the exit code is not 0.
     """
@@ -45,7 +47,7 @@ def bitnet(
         command = [sys.executable, "-m", "bitnet_cli", *words]
         done: Done = subprocess.run(command, input=data, capture_output=True, env=apart, cwd=cwd, check=False, **options)
     else:
-        done = subprocess.CompletedProcess(["bitnet", *words], *_run_here(words, data, isa, cwd))
+        done = subprocess.CompletedProcess(["bitnet", *words], *_run_here(words, data, isa, cwd, terminals))
     if text:
         done.stdout, done.stderr = (data.decode().replace("\r\n", "\n") for data in (done.stdout, done.stderr))
     if check:
@@ -58,7 +60,7 @@ def _others(variables: Mapping[str, str]) -> dict[str, str]:
     return {name: value for name, value in variables.items() if name not in ("BITNET_ISA", "PYTEST_CURRENT_TEST")}
 
 
-def _run_here(words: list[str], stdin: bytes, isa: str, cwd: Path | None) -> tuple[int, bytes, bytes]:
+def _run_here(words: list[str], stdin: bytes, isa: str, cwd: Path | None, terminals: Collection[str]) -> tuple[int, bytes, bytes]:
     """Exit code, stdout, stderr."""
     from bitnet_cli.start import main
 
@@ -68,7 +70,7 @@ def _run_here(words: list[str], stdin: bytes, isa: str, cwd: Path | None) -> tup
         files[0].seek(0)
         stack.enter_context(_as_at_the_start(["bitnet", *words], cwd))
         stack.enter_context(_instruction_set(isa))
-        with _streams(files):
+        with _streams(files, terminals):
             try:
                 main()
                 code: Any = 0
@@ -82,7 +84,7 @@ def _run_here(words: list[str], stdin: bytes, isa: str, cwd: Path | None) -> tup
 
 
 @contextlib.contextmanager
-def _streams(files: list[BinaryIO]) -> Iterator[None]:
+def _streams(files: list[BinaryIO], terminals: Collection[str]) -> Iterator[None]:
     """Descriptors 0, 1 and 2, and Python's objects for them, are these files."""
     for name, _ in STREAMS[1:]:
         getattr(sys, name).flush()
@@ -92,7 +94,10 @@ def _streams(files: list[BinaryIO]) -> Iterator[None]:
             os.dup2(file.fileno(), number)
             errors = "backslashreplace" if name == "stderr" else "strict"
             raw = open(number, mode + "b", closefd=False)  # noqa: SIM115
-            setattr(sys, name, io.TextIOWrapper(raw, encoding="utf-8", errors=errors))
+            stream = io.TextIOWrapper(raw, encoding="utf-8", errors=errors)
+            if name in terminals:
+                stream.isatty = lambda: True  # type: ignore[method-assign]
+            setattr(sys, name, stream)
         yield
     finally:
         for name, _ in STREAMS[1:]:

@@ -12,7 +12,7 @@ import pytest
 
 from bitnet_cli.commands.chat.reader import PipeReader
 from bitnet_cli.commands.embed import read_texts
-from bitnet_cli.commands.run import read_prompt
+from bitnet_cli.commands.prompts import read_prompt
 from bitnet_cli.errors import BadFileError, UsageError
 from bitnet_cli.text.chat.choice import _template_file
 

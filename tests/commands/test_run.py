@@ -163,7 +163,7 @@ def test_files_that_are_no_model(model: Path, tmp_path: Path) -> None:
     (tmp_path / "garbage.gguf").write_bytes(b"<!DOCTYPE html>" * 1000)
     (tmp_path / "cut.gguf").write_bytes(model.read_bytes()[:-1000])
     (tmp_path / "empty.gguf").touch()
-    refused(run(tmp_path / "missing.gguf", "-p", "a"), 3, "missing.gguf", "No such file")
+    refused(run(tmp_path / "missing.gguf", "-p", "a"), 2, "missing.gguf", "No such file")
     refused(run(tmp_path, "-p", "a"), 2, str(tmp_path), "is a folder with 3 GGUF models")
     refused(run(tmp_path / "empty.gguf", "-p", "a"), 3, "empty.gguf", "is empty")
     refused(run(tmp_path / "garbage.gguf", "-p", "a"), 3, "garbage.gguf")

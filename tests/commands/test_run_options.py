@@ -30,6 +30,68 @@ def test_json(bitnet: Bitnet) -> None:
     assert t["predicted_per_second"] == pytest.approx(5e3 / t["predicted_ms"], rel=0.01)
 
 
+def test_words_of_other_programs(bitnet: Bitnet, refused: Callable[..., None]) -> None:
+    """-temp, escapes in -p and not in files, biases as llama.cpp writes them, options for a GPU."""
+    ask = ("run", "tiny", "-temp", "0", "-t", "1", "-n", "3", "--json")
+    ids = [json.loads(bitnet(*ask, "-p", "And\\nGod", *flags).stdout)["timings"]["prompt_n"] for flags in ((), ("-e",), ("--no-escape",))]
+    assert ids[0] == ids[1] < ids[2]
+    plain = json.loads(bitnet(*ask, "-p", "And").stdout)["ids"]
+    biased = json.loads(bitnet(*ask, "-p", "And", "--logit-bias", f"{plain[0]}-inf", "-l", f"{plain[1]}-2.5").stdout)["ids"]
+    assert plain[0] not in biased
+    assert json.loads(bitnet(*ask, "-p", "And", "-l", "42+100").stdout)["ids"] == [42] * 3
+    gpu = bitnet(*ask, "-p", "And", "-ngl", "99", "-dev", "CUDA0")
+    assert json.loads(gpu.stdout)["ids"] == plain and "runs on the CPU" in gpu.stderr
+    refused(bitnet(*ask, "-p", "And", "-l", "1=2"), 2, "--logit-bias 1=2", "15-inf")
+    refused(bitnet(*ask, "-p", "And", "-l", "70000+1"), 2, "the vocabulary has 4096 tokens")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (("run", "--nonsense"), ("no such option", "`bitnet run -h`")),
+        (("run", "-t", "x"), ("'-t'", "integer")),
+        (("run", "--temp"), ("--temp", "requires an argument")),
+        (("nonsense",), ("no such command",)),
+        (("quantize", "a", "b", "c"), ("'c' is not one of",)),
+        (("run", "no.gguf", "-p", "a"), ("no.gguf", "No such file")),
+        (("inspect", "a/b/c"), ("a/b/c", "No such file")),
+        (("perplexity", "-m", "no.gguf", "-f", "no.txt"), ("no.txt", "No such file")),
+        (("quantize", "no.gguf", "b.gguf"), ("no.gguf", "No such file")),
+        (("bench", "no.gguf"), ("no.gguf", "No such file")),
+        (("bench", "compare", "a.json", "b.json"), ("a.json", "No such file")),
+        (("embed", "-m", "no.gguf", "a"), ("no.gguf", "No such file")),
+        (("convert", "nowhere"), ("nowhere", "no such folder")),
+    ],
+    ids=lambda value: " ".join(value)[:30],
+)
+def test_errors_of_the_command_line(
+    bitnet: Bitnet, refused: Callable[..., None], arguments: tuple[str, ...], words: tuple[str, ...]
+) -> None:
+    """One line, exit code 2."""
+    refused(bitnet(*arguments), 2, *words)
+
+
+def test_help_is_whole(bitnet: Bitnet, monkeypatch: pytest.MonkeyPatch) -> None:
+    """At any width: no line is longer, no name is cut off, and every word is there."""
+    words = {}
+    for columns in (40, 80, 200):
+        monkeypatch.setenv("COLUMNS", str(columns))
+        for command in ("", "run", "convert", "quantize", "inspect", "perplexity", "embed", "bench", "bench compare", "bench report"):
+            page = bitnet(*command.split(), "--help").stdout
+            assert "…" not in page
+            assert [line for line in page.splitlines() if len(line) >= columns] == []
+            whole = "".join(page.split())
+            assert words.setdefault(command, whole) == whole
+
+
+def test_names_work_in_every_command(bitnet: Bitnet, tmp_path: Path) -> None:
+    assert bitnet("quantize", "tiny", tmp_path / "m.gguf", "tq2_0", "-q").returncode == 0
+    assert bitnet("inspect", "tiny").returncode == 0
+    assert bitnet("embed", "-m", "tiny", "--pooling", "mean", "a", "-q").returncode == 0
+    (tmp_path / "t.txt").write_text("And God said, Let there be light.")
+    assert bitnet("perplexity", "tiny", "-f", tmp_path / "t.txt", "-q").returncode == 0
+
+
 def test_stop_string_with_an_escape(bitnet: Bitnet) -> None:
     whole = bitnet("run", *PROMPT, "-n", "9", "-q").stdout
     word = whole.split()[3]
@@ -53,7 +115,7 @@ def test_prompt_cache(bitnet: Bitnet, refused: Callable[..., None], tmp_path: Pa
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (("tiny", "-m", "tiny"), ("give the model once",)),
+        (("tiny", "-m", "tiny"), ("a question after the model", "leave out -p")),
         (("--logprobs", "2"), ("--json",)),
         (("no-such-model",), ("no such model", "bitnet run --list")),
         (("owner/name",), ("not on this computer", "`bitnet convert owner/name`")),
