@@ -51,7 +51,7 @@ def may_use_tiles() -> bool:
         return False
     number, request, tile_data = 158, 0x1023, 18  # arch_prctl, ARCH_REQ_XCOMP_PERM, XFEATURE_XTILEDATA
     try:
-        return ctypes.CDLL(None).syscall(ctypes.c_long(number), ctypes.c_long(request), ctypes.c_long(tile_data)) == 0
+        return bool(ctypes.CDLL(None).syscall(ctypes.c_long(number), ctypes.c_long(request), ctypes.c_long(tile_data)) == 0)
     except (OSError, AttributeError):
         return False
 

@@ -1,7 +1,8 @@
 """What arithmetic alone can do, on values that stay in registers: prefill is measured against it.
 
 Products: the instructions of the ternary matmul (tile.py), with as many independent sums, and for sets with narrow sums the same additions
-and folds, or AMX's tiles; without loads, unpacking and scaling, and without waiting for a cache. Floats: multiply-adds, as attention makes them.
+and folds, or AMX's tiles; without loads, unpacking and scaling, and without waiting for a cache. Floats: multiply-adds, as attention makes
+them.
 """
 
 import numpy as np

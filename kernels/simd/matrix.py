@@ -1,7 +1,7 @@
-"""Intel's AMX: eight tiles of 16 rows of 64 bytes, and one instruction for products of two of them. Used by tile.py for 16 tokens and more.
+"""Intel's AMX: eight tiles of 16 rows of 64 bytes, and one instruction for the products of two of them. Used by tile.py.
 
-tdpbssd adds to a tile of sums, 16 tokens x 16 weight rows of int32, the products of a tile of activations, 16 tokens x 64 bytes of int8, and
-one of codes: 16 words of 4 codes each, a lane a weight row. Those are the layouts that tile.py has anyway (Intel's architecture manual,
+tdpbssd adds to a tile of sums, 16 tokens x 16 weight rows of int32, the products of a tile of activations, 16 tokens x 64 bytes of int8,
+and one of codes, 16 words of 4 codes each, a lane a weight row. Those are the layouts that tile.py has anyway (Intel's architecture manual,
 volume 1, chapter 18). 16 x 16 x 64 products take 16 cycles: eight times what vpdpbusd does.
 
 Tiles have a shape, which belongs to the thread: it is set before the first of these operations, and let go after the last one, since a

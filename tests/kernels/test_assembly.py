@@ -15,7 +15,14 @@ from bitnet_kernels import isa
 SETS = [name for name in isa.REQUIRED_FEATURES if name != "portable"]
 # A CPU of the first generation that has a set, and nothing newer. LLVM has no name for one with `dotprod` alone: only the operating system
 # tells of its dot products, as in a virtual machine on a Mac.
-FIRST = {"amx": "sapphirerapids", "avx512vnni": "cascadelake", "avxvnni": "alderlake", "avx2": "haswell", "dotprod": "generic", "neon": "generic"}
+FIRST = {
+    "amx": "sapphirerapids",
+    "avx512vnni": "cascadelake",
+    "avxvnni": "alderlake",
+    "avx2": "haswell",
+    "dotprod": "generic",
+    "neon": "generic",
+}
 # Other CPUs, with the sets that they run: the fastest, and where instructions of theirs may stand in other sets, these too.
 OTHERS = (
     ("amx", ("graniterapids",)),

@@ -133,7 +133,9 @@ def test_the_same_integers(run_script: Callable[..., Any], definition: dict[str,
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(isa.chosen() not in ("amx", "avx512vnni", "avxvnni"), reason="whole steps by AVX2 run in test_step.py here, or not at all")
+@pytest.mark.skipif(
+    isa.chosen() not in ("amx", "avx512vnni", "avxvnni"), reason="whole steps by AVX2 run in test_step.py here, or not at all"
+)
 def test_whole_steps_by_avx2(run_script: Callable[..., Any]) -> None:
     """The set with 16-bit sums and registers of 32 bytes; AVX-VNNI differs from it in nothing but integers."""
     result = run_script("whole_steps.py", BITNET_ISA="avx2")
