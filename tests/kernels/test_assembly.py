@@ -139,7 +139,7 @@ def test_prefill_uses_the_instruction_and_keeps_its_registers(compiled: tuple[st
     """Three registers of rows with 8 or 4 tokens have 24 or 12 sums (with NEON alone, 16 of 8 products). Nothing else computes."""
     name, assembly = compiled
     if name == "amx":
-        return
+        return  # see test_tiles_of_amx
     instruction = VNNI if name == "avxvnni" else PRODUCTS[name][0]
     tiles = {kernel: text for kernel, text in assembly.items() if kernel in ("sums_4", "sums_8")}
     assert sorted(tiles) == (["sums_4", "sums_8"] if name == "avx512vnni" else ["sums_4"])
@@ -162,7 +162,7 @@ def test_tiles_of_amx(compiled: tuple[str, Assembly]) -> None:
         assert "sums_16" not in assembly and not any("tmm" in text for text in assembly.values())
         return
     lines = assembly["sums_16"].splitlines()
-    assert not {"sums_4", "sums_8", "packed_sums_8"} & set(assembly)
+    assert not {"sums_4", "sums_8"} & set(assembly)
     products = count(lines, "tdpbssd")
     assert products and products % 3 == 0
     assert count(lines, "tileload") == 3 + products // 3 * 4 and count(lines, "tilestore") == 3
@@ -184,7 +184,7 @@ def test_peak_loops_hold_nothing_but_arithmetic(compiled: tuple[str, Assembly]) 
 def test_few_tokens_meet_two_packed_rows_in_registers(compiled: tuple[str, Assembly]) -> None:
     """Two registers of packed weights make eight of codes, and these 64 products with the activations of eight tokens."""
     name, assembly = compiled
-    if name != "avx512vnni":
+    if name not in ("amx", "avx512vnni"):
         assert "packed_sums_8" not in assembly
         return
     loops = [loop for loop in loops_with(assembly["packed_sums_8"], PRODUCTS[name][0]) if count(loop, PREFETCH)]
