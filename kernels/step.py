@@ -29,7 +29,6 @@ from .arrays import (
     Q_NORM,
     RELU2,
     UP,
-    UP_NORM,
     K,
     O,
     Q,
@@ -57,7 +56,6 @@ NONE, START, ONE, FOUR = np.int64(-1), np.int64(0), np.int64(1), np.int64(4)
 WRITE, UNIT = np.bool_(False), np.float32(1.0)
 COLUMN_SHARE = 0.65  # of `down`'s columns: with more of them needed, reading all rows is as quick (docs/log.md)
 COLUMN_SHARE_BASE3 = 0.28  # the same where rows are read in base 3, which is quicker
-GLU_ROWS, LITTLE = np.int64(192), np.int64(16)  # rows of gate and up at a time, for more tokens than these
 DENSE_SHARE = 0.6  # of a thread's `up` rows: with more of them needed, reading all in order is as quick (docs/log.md)
 
 
@@ -154,7 +152,7 @@ def _multiply(w, s, layer, which, cols, scale, out, place, accumulate, digit, to
 
 
 @kernel
-def project_rows(groups, w, s, layer, which, cols, rows, out, place, accumulate, tokens, thread, first, last):  # type: ignore[no-untyped-def]
+def _project(groups, w, s, layer, which, cols, rows, out, place, accumulate, tokens, thread, first, last):  # type: ignore[no-untyped-def]
     """`project` of rows first <= r < last. groups: w.groups; None is known when this is compiled, and what is not needed left out."""
     if groups is not None:
         project_groups(groups, w, s, layer, which, cols, out, place, accumulate, tokens, thread, first, last)
@@ -180,7 +178,7 @@ def project_rows(groups, w, s, layer, which, cols, rows, out, place, accumulate,
 def project(w, s, layer, which, cols, rows, out, place, accumulate, tokens, thread, threads):  # type: ignore[no-untyped-def]
     """out[t, place + r] (+)= row r of projection `which` times activation row t, for this thread's rows."""
     first, last = share(rows, row_unit(w.groups), thread, threads)
-    project_rows(w.groups, w, s, layer, which, cols, rows, out, place, accumulate, tokens, thread, first, last)
+    _project(w.groups, w, s, layer, which, cols, rows, out, place, accumulate, tokens, thread, first, last)
 
 
 @inlined
@@ -233,13 +231,6 @@ def down_by_columns(z, w, s, layer, thread, threads):  # type: ignore[no-untyped
 
 
 @inlined
-def gate_rows(z, s, tokens, first, last):  # type: ignore[no-untyped-def]
-    """s.gate[t, r] = act(s.gate[t, r]) * s.up[t, r] for first <= r < last."""
-    for t in range(tokens):
-        gated(s.gate[t], s.up[t], z.activation, first, last)
-
-
-@inlined
 def run_layer(z, w, cache, s, layer, tokens, position, thread, threads, control):  # type: ignore[no-untyped-def]
     """This thread's part of one layer: s.x, the residual stream, before -> after.
 
@@ -269,23 +260,20 @@ def run_layer(z, w, cache, s, layer, tokens, position, thread, threads, control)
     barrier(control, threads)
     if not straight:
         add_branch(z, w, at[ATTENTION_OUT_NORM], s, tokens, thread, threads, control)
-    first, last = share(z.feed_forward, row_unit(w.groups), thread, threads)
-    # A few rows of both and their GLU, while what many tokens gave is still in the L2 cache. With norms of their own one after the other.
-    some = GLU_ROWS if tokens > LITTLE and at[UP_NORM] < 0 else z.feed_forward
-    for begin in range(first, max(last, first + 1), some):
-        end = min(begin + some, last)
-        for which in range(GATE, UP + 1):
-            norm_at = at[GATE_NORM + which - GATE]
-            if begin == first and (which == GATE or norm_at >= 0):
-                if which > GATE and tokens > 1:
-                    barrier(control, threads)
-                prepare(s.x, z.hidden, w, at[FFN_NORM], norm_at, eps, z.codes, START, START, s, tokens, thread, threads, control)
-            if which == UP and tokens == 1 and z.activation == RELU2 and row_unit(w.groups) == FOUR:
-                up_where_gate_is_open(z, w, s, layer, thread, threads)
-            else:
-                out, rows = s.gate if which == GATE else s.up, z.feed_forward
-                project_rows(w.groups, w, s, layer, which, z.hidden, rows, out, START, WRITE, tokens, thread, begin, end)
-        gate_rows(z, s, tokens, begin, end)
+    for which in range(GATE, UP + 1):
+        norm_at = at[GATE_NORM + which - GATE]
+        if which == GATE or norm_at >= 0:
+            if which > GATE and tokens > 1:
+                barrier(control, threads)
+            prepare(s.x, z.hidden, w, at[FFN_NORM], norm_at, eps, z.codes, START, START, s, tokens, thread, threads, control)
+        if which == UP and tokens == 1 and z.activation == RELU2 and row_unit(w.groups) == FOUR:
+            up_where_gate_is_open(z, w, s, layer, thread, threads)
+        else:
+            out = s.gate if which == GATE else s.up
+            project(w, s, layer, which, z.hidden, z.feed_forward, out, START, WRITE, tokens, thread, threads)
+    first, last = share(z.feed_forward, row_unit(w.groups), thread, threads)  # the rows that this thread has just written
+    for t in range(tokens):
+        gated(s.gate[t], s.up[t], z.activation, first, last)
     barrier(control, threads)
     prepare(s.gate, z.feed_forward, w, at[FFN_SUB_NORM], NONE, eps, z.codes_down, START, z.hadamard, s, tokens, thread, threads, control)
     straight = at[FFN_OUT_NORM] < 0

@@ -85,7 +85,7 @@ _prepare = _bound(step.prepare, kernel, barrier=_barrier_after(INPUTS))
 _append = heads.append_to_cache
 _up = step.up_where_gate_is_open
 _down = step.down_by_columns
-_project, _project_rows, _gate_rows = step.project, step.project_rows, step.gate_rows
+_project = step.project
 _threshold = _bound(head_search._threshold, kernel, barrier=_barrier_after(HEAD))
 _top_logits = _bound(head_search.top_logits, kernel, _threshold=_threshold)
 
@@ -100,18 +100,6 @@ def _timed_prepare(x, cols, w, norm_at, then_at, eps, kind, kept, turned, s, tok
 def _timed_project(w, s, layer, which, cols, rows, out, place, accumulate, tokens, thread, threads):  # type: ignore[no-untyped-def]
     _project(w, s, layer, which, cols, rows, out, place, accumulate, tokens, thread, threads)
     lap(s.laps, which)
-
-
-@inlined
-def _timed_project_rows(groups, w, s, layer, which, cols, rows, out, place, accumulate, tokens, thread, first, last):  # type: ignore[no-untyped-def]
-    _project_rows(groups, w, s, layer, which, cols, rows, out, place, accumulate, tokens, thread, first, last)
-    lap(s.laps, which)
-
-
-@inlined
-def _timed_gate_rows(z, s, tokens, first, last):  # type: ignore[no-untyped-def]
-    _gate_rows(z, s, tokens, first, last)
-    lap(s.laps, GLU)
 
 
 @inlined
@@ -148,14 +136,12 @@ _run_layer = _bound(
     inlined,
     prepare=_timed_prepare,
     project=_timed_project,
-    project_rows=_timed_project_rows,
-    gate_rows=_timed_gate_rows,
     attention=_timed_attention,
     up_where_gate_is_open=_timed_up,
     down_by_columns=_timed_down,
     norm_heads=_bound(step.norm_heads, inlined, barrier=_barrier_after(NORMS)),
     add_branch=_bound(step.add_branch, inlined, barrier=_barrier_after(NORMS)),
-    barrier=_barrier_after(GLU),  # nothing else of weight stands before these barriers
+    barrier=_barrier_after(GLU),  # which has no name of its own to bind: nothing else of weight stands before these barriers
 )
 _logits_of_rows = _bound(step.logits_of_rows, inlined, top_logits=_top_logits)
 _logits_by_groups = _bound(grouped.logits_by_groups, kernel, barrier=_barrier_after(HEAD))
