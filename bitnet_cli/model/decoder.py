@@ -201,7 +201,7 @@ class Decoder:
         return [array[:, :, : lengths.get(name, positions)] for name, array in self._cache._asdict().items()]
 
     def head_rows(self) -> NDArray[np.int64]:
-        """Rows of the head read by all searches for top logits: upper four bits, next two, last two, exact. (4,)."""
+        """Rows of the head read by all searches for top logits: upper six bits, last two, exact. (3,). A search may be for many tokens."""
         rows: NDArray[np.int64] = self._scratch.head_counts.sum(0)
         return rows
 

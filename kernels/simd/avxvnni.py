@@ -7,6 +7,7 @@ WIDTH = 32
 REGISTERS = 16
 UNSHIFTED = False
 STEPS_PER_FOLD = 1 << 30
+NATIVE_FLOATS = True
 ANY_BYTE = True
 TILE_BLOCKS, TILE_TOKENS = 3, 4
 
@@ -22,6 +23,6 @@ total, totals, add_totals = vectors.integer_total(Wide), vectors.four_totals(Wid
 LaneSums, products, lane_fold = Wide, _vnni.emitted("llvm.x86.avx512.vpdpbusd.256", Wide), _vnni.lane_fold
 dot = _vnni.dot_product(products, Bytes, Wide)
 quad_dot = dot
-load_f16, to_f16 = floats.half_precision_loader(native=True), floats.half_precision_bits(native=True)
-one_f16 = floats.half_precision_scalar(native=True)
-load_float, fma = floats.float_loader(load_f16), floats.multiply_add(fused=True)
+load_f16, to_f16 = floats.half_precision_loader(NATIVE_FLOATS), floats.half_precision_bits(NATIVE_FLOATS)
+one_f16 = floats.half_precision_scalar(NATIVE_FLOATS)
+load_float, fma = floats.float_loader(load_f16), floats.multiply_add(NATIVE_FLOATS)
