@@ -3,7 +3,6 @@
 Options are in options/, one file a command. What they call is imported when it is called, so `--help` stays quick.
 """
 
-import contextlib
 import errno
 import gc
 import os
@@ -11,50 +10,52 @@ import signal
 import sys
 import threading
 import warnings
-from collections.abc import Iterator
 from types import FrameType
 from typing import Annotated, Any, NoReturn
 
 import typer
-from typer.core import TyperGroup
 
 from bitnet_cli.errors import BitnetError, printable
 from bitnet_cli.options import bench, convert, embed, inspect, perplexity, quantize, run
+from bitnet_cli.options.pages import Command, Group
 
 GRACE = 3.0  # seconds after SIGTERM in which files and the terminal are put in order
 COMPLETING = "_BITNET_COMPLETE"  # set by a shell that asks what Tab may offer
 
 
-@contextlib.contextmanager
-def _legible() -> Iterator[None]:
-    """Typer's own errors repeat what was typed, or what a shell made of the names of files."""
-    try:
-        yield
-    except Exception as error:
-        if hasattr(error, "format_message") and isinstance(message := getattr(error, "message", None), str):
-            error.message = printable(message, "\n")  # type: ignore[attr-defined]
-        raise
+class Commands(Group):
+    """The command with its subcommands. All errors are one line, Typer's own as well."""
+
+    def main(self, *arguments: Any, **options: Any) -> NoReturn:
+        """Run the command line, and exit. OSError where nobody reads stdout any more."""
+        try:
+            code = super().main(*arguments, **options | {"standalone_mode": False})
+        except BitnetError as error:
+            _fail(error, error.exit_code)
+        except OSError as error:
+            if reader_left(error):
+                raise
+            _fail(error, 1)
+        except typer.Abort:
+            raise SystemExit(1) from None
+        except Exception as error:
+            if not hasattr(error, "format_message"):
+                raise
+            _fail(_explained(error), getattr(error, "exit_code", 2))
+        raise SystemExit(code if isinstance(code, int) else 0)
 
 
-class Commands(TyperGroup):
-    """The command with its subcommands."""
-
-    def make_context(self, *arguments: Any, **options: Any) -> Any:
-        """Read the command line."""
-        with _legible():
-            return super().make_context(*arguments, **options)
-
-    def invoke(self, ctx: Any) -> Any:
-        """Run the subcommand."""
-        with _legible():
-            return super().invoke(ctx)
+def _explained(error: Any) -> str:
+    """An error of Typer's (the command line cannot be read) in one line, with the page that helps."""
+    message, context = " ".join(error.format_message().split()).rstrip("."), getattr(error, "ctx", None)
+    return message[:1].lower() + message[1:] + (f"; see `{context.command_path} -h`" if context else "")
 
 
 app = typer.Typer(
     name="bitnet",
     cls=Commands,
     help="Run 1-bit large language models (ternary weights) on this computer's CPU.",
-    no_args_is_help=True,
+    invoke_without_command=True,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
     epilog="Try: bitnet run -p 'Once upon a time'   (a small model ships inside; nothing is downloaded)",
@@ -71,19 +72,22 @@ def _version(wanted: bool) -> None:
 
 @app.callback()
 def common(
+    context: typer.Context,
     version: Annotated[
         bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version, the CPU and its instruction set.")
     ] = False,
 ) -> None:
-    pass
+    if context.invoked_subcommand is None:
+        typer.echo(context.get_help())
+        raise typer.Exit(2)
 
 
 for _command in (run.run, perplexity.perplexity, embed.embed, convert.convert, quantize.quantize, inspect.inspect):
-    app.command()(_command)
+    app.command(cls=Command)(_command)
 app.add_typer(bench.app, name=bench.NAME)
 
 
-def _fail(error: BaseException, code: int) -> NoReturn:
+def _fail(error: BaseException | str, code: int) -> NoReturn:
     sys.stdout.flush()
     print(f"bitnet: error: {printable(str(error))}", file=sys.stderr)  # noqa: T201
     raise SystemExit(code)
@@ -126,7 +130,7 @@ def reader_left(error: OSError, system: str = os.name) -> bool:
 def _run() -> None:
     """The command. Afterwards the interpreter need not look for garbage while it ends, which takes a quarter of a second with Numba."""
     try:
-        app()
+        app(prog_name="bitnet")
     finally:
         gc.disable()
         gc.freeze()
@@ -146,11 +150,7 @@ def main() -> None:
         _run()
     except KeyboardInterrupt:  # Typer makes its own of most of them
         raise SystemExit(130) from None
-    except BitnetError as error:
-        _fail(error, error.exit_code)
-    except OSError as error:
-        if not reader_left(error):
-            _fail(error, 1)
+    except OSError:
         # `| head`: say nothing. Point stdout at nowhere so that interpreter exit does not complain either.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         raise SystemExit(1) from None

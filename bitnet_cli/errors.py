@@ -44,3 +44,11 @@ class BadFileError(BitnetError):
 
 class UnsupportedError(BitnetError):
     exit_code = 4
+
+
+def unreadable(path: str | os.PathLike[str], error: Exception) -> BitnetError:
+    """The error for a file that was named and could not be opened: UsageError where there is none of that name, else BadFileError."""
+    reason = getattr(error, "strerror", None) or str(error)
+    if isinstance(error, FileNotFoundError) and not os.path.lexists(path):
+        return UsageError(f"{os.fspath(path)}: {reason}")
+    return BadFileError(path, "file", reason)

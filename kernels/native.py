@@ -18,6 +18,7 @@ import ctypes
 import gc
 import hashlib
 import os
+import signal
 import subprocess
 import sys
 import threading
@@ -70,13 +71,13 @@ class Entry:
             return 0
 
     def _compile(self, layout: Layout, integers: int) -> int:
-        from .jit import interruptible, loaded_code
-
-        with interruptible(), _collecting_less():
+        with _interrupted_later():
             from numba import types
 
+            from .jit import interruptible, loaded_code
             from .records import Record
 
+        with interruptible(), _collecting_less():
             kernel = getattr(import_module(f".{self._module}", __package__), self._name)
             signature = (Record(layout), *[types.int64] * integers)
             kernel.compile(signature)
@@ -100,6 +101,22 @@ def _bound(function: Any, frame: Frame) -> Call:
 
     call.frame = frame  # type: ignore[attr-defined]  # lives as long as what may run over it
     return call
+
+
+@contextmanager
+def _interrupted_later() -> Iterator[None]:
+    """Ctrl-C waits for the end of the body, which imports Numba: its extension modules print an interrupt and fail with another error."""
+    if threading.current_thread() is not threading.main_thread() or signal.getsignal(signal.SIGINT) is not signal.default_int_handler:
+        yield
+        return
+    noted: list[int] = []
+    signal.signal(signal.SIGINT, lambda number, _: noted.append(number))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+    if noted:
+        raise KeyboardInterrupt
 
 
 @contextmanager

@@ -33,8 +33,8 @@ elsewhere the command ends with the line to run.
 **Exit codes**: 0 done, 1 something failed, 2 the command line asks for something impossible, 3 a file is damaged, 4 it is of a kind that is
 not supported, 130 Ctrl-C.
 
-**Environment**: `BITNET_ISA` forces an instruction set, `BITNET_CACHE_DIR` names the folder of compiled kernels; `HF_TOKEN`, `HF_HOME`,
-`HF_HUB_CACHE`, `HF_HUB_OFFLINE` and `HF_ENDPOINT` are those of huggingface_hub.
+**Environment**: `BITNET_RAW=1` makes `--raw` the default of `run`. `BITNET_ISA` forces an instruction set, `BITNET_CACHE_DIR` names the
+folder of compiled kernels; `HF_TOKEN`, `HF_HOME`, `HF_HUB_CACHE`, `HF_HUB_OFFLINE` and `HF_ENDPOINT` are those of huggingface_hub.
 
 `bitnet --version` prints the version, the CPU and its instruction set; `bitnet --install-completion` completes commands, options and names
 of models in your shell.
@@ -111,6 +111,8 @@ def _command(name: str, callback: object) -> str:
     arguments, words = [], []
     for parameter in signature_of(callback).parameters.values():
         if not typing.get_args(parameter.annotation):
+            continue
+        if any(getattr(info, "hidden", False) for info in typing.get_args(parameter.annotation)):
             continue
         group, line, argument = _row(parameter.name, parameter)
         if argument:

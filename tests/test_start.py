@@ -24,16 +24,18 @@ main()
 """
 MODULES = (
     "bitnet_cli.cli", "typer", "bitnet_cli.options.run", "bitnet_cli.commands.run", "numpy", "llvmlite", "tokenizers",
-    "bitnet_kernels.team",
+    "bitnet_kernels.team", "numba", "numba._devicearray", "numba.core.types",
 )  # fmt: skip
 
 
 @POSIX
 @pytest.mark.parametrize("module", MODULES)
-def test_ctrl_c_while_modules_are_imported(module: str) -> None:
+def test_ctrl_c_while_modules_are_imported(module: str, tmp_path: Path) -> None:
+    """Also those of Numba, which are imported where nothing is compiled yet."""
     before = signal.getsignal(signal.SIGINT)
     assert before is not signal.SIG_IGN  # as tests/conftest.py sees to
-    done = subprocess.run([sys.executable, "-c", INTERRUPTED, module], capture_output=True, text=True, timeout=120, check=False)
+    env = {**os.environ, "BITNET_CACHE_DIR": str(tmp_path)}
+    done = subprocess.run([sys.executable, "-c", INTERRUPTED, module], env=env, capture_output=True, text=True, timeout=120, check=False)
     assert (done.returncode, done.stdout) == (130, "") and "Traceback" not in done.stderr, done.stderr
 
 

@@ -14,6 +14,13 @@ def chosen(argument: str | None, option: str | None) -> str | None:
     return argument if argument is not None else option
 
 
+def chosen_to_ask(argument: str | None, option: str | None, words: list[str]) -> tuple[str | None, str | None]:
+    """The model, and the question of the command line: MODEL QUESTION, or -m MODEL QUESTION. None where there is none."""
+    if option is not None:
+        words = words if argument is None else [argument, *words]
+    return argument if option is None else option, " ".join(words) if words else None
+
+
 def list_models(as_json: bool) -> None:
     """`bitnet run --list`: every model that has a name here, on stdout."""
     models = available()

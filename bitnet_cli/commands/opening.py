@@ -3,6 +3,8 @@
 import sys
 from pathlib import Path
 
+from bitnet_kernels import lost_pages
+
 from bitnet_cli.commands.compiling import compiling
 from bitnet_cli.commands.reporting import Reporter, byte_size, say
 from bitnet_cli.embedded import DEFAULT_MODEL, EMBEDDED
@@ -10,13 +12,25 @@ from bitnet_cli.errors import printable
 from bitnet_cli.machine.terminal import unechoed
 from bitnet_cli.model import opening
 from bitnet_cli.model.names import NotHereError, find
-from bitnet_cli.model.opening import Engine, OpenModel
+from bitnet_cli.model.opening import OpenModel, Options
 
-__all__ = ["Engine", "OpenModel", "find_model", "open_model"]
+__all__ = ["OpenModel", "Options", "find_model", "open_model"]
 
 
 def find_model(reference: str | None) -> Path:
     """The file of a model (see model/names.py); asks on a terminal before it downloads or converts one."""
+    path = _find(reference)
+    say_if_lost(path)
+    return path
+
+
+def say_if_lost(path: Path) -> None:
+    """From now on the process ends with one line where the file, which is mapped, loses bytes that are read."""
+    start = "\n" if sys.stderr.isatty() else ""
+    lost_pages.announce(f"{start}bitnet: error: {printable(str(path))}: became shorter, or could not be read, while it was in use")
+
+
+def _find(reference: str | None) -> Path:
     try:
         return find(reference)
     except NotHereError as missing:
@@ -60,20 +74,20 @@ def _ask(question: str, missing: NotHereError) -> None:
         raise missing
 
 
-def open_model(model: str | None, engine: Engine, quiet: bool) -> OpenModel:
-    """Open a model (None: the embedded one) ready to run, and say on stderr what the user should know. Close its session after use."""
+def open_model(model: str | None, options: Options, quiet: bool) -> OpenModel:
+    """Open a model (None: the embedded one) ready to run, and say on stderr what the user should know. Close its scheduler after use."""
     if model is None and not quiet:
         about = f"the embedded model {DEFAULT_MODEL} ({EMBEDDED[DEFAULT_MODEL].description})"
         say(f"bitnet: using {about}; choose another with -m MODEL")
     path = find_model(model)
     with unechoed(), Reporter(quiet).working(f"loading {printable(path.name)}"):
-        opened = opening.open_model(path, engine)
+        opened = opening.open_model(path, options)
     for note in opened.tokenizer.notes:
         Reporter(quiet).note(f"{printable(path.name)}: {note}")
-    if opened.decoder.note and not quiet:
-        Reporter(quiet).warn(opened.decoder.note)
-    if opened.decoder.head_note:
-        Reporter(quiet).note(opened.decoder.head_note)
+    if opened.engine.note and not quiet:
+        Reporter(quiet).warn(opened.engine.note)
+    if opened.engine.head_note:
+        Reporter(quiet).note(opened.engine.head_note)
     with unechoed(), compiling(quiet):
-        opened.decoder.start()
+        opened.engine.start()
     return opened

@@ -1,319 +1,198 @@
-"""`bitnet run`: prompt -> text. The text goes to stdout as it comes, notes and timings to stderr."""
+"""`bitnet run`: a question -> an answer in the model's chat format, a chat, or a text -> its continuation.
 
-import contextlib
+The text goes to stdout as it comes, notes and timings to stderr.
+"""
+
+import re
 import sys
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
-
-from bitnet_kernels import isa
 
 from bitnet_cli.commands.chat import talk as chatting
-from bitnet_cli.commands.opening import Engine, OpenModel, open_model
-from bitnet_cli.commands.reporting import Reporter, byte_size, print_json, say
-from bitnet_cli.errors import BadFileError, BitnetError, UsageError, printable
+from bitnet_cli.commands.opening import OpenModel, Options, open_model
+from bitnet_cli.commands.printing import Asked, Show, print_completion
+from bitnet_cli.commands.prompts import biases, document, is_there, read_grammar, read_prompt, unescaped
+from bitnet_cli.commands.reporting import Reporter, put
+from bitnet_cli.embedded import DEFAULT_MODEL, EMBEDDED
+from bitnet_cli.errors import UsageError
 from bitnet_cli.model import prompt_cache
 from bitnet_cli.model.completion import Completion, Request
-from bitnet_cli.model.constraint import grammar_of
-from bitnet_cli.model.generate import Timings
-from bitnet_cli.model.logprobs import TokenLogprob
 from bitnet_cli.model.opening import prompt_ids
 from bitnet_cli.model.sampler import Sampling
 from bitnet_cli.text.chat.arguments import from_words
-from bitnet_cli.text.chat.choice import choose
-from bitnet_cli.text.files import decode_text, require_encoding
-from bitnet_cli.text.stream import terminal_safe
+from bitnet_cli.text.chat.choice import Choice, choose
+from bitnet_cli.text.chat.templates import Message, control_tokens_in, encode_chat, end_ids
+from bitnet_cli.text.files import require_encoding
+from bitnet_cli.text.reasoning import AnswerText, begun_in
 from bitnet_cli.text.tokenizer import Tokenizer
 
-__all__ = ["Engine", "Prompt", "Request", "Sampling", "Show", "read_grammar", "read_prompt", "run", "unescaped"]
+__all__ = ["Options", "Prompt", "Request", "Sampling", "Show", "biases", "read_grammar", "run", "unescaped"]
 
-MAX_PROMPT_BYTES = 64 << 20
-CUT_OFF = "the text was cut off before it had the form that was asked for; a larger -n or -c gives it more room"
-ESCAPES = {"\\n": "\n", "\\t": "\t", "\\r": "\r", "\\\\": "\\"}
+LEAVING = "Ctrl-D or /bye leaves; with -st the model answers once, and the command ends"
+NOTHING_SAID = (
+    "-cnv -p TEXT makes TEXT the system message, and stdin had no line to answer; "
+    "`bitnet run MODEL TEXT` asks TEXT, -p TEXT without -cnv does as well"
+)
+NOTHING_ASKED = "nothing was asked: give a question after the model, by -p, by -f or through a pipe"
+INTRODUCTION = """\
+bitnet runs 1-bit language models on this computer's CPU. A small one is inside,
+{name}: {about}.
+It has learned to continue texts, not to answer questions. Three things to try:
+
+  bitnet run {given}-p "And the king said" --temp 0.6
+  bitnet run {given}-p "And there were" --regex " [1-9][0-9] (sons|days)"
+  bitnet bench {name} -p 128 -n 64 -r 3
+
+A model that answers questions: bitnet run microsoft/bitnet-b1.58-2B-4T
+(it asks before it downloads anything). All commands: bitnet -h"""
 
 
 @dataclass(frozen=True)
 class Prompt:
-    """-p and -f, and what of the command line concerns a chat.
+    """What is asked, and how.
 
-    template: of the chat, None: the model's; encoding: of text from files and pipes, None: as text/files.py finds it.
+    question       words after the model: answered once
+    text, file     -p and -f
+    chat           -cnv: lines of stdin are messages; -p is the system message, or with -sys the first message
+    once, raw      answer once; continue the text
+    special        names of control tokens in the prompt are those tokens
+    stdin          whether a document there belongs to the question; None: as prompts.document finds it
+    template       of the chat, None: the model's; template_args: variables of it, NAME=VALUE
+    encoding       of text from files and pipes, None: as text/files.py finds it
     """
 
+    question: str | None = None
     text: str | None = None
     file: Path | None = None
     chat: bool = False
+    once: bool = False
+    raw: bool = False
+    special: bool = False
+    stdin: bool | None = None
     template: str | None = None
+    template_args: Sequence[str] | None = None
     wishes: chatting.Wishes = chatting.Wishes()  # noqa: RUF009
     encoding: str | None = None
-    template_args: Sequence[str] | None = None  # of the template, NAME=VALUE
+
+    @property
+    def given(self) -> bool:
+        return self.question is not None or self.text is not None or self.file is not None
 
 
-@dataclass(frozen=True)
-class Show:
-    """What is printed, and where the prompt's KV cache is kept."""
+def run(model: str | None, prompt: Prompt, request: Request, sampling: Sampling, options: Options, show: Show) -> None:
+    """Answer a question, chat, or continue a text (see options/run.py for the options).
 
-    as_json: bool = False
-    stream: bool = True
-    verbose: bool = False
-    quiet: bool = False
-    prompt_cache: Path | None = None
-
-
-def read_prompt(prompt: str | None, file: Path | None, encoding: str | None = None) -> str:
-    """The prompt's text from -p, -f or a pipe; empty where there is none of them. encoding: of a file or pipe, as decode_text."""
-    require_encoding(encoding)
-    if prompt is not None and file is not None:
-        raise UsageError("give the prompt by -p or by -f, not both")
-    if file is not None:
-        data = _read(file)
-    elif prompt == "-" or (prompt is None and sys.stdin is not None and not sys.stdin.isatty()):
-        data = sys.stdin.buffer.read(MAX_PROMPT_BYTES + 1)
-    else:
-        return prompt or ""
-    if len(data) > MAX_PROMPT_BYTES:
-        raise UsageError(f"the prompt is larger than {MAX_PROMPT_BYTES >> 20} MiB")
-    # One line end at the end is the file's or the shell's, not the prompt's: `echo text | bitnet run` should continue the text.
-    return decode_text(data, "stdin" if file is None else str(file), encoding=encoding).removesuffix("\n")
-
-
-def _read(file: Path) -> bytes:
-    """At most MAX_PROMPT_BYTES and one: the file may be a device without an end."""
-    try:
-        with file.open("rb") as source:
-            return source.read(MAX_PROMPT_BYTES + 1)
-    except OSError as error:
-        raise UsageError(f"{file}: {error.strerror}") from None
-
-
-def read_grammar(schema: str | None, regex: str | None, *, stdin_is_free: bool) -> str | None:
-    """The form of the text that --json-schema (a schema, a file with one, `-` for stdin, `json`) or --regex asks for.
-
-    stdin_is_free: nothing else is read from it. UsageError: see grammar_of; or the file cannot be read.
+    Raises BitnetError for what the user must know.
     """
-    if schema is None:
-        return grammar_of(None, regex)
-    if schema == "json":
-        return grammar_of(True, regex)
-    if schema.lstrip().startswith("{"):
-        return grammar_of(schema, regex)
-    if schema == "-" and not stdin_is_free:
-        raise UsageError("--json-schema - reads the schema from stdin; give a prompt by -p or -f, and no -cnv")
-    data = sys.stdin.buffer.read(MAX_PROMPT_BYTES + 1) if schema == "-" else _read(Path(schema))
-    try:
-        text = decode_text(data, schema, "JSON schema", "utf-8", hint=False)  # RFC 8259, section 8.1
-    except BadFileError as error:
-        raise UsageError(str(error)) from None
-    return grammar_of(text, regex)
-
-
-def unescaped(text: str) -> str:
-    """`text` with \\n, \\t, \\r and \\\\ replaced by what they stand for: a shell makes it hard to type a new line."""
-    out, at = "", 0
-    while at < len(text):
-        two = text[at : at + 2]
-        out += ESCAPES.get(two, text[at])
-        at += 2 if two in ESCAPES else 1
-    return out
-
-
-class Output:
-    """stdout for model text: control characters are dropped on a terminal, what the encoding lacks is replaced."""
-
-    def __init__(self) -> None:
-        self._terminal = sys.stdout.isatty()
-        self._wrote, self._before = False, ""
-        if hasattr(sys.stdout, "reconfigure"):
-            sys.stdout.reconfigure(errors="replace")
-
-    def write(self, text: str) -> None:
-        """Show model text at once."""
-        text, self._before = self._before + text, ""
-        if text:
-            self._wrote = True
-            sys.stdout.write(terminal_safe(text) if self._terminal else text)
-            sys.stdout.flush()
-
-    def cut_off(self) -> None:
-        """End the line of a text that stays unfinished; a refusal before any text leaves stdout empty."""
-        if self._wrote:
-            self.write("\n")
-
-    def echo(self, prompt: str) -> None:
-        """Show the prompt before its continuation, on a terminal only: a pipe gets the model's text and nothing else.
-
-        Both at once: a progress bar between them would take the prompt's last line away with it.
-        """
-        if self._terminal:
-            self._before = prompt
-
-
-def run(model: str | None, prompt: Prompt, request: Request, sampling: Sampling, engine: Engine, show: Show) -> None:
-    """Generate text, or chat: where `prompt` says so, or where there is no prompt and a chat model on a terminal.
-
-    Raises BitnetError for what the user must know; see options/run.py for the options.
-    """
-    if request.limit < -1:
-        raise UsageError("-n must be -1 or more")
-    if request.logprobs is not None and not show.as_json:
-        raise UsageError("--logprobs are printed as JSON; add --json")
-    nothing = prompt.text is None and prompt.file is None
-    alone = nothing and sys.stdin.isatty() and sys.stdout.isatty()
-    require_encoding(prompt.encoding)
+    _check(prompt, request, show)
+    on_terminal = sys.stdin.isatty() and sys.stdout.isatty()
+    alone = on_terminal and not prompt.given
     args = from_words(prompt.template_args or ())
-    if args and not (prompt.chat or alone):
-        raise UsageError("--template-arg is for a chat; add -cnv")
-    text = "" if alone or (nothing and prompt.chat) else read_prompt(prompt.text, prompt.file, prompt.encoding)
+    if alone and not (prompt.chat or prompt.raw) and (model is None or model in EMBEDDED):
+        name = model or DEFAULT_MODEL
+        about = re.split(r", for | \(", EMBEDDED[name].description)[0]
+        put(INTRODUCTION.format(name=name, about=about, given=f"{model} " if model else ""))
+        return
+    silent = alone or (prompt.chat and not prompt.given)
+    text = prompt.question if prompt.question is not None else "" if silent else read_prompt(prompt.text, prompt.file, prompt.encoding)
     start = time.perf_counter()
-    opened = open_model(model, engine, show.quiet)
+    opened = open_model(model, options, show.quiet)
     try:
-        choice = choose(opened.chat, prompt.template, args) if prompt.chat or alone else None
-        if choice is not None and (prompt.chat or choice.trained):
-            _refuse_in_chat(request, show)
-            chatting.converse(opened, choice, sampling, prompt.wishes, text, prompt.encoding)
-            return
-        ids = prompt_ids(opened.tokenizer, text)
+        if beyond := [token for token, _ in sampling.logit_bias if token >= opened.tokenizer.vocab_size]:
+            raise UsageError(f"--logit-bias of token {beyond[0]}: the vocabulary has {opened.tokenizer.vocab_size} tokens")
+        choice = None if prompt.raw else choose(opened.chat, prompt.template, args)
+        if choice is not None and (prompt.chat or choice.trained or prompt.template is not None):
+            if prompt.chat or (on_terminal and _suits_a_chat(prompt, request, show)):
+                _converse(opened, choice, text, prompt, request, sampling, show)
+                return
+            ids, asked = _question(opened.tokenizer, choice, text, prompt, show)
+            request = replace(request, stop=[*choice.template.stops, *request.stop], ends=end_ids(opened.tokenizer))
+        elif args:
+            raise UsageError("--template-arg is for a chat; add -cnv")
+        else:
+            ids, asked = prompt_ids(opened.tokenizer, text, special=prompt.special), Asked(text)
+            if prompt.given and prompt.stdin is None and prompt.text != "-" and is_there():
+                Reporter(show.quiet).note("stdin is not read: a text is continued, and no question asked that a document could be about")
         if show.prompt_cache is not None and show.prompt_cache.exists():
             prompt_cache.load(opened, show.prompt_cache)
         with Reporter(show.quiet).counting("reading the prompt", "tokens") as progress:
             completion = Completion(opened, ids, sampling, request, progress)
-            _print(opened, text, completion, _keeper(opened, ids, show), time.perf_counter() - start, show)
+            print_completion(opened, completion, asked, _keeper(opened, ids, show), time.perf_counter() - start, show)
     finally:
-        opened.session.close()
+        opened.scheduler.close()
 
 
-def _refuse_in_chat(request: Request, show: Show) -> None:
+def _check(prompt: Prompt, request: Request, show: Show) -> None:
+    """UsageError: what cannot be asked of any model."""
+    require_encoding(prompt.encoding)
+    if request.limit < -1:
+        raise UsageError("-n must be -1 or more")
+    if request.logprobs is not None and not show.as_json:
+        raise UsageError("--logprobs are printed as JSON; add --json")
+    if prompt.question is not None and (prompt.text is not None or prompt.file is not None or prompt.chat):
+        raise UsageError("a question after the model is all that is asked; leave out -p, -f and -cnv, or the question")
+    if prompt.raw and (prompt.chat or prompt.wishes.system is not None or prompt.template is not None):
+        raise UsageError("--raw continues a text in no chat format; leave it out, or -cnv, -sys and --chat-template")
+
+
+def _suits_a_chat(prompt: Prompt, request: Request, show: Show) -> bool:
+    """Whether what is asked on a terminal may open a chat: not where one answer was asked for, or what only one answer can have."""
+    one = (prompt.once and prompt.given) or prompt.question is not None or show.as_json or not show.stream
+    return not (one or request.ignore_eos or request.grammar is not None or show.prompt_cache is not None or prompt.special)
+
+
+def _converse(opened: OpenModel, choice: Choice, text: str, prompt: Prompt, request: Request, sampling: Sampling, show: Show) -> None:
     given = {
         "--ignore-eos": request.ignore_eos,
         "--logprobs": request.logprobs is not None,
         "--prompt-cache": show.prompt_cache is not None,
+        "--special": prompt.special,
     }
     for name, there in given.items():
         if there:
             raise UsageError(f"{name} is not for a chat")
+    wishes, first = prompt.wishes, text
+    if prompt.chat and wishes.system is None:
+        wishes, first = wishes._replace(system=text or None), ""
+    hint = LEAVING if text and not prompt.chat else ""
+    turns = chatting.converse(opened, choice, sampling, wishes, first, prompt.encoding, hint)
+    if not turns and prompt.chat and text and not sys.stdin.isatty():
+        raise UsageError(NOTHING_SAID)
+
+
+def _question(tokenizer: Tokenizer, choice: Choice, text: str, prompt: Prompt, show: Show) -> tuple[list[int], Asked]:
+    """Ids of a question in the chat format, with the document on stdin that it is about. A prompt that has the format stays as it is."""
+    template, report = choice.template, Reporter(show.quiet)
+    beside = document(prompt.stdin, prompt.encoding, show.quiet) if prompt.given and prompt.text != "-" else ""
+    if not (text or beside):
+        raise UsageError(NOTHING_ASKED)
+    controls = [] if beside or prompt.question is not None else control_tokens_in(tokenizer, template, text)
+    if controls:
+        # Whoever types control tokens means them; a file or a pipe may be somebody else's text.
+        special = prompt.special or prompt.text not in (None, "-")
+        as_what = "they are read as such" if special else "they are read as letters; --special reads them as such"
+        report.note(f"the prompt has control tokens ({controls[0]}), and is not put into the chat format; {as_what}")
+        return prompt_ids(tokenizer, text, special=special), Asked(text, answer=AnswerText(keep=True))
+    if show.verbose:
+        report.note(f"chat format {template.name}: {choice.reason}")
+    message = f"{text}\n\n{beside}" if text and beside else text or beside
+    system = [Message("system", prompt.wishes.system)] if prompt.wishes.system else []
+    ids = encode_chat(tokenizer, template, [*system, Message("user", message)])
+    begun = begun_in(tokenizer.decode(ids[-8:], skip_special=False))
+    return ids, Asked(format=template.name, answer=AnswerText(begun=begun, keep=show.reasoning))
 
 
 def _keeper(opened: OpenModel, ids: list[int], show: Show) -> Callable[[], None]:
     """A function to call when the prompt is computed: it saves the KV cache, once, if there is more to save than the file holds."""
-    path, shared = show.prompt_cache, opened.session.shared(ids)
+    path, shared = show.prompt_cache, opened.engine.pages.find(ids).tokens
     done = path is None or (shared == len(ids) and path.exists())
 
     def keep() -> None:
         nonlocal done
         if not done and path is not None:
             done = True
-            prompt_cache.save(opened, len(ids), path)
+            prompt_cache.save(opened, ids, path)
 
     return keep
-
-
-def _print(opened: OpenModel, text: str, completion: Completion, keep: Callable[[], None], load_seconds: float, show: Show) -> None:
-    """The text as it comes, or all of it in the end, or as JSON; then the timings."""
-    output, pieces, finish = Output(), [], ""
-    whole = show.as_json or not show.stream
-    if not show.as_json:
-        output.echo(text)
-    try:
-        for piece in completion:
-            pieces.append(piece)
-            if not whole:
-                output.write(piece)
-            keep()
-        keep()
-    except KeyboardInterrupt:
-        finish = "interrupted"
-        raise
-    except BitnetError:
-        output.cut_off()
-        raise
-    else:
-        finish = completion.timings.finish
-    finally:
-        if finish:
-            with contextlib.suppress(BrokenPipeError) if finish == "interrupted" else contextlib.nullcontext():
-                _finish(opened, completion, "".join(pieces), finish, output, load_seconds, show)
-
-
-def _finish(opened: OpenModel, completion: Completion, text: str, finish: str, output: Output, load_seconds: float, show: Show) -> None:
-    """What comes after the last piece of text."""
-    if show.as_json:
-        print_json(_as_json(opened, completion, text, finish, load_seconds))
-    elif not show.stream:
-        output.write(text + "\n")
-    elif finish == "interrupted":
-        output.cut_off()
-    else:
-        output.write("\n")
-    if not show.quiet:
-        if completion.request.grammar is not None and finish != "stop":
-            Reporter(show.quiet).note(CUT_OFF)
-        _report(opened, completion, finish, load_seconds, show.verbose)
-
-
-def _as_json(opened: OpenModel, completion: Completion, text: str, finish: str, load_seconds: float) -> dict[str, Any]:
-    """Names as in the answers of llama-server's /completion, where it has them."""
-    stopped_by, r = completion.stopped_by, completion.request
-    stop_type = "interrupted" if finish == "interrupted" else "word" if stopped_by else "eos" if finish == "stop" else "limit"
-    logprobs = [_logprob(opened.tokenizer, one) for one in completion.logprobs] if r.logprobs is not None else None
-    return {
-        "model": str(opened.path),
-        "text": text,
-        "ids": completion.ids,
-        "stop_type": stop_type,
-        "stopping_word": stopped_by or "",
-        "seed": completion.seed,
-        "logprobs": logprobs,
-        "timings": timings_json(completion.timings, load_seconds),
-    }
-
-
-def timings_json(t: Timings, load_seconds: float) -> dict[str, float]:
-    """Timings by the names of llama-server: tokens, milliseconds, tokens/s. predicted: without the first token, as its rate is."""
-    decoded = max(t.new_tokens - 1, 0)
-    numbers = {
-        "load_ms": 1e3 * load_seconds,
-        "cache_n": t.cached_tokens,
-        "prompt_n": t.fed_tokens,
-        "prompt_ms": 1e3 * t.prefill_seconds,
-        "prompt_per_token_ms": 1e3 * t.prefill_seconds / max(t.fed_tokens, 1),
-        "prompt_per_second": t.prefill_rate,
-        "predicted_n": t.new_tokens,
-        "predicted_ms": 1e3 * t.decode_seconds,
-        "predicted_per_token_ms": 1e3 * t.decode_seconds / max(decoded, 1),
-        "predicted_per_second": t.decode_rate,
-        "draft_n": t.drafted_tokens,
-        "draft_n_accepted": t.accepted_tokens,
-    }
-    return {name: round(value, 3) if isinstance(value, float) else value for name, value in numbers.items()}
-
-
-def _logprob(tokenizer: Tokenizer, one: TokenLogprob) -> dict[str, Any]:
-    def named(token: int, logprob: float) -> dict[str, Any]:
-        data = tokenizer.token_bytes(token) if token < tokenizer.vocab_size else b""
-        return {"id": token, "token": data.decode("utf-8", "replace"), "bytes": list(data), "logprob": logprob}
-
-    return named(one.id, one.logprob) | {"top_logprobs": [named(token, logprob) for token, logprob in one.top]}
-
-
-def _report(opened: OpenModel, completion: Completion, finish: str, load_seconds: float, verbose: bool) -> None:
-    t, sampling = completion.timings, completion.sampling
-    lines = []
-    if verbose:
-        decoder = opened.decoder
-        lines = [
-            f"model {opened.path}, {decoder.config.architecture}, activations {decoder.scheme}",
-            f"{decoder.threads} threads, {isa.chosen()}; context {decoder.context}, KV cache {decoder.cache_type}, "
-            f"{byte_size(decoder.cache_bytes())} when full",
-            f"prompt {1e3 * t.prefill_seconds:.1f} ms, {t.cached_tokens} tokens from the cache; new tokens {1e3 * t.decode_seconds:.1f} ms",
-        ]
-    cached = f" ({t.cached_tokens} cached)" if t.cached_tokens else ""
-    drafts = f", {t.accepted_tokens} of {t.drafted_tokens} guesses right" if t.drafted_tokens else ""
-    stopped = f"stop string {completion.stopped_by!r}" if completion.stopped_by else finish
-    lines.append(
-        f"load {load_seconds:.2f} s, prompt {t.prompt_tokens} tokens{cached} at {t.prefill_rate:.1f} tokens/s, "
-        f"{t.new_tokens} new tokens at {t.decode_rate:.1f} tokens/s{drafts}, {stopped}"
-        + (f", seed {completion.seed}" if sampling.temperature > 0 else "")
-    )
-    for line in lines:
-        say(f"bitnet: {printable(line)}")

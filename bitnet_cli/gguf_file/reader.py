@@ -5,7 +5,8 @@ metadata and the tensor table only, and a tensor's bytes are read from disk when
 asked for, not before.
 
 The file must not be shortened or overwritten in place while it is mapped: the operating system answers a read of the lost bytes with
-SIGBUS, which ends the process. Replacing it by renaming another file over it, as `write_gguf` does, is safe: the map keeps the old one.
+SIGBUS, which ends the process (kernels/lost_pages.py says why). Replacing it by renaming another file over it, as `write_gguf` does, is
+safe: the map keeps the old one. A file that others may change, or that lies on a share, can be read into memory instead.
 """
 
 from __future__ import annotations
@@ -20,10 +21,10 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING
 
-from bitnet_cli.errors import BadFileError, UnsupportedError
+from bitnet_cli.errors import BadFileError, UnsupportedError, unreadable
 from bitnet_cli.gguf_file.metadata import Typed, Value, ValueType
 from bitnet_cli.gguf_file.parse import Header, TensorInfo, UnreadTensor, parse
-from bitnet_cli.gguf_file.split import OpenPart, Place, all_parts, join, map_together
+from bitnet_cli.gguf_file.split import OpenPart, Place, all_parts, join, map_together, read_together
 from bitnet_cli.gguf_file.table import TensorTable
 from bitnet_cli.gguf_file.types import TensorType
 
@@ -83,9 +84,10 @@ class GGUFFile(TensorTable):
     def descriptor(self, info: TensorInfo) -> int | None:
         """A new descriptor to read rows of a tensor from, at the offsets of `file_bytes`, without mapping them. The caller closes it.
 
-        None where the tensor is in a later file of a split model, in which it has another offset.
+        None where the tensor is in a later file of a split model, in which it has another offset, or all is in memory.
         """
-        return os.dup(self._handle) if self.place_of(info.offset).start == 0 else None
+        mapped = isinstance(self._map, mmap.mmap)
+        return os.dup(self._handle) if mapped and self.place_of(info.offset).start == 0 else None
 
     def place_of(self, offset: int) -> Place:
         """The file that holds the byte `offset` of `file_bytes`, and where it begins there."""
@@ -127,8 +129,10 @@ class GGUFFile(TensorTable):
         self.close()
 
 
-def open_gguf(path: str | os.PathLike[str], *, unread: bool = False) -> GGUFFile:
+def open_gguf(path: str | os.PathLike[str], *, unread: bool = False, mapped: bool = True) -> GGUFFile:
     """Opens and validates a GGUF file, versions 2 and 3, little-endian. `unread`: also one that can only be looked at (see parse.py).
+
+    mapped: False reads it into memory at once; nothing that happens to the file afterwards matters.
 
     A part of a split model stands for the model: the parts beside it are opened too.
 
@@ -143,9 +147,9 @@ def open_gguf(path: str | os.PathLike[str], *, unread: bool = False) -> GGUFFile
     try:
         parts = all_parts(first, lambda beside: _open_part(beside, unread))
         header, files = join(parts)
-        if len(parts) == 1:
+        if len(parts) == 1 and mapped:
             return GGUFFile(path, first.data, first.handle, header, files)
-        together = map_together(parts, files)
+        together = map_together(parts, files) if mapped else read_together(parts, files)
     except BaseException:
         for part in parts:
             part.close()
@@ -176,8 +180,9 @@ def _open_file(path: Path) -> int:
     try:
         return os.open(path, flags)
     except (OSError, ValueError) as error:  # ValueError: a NUL in the path
-        reason = "is a folder, expected a GGUF file" if path.is_dir() else getattr(error, "strerror", None) or str(error)
-        raise BadFileError(path, "file", reason) from None
+        if path.is_dir():
+            raise BadFileError(path, "file", "is a folder, expected a GGUF file") from None
+        raise unreadable(path, error) from None
 
 
 def _map_file(path: Path, handle: int) -> mmap.mmap:

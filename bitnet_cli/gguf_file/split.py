@@ -21,7 +21,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from bitnet_cli.errors import BadFileError
+from bitnet_cli.errors import BadFileError, BitnetError
 from bitnet_cli.gguf_file.metadata import INTEGERS, Typed
 from bitnet_cli.gguf_file.parse import MAX_ENTRIES, Header, TensorInfo, UnreadTensor, pad
 from bitnet_cli.gguf_file.split_names import MAX_PARTS, PartName, part_name
@@ -172,9 +172,9 @@ def join(parts: Sequence[OpenPart]) -> tuple[Header, list[Place]]:
 
 def map_together(parts: Sequence[OpenPart], places: Sequence[Place]) -> mmap.mmap | NDArray[np.uint8]:
     """The parts' bytes, each at its place, read-only: one range of addresses into which they are mapped, or a copy in memory."""
-    total = pad(places[-1].start + places[-1].size, mmap.ALLOCATIONGRANULARITY)
     if not MAPS_TOGETHER:
-        return _copied(parts, places, total)
+        return read_together(parts, places)
+    total = pad(places[-1].start + places[-1].size, mmap.ALLOCATIONGRANULARITY)
     # Reserved, and not counted as memory: nobody may write to it. It is given up, parts and all, with the object.
     range_ = mmap.mmap(-1, total, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS, prot=mmap.PROT_READ)
     address = _address(range_)
@@ -197,13 +197,30 @@ def _address(data: mmap.mmap) -> int:
     return int(np.frombuffer(data, np.uint8).ctypes.data)  # ctypes alone gives addresses of writable memory only
 
 
-def _copied(parts: Sequence[OpenPart], places: Sequence[Place], total: int) -> NDArray[np.uint8]:
+def read_together(parts: Sequence[OpenPart], places: Sequence[Place]) -> NDArray[np.uint8]:
+    """The parts' bytes, each at its place, read-only, in memory. BadFileError: a part cannot be read to its end; BitnetError: no memory."""
     import numpy as np
 
+    from bitnet_cli.machine.memory import available_bytes
+
+    total = pad(places[-1].start + places[-1].size, mmap.ALLOCATIONGRANULARITY)
+    free = available_bytes()
+    if free is not None and total > free:
+        have = f"{total / 2**30:.1f} GiB of memory, {free / 2**30:.1f} are free"
+        raise BitnetError(f"{parts[0].path}: needs {have}; a file that is mapped needs none of its own")
     # No memory map, not even of nobody's file: a map's pages are given back, to come again from the file. It begins at a page like one.
     room = np.zeros(total + mmap.PAGESIZE, np.uint8)
     copy = room[-room.ctypes.data % mmap.PAGESIZE :][:total]
     for part, place in zip(parts, places, strict=True):
-        copy[place.start : place.start + place.size] = np.frombuffer(part.data, np.uint8)
+        try:
+            with os.fdopen(os.dup(part.handle), "rb", buffering=0) as file:
+                file.seek(0)
+                at = place.start
+                while at < place.start + place.size and (count := file.readinto(copy[at : place.start + place.size].data)):
+                    at += count
+        except OSError as error:
+            raise BadFileError(part.path, "file", f"cannot be read: {error.strerror}") from None
+        if at < place.start + place.size:
+            raise BadFileError(part.path, "file", "became shorter while it was read", at - place.start)
     copy.flags.writeable = False
     return copy

@@ -11,10 +11,9 @@ from bitnet_cli.model.generate import Plan, Timings, Watch, generate
 from bitnet_cli.model.logprobs import TokenLogprob, token_logprob
 from bitnet_cli.model.opening import OpenModel
 from bitnet_cli.model.sampler import Sampler, Sampling
-from bitnet_cli.model.session import Progress
+from bitnet_cli.model.sequence import Progress
 from bitnet_cli.text.stop import StopStrings
 from bitnet_cli.text.stream import IncrementalDecoder
-from bitnet_cli.text.tokenizer import Tokenizer
 
 
 @dataclass(frozen=True)
@@ -28,6 +27,7 @@ class Request:
     logprobs    None: none; else of every new token, with so many of the likeliest ones
     draft       tokens that prompt lookup guesses ahead at most (model/lookup.py); 0: none. The text is the same.
     grammar     the form of the text (model/constraint.py); None: any
+    special     control tokens that do not end it are shown by their names
     """
 
     limit: int = 128
@@ -37,6 +37,7 @@ class Request:
     logprobs: int | None = None
     draft: int = 0
     grammar: str | None = None
+    special: bool = False
 
 
 class Completion(Iterator[str]):
@@ -61,10 +62,11 @@ class Completion(Iterator[str]):
         self.timings = Timings()
         self._stops = StopStrings(r.stop)
         form = constraint(opened.tokenizer, r.grammar, ends, endless=r.ignore_eos)
-        plan = Plan(r.limit, ends, r.draft, progress, watch(self.logprobs, r.logprobs), form, opened.decoder.silent)
-        tokens = generate(opened.session, prompt, self._sampler, plan, self.timings)
+        plan = Plan(r.limit, ends, r.draft, progress, watch(self.logprobs, r.logprobs), form, opened.engine.silent)
+        tokens = generate(opened.scheduler, prompt, self._sampler, plan, self.timings)
+        decoder = IncrementalDecoder(opened.tokenizer, skip_special=not r.special, at_start=False)
         # Not a method: a generator that holds this object would make a circle, and a text that nobody holds any more would not be closed.
-        self._pieces = _pieces(tokens, opened.tokenizer, self.ids, self._stops, self.timings)
+        self._pieces = _pieces(tokens, decoder, self.ids, self._stops, self.timings)
 
     @property
     def stopped_by(self) -> str | None:
@@ -84,9 +86,8 @@ def watch(found: list[TokenLogprob], count: int | None) -> Watch | None:
 
 
 def _pieces(
-    tokens: Iterator[int], tokenizer: Tokenizer, ids: list[int], stops: StopStrings, timings: Timings
+    tokens: Iterator[int], decoded: IncrementalDecoder, ids: list[int], stops: StopStrings, timings: Timings
 ) -> Generator[str, None, None]:
-    decoded = IncrementalDecoder(tokenizer, at_start=False)
     for token in tokens:
         ids.append(token)
         if piece := stops.push(decoded.push(token)):

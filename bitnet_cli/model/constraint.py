@@ -69,7 +69,7 @@ def json_grammar(schema: str | bool | Mapping[str, Any]) -> str:
     except (ValueError, TypeError, RecursionError) as error:
         raise UsageError(f"the JSON schema is not JSON: {error}") from None
     _check_size(text, "the JSON schema")
-    return _checked(f"{OPTIONS}start: %json {text}", "the JSON schema")
+    return checked(f"{OPTIONS}start: %json {text}", "the JSON schema")
 
 
 def regex_grammar(pattern: str) -> str:
@@ -81,7 +81,7 @@ def regex_grammar(pattern: str) -> str:
 
     _check_size(pattern, "the regular expression")
     lark = json.loads(LLMatcher.grammar_from_regex(pattern))["grammars"][0]["lark_grammar"]
-    return _checked(OPTIONS + lark, "the regular expression")
+    return checked(OPTIONS + lark, "the regular expression")
 
 
 def _no_constant(name: str) -> None:
@@ -95,7 +95,8 @@ def _check_size(text: str, what: str) -> None:
         raise UsageError(f"{what} is not UTF-8")
 
 
-def _checked(grammar: str, what: str) -> str:
+def checked(grammar: str, what: str) -> str:
+    """A grammar in the library's language. UsageError: there is something wrong with it; `what` it is made of."""
     message = _fault(grammar)
     if message:
         raise UsageError(f"{what}: {_one_line(message)}")

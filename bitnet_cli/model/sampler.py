@@ -1,7 +1,7 @@
 """Logits -> the next token. In: (vocab,) float32. Out: a token id.
 
 The chain, in llama.cpp's order: penalties, top-k, top-p, min-p, temperature, draw. Temperature 0 takes the likeliest token.
-With Mirostat: penalties, temperature, Mirostat, draw.
+With Mirostat: penalties, temperature, Mirostat, draw. A logit of minus infinity is a token that is no choice, whatever the options are.
 """
 
 import math
@@ -35,6 +35,7 @@ class Sampling:
     mirostat: int = 0  # 2: Mirostat 2.0 in place of top-k, top-p and min-p
     mirostat_tau: float = 5.0  # the surprise of a token that is aimed at, bits
     mirostat_eta: float = 0.1  # how quickly
+    logit_bias: tuple[tuple[int, float], ...] = ()  # (id, what is added to its logit), each id once
 
     def __post_init__(self) -> None:
         ranges = (
@@ -53,6 +54,11 @@ class Sampling:
         for name, value, low, high in ranges:
             if not low <= value <= high:  # also true of NaN
                 raise UsageError(f"{name} is {value}, expected {f'{low} or more' if high == math.inf else f'{low} to {high}'}")
+        if len({token for token, _ in self.logit_bias}) != len(self.logit_bias):
+            raise UsageError("--logit-bias names a token twice")
+        for token, bias in self.logit_bias:
+            if token < 0 or not math.isfinite(bias):
+                raise UsageError(f"--logit-bias: token {token} with {bias}, expected a token id and a number")
         if self.mirostat not in (0, 2):
             raise UsageError(f"--mirostat is {self.mirostat}, expected 0 (off) or 2 (Mirostat 2.0)")
 
@@ -67,7 +73,7 @@ class Sampler:
     """Chooses tokens of one text. `seed` is the number that makes the same choices again.
 
     never   ids that are not chosen, though the model may find them likely
-    silent  ids that are no choices at all: what a search for the largest logits leaves out by itself (Decoder.silent); `silence` sets them
+    silent  ids that are no choices at all: what a search for the largest logits leaves out by itself (Engine.silent); `silence` sets them
     """
 
     def __init__(self, sampling: Sampling, never: Collection[int] = ()):
@@ -80,24 +86,26 @@ class Sampler:
         self._silent: NDArray[np.int64] = np.empty(0, np.int64)
         self._open: NDArray[np.bool_] = np.empty(0, np.bool_)  # (vocab,) whether a token may be chosen, once it was asked for
         self._most_surprise = 2 * s.mirostat_tau  # Mirostat's mu, bits
+        self._bias_ids = np.array([token for token, _ in sorted(s.logit_bias)], np.int64)
+        self._biases = np.array([bias for _, bias in sorted(s.logit_bias)], np.float32)
 
     @property
     def top(self) -> int:
         """How many of the largest logits decide the next choice, 0 where all do: `choose` takes minus infinity for any other.
 
         Penalties that only lower logits move the recent tokens and no others: what is then largest was among so many more. So it is with
-        tokens that are never chosen, but for the silent ones, which are not among the largest that are given. A penalty that raises logits
-        could raise any recent one, and Mirostat needs all probabilities.
+        biases, and with tokens that are never chosen, but for the silent ones, which are not among the largest that are given. A penalty
+        that raises logits could raise any recent one, and Mirostat needs all probabilities.
         """
         s = self.sampling
         count = 1 if s.temperature == 0 else s.top_k
-        if count == 0 or (s.mirostat and s.temperature > 0):
+        if count == 0 or (s.mirostat and s.temperature > 0) or (self._biases > 0).any():
             return 0
         if s.penalises:
             if s.repeat_penalty < 1.0 or s.presence_penalty < 0 or s.frequency_penalty < 0:
                 return 0
             count += len(self._recent)
-        return count + len(self._never)
+        return count + len(self._never) + len(self._biases)
 
     def silence(self, ids: NDArray[np.int64]) -> None:
         """Tokens that mean nothing, ascending: never chosen, whatever their logits are."""
@@ -118,7 +126,7 @@ class Sampler:
                 self._remember(token)
 
     def choose(self, logits: NDArray[np.float32], position: int = 0) -> int:
-        """The token for `position`; counted as recent. BitnetError where the logits are not finite."""
+        """The token for `position`; counted as recent. BitnetError: a logit is NaN or infinity, or all are minus infinity."""
         all_open = not (len(self._never) or len(self._silent))
         if not all_open and len(self._open) != len(logits):
             self._open = np.ones(len(logits), np.bool_)
@@ -136,7 +144,7 @@ class Sampler:
     def choose_allowed(self, logits: NDArray[np.float32], allowed: NDArray[np.bool_], asked: int = 0, position: int = 0) -> int | None:
         """As `choose`, as if there were no tokens but the allowed ones: (tokens of the vocabulary,), at least one, and none of `never`.
 
-        asked: how many of the largest logits there are at least (Decoder.feed), 0 for all. None, and nothing has happened: with all
+        asked: how many of the largest logits there are at least (Sequence.feed), 0 for all. None, and nothing has happened: with all
         logits the choice might be another one.
         """
         ids = np.flatnonzero(logits != -np.inf) if asked else np.empty(0, np.int64)
@@ -158,8 +166,7 @@ class Sampler:
         s = self.sampling
         if not others:
             return True
-        if s.penalises and self._recent:
-            logits = self._penalised(logits, ids)
+        logits = self._moved(logits, ids)
         values = -np.sort(-logits[logits >= edge].astype(np.float64))
         if s.temperature == 0 or len(values) >= s.top_k:
             return len(values) > 0
@@ -176,10 +183,10 @@ class Sampler:
         """One of `ids` (None: of all tokens), by their logits."""
         _check_finite(logits, position)
         s = self.sampling
-        if ids is None and s.penalises:
+        if ids is None and (s.penalises or len(self._biases)):
             ids = np.arange(len(logits))
-        if s.penalises and self._recent and ids is not None:
-            logits = self._penalised(logits, ids)
+        if ids is not None:
+            logits = self._moved(logits, ids)
         if s.temperature == 0 or (s.top_k == 1 and not s.mirostat):
             place = int(logits.argmax())
         else:
@@ -197,6 +204,15 @@ class Sampler:
                 del self._recent[oldest]
         self._window.append(token)
         self._recent[token] += 1
+
+    def _moved(self, logits: NDArray[np.float32], ids: NDArray[np.int64]) -> NDArray[np.float32]:
+        """Logits of `ids` (ascending) with biases and penalties."""
+        if len(self._biases):
+            logits, places = logits.copy(), np.searchsorted(ids, self._bias_ids)
+            there = places < len(ids)
+            there[there] = ids[places[there]] == self._bias_ids[there]
+            logits[places[there]] += self._biases[there]
+        return self._penalised(logits, ids) if self.sampling.penalises and self._recent else logits
 
     def _penalised(self, logits: NDArray[np.float32], ids: NDArray[np.int64]) -> NDArray[np.float32]:
         """Logits of `ids` (in order), lower or higher where the token is recent.
@@ -252,7 +268,7 @@ class Sampler:
 
 
 def _check_finite(logits: NDArray[np.float32], position: int) -> None:
-    if not len(logits) or not math.isfinite(float(logits.max()) - float(logits.min())):
+    if not len(logits) or not math.isfinite(float(logits.max())):  # the largest of numbers with NaN among them is NaN
         raise BitnetError(f"the model produced logits that are not finite, at position {position}")
 
 

@@ -5,13 +5,13 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from typer.core import TyperGroup
 
 from bitnet_cli.options.completion import several
+from bitnet_cli.options.pages import Command, Group
 from bitnet_cli.options.shared import ModelOption
 
 
-class ModelOrCommand(TyperGroup):
+class ModelOrCommand(Group):
     """`bitnet bench MODEL` besides `bitnet bench -m MODEL`: a first word that names no command is a model."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
@@ -104,7 +104,7 @@ class CompareFormat(str, Enum):
     json = "json"
 
 
-@app.command()
+@app.command(cls=Command)
 def compare(
     first: Annotated[Path, typer.Argument(metavar="A.json", help="Results of `bitnet bench --save` or `-o json`.")],
     second: Annotated[Path, typer.Argument(metavar="B.json", help="Results to divide by those of A.")],
@@ -116,7 +116,7 @@ def compare(
     command(first, second, output.value)
 
 
-@app.command()
+@app.command(cls=Command)
 def report(
     files: Annotated[list[Path], typer.Argument(metavar="FILE.json...", help="Results of `bitnet bench --save` or `-o json`.")],
     output: Annotated[Path, typer.Option("-o", "--output", help="The page to write; it needs no network.")] = Path("report.html"),

@@ -9,6 +9,7 @@ from bitnet_cli.options.shared import (
     ACTIVATIONS_HELP,
     CACHE_HELP,
     ENCODING_HELP,
+    MMAP_HELP,
     QUERY_HELP,
     Activations,
     CacheType,
@@ -30,6 +31,7 @@ def perplexity(
     cache_type: Annotated[CacheType, typer.Option("--cache-type", help=CACHE_HELP)] = CacheType.f32,
     activations: Annotated[Activations, typer.Option("--activations", help=ACTIVATIONS_HELP)] = Activations.auto,
     query_type: Annotated[QueryType, typer.Option("--query-type", help=QUERY_HELP)] = QueryType.f32,
+    mmap: Annotated[bool, typer.Option("--mmap/--no-mmap", help=MMAP_HELP)] = True,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object on stdout.")] = False,
     quiet: Annotated[bool, typer.Option("-q", "--quiet", help="No notes and progress on stderr.")] = False,
 ) -> None:
@@ -48,6 +50,7 @@ def perplexity(
         cache_type=cache_type.value,
         activations=activations.value,
         query_type=query_type.value,
+        mapped=mmap,
         as_json=as_json,
         quiet=quiet,
     )

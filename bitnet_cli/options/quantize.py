@@ -6,6 +6,7 @@ from typing import Annotated
 
 import typer
 
+from bitnet_cli.options import completion
 from bitnet_cli.options.shared import EmbeddingType, QuantizedType
 
 
@@ -16,7 +17,10 @@ class I2SLayout(str, Enum):
 
 
 def quantize(
-    source: Annotated[Path, typer.Argument(metavar="IN", help="GGUF file with float or ternary weights.")],
+    source: Annotated[
+        str,
+        typer.Argument(metavar="IN", help="GGUF file with float or ternary weights, or a model's name.", autocompletion=completion.model),
+    ],
     output: Annotated[Path, typer.Argument(metavar="OUT", help="GGUF file to write.")],
     kind: Annotated[
         QuantizedType,

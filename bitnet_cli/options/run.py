@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from enum import Enum
 from functools import partial
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -14,6 +14,7 @@ from bitnet_cli.options.shared import (
     ACTIVATIONS_HELP,
     CACHE_HELP,
     ENCODING_HELP,
+    MMAP_HELP,
     QUERY_HELP,
     Activations,
     CacheType,
@@ -27,6 +28,14 @@ _choice = partial(typer.Option, rich_help_panel="Choice of tokens")
 _engine = partial(typer.Option, rich_help_panel="Memory and speed")
 _output = partial(typer.Option, rich_help_panel="Output")
 
+PROMPT_HELP = (
+    "A question for a chat model, answered once, or on a terminal in a chat that goes on; for other models a text to continue. '-' or a "
+    "pipe: read it from stdin."
+)
+STDIN_HELP = "A pipe beside -p or QUESTION is the text that they are about. Default: if it is this command's own, and no loop's."
+RAW_HELP = "Continue the text of -p, -f or a pipe, in no chat format. BITNET_RAW=1 makes that the default."
+ESCAPE_HELP = 'Read \\n, \\t, \\" and \\x41 in -p and --stop as C does. Default: on; never in files, pipes and QUESTION.'
+QUESTION_HELP = "A question, answered once. Quotes are needed only where the shell wants them."
 SCHEMA_HELP = "The text is JSON of this schema, a file or '{...}' ('-': from stdin); json: any object. No -n: until it is whole."
 
 
@@ -38,13 +47,20 @@ class WeightBits(str, Enum):
 
 @dataclass(frozen=True)
 class Text:
-    """What to continue, and how far."""
+    """What to answer or to continue, and how far."""
 
-    prompt: Annotated[str | None, _text("-p", "--prompt", help="Text to continue. '-' or a pipe: read it from stdin.")] = None
+    prompt: Annotated[str | None, _text("-p", "--prompt", help=PROMPT_HELP)] = None
     file: Annotated[Path | None, _text("-f", "--file", help="Read the prompt from this file.")] = None
+    stdin: Annotated[bool | None, _text("--stdin/--no-stdin", help=STDIN_HELP, show_default=False)] = None
+    raw: Annotated[bool, _text("--raw", "-no-cnv", "--no-conversation", help=RAW_HELP)] = False
+    escape: Annotated[bool | None, _text("-e", "--escape/--no-escape", help=ESCAPE_HELP, show_default=False)] = None
+    special: Annotated[bool, _text("--special", "-sp", help="Read control tokens in the prompt as such, and show those in the text.")] = (
+        False
+    )
     encoding: Annotated[str | None, _text("--encoding", help=ENCODING_HELP)] = None
     n_predict: Annotated[
-        int | None, _text("-n", "--n-predict", "--max-tokens", help="Tokens to write, at most; -1: no limit. 128, none in a chat.")
+        int | None,
+        _text("-n", "--n-predict", "--max-tokens", help="Most tokens to write; -1: no limit. Default: 128; -1 in a chat and for QUESTION."),
     ] = None
     stop: Annotated[
         list[str] | None,
@@ -62,7 +78,7 @@ class Text:
 class Choice:
     """How to choose tokens."""
 
-    temperature: Annotated[float, _choice("--temp", "--temperature", help="0: always the likeliest token.")] = 0.8
+    temperature: Annotated[float, _choice("--temp", "-temp", "--temperature", help="0: always the likeliest token.")] = 0.8
     top_k: Annotated[int, _choice("--top-k", help="Keep the k likeliest tokens; 0: all.")] = 40
     top_p: Annotated[float, _choice("--top-p", help="Keep the likeliest tokens up to this total probability.")] = 0.95
     min_p: Annotated[float, _choice("--min-p", help="Keep tokens at least this likely, relative to the likeliest.")] = 0.05
@@ -73,6 +89,12 @@ class Choice:
     mirostat: Annotated[int, _choice("--mirostat", help="2: Mirostat 2.0 in place of top-k, top-p and min-p; 0: off.")] = 0
     mirostat_tau: Annotated[float, _choice("--mirostat-tau", "--mirostat-ent", help="Mirostat: surprise aimed at, in bits a token.")] = 5.0
     mirostat_eta: Annotated[float, _choice("--mirostat-eta", "--mirostat-lr", help="Mirostat: how quickly it adapts.")] = 0.1
+    logit_bias: Annotated[
+        list[str] | None,
+        _choice(
+            "-l", "--logit-bias", metavar="ID(+/-)BIAS", help="Added to the logit of a token: 15+1.5, 15-2; 15-inf: never. Repeatable."
+        ),
+    ] = None
     seed: Annotated[int, _choice("-s", "--seed", help="Same seed, same text; -1: random, and printed.")] = -1
 
 
@@ -89,6 +111,7 @@ class Engine:
         WeightBits,
         _engine("--weights", help="Bits a weight that each token reads: 2, or 1.6 with more memory. Same text."),
     ] = WeightBits.auto
+    mmap: Annotated[bool, _engine("--mmap/--no-mmap", help=MMAP_HELP)] = True
     lookup: Annotated[
         bool,
         _engine("--lookup", help="Guess tokens from what the text repeats: quicker for summaries and edits. Same text."),
@@ -109,10 +132,22 @@ class Output:
         int | None,
         _output("--logprobs", min=0, max=1000, help="--json: log-probabilities, with the N likeliest tokens."),
     ] = None
+    reasoning: Annotated[bool, _output("--show-reasoning", help="Also print what the model thinks before it answers.")] = False
     stream: Annotated[bool, _output("--stream/--no-stream", help="Print text as it comes, or all of it at the end.")] = True
     verbose: Annotated[bool, _output("--verbose", "--show-timings", help="More about model and timings on stderr.")] = False
     list_models: Annotated[bool, _output("--list", help="List the models on this computer, with their sizes.")] = False
     quiet: Annotated[bool, _output("-q", "--quiet", help="No notes and timings on stderr.")] = False
+
+
+@dataclass(frozen=True)
+class Elsewhere:
+    """Options of programs that use a GPU."""
+
+    gpu_layers: Annotated[str | None, typer.Option("-ngl", "--gpu-layers", "--n-gpu-layers", hidden=True)] = None
+    device: Annotated[str | None, typer.Option("-dev", "--device", hidden=True)] = None
+    split_mode: Annotated[str | None, typer.Option("-sm", "--split-mode", hidden=True)] = None
+    tensor_split: Annotated[str | None, typer.Option("-ts", "--tensor-split", hidden=True)] = None
+    main_gpu: Annotated[str | None, typer.Option("-mg", "--main-gpu", hidden=True)] = None
 
 
 @grouped
@@ -122,46 +157,73 @@ def run(
     choice: Choice,
     engine: Engine,
     output: Output,
+    elsewhere: Elsewhere,
     model_argument: ModelArgument = None,
+    question: Annotated[list[str] | None, typer.Argument(metavar="QUESTION", help=QUESTION_HELP)] = None,
     model: ModelOption = None,
 ) -> None:
-    """Generate text. The text goes to stdout, everything else to stderr."""
+    """Ask a model, chat with it, or let it continue a text. The text goes to stdout, everything else to stderr."""
     from bitnet_cli.commands import models
 
     if output.list_models:
         models.list_models(output.as_json)
         return
-    from dataclasses import asdict
+    from dataclasses import asdict, astuple
 
     from bitnet_cli.commands import run as command
-    from bitnet_cli.commands.chat.talk import Wishes
+    from bitnet_cli.commands.reporting import Reporter
 
-    stops, c = [command.unescaped(stop) for stop in text.stop or []], conversation
-    prompted = not (c.conversation or c.system is not None) and (text.file is not None or text.prompt not in (None, "-"))
-    grammar = command.read_grammar(text.json_schema, text.regex, stdin_is_free=prompted)
-    draft = engine.draft if engine.lookup else 0
-    limit = (128 if grammar is None else -1) if text.n_predict is None else text.n_predict
-    wishes = Wishes(c.system, text.n_predict, c.context_shift, output.as_json, output.quiet, output.verbose, draft, stops, grammar)
+    if any(value is not None for value in astuple(elsewhere)):
+        Reporter(output.quiet).note("this program runs on the CPU; options for a GPU change nothing")
+    model, asked = models.chosen_to_ask(model_argument, model, question or [])
+    prompt, request = _asked(text, conversation, output, asked, engine.draft if engine.lookup else 0)
     command.run(
-        models.chosen(model_argument, model),
-        command.Prompt(
-            text.prompt,
-            text.file,
-            c.conversation or c.system is not None,
-            c.chat_template,
-            wishes,
-            text.encoding,
-            c.template_arg,
-        ),
-        command.Request(limit, stops, None, text.ignore_eos, output.logprobs, draft, grammar),
-        command.Sampling(**asdict(choice)),
-        command.Engine(
+        model,
+        prompt,
+        request,
+        command.Sampling(**asdict(choice) | {"logit_bias": command.biases(choice.logit_bias or ())}),
+        command.Options(
             engine.ctx_size,
             engine.threads,
             engine.cache_type.value,
             engine.weights.value,
             engine.activations.value,
             engine.query_type.value,
+            engine.mmap,
         ),
-        command.Show(output.as_json, output.stream, output.verbose, output.quiet, engine.prompt_cache),
+        command.Show(output.as_json, output.stream, output.verbose, output.quiet, engine.prompt_cache, output.reasoning),
     )
+
+
+def _asked(text: Text, c: Conversation, output: Output, question: str | None, draft: int) -> tuple[Any, Any]:
+    """command.Prompt and command.Request."""
+    import os
+
+    from bitnet_cli.commands import run as command
+    from bitnet_cli.commands.chat.talk import Wishes
+
+    quoted = command.unescaped if text.escape is not False else str
+    given = question is not None or text.prompt is not None or text.file is not None
+    chat = c.conversation or (c.system is not None and not given)
+    raw = text.raw or (os.environ.get("BITNET_RAW", "") not in ("", "0") and not chat and c.system is None and c.chat_template is None)
+    stops = [quoted(stop) for stop in text.stop or []]
+    prompted = not chat and (question is not None or text.file is not None or text.prompt not in (None, "-"))
+    grammar = command.read_grammar(text.json_schema, text.regex, stdin_is_free=prompted)
+    limit = (128 if grammar is None and question is None else -1) if text.n_predict is None else text.n_predict
+    shown = (output.as_json, output.quiet, output.verbose)
+    wishes = Wishes(c.system, text.n_predict, c.context_shift, *shown, draft, stops, grammar, c.single_turn, output.reasoning)
+    prompt = command.Prompt(
+        command.unescaped(question) if question is not None and text.escape else question,
+        quoted(text.prompt) if text.prompt is not None else None,
+        text.file,
+        chat,
+        c.single_turn,
+        raw,
+        text.special,
+        False if text.json_schema == "-" else text.stdin,
+        c.chat_template,
+        c.template_arg,
+        wishes,
+        text.encoding,
+    )
+    return prompt, command.Request(limit, stops, None, text.ignore_eos, output.logprobs, draft, grammar, text.special)

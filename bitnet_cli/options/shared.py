@@ -11,6 +11,7 @@ CACHE_HELP = "KV cache. q8, q4, q3: about 8, 4, 3 bits a number, less memory and
 
 
 ENCODING_HELP = "Encoding of text from a file or pipe, such as latin-1 or utf-16-le. Default: UTF-8, or what a byte order mark says."
+MMAP_HELP = "Read the file into memory first: for files on a network share, or that may change meanwhile."
 QUERY_HELP = "Queries of attention; q4: rounded to 4 bits after RoPE, as BitNet a4.8 does beside a q4 or q3 cache. Not quicker."
 ACTIVATIONS_HELP = (
     "Activations of a ReLU² model: a8 (8 bits), a4 (4 bits, half of them zero before o: BitNet a4.8) or fp4 (4-bit floats). auto: as "
@@ -57,7 +58,7 @@ class CacheType(str, Enum):
 
 
 class QueryType(str, Enum):
-    """decoder.QUERY_TYPES."""
+    """engine.QUERY_TYPES."""
 
     f32 = "f32"
     q4 = "q4"

@@ -12,7 +12,7 @@ WIDTH = 32
 REGISTERS = 16
 UNSHIFTED = False
 STEPS_PER_FOLD = 64
-NATIVE_FLOATS = True
+FUSED = True
 ANY_BYTE = False
 TILE_BLOCKS, TILE_TOKENS = 3, 4  # one of 12 sums lies on the stack, and still it is 8 % quicker than 8 sums (docs/log.md)
 
@@ -25,9 +25,9 @@ field0, field1, field2, field3 = (vectors.two_bit_field(Bytes, shift) for shift 
 zero_narrow, zero_wide = vectors.constant(Narrow), vectors.constant(Wide)
 add_narrow, add_wide = vectors.binary(Narrow, "add"), vectors.binary(Wide, "add")
 total, totals, add_totals = vectors.integer_total(Wide), vectors.four_totals(Wide), vectors.four_totals_to_memory(Wide)
-load_f16, to_f16 = floats.half_precision_loader(NATIVE_FLOATS), floats.half_precision_bits(NATIVE_FLOATS)
-one_f16 = floats.half_precision_scalar(NATIVE_FLOATS)
-load_float, fma = floats.float_loader(load_f16), floats.multiply_add(NATIVE_FLOATS)
+load_f16, to_f16 = floats.half_precision_loader(FUSED), floats.half_precision_bits(FUSED)
+one_f16 = floats.half_precision_scalar(FUSED)
+load_float, fma = floats.float_loader(load_f16), floats.multiply_add(FUSED)
 
 
 LaneSums = Narrow

@@ -19,7 +19,7 @@ def operations(rows: int, tokens: int) -> tuple[Any, Any, Any, Any, Any]:
                                                          float16 in bytes, times x[at : at + 32], x[at + gap : ...] ... of a token each
     keep(sums, out, at)                                  the totals -> out[at], out[at + 1] ...
     """
-    kind, native = types.UniTuple(F32x16, 2 * rows * tokens), selected.NATIVE_FLOATS
+    kind, native = types.UniTuple(F32x16, 2 * rows * tokens), selected.FUSED
 
     @intrinsic
     def no_sums(typingctx: Any) -> Any:

@@ -14,7 +14,7 @@ WIDTH = 32
 REGISTERS = 16
 UNSHIFTED = False
 STEPS_PER_FOLD = 64
-NATIVE_FLOATS = False
+FUSED = False
 ANY_BYTE = False
 TILE_BLOCKS, TILE_TOKENS = 1, 4
 
@@ -28,9 +28,9 @@ zero_narrow, zero_wide = vectors.constant(Narrow), vectors.constant(Wide)
 add_narrow, add_wide = vectors.binary(Narrow, "add"), vectors.binary(Wide, "add")
 total, totals, add_totals = vectors.integer_total(Wide), vectors.four_totals(Wide), vectors.four_totals_to_memory(Wide)
 quad_dot = vectors.plain_quad_dot(Bytes, Vector(I32, WIDTH // 4))
-load_f16, to_f16 = floats.half_precision_loader(NATIVE_FLOATS), floats.half_precision_bits(NATIVE_FLOATS)
-one_f16 = floats.half_precision_scalar(NATIVE_FLOATS)
-load_float, fma = floats.float_loader(load_f16), floats.multiply_add(NATIVE_FLOATS)
+load_f16, to_f16 = floats.half_precision_loader(FUSED), floats.half_precision_bits(FUSED)
+one_f16 = floats.half_precision_scalar(FUSED)
+load_float, fma = floats.float_loader(load_f16), floats.multiply_add(FUSED)
 
 
 LaneSums = Narrow

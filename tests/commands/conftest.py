@@ -1,16 +1,15 @@
 """The tiny models of scripts/make_test_models.py, loaded by path: `scripts` is not importable where the package is installed."""
 
 import importlib.util
-import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
-from typing import Any
 
 import pytest
 
-Done = subprocess.CompletedProcess[str]
+from .. import command
+from ..command import Done
 
 
 @pytest.fixture(scope="session")
@@ -32,13 +31,8 @@ def folders(models: ModuleType, tmp_path_factory: pytest.TempPathFactory) -> dic
 
 @pytest.fixture(scope="session")
 def bitnet() -> Callable[..., Done]:
-    """bitnet("convert", folder, ...): the command in a process of its own."""
-
-    def run(*arguments: str | Path, check: bool = False, **options: Any) -> Done:
-        command = [sys.executable, "-m", "bitnet_cli", *map(str, arguments)]
-        return subprocess.run(command, check=check, capture_output=True, text=True, stdin=subprocess.DEVNULL, **options)
-
-    return run
+    """bitnet("convert", folder, ...): see ../command.py."""
+    return command.bitnet
 
 
 @pytest.fixture(scope="session")

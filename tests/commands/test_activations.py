@@ -1,4 +1,4 @@
-"""`--activations` and what commands say of activation schemes, as processes on the naive kernels."""
+"""`--activations` and what commands say of activation schemes, on the naive kernels."""
 
 import json
 from pathlib import Path

@@ -1,13 +1,13 @@
-"""`--cache-type` of run and perplexity, as processes; the naive kernels quantise as the others do."""
+"""`--cache-type` of run and perplexity; the naive kernels quantise as the others do."""
 
 import json
 import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
+from .. import command
+from ..command import Done
 from ..model.builder import random_model, write_model
 
 
@@ -16,10 +16,8 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_model(tmp_path_factory.mktemp("cache") / "model.gguf", random_model(seed=7, tied=False))
 
 
-def bitnet(*arguments: str, text: bytes = b"") -> subprocess.CompletedProcess[bytes]:
-    env = {key: value for key, value in os.environ.items() if key != "NUMBA_DISABLE_JIT"} | {"BITNET_ISA": "naive"}
-    command = [sys.executable, "-m", "bitnet_cli", *arguments]
-    return subprocess.run(command, input=text, capture_output=True, env=env, timeout=120, check=False)
+def bitnet(*arguments: str, text: bytes = b"") -> Done:
+    return command.bitnet(*arguments, stdin=text, text=False, env={**os.environ, "BITNET_ISA": "naive"})
 
 
 def test_perplexity_with_each(model: Path) -> None:
@@ -42,9 +40,9 @@ def test_run_with_each(model: Path) -> None:
         assert b"4 new tokens" in done.stderr
 
 
-@pytest.mark.parametrize("command", ["run", "perplexity"])
-def test_an_unknown_type(model: Path, command: str) -> None:
-    done = bitnet(command, "-m", str(model), "--cache-type", "q5", text=b"ab")
+@pytest.mark.parametrize("name", ["run", "perplexity"])
+def test_an_unknown_type(model: Path, name: str) -> None:
+    done = bitnet(name, "-m", str(model), "--cache-type", "q5", text=b"ab")
     assert done.returncode == 2
     assert done.stdout == b""
     assert b"q5" in done.stderr

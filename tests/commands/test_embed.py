@@ -1,12 +1,10 @@
-"""`bitnet embed` as a process: where vectors go, in which form, and the exit code for good input and bad.
+"""`bitnet embed`: where vectors go, in which form, and the exit code for good input and bad.
 
-The naive kernels do the work: such a process starts in a third of the time.
+The naive kernels do the work: they need not be compiled.
 """
 
 import json
 import os
-import subprocess
-import sys
 from pathlib import Path
 from types import ModuleType
 
@@ -17,11 +15,11 @@ from bitnet_cli.commands.convert import convert
 from bitnet_cli.commands.inspect import describe
 from bitnet_cli.gguf_file.reader import open_gguf
 
+from ..command import Done, bitnet
 from ..model.builder import random_model, write_model
 from ..model.embedding_models import write_folder
 
-Done = subprocess.CompletedProcess[str]
-ENVIRONMENT = {key: value for key, value in os.environ.items() if key != "NUMBA_DISABLE_JIT"} | {"BITNET_ISA": "naive"}
+ENVIRONMENT = {**os.environ, "BITNET_ISA": "naive"}
 
 
 @pytest.fixture(scope="module")
@@ -38,8 +36,7 @@ def writer(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def embed(model: Path, *arguments: str | Path, stdin: str = "", command: str = "embed") -> Done:
-    line = [sys.executable, "-m", "bitnet_cli", command, "-m", str(model), *map(str, arguments)]
-    done = subprocess.run(line, check=False, input=stdin, capture_output=True, text=True, timeout=120, env=ENVIRONMENT)
+    done = bitnet(command, "-m", model, *arguments, stdin=stdin, env=ENVIRONMENT)
     assert "Traceback" not in done.stderr, done.stderr
     return done
 

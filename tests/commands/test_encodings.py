@@ -3,7 +3,6 @@
 import io
 import json
 import os
-import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -13,10 +12,11 @@ import pytest
 
 from bitnet_cli.commands.chat.reader import PipeReader
 from bitnet_cli.commands.embed import read_texts
-from bitnet_cli.commands.run import read_prompt
+from bitnet_cli.commands.prompts import read_prompt
 from bitnet_cli.errors import BadFileError, UsageError
 from bitnet_cli.text.chat.choice import _template_file
 
+from ..command import Done
 from ..model.builder import random_model, write_model
 from ..model.chat_models import chat_model
 
@@ -118,13 +118,12 @@ def test_commands(model: Path, tmp_path: Path, bitnet: Callable[..., Any], refus
         refused(bitnet(command, *arguments, "-f", tmp_path / "latin", "--encoding", "x", env=env), 2, "--encoding 'x'")
 
 
-def test_a_chat_from_a_pipe(tmp_path: Path) -> None:
+def test_a_chat_from_a_pipe(bitnet: Callable[..., Done], tmp_path: Path) -> None:
     path = chat_model(tmp_path / "chatty.gguf")
-    command = [sys.executable, "-m", "bitnet_cli", "run", str(path), "-cnv", "--temp", "0", "-n", "3", "-t", "1", "-q"]
     env = {**os.environ, "BITNET_ISA": "naive"}
 
-    def talk(data: bytes, *more: str) -> "subprocess.CompletedProcess[bytes]":
-        return subprocess.run([*command, *more], check=False, input=data, capture_output=True, env=env)
+    def talk(data: bytes, *more: str) -> Done:
+        return bitnet("run", path, "-cnv", "--temp", "0", "-n", "3", "-t", "1", "-q", *more, stdin=data, text=False, env=env)
 
     plain = talk(FILES["plain"])
     assert plain.returncode == 0 and plain.stdout

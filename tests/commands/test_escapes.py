@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from bitnet_cli.cli import main
-from bitnet_cli.commands.run import Output
+from bitnet_cli.commands.printing import Output
 from bitnet_cli.embedded import DEFAULT_MODEL, EMBEDDED
 from bitnet_cli.errors import printable
 
@@ -143,11 +143,11 @@ def test_what_is_printable() -> None:
 WRITERS = {
     "bitnet_cli/cli.py": {"_fail"},
     "bitnet_cli/commands/reporting.py": {"put", "say"},
-    "bitnet_cli/commands/run.py": {"write"},
+    "bitnet_cli/commands/printing.py": {"write"},
     "bitnet_cli/commands/chat/terminal.py": {"push", "finish"},
     "bitnet_cli/commands/chat/markdown.py": {"_write"},
     "bitnet_cli/commands/chat/reader.py": {"read"},  # a constant
-    "bitnet_cli/commands/chat/talk.py": {"answer", "restore"},  # an empty line; what `terminal_safe` gives
+    "bitnet_cli/commands/chat/talk.py": {"answer", "converse", "restore"},  # an empty line; what `terminal_safe` gives
     "bitnet_cli/text/chat/jinja_child.py": {"main"},  # to a pipe
 }
 

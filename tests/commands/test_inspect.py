@@ -184,7 +184,7 @@ def test_damaged_files_are_one_line(bitnet: Callable[..., Any], refused: Callabl
     cut.write_bytes(model.read_bytes()[:-100])
     for option in ("--json", "--check", "--tensors"):
         refused(bitnet("inspect", cut, option), 3, "cut.gguf", "ends at byte")
-    refused(bitnet("inspect", tmp_path / "absent.gguf"), 3, "No such file")
+    refused(bitnet("inspect", tmp_path / "absent.gguf"), 2, "No such file")
     (tmp_path / "text").write_text("hello")
     refused(bitnet("inspect", tmp_path / "text"), 3, "not a GGUF file")
 

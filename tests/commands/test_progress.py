@@ -73,7 +73,7 @@ def test_bars_fit_and_go_away(columns: int, screen: Callable[..., Screen], tmp_p
 def test_no_bars_where_the_cursor_cannot_move(term: str, screen: Callable[..., Screen], tmp_path: Path) -> None:
     """TERM=dumb, and no TERM at all: a long prompt is read, and not one escape sequence is written."""
     model = reciting_model(tmp_path / "model.gguf", "The end. ")
-    command = shlex.join([*BITNET, "run", str(model), "-p", "x" * 3000, "-c", "4096", "--temp", "0"])
+    command = shlex.join([*BITNET, "run", str(model), "-p", "x" * 3000, "-c", "4096", "--temp", "0", "--raw"])
     terminal = screen("script", "-qc", command, "log", TERM=term)
     terminal.wait("left with 0")
     log = (tmp_path / "log").read_bytes()
@@ -85,7 +85,7 @@ def test_a_bar_leaves_the_prompt_alone(screen: Callable[..., Screen], tmp_path: 
     """The prompt is shown with the text that follows it: before, a bar took its last line away."""
     model = reciting_model(tmp_path / "model.gguf", "The end. ")
     prompt = " ".join(f"{i}" for i in range(400))
-    arguments = ["bitnet", "run", str(model), "-p", prompt, "--temp", "0"]
+    arguments = ["bitnet", "run", str(model), "-p", prompt, "--temp", "0", "--raw"]
     patient = "import sys; from bitnet_cli.commands import reporting; from bitnet_cli.cli import main; reporting.PATIENCE = 0"
     terminal = screen(sys.executable, "-c", f"{patient}; sys.argv = {arguments}; main()")
     text = terminal.wait("left with 0")

@@ -218,7 +218,7 @@ def test_paths(folders: dict[str, Path], tmp_path: Path, bitnet: Callable[..., A
         with pytest.raises(UsageError, match="is the input file"):
             quantize(source, target, force=True)
     refused(bitnet("quantize", source, tmp_path / "no" / "out.gguf", "i2_s"), 2, "does not exist")
-    refused(bitnet("quantize", tmp_path / "no.gguf", tmp_path / "out.gguf", "i2_s"), 3, "no.gguf", "No such file")
+    refused(bitnet("quantize", tmp_path / "no.gguf", tmp_path / "out.gguf", "i2_s"), 2, "no.gguf", "No such file")
     (tmp_path / "old.gguf").write_bytes(b"old")
     refused(bitnet("quantize", source, tmp_path / "old.gguf", "i2_s"), 2, "exists already")
     assert (tmp_path / "old.gguf").read_bytes() == b"old" and source.read_bytes() == before

@@ -1,6 +1,6 @@
-"""`bitnet run` as a process: what goes to stdout, what to stderr, and the exit code, for good input, bad input and Ctrl-C.
+"""`bitnet run`: what goes to stdout, what to stderr, and the exit code, for good input, bad input and Ctrl-C.
 
-The naive kernels do the work where it does not matter which: such a process starts in a third of the time.
+The naive kernels do the work where it does not matter which: they need not be compiled.
 """
 
 import errno
@@ -16,6 +16,7 @@ import pytest
 
 from bitnet_cli.cli import reader_left
 
+from ..command import bitnet
 from ..model.builder import Sizes, random_model, write_model
 
 Done = subprocess.CompletedProcess[bytes]
@@ -43,13 +44,13 @@ def environment(**changes: str) -> dict[str, str]:
 
 
 def command(model: Path | None, *arguments: str | Path) -> list[str]:
+    """For a process of its own."""
     return [sys.executable, "-m", "bitnet_cli", "run", *(["-m", str(model)] if model else []), *map(str, arguments)]
 
 
 def run(model: Path | None, *arguments: str | Path, stdin: bytes = b"", env: dict[str, str] | None = None, **options: Any) -> Done:
-    done = subprocess.run(
-        command(model, *arguments), check=False, input=stdin, capture_output=True, timeout=300, env=env or environment(), **options
-    )
+    named = ["-m", model] if model else []
+    done = bitnet("run", *named, *arguments, stdin=stdin, text=False, env=environment() if env is None else env, **options)
     assert b"Traceback" not in done.stderr, done.stderr.decode()
     return done
 
@@ -162,7 +163,7 @@ def test_files_that_are_no_model(model: Path, tmp_path: Path) -> None:
     (tmp_path / "garbage.gguf").write_bytes(b"<!DOCTYPE html>" * 1000)
     (tmp_path / "cut.gguf").write_bytes(model.read_bytes()[:-1000])
     (tmp_path / "empty.gguf").touch()
-    refused(run(tmp_path / "missing.gguf", "-p", "a"), 3, "missing.gguf", "No such file")
+    refused(run(tmp_path / "missing.gguf", "-p", "a"), 2, "missing.gguf", "No such file")
     refused(run(tmp_path, "-p", "a"), 2, str(tmp_path), "is a folder with 3 GGUF models")
     refused(run(tmp_path / "empty.gguf", "-p", "a"), 3, "empty.gguf", "is empty")
     refused(run(tmp_path / "garbage.gguf", "-p", "a"), 3, "garbage.gguf")

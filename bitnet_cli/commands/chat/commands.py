@@ -26,12 +26,13 @@ class Next(enum.Enum):
 KEYS = """\
 Enter sends, Alt-Enter begins a new line, and so does Enter after three quotes, up to the next three.
 Up and Down walk through the history, Ctrl-R searches it. Ctrl-C stops an answer; Ctrl-D leaves."""
+ALIASES = {"/?": "/help", "/exit": "/bye", "/quit": "/bye", "/q": "/bye"}  # as other programs call them
 SETTINGS = {"temp": "temperature", "n": "max_tokens"}  # other names of settings
 
 
 def is_command(line: str) -> bool:
     """Whether it is one, known or not: `/word ...`, on one line. A path or a comment in a program is a message."""
-    return re.fullmatch(r"/\w*( .*)?", line.rstrip()) is not None
+    return re.fullmatch(r"/(\w*|\?)( .*)?", line.rstrip()) is not None
 
 
 def names() -> dict[str, str]:
@@ -42,6 +43,7 @@ def names() -> dict[str, str]:
 def run(talk: Talk, line: str) -> Next:
     """Do what `line`, a command, says. UsageError, BadFileError: why it cannot be done."""
     name, _, rest = line.strip().partition(" ")
+    name = ALIASES.get(name, name)
     matches = [known for known in COMMANDS if known.startswith(name)]
     if name not in COMMANDS and len(matches) != 1:
         raise UsageError(f"no command {name}; /help lists them. A message that begins with a slash needs a space before it")
@@ -111,6 +113,7 @@ def _undo(talk: Talk, _: str) -> Next:
 
 def _set(talk: Talk, text: str) -> Next:
     values = asdict(talk.sampling) | {"max_tokens": talk.limit, "stats": talk.verbose}
+    del values["logit_bias"]  # of the command line
     if not text:
         for key, value in values.items():
             talk.say(f"{key.replace('_', '-'):<18} {_shown(value)}")
@@ -173,5 +176,5 @@ COMMANDS: dict[str, tuple[Callable[[Talk, str], Next], str, str]] = {
     "/load": (_load, "go on with a saved chat", "NAME"),
     "/set": (_set, "show or change settings", "[NAME VALUE]"),
     "/stats": (_stats, "tokens and speed of the last answer", ""),
-    "/bye": (_bye, "leave", ""),
+    "/bye": (_bye, "leave; /exit, /quit, exit and quit do as well", ""),
 }

@@ -116,12 +116,24 @@ def _sampling(value: Any) -> Sampling:
     if not isinstance(value, dict):
         raise UsageError("sampling is not an object")
     known = {field.name: value[field.name] for field in fields(Sampling) if field.name in value}
+    if (bias := known.get("logit_bias")) is not None:
+        known["logit_bias"] = _logit_bias(bias)
     for name, stored in known.items():
         default = getattr(Sampling(), name)
         good = isinstance(stored, (int, float)) if isinstance(default, float) else isinstance(stored, type(default))
         if not good or isinstance(stored, bool) != isinstance(default, bool):
             raise UsageError(f"sampling: {name} is {stored!r:.40}")
     return Sampling(**known)
+
+
+def _logit_bias(stored: Any) -> tuple[tuple[int, float], ...]:
+    """Pairs are lists in JSON."""
+    pairs: list[Any] = stored if isinstance(stored, list) else [None]
+    for pair in pairs:
+        good = isinstance(pair, list) and len(pair) == 2 and isinstance(pair[0], int) and isinstance(pair[1], (int, float))
+        if not good or any(isinstance(number, bool) for number in pair) or not (pair[0] < 2**63 and -1e300 <= pair[1] <= 1e300):
+            raise UsageError(f"sampling: logit_bias is {stored!r:.40}")
+    return tuple((pair[0], pair[1]) for pair in pairs)
 
 
 def _checked_ids(ids: Any, content: str, tokenizer: Tokenizer) -> tuple[int, ...] | None:

@@ -14,8 +14,9 @@ from typing import NamedTuple
 
 from bitnet_cli.commands.chat import commands
 from bitnet_cli.commands.chat.files import Saved
-from bitnet_cli.commands.chat.reader import PipeReader, Reader, TerminalReader
+from bitnet_cli.commands.chat.reader import PROMPT, PipeReader, Reader, TerminalReader
 from bitnet_cli.commands.chat.terminal import Plain, Shown, Silent, moves, stoppable, styled, wrapped
+from bitnet_cli.commands.printing import CUT_OFF
 from bitnet_cli.commands.reporting import Bar, Reporter, print_json, say
 from bitnet_cli.errors import BitnetError, UsageError, printable
 from bitnet_cli.model.chat import BASE_LIMIT, Chat, ContextFullError
@@ -24,11 +25,14 @@ from bitnet_cli.model.opening import OpenModel
 from bitnet_cli.model.sampler import Sampler, Sampling
 from bitnet_cli.text.chat.choice import Choice
 from bitnet_cli.text.chat.templates import PLAIN, Message
+from bitnet_cli.text.reasoning import AnswerText, begun_in
 from bitnet_cli.text.stream import terminal_safe
+
+WAYS_OUT = ("exit", "quit")  # said as a message of its own
 
 
 class Wishes(NamedTuple):
-    """What of the command line concerns a chat. limit: None where -n is not given."""
+    """What of the command line concerns a chat. limit: None where -n is not given. once: one answer, then leave."""
 
     system: str | None = None
     limit: int | None = None
@@ -39,6 +43,8 @@ class Wishes(NamedTuple):
     draft: int = 0
     stops: Sequence[str] = ()
     grammar: str | None = None
+    once: bool = False
+    reasoning: bool = False
 
 
 class Talk:
@@ -50,12 +56,13 @@ class Talk:
 
     def __init__(self, opened: OpenModel, choice: Choice, sampling: Sampling, wishes: Wishes):
         wanted = {"shift": wishes.shift, "draft": wishes.draft, "stops": wishes.stops, "grammar": wishes.grammar}
-        self.chat = Chat(opened.session, opened.tokenizer, choice.template, **wanted)  # type: ignore[arg-type]
+        self.chat = Chat(opened.scheduler, opened.tokenizer, choice.template, **wanted)  # type: ignore[arg-type]
         self.chat.system = wishes.system
         self.model = opened.path.stem
         self.sampling = replace(sampling, seed=Sampler(sampling).seed)
         self.limit = wishes.limit if wishes.limit is not None else -1 if choice.trained or wishes.grammar else BASE_LIMIT
         self.verbose, self.quiet, self.as_json = wishes.verbose, wishes.quiet, wishes.as_json
+        self.once, self.reasoning = wishes.once, wishes.reasoning
         self.saved_as: Path | None = None
         self.on_terminal = sys.stdin.isatty() and sys.stdout.isatty() and not wishes.as_json
         self._answers = 0
@@ -74,7 +81,7 @@ class Talk:
 
     def meter(self) -> str:
         """How full the context is."""
-        context = self.chat.session.context
+        context = self.chat.engine.context
         return f"{min(self.chat.tokens(), context)} of {context} tokens"
 
     def reader(self, encoding: str | None = None) -> Reader:
@@ -84,6 +91,8 @@ class Talk:
     def turn(self, line: str) -> bool:
         """Do what was typed. False: leave. Errors end a scripted chat and are told in an interactive one."""
         before = list(self.chat.messages)
+        if line.strip().lower() in WAYS_OUT:
+            return False
         try:
             if commands.is_command(line):
                 following = commands.run(self, line)
@@ -92,6 +101,7 @@ class Talk:
                 return following is not commands.Next.LEAVE
             self.chat.messages.append(Message("user", line))
             self.answer(before)
+            return not self.once
         except ContextFullError as error:
             if not self.on_terminal:
                 raise UsageError(f"{error}; use a larger -c, or --context-shift") from None
@@ -113,12 +123,16 @@ class Talk:
         reading = Bar("reading", "tokens")
         progress = reading.update if Reporter(self.quiet).on_terminal else None
         pieces = chat.answer(sampler, self.limit, timings=timings, progress=progress)
+        seen, thinking = self._answer_text(), Bar("thinking", "tokens") if progress is not None else None
         with stoppable() as stop, contextlib.closing(pieces):
             try:
                 for piece in pieces:
                     reading.end()
                     stop.softly = True
-                    shown.push(piece)
+                    if text := seen.push(piece):
+                        shown.push(text)
+                    if thinking is not None:
+                        thinking.update(timings.new_tokens, None) if seen.thinking else thinking.end()
                     if stop.wanted:
                         break
             except KeyboardInterrupt:
@@ -126,6 +140,8 @@ class Talk:
             finally:
                 stop.softly = True
                 reading.end()
+                if thinking is not None:
+                    thinking.end()
                 pieces.close()
                 if len(chat.messages) == count:
                     chat.messages, chat.first = before, first
@@ -139,6 +155,12 @@ class Talk:
             self.note("stopped before the answer began; the chat is as it was before")
             return
         self._after(chat.first - first)
+
+    def _answer_text(self) -> AnswerText:
+        """What is shown of the answer that comes."""
+        pieces = self.chat.template.pieces(self.chat.seen()) if not self.reasoning and self.chat.grammar is None else []
+        prompt = "".join(piece[0] for piece in pieces[-3:] if isinstance(piece, tuple))
+        return AnswerText(begun=begun_in(prompt), keep=self.reasoning)
 
     def _shown(self) -> Shown:
         if self.as_json:
@@ -158,10 +180,12 @@ class Talk:
             print_json(chat.messages[-1].as_dict() | {"finish": chat.finish} | counts)
         if left_out:
             self.note(f"the context is full: the {left_out} oldest messages are left out from here on")
+        if chat.grammar is not None and chat.finish == "length" and not self.on_terminal:
+            raise BitnetError(CUT_OFF)
         if chat.finish == "interrupted":
             self.note("stopped")
         elif chat.finish == "length":
-            full = chat.session.position >= chat.session.context - 1
+            full = t.prompt_tokens + t.new_tokens >= chat.engine.context
             self.note("the context is full" if full else f"cut off after {t.new_tokens} tokens; /set max-tokens changes that")
         if self.verbose:
             for line in self.statistics():
@@ -187,27 +211,35 @@ class Talk:
             self.note(f"its format was {saved.template}; here it is {self.chat.template.name}")
         if saved.messages and self.on_terminal:
             for message in saved.messages[-2:]:
-                start = ">>> " if message.role == "user" else ""
+                start = PROMPT if message.role == "user" else ""
                 print(terminal_safe(start + message.content))  # noqa: T201
 
 
-def converse(opened: OpenModel, choice: Choice, sampling: Sampling, wishes: Wishes, prompt: str = "", encoding: str | None = None) -> None:
-    """The whole conversation, until /bye, Ctrl-D or the end of stdin; closes the session.
+def converse(
+    opened: OpenModel, choice: Choice, sampling: Sampling, wishes: Wishes, first: str = "", encoding: str | None = None, hint: str = ""
+) -> int:
+    """The whole conversation, until /bye, Ctrl-D or the end of stdin; closes the scheduler. Returns how many lines were answered or done.
 
-    prompt: what -p or -f gave: the system message, as in bitnet.cpp, or the first message where -sys has given that. encoding: of stdin.
+    first: the first message, where there is one; hint: said before its answer. encoding: of stdin.
     """
-    message = prompt if wishes.system is not None else ""
-    talk = Talk(opened, choice, sampling, wishes._replace(system=wishes.system or prompt or None))
+    talk, count = Talk(opened, choice, sampling, wishes), 0
     if not choice.trained:
         talk.note(f"{choice.reason}. Answers continue a transcript" if choice.template is PLAIN else choice.reason)
     elif talk.verbose:
         talk.note(f"chat format {choice.template.name}: {choice.reason}")
     try:
-        if message and not talk.turn(message):
-            return
+        if first:
+            if hint:
+                talk.note(hint)
+            if talk.on_terminal:
+                print(terminal_safe(f"{PROMPT}{first}"))  # noqa: T201
+            if not talk.turn(first):
+                return 1
         reader = talk.reader(encoding)
         while (line := reader.read()) is not None:
+            count += 1
             if not talk.turn(line):
-                return
+                break
+        return count + bool(first)
     finally:
-        opened.session.close()
+        opened.scheduler.close()

@@ -29,10 +29,19 @@ _DEFAULT_SYSTEM = re.compile(r"<\|im_start\|>system(?:\\n|\n)([^'\"{}<>|]+)<\|im
 # Read by templates that take thoughts out of earlier answers, which the built-in formats leave in.
 _THOUGHTS = ("</think>", "reasoning_content")
 _TRIMS = re.compile(r"content['\"]?\]?\s*\|\s*trim|content['\"]?\]?\.strip\(\)")
+# Names of models that were trained on text alone. Their repositories often hold the tokenizer, and with it the chat template, of the model
+# that was instructed afterwards. In some families the plain name is that of the base, in others (Qwen3, Bonsai) of the instructed model.
+_BASE = re.compile(
+    r"(?<![a-z])(base|pre-?train(ed)?|pt)(?![a-z])"
+    r"|qwen-?(1\.5|2|2\.5)(?![\d.])|smollm|falcon[-_ ]?(3|e\b|edge)|(meta-)?llama[-_ ]?[23](\.\d)?[-_ ]\d+b(?!.*1\.58)"
+    r"|trilm|bitnet[-_]b1[-_.]58[-_](large|xl|3b)"
+)
+_INSTRUCTED = re.compile(r"instruct|thinking|reasoning|assistant|(?<![a-z])(chat|it|sft|dpo|rlhf)(?![a-z])")
 
 
 class Choice(NamedTuple):
-    """`trained`: whether the model is believed to know the format; False for the plain transcript of a base model."""
+    """`trained`: whether the model is believed to know the format; False for the plain transcript of a base model, also of one that has a
+    template only because its instructed sibling has it."""
 
     template: Template
     reason: str
@@ -117,7 +126,7 @@ def chat_facts(metadata: Mapping[str, object], path: Path) -> ChatFacts:
         number = metadata.get(f"{PREFIX}{name}_token_id")
         return names[number] if isinstance(number, int) and 0 <= number < len(names) else ""
 
-    known = (text("general.name") or "", text("general.basename") or "", path.name)
+    known = (text("general.name") or "", text("general.basename") or "", text("general.finetune") or "", path.name)
     architecture = text("general.architecture") or ""
     more = (("unk_token", token("unknown")), ("pad_token", token("padding")))
     words = " ".join(known).lower()
@@ -126,6 +135,8 @@ def chat_facts(metadata: Mapping[str, object], path: Path) -> ChatFacts:
 
 def _detect(file: ChatFacts) -> Choice:
     doubt, fits = "", True
+    if file.template is not None and _BASE.search(file.name) and not _INSTRUCTED.search(file.name):
+        return Choice(PLAIN, "a base model by its name, whose template is its instructed sibling's", False)
     # Microsoft's is known to be wrong, whatever it looks for.
     if file.template is not None and "BITNETAssistant" not in file.template:
         thoughts = next((word for word in _THOUGHTS if word in file.template), None)

@@ -241,6 +241,13 @@ def _apart(run: list[tuple[str, bool]], marks: re.Pattern[str] | None) -> list[l
     return parts
 
 
+def control_tokens_in(tokenizer: Tokenizer, template: Template, text: str) -> list[str]:
+    """Control tokens that the template marks turns with, in a text, in its order: a text with any has the format already."""
+    names = {tokenizer.token_text(token) for token in tokenizer.control_ids}
+    names = {name for name in names if name in template.spelled} | {mark for mark in template.marks if mark.startswith("<|")}
+    return [match[0] for match in any_of(names).finditer(text)] if names else []
+
+
 def end_ids(tokenizer: Tokenizer) -> frozenset[int]:
     """What ends an answer: every end token, and any other control token, which has no place inside one (`<|im_start|>`)."""
     return tokenizer.eos_ids | tokenizer.control_ids

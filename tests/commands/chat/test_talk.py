@@ -1,4 +1,4 @@
-"""`bitnet run -cnv` as a process with pipes: lines in, answers out; commands, saved chats, what is refused."""
+"""`bitnet run -cnv` with pipes: lines in, answers out; commands, saved chats, what is refused."""
 
 import json
 import os
@@ -20,16 +20,16 @@ from bitnet_cli.commands.run import Prompt, Request, Show, run
 from bitnet_cli.errors import BadFileError, BitnetError, UsageError
 from bitnet_cli.gguf_file.reader import open_gguf
 from bitnet_cli.model.chat import ContextFullError
-from bitnet_cli.model.opening import Engine, OpenModel, open_model
+from bitnet_cli.model.opening import OpenModel, Options, open_model
 from bitnet_cli.model.sampler import Sampling
 from bitnet_cli.text.chat.choice import choose
 from bitnet_cli.text.chat.templates import Message, checked_messages
 from bitnet_cli.text.from_gguf import tokenizer_from_metadata
 from bitnet_cli.text.tokenizer import Tokenizer
 
+from ...command import Done, bitnet
 from ...model.chat_models import IM_END, chat_model, reciting_model
 
-Done = subprocess.CompletedProcess[str]
 GREEDY = ("--temp", "0", "-t", "1")
 
 
@@ -44,16 +44,8 @@ def reciting(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def talk(model: Path, stdin: str, *arguments: str, code: int = 0, **environment: str) -> Done:
-    clean = {key: value for key, value in os.environ.items() if key not in ("NUMBA_DISABLE_JIT", "PYTHONIOENCODING")}
-    done = subprocess.run(
-        [sys.executable, "-m", "bitnet_cli", "run", str(model), "-cnv", *GREEDY, *arguments],
-        check=False,
-        input=stdin,
-        capture_output=True,
-        text=True,
-        env=clean | {"BITNET_ISA": "naive"} | environment,
-        timeout=300,
-    )
+    env = {**os.environ, "BITNET_ISA": "naive", **environment}
+    done = bitnet("run", model, "-cnv", *GREEDY, *arguments, stdin=stdin, env=env)
     assert "Traceback" not in done.stderr, done.stderr
     assert done.returncode == code, done.stderr
     return done
@@ -100,9 +92,9 @@ def test_a_loaded_chat_goes_on_with_the_same_tokens(model: Path, tmp_path: Path)
 
 @pytest.fixture
 def opened(model: Path) -> Iterator[OpenModel]:
-    one = open_model(model, Engine(threads=1))
+    one = open_model(model, Options(threads=1))
     yield one
-    one.session.close()
+    one.scheduler.close()
 
 
 @pytest.fixture(scope="module")
@@ -138,6 +130,10 @@ def test_a_saved_chat_cannot_forge_control_tokens(tokenizer: Tokenizer, tmp_path
         ('{"format": "bitnet-chat", "version": 1, "messages": [{"role": "root", "content": ""}], "sampling": {}}', "role"),
         ('{"format": "bitnet-chat", "version": 1, "messages": [], "sampling": {"temperature": "hot"}}', "temperature"),
         ('{"format": "bitnet-chat", "version": 1, "messages": [], "sampling": {"temperature": NaN}}', "--temp"),
+        *(
+            (f'{{"format": "bitnet-chat", "version": 1, "messages": [], "sampling": {{"logit_bias": {bias}}}}}', "logit")
+            for bias in ("3", "[1]", "[[1]]", "[[1, true]]", f"[[1, {10**400}]]", "[[1, NaN]]", "[[-1, 0]]", f"[[{2**64}, 0]]", "null")
+        ),
         ('{"format": "bitnet-chat", "version": 1, "messages": [], "sampling": {}, "first": 3}', "first"),
     ],
 )
@@ -301,7 +297,9 @@ def test_arguments_of_a_template(tmp_path: Path) -> None:
 
 def test_arguments_are_for_a_chat() -> None:
     with pytest.raises(UsageError, match="add -cnv"):
-        run("tiny", Prompt("a", template_args=["a=1"]), Request(1), Sampling(), Engine(), Show())
+        run("tiny", Prompt(text="a", raw=True, template_args=["a=1"]), Request(1), Sampling(), Options(), Show())
+    with pytest.raises(UsageError, match="no chat template of its own"):
+        run("tiny", Prompt(text="a", template_args=["a=1"]), Request(1), Sampling(), Options(), Show())
 
 
 def test_a_saved_chat_with_tools(tokenizer: Tokenizer, tmp_path: Path) -> None:

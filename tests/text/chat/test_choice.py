@@ -105,6 +105,45 @@ def test_by_the_models_name(name: str, arch: str, count: int, tokens: list[str],
     assert choice.reason
 
 
+@pytest.mark.parametrize(
+    ("name", "trained"),
+    [
+        ("Falcon3-7B-Base-1.58bit", False),
+        ("Falcon3-7B-1.58bit", False),
+        ("Falcon3-7B-Instruct-1.58bit", True),
+        ("Falcon-E-3B-Base", False),
+        ("Falcon-E-3B-Instruct", True),
+        ("Qwen2.5-0.5B", False),
+        ("Qwen2.5-0.5B-Instruct", True),
+        ("Qwen2-1.5B", False),
+        ("Qwen3-0.6B-Base", False),
+        ("Qwen3-0.6B", True),
+        ("Ternary-Bonsai-1.7B", True),
+        ("SmolLM2-135M", False),
+        ("SmolLM2-135M-Instruct", True),
+        ("Meta-Llama-3-8B", False),
+        ("Llama-3.2-1B", False),
+        ("Llama-3.2-1B-Instruct", True),
+        ("Llama3-8B-1.58-100B-tokens", True),  # from the instructed model
+        ("gemma-3-1b-pt", False),
+        ("gemma-3-1b-it", True),
+        ("TriLM_3.9B_Unpacked", False),
+        ("bitnet_b1_58-3B", False),
+        ("BitNet-b1.58-2B-4T", True),
+        ("database-expert-7b", True),
+        ("", True),
+    ],
+)
+def test_base_models_inherit_templates(name: str, trained: bool) -> None:
+    """A template in the file of a base model is its instructed sibling's: texts are continued, and a chat is a transcript."""
+    for template in (JINJA["chatml"], JINJA["llama-3"], "{{ anything }}"):
+        choice = chosen(template, name=name)
+        assert (choice.trained, choice.template.name == "plain") == (trained, not trained)
+        assert trained or "base model" in choice.reason
+    assert chosen(JINJA["chatml"], name=name, wish="model").trained
+    assert chosen(JINJA["chatml"], path=f"{name}.gguf").trained == trained  # the file's name says it as well
+
+
 def test_the_vocabulary_has_the_last_word() -> None:
     """Falcon-E declares ChatML; a vocabulary without its tokens cannot have been trained on it."""
     choice = chosen(JINJA["chatml"], ["<|endoftext|>"], name="Falcon-E-1B-Instruct")
