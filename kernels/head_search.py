@@ -15,11 +15,11 @@ taken in one digit or two, x = x' + d1 = x' + x'' + d2 with int8 codes for x' an
     |w.x - w6.z| = |e6.x + w6.d| <= |e6| |x| + (|w| + |e6|) |d|
 
 and after 8 bits likewise. Planes keep |e6|, |e8| and |w|. The second digit is for activations with outliers, whose first digit is coarse
-for all the others; with one token, which waits for memory, it costs nothing, and with more it is multiplied where it matters, else for the
-few rows of step 4, before any is computed. Last, |y - w.x| <= g |w| |x| with g = n 2^-24 for float32 sums of n terms one after the other (Higham 2002,
-section 3.1), and what is kept of logits between steps is rounded to float32, under ten times: 1e-6 (|w| + |e|) |x|. E is the sum of these
-bounds. A row that is not ruled out is computed exactly, and one that is has y <= logit + E < T. Float64 sums here err by 1e-13, and E is
-taken larger by 1e-5 of itself.
+for all the others; with one token, which waits for memory, it costs nothing, and with more it is multiplied where it matters, else for
+the few rows of step 4, before any is computed. Last, |y - w.x| <= g |w| |x| with g = n 2^-24 for float32 sums of n terms one after the
+other (Higham 2002, section 3.1), and what is kept of logits between steps is rounded to float32, under ten times: 1e-6 (|w| + |e|) |x|. E
+is the sum of these bounds. A row that is not ruled out is computed exactly, and one that is has y <= logit + E < T. Float64 sums here err
+by 1e-13, and E is taken larger by 1e-5 of itself.
 
 Rows are numbered as in the planes, which leave out those that may not be chosen; `planes.ids` says which row of the head each is.
 """
