@@ -115,7 +115,7 @@ class Planes(NamedTuple):
     middle: NDArray[np.uint8]  # (rows * padded / 4,) next two bits
     low: NDArray[np.uint8]  # (rows * padded / 4,) last two bits
     scales: NDArray[np.float32]  # (rows,) one step of the codes
-    errors: NDArray[np.float32]  # (rows, 3) length of what is left of a row after 6 and 8 bits, and of the row itself
+    errors: NDArray[np.float32]  # (3, rows) length of what is left of a row after 6 and 8 bits, and of the row itself
     ids: NDArray[np.int64]  # (rows,) which row of the head each is, ascending
 
 
@@ -161,7 +161,7 @@ def new_planes(rows: int, cols: int, width: int = 64, silent: NDArray[np.int64] 
         middle=_zeros(rows * length // 4, np.uint8),
         low=_zeros(rows * length // 4, np.uint8),
         scales=np.zeros(rows, np.float32),
-        errors=np.zeros((rows, 3), np.float32),
+        errors=np.zeros((3, rows), np.float32),
         ids=ids,
     )
 

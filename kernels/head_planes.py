@@ -72,7 +72,7 @@ def build(data, offset, kind, cols, planes, values, codes, first, last):  # type
         largest = largest_magnitude(values, cols, np.float32(1e-30))
         if not largest < np.float32(1e30):
             planes.scales[r] = 0.0
-            planes.errors[r, :] = np.inf
+            planes.errors[:, r] = np.inf
             continue
         scale = largest / np.float32(127.5)
         left = _encode(values, cols, scale, np.float32(127.5) / largest, codes)
@@ -82,7 +82,7 @@ def build(data, offset, kind, cols, planes, values, codes, first, last):  # type
         # Squares of a row of nothing, or nearly, are too small for float32: no rest is over 8 steps, no value over 127.5.
         for i in range(3):
             length_left = np.sqrt(np.float64(left[i])) * 1.002 + scale * root * 1e-4
-            planes.errors[r, i] = length_left if largest > np.float32(1e-12) else scale * root * (128 if i == 2 else 8.01)
+            planes.errors[i, r] = length_left if largest > np.float32(1e-12) else scale * root * (128 if i == 2 else 8.01)
 
 
 @entry

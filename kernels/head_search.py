@@ -32,37 +32,50 @@ from .dense import head_matvec, row_bytes
 from .head_sums import add_six_bits, add_two_bits, six_bits_of_all
 from .jit import fast_kernel, inlined, kernel
 from .quantise import quantise_row
-from .simd import selected
+from .simd import floats, selected
 from .simd.files import read_at
 
-WIDTH = selected.WIDTH
+WIDTH, fma = selected.WIDTH, selected.fma
+load_f32, splat = floats.load_f32, floats.splat_f32
+lanes_not_below, lowest_bit = floats.lanes_not_below, floats.lowest_bit
 L2_ROWS = 1024  # rows of a 2-bit plane that stay in the L2 cache for the second digit: 640 KB at 2,560 columns
 START, ONE = np.int64(0), np.int64(1)
 FELT = 0.25  # of what 6 bits leave of a row: where less would be felt of the first digit's error, the second waits until few rows are left
 # What is known of a token, Scratch.terms: of x' and x'', a step of their codes times 4 and their sums; lengths of x, d1 and d2.
 COARSE, FINE, TOTAL, FINE_TOTAL, SIZE, REST, REST_2 = range(TERMS)
-LENGTH = 2  # column of Planes.errors
+LENGTH = 2  # row of Planes.errors
 
 
-@kernel
+@inlined
 def largest_of(nearly, first, last, top, best):  # type: ignore[no-untyped-def]
     """The rows with the `top` largest values of nearly[first:last] -> best; returns how many there are."""
-    found, place = 0, 0  # place: of the smallest in the list
-    least = -np.inf
-    for r in range(first, last):
-        if found < top:
-            best[found] = r
-            found += 1
-        elif nearly[r] > least:
-            best[place] = r
-        else:
-            continue
-        if found == top:
-            place = 0
-            for k in range(1, found):
-                if nearly[best[k]] < nearly[best[place]]:
-                    place = k
-            least = nearly[best[place]]
+    found, place, r = 0, 0, first  # place: of the smallest in the list
+    least = np.float32(-np.inf)
+    while r < last:
+        # Sixteen at a time, most of which are less than any in the list.
+        stop = r + 1
+        if found == top and r + 16 <= last:
+            bits = lanes_not_below(load_f32(nearly, r), least)
+            if bits == 0:
+                r += 16
+                continue
+            r, stop = r + lowest_bit(bits), r + 16
+        while r < stop:
+            if found < top:
+                best[found] = r
+                found += 1
+            elif nearly[r] > least:
+                best[place] = r
+            else:
+                r += 1
+                continue
+            if found == top:
+                place = 0
+                for k in range(1, found):
+                    if nearly[best[k]] < nearly[best[place]]:
+                        place = k
+                least = nearly[best[place]]
+            r += 1
     return found
 
 
@@ -89,7 +102,7 @@ def kth_largest(values, threads, top):  # type: ignore[no-untyped-def]
 @inlined
 def _bound(planes, r, step, of_error, of_length):  # type: ignore[no-untyped-def]
     """How far the logit of row r may be from what its bits say, step 0: six, 1: eight."""
-    return (planes.errors[r, step] * of_error + planes.errors[r, LENGTH] * of_length) * 1.00001
+    return (planes.errors[step, r] * of_error + planes.errors[LENGTH, r] * of_length) * 1.00001
 
 
 @kernel
@@ -103,13 +116,23 @@ def _still_in(nearly, planes, step, of_error, of_length, threshold, rows, begin,
     return kept - begin
 
 
-@kernel
-def _first_in(nearly, planes, of_error, of_length, threshold, rows, first, last):  # type: ignore[no-untyped-def]
-    """As _still_in, of all rows from `first` to `last` - 1: a list from rows[first] on."""
-    kept = first
-    for r in range(first, last):
+@inlined
+def _first_in(nearly, errors, lengths, of_error, of_length, threshold, rows, first, last):  # type: ignore[no-untyped-def]
+    """As _still_in, of all rows from `first` to `last` - 1, sixteen at a time: a list from rows[first] on."""
+    kept, r = first, first
+    a, b, least = np.float32(of_error * 1.00001), np.float32(of_length * 1.00001), np.float32(threshold)
+    while r + 16 <= last:
+        most = fma(load_f32(errors, r), splat(a), fma(load_f32(lengths, r), splat(b), load_f32(nearly, r)))
+        bits = lanes_not_below(most, least)
+        while bits != 0:
+            rows[kept] = r + lowest_bit(bits)
+            kept += 1
+            bits &= bits - np.int32(1)
+        r += 16
+    while r < last:
         rows[kept] = r
-        kept += not nearly[r] + _bound(planes, r, 0, of_error, of_length) < threshold
+        kept += not nearly[r] + errors[r] * a + lengths[r] * b < least
+        r += 1
     return kept - first
 
 
@@ -125,7 +148,7 @@ def _lengths(x, rest, fine_factor, cols):  # type: ignore[no-untyped-def]
     return xx, dd, ff
 
 
-@kernel
+@inlined
 def _two_digits(x, cols, length, coarse, fine, rest, terms):  # type: ignore[no-untyped-def]
     """x = x' + x'' + d2: codes of x' -> coarse, of x'' -> fine, x - x' -> rest, and what is to be known of them -> terms."""
     factor, total = quantise_row(x, cols, coarse, length)
@@ -148,7 +171,7 @@ def _digits(z, planes, s, begin, count, thread, threads, control):  # type: igno
     barrier(control, threads)
     both = count == 1
     for t in range(count):
-        both = both or planes.errors[0, LENGTH] * s.terms[t, REST] > FELT * planes.errors[0, 0] * s.terms[t, SIZE]
+        both = both or planes.errors[LENGTH, 0] * s.terms[t, REST] > FELT * planes.errors[0, 0] * s.terms[t, SIZE]
     return both
 
 
@@ -182,7 +205,7 @@ def _refined(w, z, s, x, logits, t, tokens, both, threshold, first, last, thread
     rounding = (cols / 16 + 32) * 2.0**-24 + 1e-6  # sums of the head's kernel: 16 lanes, their total, scales; and those here
     left = terms[REST_2] if both else terms[REST]
     of_error, of_length = size * 1.000001 + left, left + rounding * size
-    count = _first_in(nearly, planes, of_error, of_length, threshold, rows, first, last)
+    count = _first_in(nearly, planes.errors[0], planes.errors[LENGTH], of_error, of_length, threshold, rows, first, last)
     counts[1] += count
     c0, c1, f0, f1 = terms[COARSE] / 4, 1.5 * terms[TOTAL], terms[FINE] / 4, 1.5 * terms[FINE_TOTAL]
     for begin in range(0, count, L2_ROWS):
@@ -204,7 +227,7 @@ def _refined(w, z, s, x, logits, t, tokens, both, threshold, first, last, thread
     exact_logits(w, z, x, s.head_row[thread], logits, rows, first, kept - first)
 
 
-@kernel
+@inlined
 def top_logits(w, z, s, listed, begin, count, thread, threads, control):  # type: ignore[no-untyped-def]
     """s.logits of tokens: of rows that may be chosen, the largest and all that equal them, exactly; others too, or minus infinity.
 

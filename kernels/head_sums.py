@@ -67,7 +67,7 @@ def _scale(sums, at, fine, count, scales, row, c0, c1, c2, nearly):  # type: ign
         nearly[row + i] = np.float32(np.float64(scales[row + i]) * (np.float64(sums[at + i]) * c0 + np.float64(sums[fine + i]) * c1 - c2))
 
 
-@kernel
+@inlined
 def six_bits_of_all(planes, length, digits, terms, tokens, both, nearly, sums, first, last):  # type: ignore[no-untyped-def]
     """nearly[t, r], what the first six bits of row r say of its logit with token t, for first <= r < last.
 
@@ -117,7 +117,7 @@ def add_two_bits(plane, scales, length, codes, c0, c1, nearly, rows, begin, coun
         nearly[a] += np.float32(scales[a] * (one_row(plane, a * stride, stride, codes) * c0 - c1))
 
 
-@kernel
+@inlined
 def add_six_bits(planes, length, digits, token, c0, c1, nearly, rows, begin, count, sums):  # type: ignore[no-untyped-def]
     """The same of the first six bits, with row `token` of digits (the next is read too). sums: (4 SOME_SUMS,) int32, overwritten."""
     stride, values, gap = length // 4, flattened(digits), digits.shape[1]

@@ -87,7 +87,7 @@ _up = step.up_where_gate_is_open
 _down = step.down_by_columns
 _project = step.project
 _digits = _bound(head_search._digits, inlined, barrier=_barrier_after(HEAD))
-_top_logits = _bound(head_search.top_logits, kernel, _digits=_digits, barrier=_barrier_after(HEAD))
+_top_logits = _bound(head_search.top_logits, inlined, _digits=_digits, barrier=_barrier_after(HEAD))
 
 
 @inlined

@@ -98,6 +98,29 @@ def where_negative_f32(typingctx: Any, v: Any, x: Any, y: Any) -> Any:
 
 
 @intrinsic
+def lanes_not_below(typingctx: Any, v: Any, least: Any) -> Any:
+    """A bit for each of 16 lanes, the first one lowest: 1 where v is `least` (float32) or more, or either is NaN."""
+
+    def codegen(ctx: Any, b: Any, sig: Any, args: Any) -> Any:
+        one = b.insert_element(ir.Constant(F32x16.llvm, ir.Undefined), args[1], I32(0))
+        least = b.shuffle_vector(one, one, ir.Constant(I32x16.llvm, [0] * 16))
+        bits = b.bitcast(b.fcmp_unordered(">=", args[0], least), I16)
+        return b.zext(bits, I32)
+
+    return types.int32(F32x16, types.float32), codegen
+
+
+@intrinsic
+def lowest_bit(typingctx: Any, bits: Any) -> Any:
+    """The place of the lowest bit that is 1, of an int32 that is not zero."""
+
+    def codegen(ctx: Any, b: Any, sig: Any, args: Any) -> Any:
+        return b.zext(call(b, "llvm.cttz.i32", I32, [args[0], ir.Constant(ir.IntType(1), 1)]), ir.IntType(64))
+
+    return types.int64(types.int32), codegen
+
+
+@intrinsic
 def largest_f32(typingctx: Any, v: Any) -> Any:
     """The largest of 16 lanes."""
 

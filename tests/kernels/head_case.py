@@ -112,6 +112,6 @@ class Head:
         count = 0
         for step, bits in enumerate((6, 8, 0)):
             near = naive.values(self.planes, self.hidden, head_planes.WIDTH, bits) if bits else 0.0
-            distance, said = np.linalg.norm(rows - near, axis=1), self.planes.errors[:, step]
+            distance, said = np.linalg.norm(rows - near, axis=1), self.planes.errors[step]
             count += int(((distance > said) | (said > 1.05 * distance + 1e-5 * np.abs(rows).max(1) * np.sqrt(self.hidden) + 1e-28)).sum())
         return count
