@@ -40,7 +40,7 @@ load_f32, splat = floats.load_f32, floats.splat_f32
 lanes_not_below, lowest_bit = floats.lanes_not_below, floats.lowest_bit
 L2_ROWS = 1024  # rows of a 2-bit plane that stay in the L2 cache for the second digit: 640 KB at 2,560 columns
 START, ONE = np.int64(0), np.int64(1)
-FELT = 0.25  # of what 6 bits leave of a row: where less would be felt of the first digit's error, the second waits until few rows are left
+FELT = 0.4  # of what 6 bits leave of a row: where less would be felt of the first digit's error, the second waits until few rows are left
 # What is known of a token, Scratch.terms: of x' and x'', a step of their codes times 4 and their sums; lengths of x, d1 and d2.
 COARSE, FINE, TOTAL, FINE_TOTAL, SIZE, REST, REST_2 = range(TERMS)
 LENGTH = 2  # row of Planes.errors
