@@ -9,9 +9,27 @@ import typer
 from bitnet_cli.options.shared import EmbeddingType, OutType, SchemeType
 
 
+class Group(str, Enum):
+    """Weights that share a scale."""
+
+    g64 = "64"
+    g128 = "128"
+    g256 = "256"
+
+
 class ScaleOf(str, Enum):
     tensor = "tensor"
     row = "row"
+
+
+Trained = Annotated[
+    SchemeType,
+    typer.Option(
+        "--activations",
+        help="What the model was trained to multiply by: int8 (BitNet b1.58), float (TriLM), a4.8 ... auto: as config.json says, or "
+        "by the weights.",
+    ),
+]
 
 
 def convert(
@@ -23,7 +41,8 @@ def convert(
         OutType,
         typer.Option(
             "--outtype",
-            help="Ternary weights. auto: i2_s, or what holds the scales. llama.cpp: tq1_0, tq2_0, q2_0; ik_llama.cpp: iq2_bn; f16: floats.",
+            help="Ternary weights. auto: i2_s, or what holds the scales. llama.cpp: tq1_0, tq2_0, q2_0; PrismML's: pq2_0, ptq1_0; "
+            "ik_llama.cpp: iq2_bn; f16: floats.",
         ),
     ] = OutType.auto,
     embedding_type: Annotated[EmbeddingType, typer.Option("--embedding-type", help="Type of the embedding and head.")] = EmbeddingType.f16,
@@ -36,14 +55,10 @@ def convert(
             "--ternarise-by", "--ternarize-by", help="The same, and what one scale is taken of: tensor (BitNet) or row (axolotl)."
         ),
     ] = None,
-    activations: Annotated[
-        SchemeType,
-        typer.Option(
-            "--activations",
-            help="What the model was trained to multiply by: int8 (BitNet b1.58), float (TriLM), a4.8 ... auto: as config.json says, or "
-            "by the weights.",
-        ),
-    ] = SchemeType.auto,
+    group: Annotated[
+        Group | None, typer.Option("--group", help="The same, with one scale for each so many neighbours of a row: 128 as Bonsai has it.")
+    ] = None,
+    activations: Trained = SchemeType.auto,
     revision: Annotated[str | None, typer.Option("--revision", help="Hub: branch, tag or commit. Default: main.")] = None,
     token: Annotated[str | None, typer.Option("--token", help="Hub: access token; HF_TOKEN keeps it out of process lists.")] = None,
     cache_dir: Annotated[Path | None, typer.Option("--cache-dir", help="Hub: folder of the cache. Default: HF_HUB_CACHE.")] = None,
@@ -67,6 +82,7 @@ def convert(
         embedding_type=embedding_type.value,
         ternarise=ternarise,
         ternarise_by=ternarise_by.value if ternarise_by else None,
+        group=int(group.value) if group else 0,
         activations=activations.value,
         hub=command.HubOptions(revision, token, cache_dir, offline, sha256 or ()),
         force=force,
