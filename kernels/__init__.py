@@ -1,1 +1,25 @@
-"""Kernels over arrays. Nothing in here knows files, models or text."""
+"""Kernels over arrays. Nothing in here knows files, models or text.
+
+From Python source to machine code, in the order in which it happens:
+
+    step.py, heads.py, ternary.py ...   kernels are plain Python over arrays and the vector types of simd/, whose operations are LLVM's
+    jit.py        `@kernel`, `@inlined`: Numba compiles them, without the GIL, once for each set of types. `@entry`: what Python calls
+    frame.py      a named tuple of arrays and numbers -> one table of words; its layout says what stands where, by type only
+    records.py    the table as Numba sees it: `w.scales[layer]` loads what it needs, so that a call between kernels hands over one address
+    native.py     an entry and a layout -> an address: code that was kept is linked; else Numba compiles it (some 20 s) and it is kept
+    private.py, compile_cache.py   where it is kept: a folder of the user's alone, by version of the package and kind of CPU
+    child.py      the process that tries whether code links, before it is kept
+    isa.py        which instruction set: chosen once, by the CPU's features; `naive` stands for NumPy, without any compiler
+
+A step of a model is one call, `serve` in step.py, by every thread of a team:
+
+    team.py       Team.run writes what is to be done into `control` and `Scratch`, announces it, and is itself thread 0
+    control.py    the words that threads share;  barrier.py: how they wait for each other;  crew.py: how many of them take part
+    step.py       run_step: in each layer norms, products, attention, feed-forward; threads split rows or heads, meet at barriers
+    heads.py      who appends and attends to what: rows of one text or of many, each with pages of the KV cache (kv_cache.py) of its own
+    head_search.py, dense.py   logits of the rows that want them
+
+Weights, cache and scratch are described in arrays.py, and made by the caller. Every kernel has a twin in naive/ that reads like its
+formula: the specification, the oracle of its tests, and what runs where nothing can be compiled. A new kernel is one module here, its twin,
+and a test of both at odd sizes.
+"""

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from .control import Wanted
+from .control import Text, Wanted
 from .group_rows import GROUPS, Groups
 from .kv_cache import BLOCK, UNIT, rounded
 from .kv_cache import zeros as _zeros
@@ -69,6 +69,7 @@ class Sizes(NamedTuple):
     codes_o: int = INT8  # of those of O
     codes_down: int = INT8  # of those of DOWN
     kept: int = 0  # so many of a token's inputs of O, the largest, are kept (inputs.py); 0: all
+    page: int = BLOCK  # positions of a page of the KV cache: a multiple of BLOCK, or of 16, or a whole context
     query_bits: int | None = None  # 4: queries are rounded to as many bits after RoPE, as the KV cache q4 does with keys; None: not at all
     hadamard: int = 0  # 1: inputs of O and DOWN are transformed (inputs.py)
     rotated: int | None = None  # values of a head that RoPE rotates, the first ones; None: all
@@ -209,6 +210,10 @@ class Scratch(NamedTuple):
     column_counts: NDArray[np.int64]  # (threads, 2) columns of `down`, where it was read by columns, and of these not read
     tile: NDArray[np.uint8]  # (threads, TILE_BYTES) unpacked weight rows
     block_sums: NDArray[np.int32]  # (threads, (tokens rounded up + 1) * BLOCK_ROWS)
+    texts: NDArray[np.int64]  # (tokens, 3) which rows are whose: control.Text
+    positions: NDArray[np.int64]  # (tokens, 2) of each row: its position, and which of the texts it is of
+    tables: NDArray[np.int64]  # (tokens, pages of a context) of each text: numbers of its pages of the KV cache, in order
+    turn: NDArray[np.int64]  # (1,) the part of attention that is nobody's yet: threads take them one by one
     wanted: NDArray[np.int64]  # (tokens, 3) whose logits a step is asked for: control.Wanted
     logits: NDArray[np.float32]  # (tokens, vocab), of which only what is asked for takes memory
     # What the search for the largest logits of up to TOGETHER tokens works on (head_search.py, head_sums.py).
@@ -307,7 +312,10 @@ def new_scratch(z: Sizes, chunk: int, context: int, threads: int, groups: Groups
         softmax=_zeros((threads, 6, rounded(queries, 16)), np.float32),
         lengths=_zeros((threads, queries), np.int64),
         places=_zeros((threads, 2, queries), np.int64),
-        kept=_zeros((threads - 1 if z.kv_heads % threads else 0, -(-context // BLOCK) * group * (line + 16)), np.float32),
+        kept=_zeros(
+            (threads - 1 if any(z.kv_heads % crew for crew in range(2, threads + 1)) else 0, -(-context // BLOCK) * group * (line + 16)),
+            np.float32,
+        ),
         chosen=_zeros((threads, z.feed_forward), np.int64),
         counts=_zeros((threads, 2), np.int64),
         active=_zeros((threads, padded(z.feed_forward) + 4), np.int64),
@@ -316,6 +324,10 @@ def new_scratch(z: Sizes, chunk: int, context: int, threads: int, groups: Groups
         column_counts=_zeros((threads, 2), np.int64),
         tile=_zeros((threads, TILE_BYTES), np.uint8),
         block_sums=_zeros((threads, (fours + 1) * BLOCK_ROWS), np.int32),
+        texts=_zeros((chunk, len(Text._fields)), np.int64),
+        positions=_zeros((chunk, 2), np.int64),
+        tables=_zeros((chunk, -(-context // z.page)), np.int64),
+        turn=_zeros(1, np.int64),
         wanted=_zeros((chunk, len(Wanted._fields)), np.int64),
         logits=_zeros((chunk, z.vocab), np.float32),
         listed=_zeros((threads, chunk), np.int64),

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from .exponential import exp
 from .jit import inlined, kernel
 from .kv_cache import BLOCK, UNIT
-from .panels import first_is_whole, key_place, scale_scores, unpack_keys, unpack_values, value_place, weigh_values
+from .panels import copy_positions, first_is_whole, key_place, scale_scores, unpack_keys, unpack_values, value_place, weigh_values
 from .simd import floats, selected
 from .simd.cached import few_queries, is_packed, keys_of, unit_size, values_of
 from .simd.outer_products import ask, depths, moved, new_tile
@@ -30,7 +30,7 @@ larger, largest_lane, negative_size, fma = floats.max_f32, floats.largest_f32, f
 where_negative = floats.where_negative_f32
 _MANY = selected.REGISTERS >= 32 and selected.WIDTH == 64  # one register a vector of 16 floats: 16 sums fit
 _BLOCK, _UNIT, _KEYS, _FOUR = np.int64(BLOCK), np.int64(UNIT), np.int64(16), np.int64(4)
-_FIRST, _NEXT, _VALUES = np.int64(0), np.int64(1), np.int64(-1)
+_FIRST, _NEXT, _VALUES, _NOWHERE = np.int64(0), np.int64(1), np.int64(-1), np.int64(-1)
 _ONE = np.float32(1.0)
 _LOWEST = np.float32(-3.4e38)  # not minus infinity, whose difference from itself is NaN
 SO_FAR, SUM, LAST, LAST_SUM, OLD, NEW = range(6)  # rows of Work.softmax
@@ -164,7 +164,7 @@ def _largest(scores, at, low, high):  # type: ignore[no-untyped-def]
 
 
 @inlined
-def _weigh(head, work, rows, line, start):  # type: ignore[no-untyped-def]
+def _weigh(head, work, rows, line, start, begins):  # type: ignore[no-untyped-def]
     """Scores of a block -> weights of what its values are stored as, zero where a row's neighbours see more than it does.
 
     Row after row in each of three loops: in one loop, each row would wait for the sums over lanes of the one before.
@@ -174,7 +174,7 @@ def _weigh(head, work, rows, line, start):  # type: ignore[no-untyped-def]
         low, high = places[0, row], places[1, row]
         softmax[LAST, row], softmax[LAST_SUM, row] = softmax[SO_FAR, row], np.float32(0.0)  # changes nothing
         if low < high:
-            scale_scores(head, start, scores, row * line, low // 16 * 16, high)
+            scale_scores(head, start, begins, scores, row * line, low // 16 * 16, high)
             softmax[LAST, row] = _largest(scores, row * line, low, high)
     for row in range(rows):
         whole, high = places[0, row] // 16 * 16, places[1, row]
@@ -184,7 +184,7 @@ def _weigh(head, work, rows, line, start):  # type: ignore[no-untyped-def]
     for row in range(rows):
         low, high, first, at = places[0, row], places[1, row], row // step * step, row * line
         if low < high:
-            weigh_values(head, start, scores, at, low // 16 * 16, high)
+            weigh_values(head, start, begins, scores, at, low // 16 * 16, high)
             _fill(scores, at + places[0, first], at + low, 0.0)
             _fill(scores, at + high, at + places[1, min(first + step, rows) - 1], 0.0)
 
@@ -199,13 +199,14 @@ def _add_shares(work, rows, line, column, more, count):  # type: ignore[no-untyp
 
 
 @inlined
-def _score(head, work, rows, line, dim, start):  # type: ignore[no-untyped-def]
-    """Scores of all rows with a block's keys."""
+def _score(head, work, rows, line, dim, start, begins):  # type: ignore[no-untyped-def]
+    """Scores of all rows with the keys of a block, which lies at `start`. begins: its page, if it is a text's first block; -1 if not."""
     low, high, panel = work.places[0, 0], work.places[1, rows - 1], (work.panel, _FIRST, _KEYS, _UNIT)
     keys, values, row = keys_of(head.keys), values_of(head.values), value_place(head, _NEXT, _FIRST)
     for unit in range(low // _UNIT * _UNIT, high, _UNIT):
+        whole = begins if unit == 0 else _NOWHERE
         whole_unit = high - unit > 32 and (start + unit) // 16 + 4 <= head.keys.shape[0]
-        if rows <= few_queries(head) and whole_unit and not first_is_whole(head, start + unit):
+        if rows <= few_queries(head) and whole_unit and not first_is_whole(head, whole):
             # Two units ahead: values of the same columns. Not what nobody will read: at depth 0 that would be 8 % more memory traffic.
             # Of packed values, whose rows may be shorter than a cache line, half of the block's bytes one after the other.
             first, step = value_place(head, start + low, min(unit, dim - 1)), row
@@ -217,33 +218,36 @@ def _score(head, work, rows, line, dim, start):  # type: ignore[no-untyped-def]
             for j in range(dim, 0 if is_packed(head) else high - low):
                 ask(ahead, j)
         else:
-            unpack_keys(head, (start + unit) // 16, min((high - unit + 15) // 16, 4), dim, work.panel)
+            unpack_keys(head, (start + unit) // 16, min((high - unit + 15) // 16, 4), dim, whole, work.panel)
             _multiply(work.queries, line, rows, work.places, dim, unit, _FIRST, panel, work.scores, None)
 
 
 @inlined
-def _mix(head, work, rows, line, dim, start):  # type: ignore[no-untyped-def]
-    """What a block's values add to the results of all rows."""
+def _mix(head, work, rows, line, dim, start, begins, goes_on):  # type: ignore[no-untyped-def]
+    """What a block's values add to the results of all rows. goes_on: whether another block follows."""
     low, high, panel = work.places[0, 0], work.places[1, rows - 1], (work.panel, _FIRST, _KEYS, _UNIT)
     keys, values, row, size = keys_of(head.keys), values_of(head.values), value_place(head, _NEXT, _FIRST), unit_size(head)
+    whole = begins if low == 0 else _NOWHERE
     for column in range(0, dim, _UNIT):
         vectors, more = min((dim - column + 15) // 16, 4), _FIRST
-        if rows <= few_queries(head) and row >= size and not first_is_whole(head, start + low):
-            ahead = keys, key_place(head, start + _BLOCK + column), size if start + _BLOCK < work.lengths[rows - 1] else _FIRST
+        if rows <= few_queries(head) and row >= size and not first_is_whole(head, whole):
+            ahead = keys, key_place(head, start + _BLOCK + column), size if goes_on else _FIRST
             more = max(column + _UNIT - row * _UNIT // size, _FIRST)  # where fewer than 64 are left, so many come again
             source = values, (start + low) * row + (column - more) * size // _UNIT, _KEYS, row
             _multiply(work.scores, line, rows, work.places, dim, _VALUES, _FOUR, source, work.shares, ahead)
         else:
-            unpack_values(head, start + low, start + high, column, work.panel)
+            unpack_values(head, start + low, start + high, column, whole, work.panel)
             _multiply(work.scores, line, rows, work.places, dim, _VALUES, vectors, panel, work.shares, None)
         _add_shares(work, rows, line, column, more, vectors * 16)
 
 
 @kernel
-def attend(head, work, rows, dim, window, first, last):  # type: ignore[no-untyped-def]
+def attend(head, work, table, page, spare, rows, dim, window, first, last):  # type: ignore[no-untyped-def]
     """Blocks first <= b < last of one KV head, for `rows` queries: sums of weighted values, and of weights. What nobody sees is left out.
 
     head: Cache or QuantisedCache of one head, its arrays without layers and kv_heads;  dim: head_dim;
+    table: (pages of a context,) numbers of the text's pages, of `page` positions each; spare: where a block may be put together whose
+    positions are in several pages, or -1 where none are;
     window: how many of its positions, the last ones, each query does see (sliding-window layers).
     """
     line = len(work.panel) // _UNIT
@@ -257,9 +261,14 @@ def attend(head, work, rows, dim, window, first, last):  # type: ignore[no-untyp
             for row in range(rows):
                 work.places[0, row] = max(work.lengths[row] - window - start, 0)
                 work.places[1, row] = min(work.lengths[row] - start, _BLOCK)
-            _score(head, work, rows, line, dim, start)
-            _weigh(head, work, rows, line, start)
-            _mix(head, work, rows, line, dim, start)
+            at, begins = table[start // page] * page + start % page, table[0] if start == 0 else _NOWHERE
+            if spare >= 0:
+                at = spare
+                for j in range(0, work.places[1, rows - 1], 16):
+                    copy_positions(head, table[(start + j) // page] * page + (start + j) % page, spare + j)
+            _score(head, work, rows, line, dim, at, begins)
+            _weigh(head, work, rows, line, at, begins)
+            _mix(head, work, rows, line, dim, at, begins, start + _BLOCK < work.lengths[rows - 1])
 
 
 @kernel

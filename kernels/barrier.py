@@ -1,6 +1,6 @@
 """How the threads of a team wait for each other: a barrier inside a step, and the wait for the next step."""
 
-from .control import ARRIVED, ASLEEP, GENERATION, MAX_THREADS, SPINS_BEFORE_SLEEP, SPINS_BEFORE_YIELD, STEP
+from .control import ARRIVED, ASLEEP, CREW, GENERATION, SPINS_BEFORE_SLEEP, SPINS_BEFORE_YIELD, STEP
 from .jit import entry, kernel
 from .simd.atomics import atomic_add, atomic_load, atomic_store, pause, yield_thread
 
@@ -23,20 +23,23 @@ def barrier(control, threads):  # type: ignore[no-untyped-def]
 
 
 @entry
-def announce(frame, step):  # type: ignore[no-untyped-def]
-    """Make `step` the number to do; returns whether any thread sleeps and must be woken. frame: a Shared."""
+def announce(frame, step, threads):  # type: ignore[no-untyped-def]
+    """Make `step` the word to follow; returns whether any of the first `threads` sleeps and must be woken. frame: a Shared."""
     control = frame.control
     atomic_add(control, STEP, step - atomic_load(control, STEP))
     asleep = 0
-    for thread in range(MAX_THREADS):
+    for thread in range(threads):
         asleep |= control[ASLEEP + thread]
     return asleep
 
 
 @kernel
 def next_step(control, thread, done):  # type: ignore[no-untyped-def]
-    """Wait for a step after `done`: its number, or `done` itself where none came soon and the thread should sleep."""
-    for spin in range(SPINS_BEFORE_SLEEP):
+    """Wait for a step after `done`: its word, or `done` itself where none came soon and the thread should sleep.
+
+    A thread that took no part in `done` sleeps at once.
+    """
+    for spin in range(SPINS_BEFORE_SLEEP if thread < done % CREW else 0):
         step = atomic_load(control, STEP)
         if step != done:
             return step

@@ -47,27 +47,30 @@ def _codes_of(cache, layer, kv):  # type: ignore[no-untyped-def]
     )
 
 
-def _append_floats(cache, layer, kv, p, dim, key, source, at):  # type: ignore[no-untyped-def]
+def _append_floats(cache, layer, kv, p, first, dim, key, source, at):  # type: ignore[no-untyped-def]
     store_key(cache.keys[layer, kv], p, key, dim)
     store_value(cache.values[layer, kv], p, source, at, dim)
 
 
-def _append_codes(cache, layer, kv, p, dim, key, source, at):  # type: ignore[no-untyped-def]
+def _append_codes(cache, layer, kv, p, first, dim, key, source, at):  # type: ignore[no-untyped-def]
     head = _codes_of(cache, layer, kv)
-    store_key_codes(head, p, key, dim)
-    store_value_codes(head, p, source, at, dim, key)
+    store_key_codes(head, p, first, key, dim)
+    store_value_codes(head, p, first, source, at, dim, key)
 
 
 # Each function below is what Python calls; the `overload` after it, what Numba puts in its place where a kernel calls it.
 
 
-def append(cache, layer, kv, p, dim, key, source, at):  # type: ignore[no-untyped-def]
-    """key: (>= dim,) float32, rotated, and the value source[at : at + dim] become position p. `key` is overwritten."""
-    (_append_floats if isinstance(cache, Cache) else _append_codes)(cache, layer, kv, p, dim, key, source, at)
+def append(cache, layer, kv, p, first, dim, key, source, at):  # type: ignore[no-untyped-def]
+    """key: (>= dim,) float32, rotated, and the value source[at : at + dim] go to place p of the cache. `key` is overwritten.
+
+    first: the page, if they are a text's first; -1 if not.
+    """
+    (_append_floats if isinstance(cache, Cache) else _append_codes)(cache, layer, kv, p, first, dim, key, source, at)
 
 
 @overload(append, inline="always")
-def _append(cache, layer, kv, p, dim, key, source, at):  # type: ignore[no-untyped-def]
+def _append(cache, layer, kv, p, first, dim, key, source, at):  # type: ignore[no-untyped-def]
     return _append_floats if cache.instance_class is Cache else _append_codes
 
 

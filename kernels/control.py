@@ -8,15 +8,25 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-TOKENS, POSITION, FIRST_LAYER, LAST_LAYER, WANTED, DONE = range(6)  # DONE: number of the last step that thread 0 finished
+TOKENS, TEXTS, FIRST_LAYER, LAST_LAYER, WANTED, DONE = range(6)  # DONE: number of the last step that thread 0 finished
 ARRIVED, GENERATION, STEP = 16, 24, 32
 ASLEEP = 40  # one word a thread: 1 while it sleeps in Python
 MAX_THREADS = 256
 WORDS = ASLEEP + MAX_THREADS
 STOP = -1  # value of STEP that ends the team
 
+# STEP holds the number of the step, times CREW, plus how many threads take part: these are read as one.
+CREW = MAX_THREADS + 1
 SPINS_BEFORE_YIELD = 4096  # about 0.1 ms: longer means that the other thread is not running
 SPINS_BEFORE_SLEEP = 65536  # about 2 ms without a next step: stop using the CPU
+
+
+class Text(NamedTuple):
+    """The new tokens that a step has of one text: a row of Scratch.texts. Rows of a text follow each other."""
+
+    row: int  # of the step's tokens, the first of this text's
+    tokens: int
+    position: int  # of the first of them; keys and values before it are in the cache
 
 
 class Wanted(NamedTuple):

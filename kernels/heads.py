@@ -4,7 +4,8 @@ Queries are numbered KV head by KV head, token by token, so that neighbours shar
 
 One token: the blocks of positions of all KV heads stand in one row, of which each thread takes an equal part. A head that one thread has
 whole is done. Of others each block is kept by itself, and after a barrier they join in their order, as they would have in one thread.
-More tokens: keys and values are stored first; then threads take turns at so many queries of a head as scratch has room for.
+More tokens, of one text or of several: keys and values are stored first; then threads take, as they come, so many queries of a head of a
+text as scratch has room for.
 """
 
 import numpy as np
@@ -16,8 +17,9 @@ from .cached_attention import append, head_of, perhaps_round, work_of
 from .jit import inlined, kernel
 from .kv_cache import BLOCK, UNIT
 from .rope import rotate, rotate_pairs
+from .simd.atomics import atomic_add
 
-_BLOCK, _UNIT, _START = np.int64(BLOCK), np.int64(UNIT), np.int64(0)
+_BLOCK, _UNIT, _START, _NOWHERE = np.int64(BLOCK), np.int64(UNIT), np.int64(0), np.int64(-1)
 
 
 @kernel
@@ -39,37 +41,52 @@ def _rotate(z, source, start, cos, sin, out, place):  # type: ignore[no-untyped-
         _rotate_halves(z.rotated, z.head_dim, source, start, cos, sin, out, place)
 
 
+@kernel
+def _place(z, s, text, position):  # type: ignore[no-untyped-def]
+    """Where a position of a text lies in the cache."""
+    return s.tables[text, position // z.page] * z.page + position % z.page
+
+
 @inlined
-def append_to_cache(z, w, cache, s, layer, kv, t, position, scratch):  # type: ignore[no-untyped-def]
-    """Rotate token t's new key of one KV head and store key and value. scratch: (>= head_dim,) float32, overwritten."""
-    dim = z.head_dim
+def append_to_cache(z, w, cache, s, layer, kv, row, scratch):  # type: ignore[no-untyped-def]
+    """Rotate the new key of row `row` of one KV head and store key and value. scratch: (>= head_dim,) float32, overwritten."""
+    dim, position = z.head_dim, s.positions[row, 0]
     key_at, value_at = (z.heads + kv) * dim, (z.heads + z.kv_heads + kv) * dim
-    row = w.rope_rows[layer] + position + t
-    _rotate(z, s.qkv[t], key_at, w.cos[row], w.sin[row], scratch, _START)
-    append(cache, layer, kv, position + t, dim, scratch, s.qkv[t], value_at)
+    angles, place = w.rope_rows[layer] + position, _place(z, s, s.positions[row, 1], position)
+    _rotate(z, s.qkv[row], key_at, w.cos[angles], w.sin[angles], scratch, _START)
+    append(cache, layer, kv, place, place // z.page if position == 0 else _NOWHERE, dim, scratch, s.qkv[row], value_at)
 
 
 @inlined
-def _attend(z, w, cache, s, layer, kv, number, rows, position, first, last, thread):  # type: ignore[no-untyped-def]
-    """Queries `number` and following of a KV head, rotated and scaled, attend to blocks first <= b < last, by this thread."""
+def _attend(z, w, cache, s, layer, text, kv, number, rows, first, last, thread):  # type: ignore[no-untyped-def]
+    """Queries `number` and following of a text and KV head, rotated and scaled, attend to blocks first <= b < last, by this thread."""
     dim, group, q, work = z.head_dim, z.heads // z.kv_heads, s.queries[thread], work_of(s, thread)
     line, scale = len(work.panel) // _UNIT, np.float32(1.0) / np.sqrt(np.float32(dim))
     for row in range(rows):
-        t, head, place = (number + row) // group, kv * group + (number + row) % group, row * line
-        angles = w.rope_rows[layer] + position + t
+        t, head, place = s.texts[text, 0] + (number + row) // group, kv * group + (number + row) % group, row * line
+        angles = w.rope_rows[layer] + s.positions[t, 0]
         _rotate(z, s.qkv[t], head * dim, w.cos[angles], w.sin[angles], q, place)
         perhaps_round(z.query_bits, q, place, dim)
         for d in range(place, place + dim):
             q[d] *= scale
-        s.lengths[thread, row] = position + t + 1  # not by `work`: Numba does not know that it is part of an argument
-    attend(head_of(cache, layer, kv), work, rows, dim, w.windows[layer], first, last)
+        s.lengths[thread, row] = s.positions[t, 0] + 1  # not by `work`: Numba does not know that it is part of an argument
+    head = head_of(cache, layer, kv)
+    spare = head.values.shape[0] - (len(s.panel) - thread) * _BLOCK if z.page < _BLOCK and s.tables.shape[1] > 1 else _NOWHERE
+    attend(head, work, s.tables[text], z.page, spare, rows, dim, w.windows[layer], first, last)
 
 
 @kernel
-def _give(z, s, kv, number, row, thread):  # type: ignore[no-untyped-def]
-    """Result `row` of this thread -> query `number` of the KV head."""
+def _give(z, s, text, kv, number, row, thread):  # type: ignore[no-untyped-def]
+    """Result `row` of this thread -> query `number` of the text and KV head."""
     group = z.heads // z.kv_heads
-    result(work_of(s, thread), row, z.head_dim, s.mixed[number // group], (kv * group + number % group) * z.head_dim)
+    result(work_of(s, thread), row, z.head_dim, s.mixed[s.texts[text, 0] + number // group], (kv * group + number % group) * z.head_dim)
+
+
+@kernel
+def _blocks_seen(s, text, window):  # type: ignore[no-untyped-def]
+    """How many blocks a text's new tokens see, of which the last one has the last of them."""
+    count, position = s.texts[text, 1], s.texts[text, 2]
+    return (position + count + _BLOCK - 1) // _BLOCK - max(position + 1 - window, 0) // _BLOCK
 
 
 @kernel
@@ -97,47 +114,52 @@ def _join_parts(z, s, blocks, thread, threads):  # type: ignore[no-untyped-def]
         if slot >= 0:
             for row in range(thread, group, threads):
                 join_blocks(work, row, group, s.kept[slot], blocks)
-                _give(z, s, kv, row, _START, thread)
+                _give(z, s, _START, kv, row, _START, thread)
 
 
 @kernel
-def _part(kv, tile, tiles, blocks, tokens, heads, thread, threads):  # type: ignore[no-untyped-def]
-    """Blocks first <= b < last that a thread takes for one tile of queries."""
+def _blocks_of(kv, blocks, heads, is_mine, tokens, thread, threads):  # type: ignore[no-untyped-def]
+    """Blocks first <= b < last of a KV head that a thread takes: of one token its share, of more all where the part is this thread's."""
     if tokens == 1:
         items, at = heads * blocks, kv * blocks
         return max(items * thread // threads - at, 0), min(items * (thread + 1) // threads - at, blocks)
-    # 0 1 2 2 1 0 0 1 2 ...: a head's later queries see more, and nobody should get them every time.
-    turn = (kv * tiles + tile) % (2 * threads)
-    return 0, blocks if thread == (turn if turn < threads else 2 * threads - 1 - turn) else 0
+    return 0, blocks if is_mine else 0
 
 
 @inlined
-def attention(z, w, cache, s, layer, tokens, position, thread, threads, control):  # type: ignore[no-untyped-def]
-    """This thread's part of RoPE, cache append and attention."""
-    each, room, work = tokens * (z.heads // z.kv_heads), s.lengths.shape[1], work_of(s, thread)  # `each`: queries of one KV head
-    base, tiles = max(position + 1 - w.windows[layer], 0) // _BLOCK, (each + room - 1) // room
-    blocks = (position + tokens + _BLOCK - 1) // _BLOCK - base
+def attention(z, w, cache, s, layer, tokens, texts, thread, threads, control):  # type: ignore[no-untyped-def]
+    """This thread's part of RoPE, cache append and attention. Before the next layer's, thread 0 sets s.turn to 0."""
+    group, room, work = z.heads // z.kv_heads, s.lengths.shape[1], work_of(s, thread)
+    line, blocks = len(work.panel) // _UNIT, _blocks_seen(s, _START, w.windows[layer])
     if tokens == 1:
         first, last = _heads_to_append(z.kv_heads, blocks, thread, threads)
     else:
         first, last = z.kv_heads * tokens * thread // threads, z.kv_heads * tokens * (thread + 1) // threads
     for number in range(first, last):
-        append_to_cache(z, w, cache, s, layer, number // tokens, number % tokens, position, s.queries[thread])
+        append_to_cache(z, w, cache, s, layer, number // tokens, number % tokens, s.queries[thread])
+    mine, part = 0, 0  # number of the part of the work that is this thread's next, and of the one that is looked at
     if tokens > 1:
         barrier(control, threads)
-    line = len(s.panel[thread]) // _UNIT
-    for item in range(z.kv_heads * tiles):
-        kv, number = item // tiles, item % tiles * room
-        begins, ends = _part(kv, item % tiles, tiles, blocks, tokens, z.kv_heads, thread, threads)
-        slot = _slot(kv, blocks, z.kv_heads * blocks, threads) if tokens == 1 else -1
-        step, rows = blocks if slot < 0 else 1, min(room, each - number)
-        for block in range(begins, ends, step):
-            _attend(z, w, cache, s, layer, kv, number, rows, position, base + block, base + block + step, thread)
-            if slot >= 0:
-                keep_block(work, rows, s.kept[slot], block * rows * (line + 16))
-            else:
-                for row in range(rows):
-                    _give(z, s, kv, number + row, row, thread)
+        mine = atomic_add(s.turn, 0, 1)
+    for text in range(texts):
+        count, blocks = s.texts[text, 1], _blocks_seen(s, text, w.windows[layer])
+        base, tiles = (s.texts[text, 2] + count + _BLOCK - 1) // _BLOCK - blocks, (count * group + room - 1) // room
+        for item in range(z.kv_heads * tiles):
+            # A head's later queries see more. They come first, so that nobody begins with much when the others are done.
+            kv, number = item % z.kv_heads, (tiles - 1 - item // z.kv_heads) * room
+            begins, ends = _blocks_of(kv, blocks, z.kv_heads, mine == part, tokens, thread, threads)
+            slot = _slot(kv, blocks, z.kv_heads * blocks, threads) if tokens == 1 else -1
+            step, rows = blocks if slot < 0 else 1, min(room, count * group - number)
+            for block in range(begins, ends, step):
+                _attend(z, w, cache, s, layer, text, kv, number, rows, base + block, base + block + step, thread)
+                if slot >= 0:
+                    keep_block(work, rows, s.kept[slot], block * rows * (line + 16))
+                else:
+                    for row in range(rows):
+                        _give(z, s, text, kv, number + row, row, thread)
+            if tokens > 1 and mine == part:
+                mine = atomic_add(s.turn, 0, 1)
+            part += 1
     if tokens == 1 and z.kv_heads % threads != 0:
         barrier(control, threads)
         _join_parts(z, s, blocks, thread, threads)

@@ -32,6 +32,22 @@ CACHE_LINE = 64  # bytes
 UNIT = 64  # keys, or columns of values, that attention unpacks at once
 
 
+class Table(NamedTuple):
+    """Where a text's positions lie: page i of `size` positions is page numbers[i] of the cache."""
+
+    numbers: NDArray[np.int64]
+    size: int
+
+    def places(self, first: int, last: int) -> NDArray[np.int64]:
+        """Of positions first <= p < last, in the cache's arrays."""
+        p = np.arange(first, last)
+        return self.numbers[p // self.size] * self.size + p % self.size
+
+
+# A cache that is one page.
+ONE_PAGE = Table(np.zeros(1, np.int64), 1 << 62)
+
+
 class Cache(NamedTuple):
     """width = head_dim rounded up to 16. float32, or float16 kept as its bits in uint16 (Numba has no float16 on CPUs)."""
 
@@ -55,7 +71,9 @@ class QuantisedCache(NamedTuple):
     values: NDArray[np.int8] | NDArray[np.uint8]
     key_steps: NDArray[np.uint16]  # (layers, kv_heads, 16 * blocks) upper halves of float32
     value_steps: NDArray[np.uint16]  # (layers, kv_heads, 16 * blocks)
-    first_key: NDArray[np.float32]  # (layers, kv_heads, head_dim to 64) of position 0; q8 and q4: (layers, kv_heads, 0)
+    first_key: NDArray[
+        np.float32
+    ]  # (layers, kv_heads, pages, head_dim to 64) of a page that begins a text; q8, q4: (layers, kv_heads, 0, 0)
     first_value: NDArray[np.float32]
 
 
@@ -75,10 +93,10 @@ def zeros(shape: int | tuple[int, ...], dtype: type[np.generic] | np.dtype[Any])
     return raw[start : start + size].view(dtype).reshape(shape)
 
 
-def _shapes(kind: str, layers: int, kv_heads: int, dim: int, context: int) -> list[tuple[tuple[int, ...], Any]]:
+def _shapes(kind: str, layers: int, kv_heads: int, dim: int, pages: int, size: int, spare: int) -> list[tuple[tuple[int, ...], Any]]:
     """Shape and type of each array of a cache, in the order of its fields."""
-    blocks, rows = rounded(context, 16) // 16, rounded(dim, ROWS)
-    heads, positions = (layers, kv_heads), 16 * blocks
+    positions, rows, heads = rounded(pages * size, 16) + spare * BLOCK, rounded(dim, ROWS), (layers, kv_heads)
+    blocks = positions // 16
     if kind in FLOAT_TYPES:
         return [((*heads, blocks, dim, 16), FLOAT_TYPES[kind]), ((*heads, positions, rounded(dim, 16)), FLOAT_TYPES[kind])]
     keys, values = {
@@ -87,17 +105,21 @@ def _shapes(kind: str, layers: int, kv_heads: int, dim: int, context: int) -> li
         "q3": ((blocks, rows // 8, 3, 16), (positions, rounded(dim, COLUMNS) // COLUMNS, 24)),
     }[kind]
     codes = np.int8 if kind == "q8" else np.uint8
-    first = (*heads, rounded(dim, COLUMNS) if kind == "q3" else 0)
+    first = (*heads, pages, rounded(dim, COLUMNS)) if kind == "q3" else (*heads, 0, 0)
     steps = ((*heads, positions), np.uint16)
     return [((*heads, *keys), codes), ((*heads, *values), codes), steps, steps, (first, np.float32), (first, np.float32)]
 
 
-def cache_bytes(kind: str, layers: int, kv_heads: int, head_dim: int, context: int) -> int:
-    """Bytes of a cache when full, without allocating it."""
-    return sum(math.prod(shape) * np.dtype(dtype).itemsize for shape, dtype in _shapes(kind, layers, kv_heads, head_dim, context))
+def cache_bytes(kind: str, layers: int, kv_heads: int, head_dim: int, size: int, pages: int = 1) -> int:
+    """Bytes of a cache of `pages` pages of `size` positions when full, without allocating it."""
+    return sum(math.prod(shape) * np.dtype(dtype).itemsize for shape, dtype in _shapes(kind, layers, kv_heads, head_dim, pages, size, 0))
 
 
-def new_cache(layers: int, kv_heads: int, head_dim: int, context: int, kind: str = "f32") -> AnyCache:
-    """An empty cache of a kind in CACHE_TYPES. Zeros: the operating system gives the memory when it is first written."""
-    parts = [zeros(shape, dtype) for shape, dtype in _shapes(kind, layers, kv_heads, head_dim, context)]
+def new_cache(layers: int, kv_heads: int, head_dim: int, size: int, kind: str = "f32", pages: int = 1, spare: int = 0) -> AnyCache:
+    """An empty cache of a kind in CACHE_TYPES, in `pages` pages of `size` positions; size: a multiple of 16 where there are several.
+
+    spare: blocks behind them, one for each thread, in which pages smaller than a block are put together.
+    Zeros: the operating system gives the memory of a page when it is first written.
+    """
+    parts = [zeros(shape, dtype) for shape, dtype in _shapes(kind, layers, kv_heads, head_dim, pages, size, spare)]
     return Cache(*parts) if kind in FLOAT_TYPES else QuantisedCache(*parts)

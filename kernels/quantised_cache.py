@@ -53,14 +53,15 @@ def _keep(x, dim, out):  # type: ignore[no-untyped-def]
 
 
 @kernel
-def store_key(head, p, x, dim):  # type: ignore[no-untyped-def]
-    """head: QuantisedCache of one head, its arrays without layers and kv_heads; x: (>= dim,) float32, overwritten, becomes position p.
+def store_key(head, p, first, x, dim):  # type: ignore[no-untyped-def]
+    """head: QuantisedCache of one head, its arrays without layers and kv_heads; x: (>= dim,) float32, overwritten, goes to place p.
 
+    first: the page, if it is a text's first key; -1 if not.
     A byte of keys is one position's alone, so threads that write neighbours do not meet in it.
     """
     keys, bits = flattened(head.keys), value_bits(head.values)
-    if bits == 3 and p == 0:
-        _keep(x, dim, head.first_key)
+    if bits == 3 and first >= 0:
+        _keep(x, dim, head.first_key[first])
     head.key_steps[p] = _codes(x, dim, bits)
     rows, lane = (dim + _ROWS - 1) // _ROWS * _ROWS, p % 16
     base = p // 16 * rows * 2 * bits  # 16 lanes of `bits` bits a row
@@ -80,13 +81,13 @@ def store_key(head, p, x, dim):  # type: ignore[no-untyped-def]
 
 
 @kernel
-def store_value(head, p, source, at, dim, x):  # type: ignore[no-untyped-def]
-    """source[at : at + dim] becomes position p. x: (>= dim,) float32, overwritten. Otherwise as `store_key`."""
+def store_value(head, p, first, source, at, dim, x):  # type: ignore[no-untyped-def]
+    """source[at : at + dim] goes to place p. x: (>= dim,) float32, overwritten. Otherwise as `store_key`."""
     values, bits = flattened(head.values), value_bits(head.values)
     for d in range(dim):
         x[d] = source[at + d]
-    if bits == 3 and p == 0:
-        _keep(x, dim, head.first_value)
+    if bits == 3 and first >= 0:
+        _keep(x, dim, head.first_value[first])
     head.value_steps[p] = _codes(x, dim, bits)
     row = head.values.size // head.values.shape[0]
     base = p * row

@@ -5,8 +5,8 @@ barriers. So a token costs one call from Python, however many layers there are.
 
 A step's parameters stand in `control` (control.py), written before the team starts:
 
-    TOKENS        tokens in this step; rows 0 .. tokens - 1 of scratch.x hold their residual stream
-    POSITION      position of the first of them; KEYS and VALUES before it are in the cache
+    TOKENS        tokens in this step, of all texts; rows 0 .. tokens - 1 of scratch.x hold their residual stream
+    TEXTS         texts that they are of: s.texts and s.positions say which is whose, s.tables where each one's cache lies
     FIRST_LAYER, LAST_LAYER   layers first <= l < last
     WANTED        after the last layer, logits of so many tokens, which s.wanted lists (control.Wanted)
 """
@@ -38,7 +38,7 @@ from .arrays import (
 from .barrier import barrier, next_step
 from .base3 import base3_matvec, base3_matvec_chosen
 from .columns import BLOCK, find_active, matvec_by_columns
-from .control import ASLEEP, DONE, FIRST_LAYER, LAST_LAYER, POSITION, STEP, STOP, TOKENS, WANTED
+from .control import ASLEEP, CREW, DONE, FIRST_LAYER, LAST_LAYER, STEP, STOP, TEXTS, TOKENS, WANTED
 from .dense import head_matvec
 from .dense_rows import head_rows
 from .folds import perhaps_fold
@@ -250,7 +250,7 @@ def down_by_columns(z, w, s, layer, thread, threads):  # type: ignore[no-untyped
 
 
 @inlined
-def run_layer(z, w, cache, s, layer, tokens, position, thread, threads, control):  # type: ignore[no-untyped-def]
+def run_layer(z, w, cache, s, layer, tokens, texts, thread, threads, control):  # type: ignore[no-untyped-def]
     """This thread's part of one layer: s.x, the residual stream, before -> after.
 
     Five barriers, and four more with many tokens; one more for one token where threads share a KV head.
@@ -274,8 +274,10 @@ def run_layer(z, w, cache, s, layer, tokens, position, thread, threads, control)
     barrier(control, threads)
     if at[Q_HEAD_NORM] >= 0:
         norm_heads(z, w, at[Q_HEAD_NORM], at[K_HEAD_NORM], s, tokens, thread, threads, control)
-    attention(z, w, cache, s, layer, tokens, position, thread, threads, control)
+    attention(z, w, cache, s, layer, tokens, texts, thread, threads, control)
     barrier(control, threads)
+    if thread == 0:
+        s.turn[0] = 0
     prepare(s.mixed, inner, w, layer, O, at[ATTENTION_SUB_NORM], NONE, eps, z.codes_o, z.kept, turned, s, tokens, thread, threads, control)
     straight = at[ATTENTION_OUT_NORM] < 0
     project(w, s, layer, O, inner, z.hidden, s.x if straight else s.branch, START, straight, tokens, thread, threads)
@@ -346,9 +348,9 @@ def wanted_logits(head_groups, z, w, s, wanted, thread, threads, control):  # ty
 def run_step(z, w, cache, s, control, thread, threads):  # type: ignore[no-untyped-def]
     """This thread's part of the step that `control` describes. z, w, cache, s: Sizes, Weights, Cache, Scratch (arrays.py)."""
     # All of it now: after the last barrier the caller may already write the next step's.
-    tokens, position, wanted = control[TOKENS], control[POSITION], control[WANTED]
+    tokens, texts, wanted = control[TOKENS], control[TEXTS], control[WANTED]
     for layer in range(control[FIRST_LAYER], control[LAST_LAYER]):
-        run_layer(z, w, cache, s, layer, tokens, position, thread, threads, control)
+        run_layer(z, w, cache, s, layer, tokens, texts, thread, threads, control)
     if wanted > 0:
         wanted_logits(w.head_groups, z, w, s, wanted, thread, threads, control)
         barrier(control, threads)
@@ -359,6 +361,7 @@ def serve(frame, thread, threads, done, slept):  # type: ignore[no-untyped-def]
     """Thread 0: its part of the announced step, once. Others: steps as they are announced, until none comes for a while; returns the last
     one done, or STOP.
 
+    threads: how many take part, for thread 0; others read it from the step's word.
     slept: whether this thread has slept in Python since its last call, and so still counts as asleep.
     One function for both, and what only it calls is copied into it: a function's code is compiled again in each that calls it.
     """
@@ -371,12 +374,14 @@ def serve(frame, thread, threads, done, slept):  # type: ignore[no-untyped-def]
     if slept:
         atomic_add(control, ASLEEP + thread, -1)
     while True:
-        step = done
+        step, active = done, threads
         if thread > 0:
             step = next_step(control, thread, done)
             if step in (done, STOP):
                 return step
-        run_step(z, w, cache, s, control, thread, threads)
+            active = step % CREW
+        if thread < active:
+            run_step(z, w, cache, s, control, thread, active)
         if thread == 0:
             control[DONE] = control[STEP]
             return done

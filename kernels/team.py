@@ -2,10 +2,12 @@
 
 The caller's thread is number 0; the others spin inside `serve` between the steps of a token stream and sleep on a semaphore when none
 comes for about 2 ms. Compared with Numba's parallel loops this needs no OpenMP or TBB on the machine, starts a region in a tenth of the
-time, survives several callers and fork, and compiles in a fraction of the time (docs/log.md has the numbers).
+time, survives several callers and fork, and compiles in a fraction of the time (docs/log.md has the numbers). Not all of them take part in
+every step: crew.py says how many.
 """
 
 import threading
+import time
 from collections.abc import Sequence
 from functools import partial
 from typing import NamedTuple
@@ -15,7 +17,8 @@ from numpy.typing import NDArray
 
 from . import isa
 from .arrays import Scratch, Sizes, Weights
-from .control import DONE, FIRST_LAYER, LAST_LAYER, MAX_THREADS, POSITION, STEP, STOP, TOKENS, WANTED, Shared, Wanted, new_control
+from .control import CREW, DONE, FIRST_LAYER, LAST_LAYER, MAX_THREADS, STEP, STOP, TEXTS, TOKENS, WANTED, Shared, Text, Wanted, new_control
+from .crew import Crew
 from .frame import Frame
 from .kv_cache import AnyCache
 from .native import Call, Entry
@@ -41,6 +44,7 @@ class Team:
             raise ValueError(f"threads must be 1 to {MAX_THREADS}, not {threads}")
         self._naive = isa.chosen() == isa.NAIVE
         self._threads = 1 if self._naive else threads
+        self.crew = Crew(self._threads)
         self._control = new_control()
         self._arrays = Step(sizes, weights, cache, scratch, self._control)
         self._serve: Call = int  # until it is started
@@ -59,31 +63,44 @@ class Team:
                 self._wake[number].acquire()
                 slept = True
 
-    def _announce(self, step: int) -> None:
-        if self._threads > 1 and self._announce_step(step):
-            for number in range(1, self._threads):
+    def _announce(self, step: int, threads: int) -> None:
+        if self._threads > 1 and self._announce_step(step, threads):
+            for number in range(1, threads):
                 self._wake[number].release()
 
-    def run(self, tokens: int, position: int, first_layer: int, last_layer: int, wanted: Sequence[Wanted] = ()) -> None:
+    def run(self, texts: Sequence[Text], first_layer: int, last_layer: int, wanted: Sequence[Wanted] = ()) -> None:
         """One step (see step.py); returns when it is done. `top` of what is wanted needs the planes of the head (arrays.Planes) built.
 
-        On Ctrl-C the step is finished first: the team is always whole.
+        texts: in the order of their rows; scratch.tables has their pages. On Ctrl-C the step is finished first: the team is always whole.
         """
         if first_layer >= last_layer and not wanted:
             return  # nothing to do, and no barrier after which no thread reads this step's parameters any more
         with self._lock:
             self._compile_and_start()
-            c = self._control
-            c[TOKENS], c[POSITION], c[FIRST_LAYER], c[LAST_LAYER], c[WANTED] = tokens, position, first_layer, last_layer, len(wanted)
+            c, s = self._control, self._arrays.scratch
+            tokens = texts[-1].row + texts[-1].tokens
+            c[TOKENS], c[TEXTS], c[FIRST_LAYER], c[LAST_LAYER], c[WANTED] = tokens, len(texts), first_layer, last_layer, len(wanted)
+            for number, text in enumerate(texts):
+                row, count, position = text
+                s.texts[number] = text
+                if count == 1:  # a microsecond, where slices take five
+                    s.positions[row, 0], s.positions[row, 1] = position, number
+                else:
+                    s.positions[row : row + count, 0] = np.arange(position, position + count)
+                    s.positions[row : row + count, 1] = number
             for i, asked in enumerate(wanted):
-                self._arrays.scratch.wanted[i] = asked
+                s.wanted[i] = asked
+            active = self.crew.active
             self._step += 1
+            start = time.perf_counter()
             try:
-                self._announce(self._step)
-                self._serve(0, self._threads, 0, False)
+                self._announce(self._step * CREW + active, active)
+                self._serve(0, active, 0, False)
             except KeyboardInterrupt:
-                self._finish()
+                self._finish(active)
                 raise
+            if self._threads > 1 and last_layer > first_layer:
+                self.crew.took(tokens, tokens * (last_layer - first_layer), start, time.perf_counter())
 
     def start(self) -> None:
         """Compile the kernels, or load them from the cache, and start the threads. `run` does so by itself; this says when."""
@@ -101,7 +118,7 @@ class Team:
             return
         self._serve = _SERVE.over(Frame(self._arrays), 4)
         if self._threads > 1:
-            self._announce_step = _ANNOUNCE.over(Frame(Shared(self._control)), 1)
+            self._announce_step = _ANNOUNCE.over(Frame(Shared(self._control)), 2)
         self._control[:], self._step = 0, 0
         self._started = True
         for number in range(1, self._threads):
@@ -109,13 +126,14 @@ class Team:
             worker.start()
             self._workers.append(worker)
 
-    def _finish(self) -> None:
+    def _finish(self, active: int) -> None:
         """The exception came from Python between two calls: do what was left undone, however often it is interrupted again."""
-        while self._threads > 1 and self._control[DONE] != self._step and self._control[STEP] == self._step:
+        word = self._step * CREW + active
+        while self._threads > 1 and self._control[DONE] != word and self._control[STEP] == word:
             try:
-                for semaphore in self._wake[1:]:
+                for semaphore in self._wake[1:active]:
                     semaphore.release()
-                self._serve(0, self._threads, 0, False)
+                self._serve(0, active, 0, False)
             except KeyboardInterrupt:
                 continue
 
@@ -123,7 +141,7 @@ class Team:
         """End the worker threads; the team can be used again afterwards."""
         with self._lock:
             if self._workers:
-                self._announce(STOP)
+                self._announce(STOP, self._threads)
                 for worker in self._workers:
                     worker.join()
                 self._workers.clear()

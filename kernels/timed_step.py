@@ -103,9 +103,9 @@ def _timed_project(w, s, layer, which, cols, rows, out, place, accumulate, token
 
 
 @inlined
-def _timed_append(z, w, cache, s, layer, kv, t, position, scratch):  # type: ignore[no-untyped-def]
+def _timed_append(z, w, cache, s, layer, kv, row, scratch):  # type: ignore[no-untyped-def]
     lap(s.laps, ATTENTION)
-    _append(z, w, cache, s, layer, kv, t, position, scratch)
+    _append(z, w, cache, s, layer, kv, row, scratch)
     lap(s.laps, STORE)
 
 
@@ -113,8 +113,8 @@ _attention = _bound(heads.attention, inlined, append_to_cache=_timed_append, bar
 
 
 @inlined
-def _timed_attention(z, w, cache, s, layer, tokens, position, thread, threads, both):  # type: ignore[no-untyped-def]
-    _attention(z, w, cache, s, layer, tokens, position, thread, threads, both)
+def _timed_attention(z, w, cache, s, layer, tokens, texts, thread, threads, both):  # type: ignore[no-untyped-def]
+    _attention(z, w, cache, s, layer, tokens, texts, thread, threads, both)
     lap(s.laps, ATTENTION)
 
 
@@ -150,11 +150,11 @@ _after_head = _barrier_after(HEAD)
 
 
 @kernel
-def timed_steps(z, w, cache, s, control, states, position, wanted, steps, thread, threads):  # type: ignore[no-untyped-def]
-    """This thread's part of `steps` steps through all layers and the head, each of `tokens` tokens from `position` on.
+def timed_steps(z, w, cache, s, control, states, texts, wanted, steps, thread, threads):  # type: ignore[no-untyped-def]
+    """This thread's part of `steps` steps through all layers and the head, each of so many tokens as `states` have.
 
-    s: TimedScratch, of which s.wanted lists `wanted` logits; states: (inputs, tokens, hidden) float32, what the layers begin with, in turn.
-    Returns the clock's ticks meanwhile.
+    s: TimedScratch, of which s.texts lists `texts` texts, and s.wanted `wanted` logits; states: (inputs, tokens, hidden) float32, what the
+    layers begin with, in turn. Returns the clock's ticks meanwhile.
     """
     total, tokens, both = 0, states.shape[1], (control, s.laps)
     for number in range(steps):
@@ -167,7 +167,7 @@ def timed_steps(z, w, cache, s, control, states, position, wanted, steps, thread
         begin = clock()
         s.laps[LAST] = begin
         for layer in range(z.layers):
-            _run_layer(z, w, cache, s, layer, tokens, position, thread, threads, both)
+            _run_layer(z, w, cache, s, layer, tokens, texts, thread, threads, both)
         _wanted_logits(w.head_groups, z, w, s, wanted, thread, threads, both)
         _after_head(both, threads)
         total += clock() - begin

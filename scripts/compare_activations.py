@@ -47,6 +47,7 @@ def model(folder: Path, shape: str, activation: str) -> Path:
 def zeros(decoder: Any, ids: list[int]) -> dict[str, float]:
     """Share of zeros among the inputs of q, k, v, of o, of `up` (with those that no open gate asks for) and of `down`, layer by layer."""
     from bitnet_kernels import arrays
+    from bitnet_kernels.control import Text
     from bitnet_kernels.naive import inputs, norm, quantise
 
     c, w, s, z = decoder.engine.config, decoder.engine.arrays.weights, decoder.engine.arrays.scratch, decoder.engine.arrays.sizes
@@ -57,7 +58,7 @@ def zeros(decoder: Any, ids: list[int]) -> dict[str, float]:
         at = w.norm_offsets[layer]
         codes = quantise.quantise(norm.rms_norm(s.x[:1], w.norms[at[arrays.ATTENTION_NORM] :][: c.hidden], c.norm_eps), z.codes)[0]
         before = s.counts.sum(0)
-        decoder.engine.team.run(1, decoder.position - 1, layer, layer + 1)
+        decoder.engine.team.run([Text(0, 1, decoder.position - 1)], layer, layer + 1)
         rows, skipped = s.counts.sum(0) - before
         mixed = norm.rms_norm(s.mixed[:1], w.norms[at[arrays.ATTENTION_SUB_NORM] :][: c.inner], c.norm_eps)
         mixed = inputs.keep_largest(mixed, z.kept) if z.kept else mixed

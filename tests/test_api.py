@@ -124,6 +124,44 @@ def test_a_closed_model() -> None:
         model.logits(PROMPT)
 
 
+def test_many_texts_at_once(model: Model) -> None:
+    prompts = [PROMPT, "In the beginning", PROMPT, "Blessed are the"]
+    texts = model.generate_many(prompts, max_tokens=12, seed=4, stop=["\n"])
+    for number, (prompt, text) in enumerate(zip(prompts, texts, strict=True)):
+        alone = model.generate(prompt, max_tokens=12, seed=4 + number, stop=["\n"])
+        assert text.text == "".join(alone) and text.ids == alone.ids and text.seed == 4 + number
+        assert text.timings.new_tokens == alone.timings.new_tokens
+    assert len({text.text for text in texts}) == 4
+    assert model.generate_many([]) == []
+    with pytest.raises(UsageError, match="do not fit"):
+        model.generate_many([PROMPT, [1] * 5000])
+
+
+def test_score(model: Model) -> None:
+    """Log-probabilities of given texts are those of the logits, also where the context is known already."""
+    texts = [" unto David", " unto the people, and all", " xylophone"]
+    scores = model.score(PROMPT, texts)
+    count = len(model.tokenize(PROMPT))
+    for text, one in zip(texts, scores, strict=True):
+        ids = model.tokenize(PROMPT + text)
+        logits = model.logits(ids, every=True).astype(np.float64)
+        logits[:, model._open().engine.silent] = -np.inf
+        expected = logits - np.log(np.exp(logits).sum(1))[:, None]
+        values = [expected[i - 1, ids[i]] for i in range(count, len(ids))]
+        assert one.logprobs.tolist() == pytest.approx(values, abs=1e-5)
+        assert one.greedy == all(int(expected[i - 1].argmax()) == ids[i] for i in range(count, len(ids)))
+    assert scores[0].logprobs.sum() > scores[2].logprobs.sum()
+    assert (
+        model.score(model.tokenize(PROMPT), [model.tokenize(PROMPT + texts[0])[count:]])[0].logprobs.tolist() == scores[0].logprobs.tolist()
+    )
+    likeliest = model.generate(PROMPT, max_tokens=3, temperature=0)
+    list(likeliest)
+    assert model.score(model.tokenize(PROMPT), [likeliest.ids])[0].greedy
+    assert model.score(PROMPT, [""])[0].logprobs.tolist() == []
+    with pytest.raises(UsageError, match="context without tokens"):
+        model.score([], ["a"])
+
+
 def test_what_cannot_be_asked(model: Model, tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="no such model"):
         load("a-name-that-nobody-has")

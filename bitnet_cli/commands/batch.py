@@ -10,6 +10,7 @@ from bitnet_cli.commands.opening import Options, find_model, open_model
 from bitnet_cli.commands.reporting import Reporter, say
 from bitnet_cli.errors import BitnetError, UsageError
 from bitnet_cli.gguf_file.split_names import model_name
+from bitnet_cli.model.checks import DEFAULT_CONTEXT
 
 
 class Running(NamedTuple):
@@ -39,7 +40,8 @@ def batch(source: Path, target: Path, model: str | None, running: Running, *, qu
         before = len(output.done)
         if before:
             report.note(f"{target} has {before} answers already")
-        opened = open_model(model, Options(running.ctx_size, running.threads, running.cache_type), quiet)
+        together = running.parallel * (running.ctx_size or DEFAULT_CONTEXT)
+        opened = open_model(model, Options(running.ctx_size, running.threads, running.cache_type, cache_tokens=together), quiet)
         served = Served(model_name(find_model(model)), opened.path, 0, Worker(opened, running.parallel))
         with report.counting("answering", "requests") as progress:
             told = (lambda done: progress(done, total)) if progress else (lambda _: None)

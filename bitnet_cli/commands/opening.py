@@ -10,6 +10,7 @@ from bitnet_cli.commands.reporting import Reporter, byte_size, say
 from bitnet_cli.embedded import DEFAULT_MODEL, EMBEDDED
 from bitnet_cli.errors import printable
 from bitnet_cli.machine.terminal import unechoed
+from bitnet_cli.machine.threads import physical_cores
 from bitnet_cli.model import opening
 from bitnet_cli.model.names import NotHereError, find
 from bitnet_cli.model.opening import OpenModel, Options
@@ -74,11 +75,19 @@ def _ask(question: str, missing: NotHereError) -> None:
         raise missing
 
 
+def warn_of_threads(reporter: Reporter, threads: int) -> None:
+    """Say so where more threads are asked for than can run at once."""
+    cores = physical_cores()
+    if threads > cores:
+        reporter.warn(f"-t {threads}: this process may use {cores} core{'s' * (cores > 1)}; more threads wait for each other")
+
+
 def open_model(model: str | None, options: Options, quiet: bool) -> OpenModel:
     """Open a model (None: the embedded one) ready to run, and say on stderr what the user should know. Close its scheduler after use."""
     if model is None and not quiet:
         about = f"the embedded model {DEFAULT_MODEL} ({EMBEDDED[DEFAULT_MODEL].description})"
         say(f"bitnet: using {about}; choose another with -m MODEL")
+    warn_of_threads(Reporter(quiet), options.threads)
     path = find_model(model)
     with unechoed(), Reporter(quiet).working(f"loading {printable(path.name)}"):
         opened = opening.open_model(path, options)

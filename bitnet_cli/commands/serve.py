@@ -16,7 +16,7 @@ from bitnet_cli.errors import BadFileError, UsageError, printable
 from bitnet_cli.gguf_file.reader import open_gguf
 from bitnet_cli.gguf_file.split_names import model_name
 from bitnet_cli.model import opening
-from bitnet_cli.model.checks import check_text
+from bitnet_cli.model.checks import DEFAULT_CONTEXT, check_text
 from bitnet_cli.model.config import read_config
 from bitnet_cli.model.opening import OpenModel, Options
 
@@ -141,7 +141,8 @@ def served_of(models: Sequence[str], aliases: Sequence[str]) -> list[Served]:
 
 def loader(running: Running) -> Load:
     """What opens a model and makes it ready."""
-    options = Options(running.ctx_size, running.threads, running.cache_type)
+    context = running.ctx_size or DEFAULT_CONTEXT
+    options = Options(running.ctx_size, running.threads, running.cache_type, cache_tokens=running.parallel * context)
 
     def load(path: Path) -> OpenModel:
         opened = opening.open_model(path, options, embeds=True)

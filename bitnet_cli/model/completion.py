@@ -43,6 +43,7 @@ class Request:
 class Completion(Iterator[str]):
     """The text that follows `prompt`; iterate over it for its pieces.
 
+    text       all pieces so far
     ids        the new tokens so far; those of a stop string are among them
     logprobs   one for each of `ids`, if wanted
     timings    tokens and seconds; `finish`: why the text ended, `stop` or `length`
@@ -58,15 +59,25 @@ class Completion(Iterator[str]):
         self._sampler = Sampler(sampling, never=ends if r.ignore_eos else ())
         self.sampling, self.seed = sampling, self._sampler.seed
         self.ids: list[int] = []
-        self.logprobs: list[TokenLogprob] = []
+        self._logprobs: list[TokenLogprob] = []
+        self._said: list[str] = []
         self.timings = Timings()
         self._stops = StopStrings(r.stop)
         form = constraint(opened.tokenizer, r.grammar, ends, endless=r.ignore_eos)
-        plan = Plan(r.limit, ends, r.draft, progress, watch(self.logprobs, r.logprobs), form, opened.engine.silent)
+        plan = Plan(r.limit, ends, r.draft, progress, watch(self._logprobs, r.logprobs), form, opened.engine.silent)
         tokens = generate(opened.scheduler, prompt, self._sampler, plan, self.timings)
         decoder = IncrementalDecoder(opened.tokenizer, skip_special=not r.special, at_start=False)
         # Not a method: a generator that holds this object would make a circle, and a text that nobody holds any more would not be closed.
-        self._pieces = _pieces(tokens, decoder, self.ids, self._stops, self.timings)
+        self._pieces = _pieces(tokens, decoder, self.ids, self._stops, self.timings, self._said)
+
+    @property
+    def text(self) -> str:
+        """All pieces so far."""
+        return "".join(self._said)
+
+    @property
+    def logprobs(self) -> list[TokenLogprob]:
+        return self._logprobs[: len(self.ids)]  # a step may have chosen more tokens than were asked for
 
     @property
     def stopped_by(self) -> str | None:
@@ -86,17 +97,19 @@ def watch(found: list[TokenLogprob], count: int | None) -> Watch | None:
 
 
 def _pieces(
-    tokens: Iterator[int], decoded: IncrementalDecoder, ids: list[int], stops: StopStrings, timings: Timings
+    tokens: Iterator[int], decoded: IncrementalDecoder, ids: list[int], stops: StopStrings, timings: Timings, said: list[str]
 ) -> Generator[str, None, None]:
     for token in tokens:
         ids.append(token)
         if piece := stops.push(decoded.push(token)):
+            said.append(piece)
             yield piece
         if stops.found is not None:
-            timings.finish = "stop"
+            timings.finish, timings.new_tokens = "stop", len(ids)
             return
     piece = stops.push(decoded.finish()) + stops.finish()
     if stops.found is not None:
         timings.finish = "stop"
     if piece:
+        said.append(piece)
         yield piece

@@ -7,13 +7,14 @@ module allocates what they need, once.
 """
 
 import os
+import sys
 import weakref
 from collections.abc import Sequence as Ids
 from typing import Any, NamedTuple
 
 import numpy as np
 from bitnet_kernels import arrays, kv_cache
-from bitnet_kernels.control import MAX_THREADS, Wanted
+from bitnet_kernels.control import MAX_THREADS, Text, Wanted
 from bitnet_kernels.naive import norm
 from bitnet_kernels.team import Team
 from numpy.typing import NDArray
@@ -23,8 +24,10 @@ from bitnet_cli.errors import UsageError
 from bitnet_cli.gguf_file.dequantise import rows_as_float32
 from bitnet_cli.gguf_file.reader import GGUFFile
 from bitnet_cli.gguf_file.types import row_bytes
+from bitnet_cli.machine.memory import available_bytes
 from bitnet_cli.model import base3_rows
 from bitnet_cli.model.checks import DEFAULT_CONTEXT, check_model, own_bytes, require_memory
+from bitnet_cli.model.config import ModelConfig
 from bitnet_cli.model.derived import Derived
 from bitnet_cli.model.folds import embedding_fold
 from bitnet_cli.model.pages import Pages
@@ -34,6 +37,7 @@ from bitnet_cli.text.vocabulary import silent_ids
 
 QUERY_TYPES = {"f32": None, "q4": 4}  # bits of arrays.Sizes
 CHUNK = 128  # tokens: enough to use each unpacked weight many times, few enough that their activations stay in the L2 cache
+PAGE = kv_cache.BLOCK  # positions: attention takes as many at once, and reads them where they lie
 WORK_A_CALL = 4e9  # multiply-adds between two chances for Ctrl-C: under 100 ms where two cores do 50e9 a second
 
 
@@ -77,6 +81,8 @@ class Engine:
         weight_bits: str = "auto",
         activations: str = "auto",
         query_type: str = "f32",
+        cache_tokens: int = 0,
+        page: int = 0,
     ):
         """context: 0 takes 2048, or the model's if smaller; cache_type: of the KV cache, `f32`, `f16`, `q8`, `q4` or `q3`.
 
@@ -86,26 +92,26 @@ class Engine:
 
         query_type: of attention's queries, `f32` or `q4`: rounded to 4 bits after RoPE, as the cache type q4 does with keys.
 
+        cache_tokens: that the KV cache holds, of all texts together: a context at least, which is what 0 takes, and no more than half of
+        the free memory has room for.
+
+        page: positions of a page of the cache, a multiple of 16, and of PAGE or less than that; 0: PAGE, or a context where that is less.
+
         Raises BitnetError where the cache cannot fit in memory.
         """
         self.config = c = check_model(file)
         self.context = context or min(DEFAULT_CONTEXT, c.context)
-        if not 1 <= self.context <= c.context:
-            raise UsageError(f"context {self.context}: this model was trained for 1 to {c.context} tokens")
-        if not 1 <= threads <= MAX_THREADS:
-            raise UsageError(f"{threads} threads: expected 1 to {MAX_THREADS}")
-        if cache_type not in kv_cache.CACHE_TYPES:
-            *most, last = kv_cache.CACHE_TYPES
-            raise UsageError(f"cache type {cache_type}: expected {', '.join(most)} or {last}")
-        if query_type not in QUERY_TYPES:
-            raise UsageError(f"query type {query_type}: expected {' or '.join(QUERY_TYPES)}")
+        _require_possible(c, self.context, threads, cache_type, query_type)
         self.cache_type, self.threads = cache_type, threads
         self.scheme = scheme_for(c.trained_scheme, activations, c.activation == "relu2", str(file.path))
         self.note = post_hoc_note(c.trained_scheme, self.scheme)
+        size = page or min(PAGE, kv_cache.rounded(self.context, 16))
+        each = -(-self.context // size)
+        count = max(each, min(-(-cache_tokens // size), self._pages_that_fit(size)))
         require_memory(c, self.context, cache_type, own_bytes(file, c))
         self.silent = np.array(silent_ids(file.metadata, str(file.path), c.vocab), np.int64)
         cos, sin = rope_tables(file, c, self.context)
-        sizes = sizes_of(file, c, self.scheme, QUERY_TYPES[query_type])
+        sizes = sizes_of(file, c, self.scheme, QUERY_TYPES[query_type])._replace(page=size)
         weights = load_weights(file, c, cos, sin, self.silent, threads)
         groups = weights.groups or weights.head_groups
         if c.float_activations is not False if len(weights.part_at) else groups and c.float_activations:
@@ -115,17 +121,28 @@ class Engine:
         self.head_note = head_note(file)
         self._embedding_fold = embedding_fold(file, c)
         self.head_bytes = weights.head.size if self.head_note or weights.head_groups else head_info(file).nbytes
-        self.batch = min(CHUNK, self.context)
-        self.pages = Pages(self.context, 1)
-        cache = kv_cache.new_cache(c.layers, c.kv_heads, c.head_dim, self.context, cache_type)
+        self.batch = CHUNK if count > each else min(CHUNK, self.context)
+        self.pages = Pages(size, count)
+        spare = threads if size < PAGE and each > 1 else 0
+        cache = kv_cache.new_cache(c.layers, c.kv_heads, c.head_dim, size, cache_type, count, spare)
         scratch = arrays.new_scratch(sizes, self.batch, self.context, threads, groups)
+        self._open_head(file, weights)
+        self.arrays = Arrays(sizes, weights, cache, scratch)
+        self.derived = Derived(sizes, weights, base3, scratch, threads, str(file.path))
+        self.team = Team(*self.arrays, threads)
+
+    def _open_head(self, file: GGUFFile, weights: arrays.Weights) -> None:
+        """Single rows of the head are read from its file, where a search needs few of them."""
         descriptor = file.descriptor(head_info(file)) if len(weights.planes.scales) and os.name != "nt" else None
         if descriptor is not None:
             weights.head_file[0] = descriptor
             weakref.finalize(self, os.close, descriptor)
-        self.arrays = Arrays(sizes, weights, cache, scratch)
-        self.derived = Derived(sizes, weights, base3, scratch, threads, str(file.path))
-        self.team = Team(*self.arrays, threads)
+
+    def _pages_that_fit(self, size: int) -> int:
+        """Pages of the KV cache that half of the free memory has room for."""
+        c, free = self.config, available_bytes()
+        page = kv_cache.cache_bytes(self.cache_type, c.layers, c.kv_heads, c.head_dim, size)
+        return free // 2 // page if free is not None else sys.maxsize
 
     def start(self) -> None:
         """Compile the kernels (seconds, once on a machine) or load them (a third of a second), and start the threads."""
@@ -139,7 +156,7 @@ class Engine:
     def cache_bytes(self) -> int:
         """Bytes of the KV cache when full."""
         c = self.config
-        return kv_cache.cache_bytes(self.cache_type, c.layers, c.kv_heads, c.head_dim, self.context)
+        return kv_cache.cache_bytes(self.cache_type, c.layers, c.kv_heads, c.head_dim, self.pages.size, self.pages.count)
 
     def check(self, ids: Ids[int], position: int = 0) -> None:
         """UsageError: tokens that cannot follow `position` others: none, one outside the vocabulary, or more than the context holds."""
@@ -156,27 +173,49 @@ class Engine:
         Logits: (len(wanted), vocab) float32, those that the text would get alone, to the bit. States: (len(wanted), hidden) float32.
         Whatever ends a step early, sequences hold what they held before. NoPagesError: there is no room (Sequence.reserve).
         """
-        (row,) = rows
-        count = len(row.ids)
+        count = sum(len(row.ids) for row in rows)
         if count > self.batch:
             raise ValueError(f"{count} tokens in one step, expected at most {self.batch}")
-        row.sequence.reserve(count)
+        for row in rows:
+            row.sequence.reserve(len(row.ids))
         if count == 1:
             self.derived.before_decode()
-        self.embedding_rows(row.ids, self.arrays.scratch.x)
-        wanted = [] if row.states else self.wanted(row.wanted, row.top)
-        c, position = self.config, row.sequence.position
+        self.embedding_rows([token for row in rows for token in row.ids], self.arrays.scratch.x)
+        texts, wanted, first = list[Text](), list[Wanted](), 0
+        for row in rows:
+            texts.append(self.text(len(texts), first, len(row.ids), row.sequence.position, row.sequence))
+            if not row.states:
+                wanted += self.wanted([first + i for i in row.wanted], row.top, len(wanted))
+            first += len(row.ids)
+        c = self.config
         layers = max(1, int(WORK_A_CALL * c.layers / (c.ternary_weights * count)))
-        for first in range(0, c.layers, layers):
-            last = min(first + layers, c.layers)
-            self.team.run(count, position, first, last, wanted if last == c.layers else ())
-        row.sequence.computed(row.ids)
-        return [self._states(row.wanted) if row.states else self.arrays.scratch.logits[: len(wanted)]]
+        for begin in range(0, c.layers, layers):
+            end = min(begin + layers, c.layers)
+            self.team.run(texts, begin, end, wanted if end == c.layers else ())
+        for row in rows:
+            row.sequence.computed(row.ids)
+        return self._found(rows, texts)
+
+    def _found(self, rows: Ids[Row], texts: Ids[Text]) -> list[NDArray[np.float32]]:
+        """What each row of a step wanted."""
+        found, place = [], 0
+        for row, text in zip(rows, texts, strict=True):
+            if row.states:
+                found.append(self._states([text.row + i for i in row.wanted]))
+            else:
+                found.append(self.arrays.scratch.logits[place : place + len(row.wanted)])
+                place += len(row.wanted)
+        return found
+
+    def text(self, number: int, row: int, tokens: int, position: int, sequence: Sequence) -> Text:
+        """Number `number` of a step's texts, for kernels: `tokens` of its tokens from `position` on are rows from `row` on."""
+        self.arrays.scratch.tables[number] = sequence.table
+        return Text(row, tokens, position)
 
     def all_logits(self, row: int, place: int) -> NDArray[np.float32]:
         """All logits of token `row` of the last step, in place of some that stand in `place` of what was wanted. (vocab,) float32."""
         layers = self.config.layers
-        self.team.run(row + 1, 0, layers, layers, [Wanted(row, 0, place)])
+        self.team.run([Text(0, row + 1, 0)], layers, layers, [Wanted(row, 0, place)])
         logits: NDArray[np.float32] = self.arrays.scratch.logits[place]
         return logits
 
@@ -204,13 +243,30 @@ class Engine:
 
     def page_parts(self, page: int, positions: int) -> list[NDArray[Any]]:
         """What a page of the KV cache holds of its first positions, as views: what is written there is what sequences read."""
-        del page  # there is one
-        lengths = {"keys": -(-positions // 16), "first_key": None, "first_value": None}  # keys lie in blocks of 16 positions
-        return [array[:, :, : lengths.get(name, positions)] for name, array in self.arrays.cache._asdict().items()]
+        size = self.pages.size
+        parts = []
+        for name, array in self.arrays.cache._asdict().items():
+            unit, count = (16, -(-positions // 16)) if name == "keys" else (1, positions)  # keys lie in blocks of 16 positions
+            first = page * (size // unit)
+            parts.append(array[:, :, page : page + 1] if name.startswith("first_") else array[:, :, first : first + count])
+        return parts
 
     def copy_page(self, source: int, target: int) -> None:
         """What one page of the KV cache holds, the other holds too."""
-        raise NotImplementedError(f"pages {source} and {target}: there is one")
+        for new, old in zip(self.page_parts(target, self.pages.size), self.page_parts(source, self.pages.size), strict=True):
+            new[:] = old
+
+
+def _require_possible(c: ModelConfig, context: int, threads: int, cache_type: str, query_type: str) -> None:
+    if not 1 <= context <= c.context:
+        raise UsageError(f"context {context}: this model was trained for 1 to {c.context} tokens")
+    if not 1 <= threads <= MAX_THREADS:
+        raise UsageError(f"{threads} threads: expected 1 to {MAX_THREADS}")
+    if cache_type not in kv_cache.CACHE_TYPES:
+        *most, last = kv_cache.CACHE_TYPES
+        raise UsageError(f"cache type {cache_type}: expected {', '.join(most)} or {last}")
+    if query_type not in QUERY_TYPES:
+        raise UsageError(f"query type {query_type}: expected {' or '.join(QUERY_TYPES)}")
 
 
 class Arrays(NamedTuple):

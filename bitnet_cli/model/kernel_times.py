@@ -12,7 +12,6 @@ from numpy.typing import NDArray
 from bitnet_cli.errors import UnsupportedError
 from bitnet_cli.layer_table import PROJECTIONS
 from bitnet_cli.machine.threads import split
-from bitnet_cli.model.engine import Engine
 from bitnet_cli.model.sequence import Sequence
 from bitnet_cli.model.traffic import reset_counts
 
@@ -33,15 +32,15 @@ def require_timed_kernels() -> None:
 
 
 class KernelTimer:
-    """Times steps of an engine. The first pages of its cache are overwritten."""
+    """Times steps of one text, alone in its engine."""
 
-    def __init__(self, engine: Engine):
+    def __init__(self, sequence: Sequence):
         """Compiles (20 s, once on a machine) or loads what is called."""
         from bitnet_kernels.jit import interruptible
 
-        self._engine, self._control = engine, new_control()
+        self._sequence, self._engine, self._control = sequence, sequence.engine, new_control()
         with interruptible():
-            self._steps(engine.embedding_rows([0])[None], 0, [], 0, 0, 1, np.zeros(16, np.int64))
+            self._steps(self._engine.embedding_rows([0])[None], 0, [], 0, 0, 1, np.zeros(16, np.int64))
 
     def _steps(
         self, states: NDArray[np.float32], position: int, wanted: list[Wanted], steps: int, thread: int, threads: int, laps: object
@@ -50,8 +49,11 @@ class KernelTimer:
 
         sizes, weights, cache, scratch = self._engine.arrays
         timed = TimedScratch(*scratch, laps)
+        tokens = states.shape[1]
+        scratch.texts[0] = self._engine.text(0, 0, tokens, position, self._sequence)
+        scratch.positions[:tokens, 0], scratch.positions[:tokens, 1] = range(position, position + tokens), 0
         scratch.wanted[: len(wanted)] = np.array(wanted, np.int64).reshape(-1, len(Wanted._fields))
-        return int(timed_steps(sizes, weights, cache, timed, self._control, states, position, len(wanted), steps, thread, threads))
+        return int(timed_steps(sizes, weights, cache, timed, self._control, states, 1, len(wanted), steps, thread, threads))
 
     def _round(self, states: NDArray[np.float32], position: int, wanted: list[Wanted], steps: int) -> NDArray[np.float64]:
         """Seconds of a step: of each kernel, the mean of all threads; their sum is the step."""
@@ -79,6 +81,7 @@ class KernelTimer:
         on is overwritten, and what is read is counted, as if the tokens were fed.
         """
         d = self._engine
+        self._sequence.reserve(max(position + len(inputs[0]) - self._sequence.position, 0))
         states, wanted, steps = np.stack([d.embedding_rows(ids) for ids in inputs]), d.wanted([len(inputs[0]) - 1], top), len(inputs)
         step = float(self._round(states, position, wanted, steps).sum())
         reset_counts(d)
@@ -102,7 +105,7 @@ def time_part(sequence: Sequence, tokens: int, position: int, layers: int, logit
     states = engine.arrays.scratch.x[:tokens]
     before, wanted = states.copy(), engine.wanted(range(tokens - logits, tokens), top)
     start = time.perf_counter()
-    engine.team.run(tokens, position, 0, layers, wanted)
+    engine.team.run([engine.text(0, 0, tokens, position, sequence)], 0, layers, wanted)
     seconds = time.perf_counter() - start
     states[:] = before
     return seconds

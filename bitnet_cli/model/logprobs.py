@@ -4,6 +4,7 @@ Probabilities are of the tokens that there are: a row of the head that stands fo
 """
 
 import math
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -28,3 +29,22 @@ def token_logprob(logits: NDArray[np.float32], token: int, count: int) -> TokenL
     likeliest = likeliest[np.lexsort((likeliest, -values[likeliest]))]
     top = tuple((int(i), float(values[i]) - total) for i in likeliest)
     return TokenLogprob(token, float(values[token]) - total, top)
+
+
+def target_logprobs(
+    logits: NDArray[np.float32], targets: Sequence[int], silent: NDArray[np.int64]
+) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
+    """log softmax(logits)[target] of each row, and whether it is the largest. logits: (tokens, vocab) float32; silent: ids without a share.
+
+    Row by row, in float32 but for the sum: a copy of all in float64 takes ten times as long.
+    """
+    found, largest = np.empty(len(targets)), np.empty(len(targets), np.bool_)
+    for i, target in enumerate(targets):
+        row = logits[i]
+        if len(silent):
+            row = row.copy()
+            row[silent] = -np.inf
+        top = row.max()
+        found[i] = float(row[target]) - float(top) - math.log(float(np.exp(row - top).sum(dtype=np.float64)))
+        largest[i] = row[target] == top
+    return found, largest

@@ -28,10 +28,11 @@ class Options:
     activations: str = "auto"
     query_type: str = "f32"
     mapped: bool = True
+    cache_tokens: int = 0
 
     def __post_init__(self) -> None:
-        if self.threads < 0 or self.context < 0:
-            raise UsageError("threads (-t) and context (-c) must be 0 or more")
+        if min(self.threads, self.context, self.cache_tokens) < 0:
+            raise UsageError("threads (-t), context (-c) and cache_tokens must be 0 or more")
 
 
 class OpenModel(NamedTuple):

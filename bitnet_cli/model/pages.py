@@ -18,9 +18,12 @@ class NoPagesError(Exception):
 
 
 class Page:
-    """number: which part of the cache's arrays; ids: tokens that are computed, from its first position on; users: texts that read it."""
+    """number: which part of the cache's arrays; ids: tokens that are computed, from its first position on; users: texts that read it.
 
-    __slots__ = ("children", "ids", "left", "number", "parent", "users")
+    writer: the only one of them that may add tokens, and only behind all that there are; others copy it first.
+    """
+
+    __slots__ = ("children", "ids", "left", "number", "parent", "users", "writer")
 
     def __init__(self, number: int, parent: "Page | None"):
         self.number, self.parent = number, parent
@@ -28,6 +31,7 @@ class Page:
         self.children: dict[int, list[Page]] = {}  # by their first token
         self.users = 0
         self.left = 0  # when the last user left
+        self.writer: object = None
 
 
 class Found(NamedTuple):
@@ -131,11 +135,13 @@ class Pages:
         del page.ids[length:]
 
     def _drop(self, page: Page) -> None:
+        if self._taken.get(page.number) is not page:
+            return  # with what it followed
         for child in list(_flat(page.children)):
             self._drop(child)
         self._unlink(page)
-        if self._taken.pop(page.number, None) is not None:
-            self._free.append(page.number)
+        del self._taken[page.number]
+        self._free.append(page.number)
 
     def _unlink(self, page: Page) -> None:
         if page.ids and page.parent is not None:

@@ -18,6 +18,7 @@ from bitnet_kernels.arrays import NO_ROWS
 from numpy.typing import NDArray
 
 from bitnet_cli.errors import BitnetError, UsageError
+from bitnet_cli.model.logprobs import target_logprobs
 from bitnet_cli.model.reading import Reading
 from bitnet_cli.model.scheduler import Scheduler
 
@@ -38,15 +39,6 @@ class Score:
     def error(self) -> float:
         """Standard error of the perplexity, to first order."""
         return self.perplexity * self.nats_error
-
-
-def token_nats(logits: NDArray[np.float32], targets: Sequence[int]) -> NDArray[np.float64]:
-    """-log softmax(logits)[target] of each row: (tokens, vocab) float32 and tokens ids -> (tokens,) float64."""
-    values = logits.astype(np.float64)
-    top = values.max(-1)
-    totals = np.log(np.exp(values - top[:, None]).sum(-1)) + top
-    nats: NDArray[np.float64] = totals - values[np.arange(len(targets)), np.asarray(targets)]
-    return nats
 
 
 def score(
@@ -76,10 +68,8 @@ def score(
         first = max(0, begin - (context - stride))
 
         def use(number: int, logits: NDArray[np.float32], first: int = first) -> None:
-            logits[:, silent] = -np.inf
-            for row in range(0, len(logits), 16):  # float64 copies of a few rows at a time
-                at = first + number + row + 1
-                nats.append(token_nats(logits[row : row + 16], ids[at : at + min(16, len(logits) - row)]))
+            at = first + number + 1
+            nats.append(-target_logprobs(logits, ids[at : at + len(logits)], silent)[0])
 
         before = len(nats)
         scheduler.finish([Reading(ids[first:end], use, begin - first)])

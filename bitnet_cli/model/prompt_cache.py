@@ -1,8 +1,9 @@
 """The KV cache of a prompt in a file, so that the next process need not compute it again.
 
     line 1   magic and version
-    line 2   JSON: the model's fingerprint, type of the cache, what computed it, number of tokens, shapes and types of the arrays
-    then     token ids, int32; the arrays of the cache (Engine.page_parts), row by row; all little-endian
+    line 2   JSON: the model's fingerprint, type of the cache, what computed it, number of tokens, positions of a page, shapes and types
+             of the first and of the last page's arrays
+    then     token ids, int32; the pages of the cache (Engine.page_parts), array by array, row by row; all little-endian
     last     SHA-256 of everything before, 32 bytes
 
 It says what the prompt was, so it is its owner's alone (0600). A file is written completely or not at all, and read only if all of it is as
@@ -25,10 +26,12 @@ from bitnet_cli import __version__
 from bitnet_cli.checkpoint.strict_json import open_regular
 from bitnet_cli.errors import BadFileError, BitnetError, UsageError
 from bitnet_cli.gguf_file.part_file import explain_write_errors, part_file
+from bitnet_cli.model.engine import Engine
 from bitnet_cli.model.opening import OpenModel
 from bitnet_cli.model.sequence import Sequence
 
-MAGIC = b"bitnet prompt cache 1\n"
+MAGIC = b"bitnet prompt cache 2\n"
+OLDER = (b"bitnet prompt cache 1\n",)
 LONGEST_HEADER = 1 << 16
 SAMPLES, SAMPLE = 1024, 4096  # pieces of the tensors' data that the fingerprint reads, and their bytes
 
@@ -52,34 +55,44 @@ def fingerprint(opened: OpenModel) -> str:
     return digest.hexdigest()
 
 
-def _rows(parts: list[NDArray[Any]]) -> Iterator[NDArray[Any]]:
+Parts = list[NDArray[Any]]  # of a page
+
+
+def _pages(engine: Engine, numbers: Ids[int], count: int) -> list[Parts]:
+    """Parts of each page of a text of `count` tokens."""
+    size = engine.pages.size
+    return [engine.page_parts(number, min(size, count - i * size)) for i, number in enumerate(numbers)]
+
+
+def _rows(pages: list[Parts]) -> Iterator[NDArray[Any]]:
     """Views of one KV head of one layer each."""
-    for part in parts:
-        for layer in part:
-            yield from layer
+    for parts in pages:
+        for part in parts:
+            for layer in part:
+                yield from layer
 
 
-def _header(opened: OpenModel, count: int, parts: list[NDArray[Any]]) -> dict[str, Any]:
-    shapes = [[part.dtype.str, list(part.shape)] for part in parts]
+def _header(opened: OpenModel, count: int, pages: list[Parts]) -> dict[str, Any]:
+    shapes = [[[part.dtype.str, list(part.shape)] for part in parts] for parts in (pages[0], pages[-1])]
     known = {"model": fingerprint(opened), "cache_type": opened.engine.cache_type, "scheme": opened.engine.scheme}
-    return known | {"by": [__version__, isa.chosen()], "tokens": count, "arrays": shapes}
+    return known | {"by": [__version__, isa.chosen()], "tokens": count, "page": opened.engine.pages.size, "arrays": shapes}
 
 
 def save(opened: OpenModel, tokens: Ids[int], path: Path) -> None:
     """Write a text that is computed. BitnetError where it is not any more, or the file cannot be written."""
-    (page,), count = opened.engine.pages.find(tokens)
+    found, count = opened.engine.pages.find(tokens)
     if count < len(tokens):
         raise BitnetError(f"{path}: the prompt is not in the KV cache any more")
-    parts = opened.engine.page_parts(page.number, count)
-    header = json.dumps(_header(opened, count, parts)).encode() + b"\n"
+    pages = _pages(opened.engine, [page.number for page in found], count)
+    header = json.dumps(_header(opened, count, pages)).encode() + b"\n"
     ids = np.array(tokens, "<i4")
-    size = len(MAGIC) + len(header) + ids.nbytes + sum(part.nbytes for part in parts) + 32
+    size = len(MAGIC) + len(header) + ids.nbytes + sum(part.nbytes for parts in pages for part in parts) + 32
     with part_file(path, size, mode=0o600) as part, explain_write_errors(path, size), part.open("wb") as file:
         digest = hashlib.sha256()
         for data in (MAGIC, header, ids.tobytes()):
             digest.update(data)
             file.write(data)
-        for row in _rows(parts):
+        for row in _rows(pages):
             data = np.ascontiguousarray(row).tobytes()
             digest.update(data)
             file.write(data)
@@ -101,9 +114,9 @@ def load(opened: OpenModel, path: Path) -> int:
             if len(ids) > engine.context:
                 raise UsageError(f"{path}: holds {len(ids)} tokens, the context has {engine.context}; use a larger -c")
             sequence.reserve(len(ids))
-            parts = engine.page_parts(int(sequence.table[0]), len(ids))
-            _compare(header, _header(opened, len(ids), parts), path)
-            for row in _rows(parts):
+            pages = _pages(engine, sequence.table[: -(-len(ids) // engine.pages.size)].tolist(), len(ids))
+            _compare(header, _header(opened, len(ids), pages), path)
+            for row in _rows(pages):
                 data = _read(file, path, row.nbytes, "the cache")
                 digest.update(data)
                 row[:] = np.frombuffer(data, row.dtype).reshape(row.shape)
@@ -126,6 +139,8 @@ def _read(file: BinaryIO, path: Path, size: int, what: str) -> bytes:
 
 def _read_header(file: BinaryIO, path: Path, digest: Any) -> dict[str, Any]:
     magic = file.read(len(MAGIC))
+    if magic in OLDER:
+        raise UsageError(f"{path}: was made with another version of bitnet; delete it or name another file")
     if magic != MAGIC:
         raise BadFileError(path, "first line", "is not that of a prompt cache of this version; delete the file or name another")
     line = file.readline(LONGEST_HEADER)
@@ -157,6 +172,7 @@ def _compare(found: dict[str, Any], expected: dict[str, Any], path: Path) -> Non
         "cache_type": f"--cache-type {found.get('cache_type')}",
         "scheme": "other --activations",
         "by": "another version of bitnet or another instruction set",
+        "page": "pages of another size",
         "arrays": "a cache of another shape",
     }
     for key, reason in reasons.items():

@@ -155,7 +155,7 @@ class Scheduler:
                 _fail(job, error)
                 if not isinstance(error, Exception):
                     raise
-            first, place = first + len(row.ids), place + len(row.wanted)
+            first, place = first + len(row.ids), place + (0 if row.states else len(row.wanted))
         self._dismiss()
         return True
 
@@ -178,6 +178,8 @@ class Scheduler:
                 continue
             self._running.append(job)
             budget -= self._add(job, budget, rows)
+            if job not in rows:
+                break  # it waits again
         return rows
 
     def _add(self, job: Job, budget: int, rows: dict[Job, Row]) -> int:
@@ -205,7 +207,7 @@ class Scheduler:
         pages = self.engine.pages
         needed = -(-(len(job.ids) + 1) // pages.size) + len(self._running)
         found = pages.find(job.ids, job.salt)
-        if needed - found.tokens // pages.size > pages.count - pages.used:
+        if needed - sum(page.users > 0 for page in found.pages) > pages.count - pages.used:
             return False
         alike = (common_prefix(job.ids, other.ids) for other in self._running if other.pending > 1 and other.salt == job.salt)
         return max(alike, default=0) <= found.tokens

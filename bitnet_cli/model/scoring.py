@@ -10,11 +10,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bitnet_cli.errors import BitnetError, UsageError
-from bitnet_cli.model.perplexity import token_nats
+from bitnet_cli.model.logprobs import target_logprobs
 from bitnet_cli.model.reading import Reading
 from bitnet_cli.model.scheduler import Job, Scheduler
-
-ROWS = 16  # of which float64 copies are made at once
 
 
 class Scored(NamedTuple):
@@ -42,12 +40,9 @@ def score_texts(
         ids = [*context, *text]
 
         def use(first: int, logits: NDArray[np.float32]) -> None:
-            logits[:, silent] = -np.inf
-            for at in range(0, len(logits), ROWS):
-                part = logits[at : at + ROWS]
-                targets = ids[first + at + 1 : first + at + 1 + len(part)]
-                rows[number].append(-token_nats(part, targets))
-                greedy[number] = greedy[number] and bool((part.argmax(-1) == targets).all())
+            found, likeliest = target_logprobs(logits, ids[first + 1 : first + 1 + len(logits)], silent)
+            rows[number].append(found)
+            greedy[number] = greedy[number] and bool(likeliest.all())
 
         return Reading(ids[:-1], use, len(context) - 1)
 

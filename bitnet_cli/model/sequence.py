@@ -58,13 +58,16 @@ class Sequence:
         pages, (at, offset) = self.engine.pages, divmod(self.position, self.engine.pages.size)
         if at < len(self._pages):
             page = self._pages[at]
-            if page.users > 1 or (len(page.ids) > offset and pages.unused):
+            if page.writer in (self, None) and len(page.ids) == offset:
+                page.writer = self
+            elif page.users > 1 or pages.unused:
                 self._copy(at, offset)
-            elif len(page.ids) > offset:
+            else:  # it holds what is known of a text that is gone, and there is no room for both
                 pages.cut(page, offset)
+                page.writer = self
         while len(self._pages) * pages.size < self.position + count:
             page = pages.new(self._before(len(self._pages)))
-            self.table[len(self._pages)] = page.number
+            page.writer, self.table[len(self._pages)] = self, page.number
             self._pages.append(page)
 
     def _before(self, at: int) -> Page:
@@ -76,7 +79,7 @@ class Sequence:
         page = pages.new(self._before(at))
         self.engine.copy_page(old.number, page.number)
         pages.computed(page, old.ids[:offset])
-        self._pages[at], self.table[at] = page, page.number
+        page.writer, self._pages[at], self.table[at] = self, page, page.number
         pages.leave([old])
 
     def computed(self, ids: Ids[int]) -> None:
@@ -95,15 +98,21 @@ class Sequence:
             raise ValueError(f"position must be 0 to {self.position}, not {position}")
         pages, size = self.engine.pages, self.engine.pages.size
         kept, offset = -(-position // size), position % size
-        pages.leave(self._pages[kept:])
+        self._leave(self._pages[kept:])
         del self._pages[kept:], self.ids[position:]
         if offset and self._pages[-1].users == 1 and len(self._pages[-1].ids) > offset:
             pages.cut(self._pages[-1], offset)
 
     def release(self) -> None:
         """Give all pages back: others that begin alike may find them, as long as there is room."""
-        self.engine.pages.leave(self._pages)
+        self._leave(self._pages)
         self._pages, self.ids = [], []
+
+    def _leave(self, pages: Ids[Page]) -> None:
+        for page in pages:
+            if page.writer is self:
+                page.writer = None
+        self.engine.pages.leave(pages)
 
     def feed(self, ids: Ids[int], top: int = 0, progress: Progress | None = None) -> NDArray[np.float32]:
         """Append tokens; returns the logits of the last one, (vocab,) float32, valid until the engine's next step.

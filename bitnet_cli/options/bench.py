@@ -58,6 +58,9 @@ def bench(
     hidden_act: Annotated[HiddenAct, typer.Option("--hidden-act", help="With --shape: relu2 has exact zeros to skip.")] = HiddenAct.relu2,
     prompt: Annotated[str, typer.Option("-p", "--n-prompt", metavar="N[,N]", help="Prefill: tokens of the prompt; 0: none.")] = "512",
     gen: Annotated[str, typer.Option("-n", "--n-gen", metavar="N[,N]", help="Decode: tokens one by one; 0: none.")] = "128",
+    texts: Annotated[
+        str, typer.Option("-npl", "--n-parallel", metavar="N[,N]", help="Texts at once: N prompts of -p, then -n tokens of each.")
+    ] = "",
     depth: Annotated[str, typer.Option("-d", "--n-depth", metavar="N[,N]", help="Tokens in the KV cache before.")] = "0",
     threads: Annotated[str, typer.Option("-t", "--threads", metavar="N[,N]", help="0: physical cores this process may use.")] = "0",
     cache_type: Annotated[str, typer.Option("--cache-type", metavar="TYPE[,TYPE]", help="KV cache: f32, f16, q8, q4, q3.")] = "f16",
@@ -95,7 +98,7 @@ def bench(
     from bitnet_cli.commands.bench.rows import power_of
 
     lists = command.Lists(prompt, gen, depth, threads, cache_type, weights, activations, top)
-    choices = command.Choices(repeats, warm_up, output.value, save, plot, power_of(watts, tdp, tdp_cpus), quiet, kernels)
+    choices = command.Choices(repeats, warm_up, output.value, save, plot, power_of(watts, tdp, tdp_cpus), quiet, kernels, texts)
     command.bench(model, command.Shapes(shape, projected, hidden_act.value), lists, choices)
 
 

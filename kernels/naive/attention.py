@@ -6,19 +6,18 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..arrays import EVERYTHING
-from ..kv_cache import AnyCache, QuantisedCache
+from ..kv_cache import ONE_PAGE, AnyCache, QuantisedCache, Table
 from . import kv_cache
 
 Floats = NDArray[np.float32]
 
 
-def store(cache: AnyCache, layer: int, position: int, keys: Floats, values: Floats) -> None:
-    """Put keys and values, (tokens, kv_heads, head_dim), at position and the following places of the cache."""
+def store(cache: AnyCache, layer: int, position: int, keys: Floats, values: Floats, table: Table = ONE_PAGE) -> None:
+    """Put keys and values, (tokens, kv_heads, head_dim), at position and the following ones of a text."""
     if isinstance(cache, QuantisedCache):
-        kv_cache.store(cache, layer, position, keys, values)
+        kv_cache.store(cache, layer, position, keys, values, table)
         return
-    for t in range(len(keys)):
-        p = position + t
+    for t, p in enumerate(table.places(position, position + len(keys))):
         _floats(cache.keys)[layer, :, p // 16, :, p % 16] = keys[t]
         _floats(cache.values)[layer, :, p, : values.shape[2]] = values[t]
 
@@ -28,13 +27,14 @@ def _floats(array: NDArray[Any]) -> NDArray[Any]:
     return array.view(np.float16) if array.dtype == np.uint16 else array
 
 
-def stored(cache: AnyCache, layer: int, length: int, dim: int) -> tuple[Floats, Floats]:
+def stored(cache: AnyCache, layer: int, length: int, dim: int, table: Table = ONE_PAGE) -> tuple[Floats, Floats]:
     """Keys and values of the first `length` positions as attention reads them, each (kv_heads, length, dim)."""
     if isinstance(cache, QuantisedCache):
-        return kv_cache.stored(cache, layer, length, dim)
+        return kv_cache.stored(cache, layer, length, dim, table)
+    places = table.places(0, length)
     keys = _floats(cache.keys)[layer].swapaxes(2, 3)  # (kv_heads, blocks, 16, head_dim)
-    values = _floats(cache.values)[layer, :, :length, :dim]
-    return keys.reshape(len(keys), -1, dim)[:, :length].astype(np.float32), values.astype(np.float32)
+    values = _floats(cache.values)[layer, :, places, :dim].swapaxes(0, 1)
+    return keys.reshape(len(keys), -1, dim)[:, places].astype(np.float32), values.astype(np.float32)
 
 
 def attend(queries: Floats, keys: Floats, values: Floats, position: int, window: int = EVERYTHING) -> Floats:

@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..kv_cache import QUANTISED_BITS, QuantisedCache, rounded
+from ..kv_cache import ONE_PAGE, QUANTISED_BITS, QuantisedCache, Table, rounded
 
 Floats = NDArray[np.float32]
 Codes = NDArray[np.int64]
@@ -54,19 +54,18 @@ def _parted(words: NDArray[Any], bits: int, count: int) -> Codes:
     return codes
 
 
-def store(cache: QuantisedCache, layer: int, position: int, keys: Floats, values: Floats) -> None:
-    """Put keys and values, (tokens, kv_heads, head_dim), at position and the following places of the cache."""
+def store(cache: QuantisedCache, layer: int, position: int, keys: Floats, values: Floats, table: Table = ONE_PAGE) -> None:
+    """Put keys and values, (tokens, kv_heads, head_dim), at position and the following ones of a text."""
     bits = bits_of(cache)
-    for t in range(len(keys)):
-        p = position + t
+    for t, p in enumerate(table.places(position, position + len(keys))):
         k, cache.key_steps[layer, :, p] = quantise(keys[t], bits)
         v, cache.value_steps[layer, :, p] = quantise(values[t], bits)
         cache.keys[layer, :, p // 16, ..., p % 16] = pack_keys(k, bits)
         cache.values[layer, :, p] = pack_values(v, bits)
-        if p == 0 and bits == QUANTISED_BITS["q3"]:
+        if position + t == 0 and bits == QUANTISED_BITS["q3"]:
             for whole, x in ((cache.first_key, keys[t]), (cache.first_value, values[t])):
-                whole[layer] = 0
-                whole[layer, :, : x.shape[1]] = x
+                whole[layer, :, p // table.size] = 0
+                whole[layer, :, p // table.size, : x.shape[1]] = x
 
 
 def pack_keys(codes: Codes, bits: int) -> Codes:
@@ -91,10 +90,10 @@ def pack_values(codes: Codes, bits: int) -> Codes:
     return _parted(_joined(lanes.reshape(*lanes.shape[:-1], 8, 2), 12), 8, 3).reshape(*lanes.shape[:-1], 24)
 
 
-def stored(cache: QuantisedCache, layer: int, length: int, dim: int) -> tuple[Floats, Floats]:
+def stored(cache: QuantisedCache, layer: int, length: int, dim: int, table: Table = ONE_PAGE) -> tuple[Floats, Floats]:
     """Keys and values of the first `length` positions, each (kv_heads, length, dim)."""
-    bits = bits_of(cache)
-    k, v = cache.keys[layer], cache.values[layer, :, :length]
+    bits, places = bits_of(cache), table.places(0, length)
+    k, v = cache.keys[layer], cache.values[layer][:, places]
     heads = len(k)
     rows: NDArray[Any]
     columns: NDArray[Any]
@@ -108,10 +107,11 @@ def stored(cache: QuantisedCache, layer: int, length: int, dim: int) -> tuple[Fl
         lanes = _parted(_joined(v.reshape(heads, length, -1, 8, 3).astype(np.int64), 8), 12, 2)
         columns = _parted(lanes.reshape(heads, length, -1, 16), 3, 4).swapaxes(-1, -2)
     rows = rows.reshape(heads, k.shape[1], -1, 16).swapaxes(2, 3)
-    rows = rows.reshape(heads, 16 * k.shape[1], -1)[:, :length, :dim]
+    rows = rows.reshape(heads, 16 * k.shape[1], -1)[:, places, :dim]
     columns = columns.reshape(heads, length, -1)[..., :dim]
-    steps = cache.key_steps[layer, :, :length], cache.value_steps[layer, :, :length]
+    steps = cache.key_steps[layer][:, places], cache.value_steps[layer][:, places]
     keys, values = (dequantise(codes, halves, bits) for codes, halves in zip((rows, columns), steps, strict=True))
     if bits == QUANTISED_BITS["q3"]:
-        keys[:, 0], values[:, 0] = cache.first_key[layer, :, :dim], cache.first_value[layer, :, :dim]
+        page = places[0] // table.size
+        keys[:, 0], values[:, 0] = cache.first_key[layer, :, page, :dim], cache.first_value[layer, :, page, :dim]
     return keys, values

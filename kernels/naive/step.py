@@ -30,8 +30,8 @@ from ..arrays import (
     Weights,
     packed_width,
 )
-from ..control import FIRST_LAYER, LAST_LAYER, POSITION, TOKENS, WANTED
-from ..kv_cache import AnyCache
+from ..control import FIRST_LAYER, LAST_LAYER, TEXTS, WANTED, Text
+from ..kv_cache import AnyCache, Table
 from . import attention, dense, glu, grouped, kv_cache, norm, rope, ternary
 from .folds import fold
 from .inputs import hadamard, keep_largest
@@ -80,8 +80,8 @@ def _scales(w: Weights, layer: int, which: int, rows: int) -> Floats:
     return np.repeat(w.part_scales[first : last + 1], np.diff(w.part_ends[first : last + 1], prepend=0))
 
 
-def run_layer(z: Sizes, w: Weights, cache: AnyCache, layer: int, x: Floats, position: int) -> Floats:
-    """x: (tokens, hidden) float32, the residual stream; returns it after the layer. The cache gets the tokens' keys and values."""
+def run_layer(z: Sizes, w: Weights, cache: AnyCache, layer: int, x: Floats, position: int, table: Table) -> Floats:
+    """x: (tokens, hidden) float32, the residual stream of a text; returns it after the layer. The cache gets its keys and values."""
     tokens, inner, kv = len(x), z.heads * z.head_dim, z.kv_heads * z.head_dim
     places = slice(w.rope_rows[layer] + position, w.rope_rows[layer] + position + tokens)
     n = _norm(z, w, layer, ATTENTION_NORM, x)
@@ -96,8 +96,8 @@ def run_layer(z: Sizes, w: Weights, cache: AnyCache, layer: int, x: Floats, posi
     q, k = (np.concatenate([rotate(a[..., :turning], w.cos[places], w.sin[places]), a[..., turning:]], -1) for a in (q, k))
     if z.query_bits:
         q = kv_cache.dequantise(*kv_cache.quantise(q, z.query_bits), z.query_bits)
-    attention.store(cache, layer, position, k, v)
-    mixed = attention.attend(q, *attention.stored(cache, layer, position + tokens, z.head_dim), position, int(w.windows[layer]))
+    attention.store(cache, layer, position, k, v, table)
+    mixed = attention.attend(q, *attention.stored(cache, layer, position + tokens, z.head_dim, table), position, int(w.windows[layer]))
     out = _project(z, w, layer, O, _norm(z, w, layer, ATTENTION_SUB_NORM, mixed), z.hidden)
     x = x + _norm(z, w, layer, ATTENTION_OUT_NORM, out)
     n = _norm(z, w, layer, FFN_NORM, x)
@@ -117,10 +117,11 @@ def logits(z: Sizes, w: Weights, state: Floats, out: Floats) -> None:
 
 def run_step(z: Sizes, w: Weights, cache: AnyCache, s: Scratch, control: NDArray[np.int64], *_: int) -> int:
     """As kernels/step.py `serve` for thread 0; the numbers that it takes are not needed."""
-    tokens = int(control[TOKENS])
-    x = s.x[:tokens]
-    for layer in range(int(control[FIRST_LAYER]), int(control[LAST_LAYER])):
-        x[:] = run_layer(z, w, cache, layer, x, int(control[POSITION]))
+    for number in range(int(control[TEXTS])):
+        text, table = Text(*s.texts[number].tolist()), Table(s.tables[number], z.page)
+        x = s.x[text.row : text.row + text.tokens]
+        for layer in range(int(control[FIRST_LAYER]), int(control[LAST_LAYER])):
+            x[:] = run_layer(z, w, cache, layer, x, text.position, table)
     for row, _, place in s.wanted[: int(control[WANTED])].tolist():
         state = fold(w.folds, z.layers, 0, _norm(z, w, z.layers, 0, s.x[row : row + 1]))[0]
         logits(z, w, state, s.logits[place])

@@ -118,8 +118,8 @@ def compile_quantised_attention() -> None:
     number, row, work = types.int64, types.float32[::1], typeof(new_work(4, 64))
     for kind in QUANTISED_BITS:
         head = typeof(QuantisedCache(*(part[0, 0] for part in new_cache(1, 1, 64, 16, kind))))
-        quantised_cache.store_key.compile((head, number, row, number))
-        quantised_cache.store_value.compile((head, number, row, number, number, row))
+        quantised_cache.store_key.compile((head, number, number, row, number))
+        quantised_cache.store_value.compile((head, number, number, row, number, number, row))
         attention.attend.compile((head, work, *[number] * 5))
 
 

@@ -164,8 +164,8 @@ def quantised_positions(kind: str, dim: int, length: int, guarded: bool) -> bool
     row, source = place(np.zeros(dim, np.float32)), place(rng.standard_normal(dim + 1).astype(np.float32))
     for p in range(length):
         row[:] = rng.standard_normal(dim)
-        quantised_cache.store_key(head, p, row, dim)
-        quantised_cache.store_value(head, p, source, 1, dim, row)
+        quantised_cache.store_key(head, p, 0 if p == 0 else -1, row, dim)
+        quantised_cache.store_value(head, p, 0 if p == 0 else -1, source, 1, dim, row)
     results = [attend(rng.standard_normal((rows, dim)).astype(np.float32), head, [length] * rows, place=place) for rows in (1, 4, 7)]
     return all(bool(np.isfinite(result).all()) for result in results)
 

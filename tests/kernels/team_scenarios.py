@@ -10,7 +10,7 @@ import threading
 import time
 
 import numpy as np
-from bitnet_kernels.control import Wanted
+from bitnet_kernels.control import Text, Wanted
 from tiny_model import SHAPES, Model, Shape
 
 TINY = Shape(hidden=128, heads=2, kv_heads=1, feed_forward=128, vocab=16, layers=2, chunk=6)
@@ -87,7 +87,7 @@ def two_callers() -> bool:
     def call() -> None:
         for _ in range(300):
             # No layers, so that the residual stream stays as it is: both callers want the same logits.
-            model.team.run(4, 0, 0, 0, [Wanted(3)])
+            model.team.run([Text(0, 4, 0)], 0, 0, [Wanted(3)])
 
     model.run(0, 4)
     callers = [threading.Thread(target=call) for _ in range(2)]
@@ -134,7 +134,7 @@ def empty_steps() -> bool:
     model = Model(TINY, threads=4)
     deadline = time.monotonic() + 3
     while time.monotonic() < deadline:
-        model.team.run(4, 0, 0, 0)
+        model.team.run([Text(0, 4, 0)], 0, 0)
         if not same(list(model.run(0, 4)), list(expected)):
             return False
     model.team.close()

@@ -69,8 +69,9 @@ def test_the_cache_stores_as_the_twin_does(kind: str, dim: int) -> None:
     row = np.full(dim + 3, CANARY)
     for p in range(35):
         row[:dim] = keys[p, 0]
-        quantised_cache.store_key(head_of(cache), p, row, dim)
-        quantised_cache.store_value(head_of(cache), p, np.concatenate([[7], values[p, 0]]).astype(np.float32), 1, dim, row)
+        quantised_cache.store_key(head_of(cache), p, 0 if p == 0 else -1, row, dim)
+        source = np.concatenate([[7], values[p, 0]]).astype(np.float32)
+        quantised_cache.store_value(head_of(cache), p, 0 if p == 0 else -1, source, 1, dim, row)
     assert np.all(row[dim:] == CANARY)
     for name, a, b in zip(QuantisedCache._fields, cache, other, strict=True):
         assert a.tobytes() == b.tobytes(), name
@@ -149,8 +150,8 @@ def test_what_is_not_finite_shows(kind: str, bad: float) -> None:
         cache, x = new_cache(1, 1, 64, 20, kind), floats(rng, 2, 20, 64)
         x[int(field == "values"), 3, 5] = bad
         for p in range(20):
-            quantised_cache.store_key(head_of(cache), p, x[0, p].copy(), 64)
-            quantised_cache.store_value(head_of(cache), p, x[1, p], 0, 64, np.zeros(64, np.float32))
+            quantised_cache.store_key(head_of(cache), p, 0 if p == 0 else -1, x[0, p].copy(), 64)
+            quantised_cache.store_value(head_of(cache), p, 0 if p == 0 else -1, x[1, p], 0, 64, np.zeros(64, np.float32))
         steps = cache.value_steps if field == "values" else cache.key_steps
         assert not math.isfinite(float(twin.widened(steps[0, 0, 3:4])[0]))
         if field == "values":
@@ -176,7 +177,7 @@ def test_python_reaches_the_kernels_of_the_same_type(kind: str) -> None:
     keys, values, q = floats(rng, longest, dim), floats(rng, longest, dim), floats(rng, 4 * dim)
     by_python, by_twin = new_cache(1, 1, dim, 32, kind), new_cache(1, 1, dim, 32, kind)
     for p in range(longest):
-        cached_attention.append(by_python, 0, 0, p, dim, keys[p].copy(), values[p], 0)
+        cached_attention.append(by_python, 0, 0, p, 0 if p == 0 else -1, dim, keys[p].copy(), values[p], 0)
     naive_attention.store(by_twin, 0, 0, keys[:, None], values[:, None])
     assert all(np.array_equal(a, b) for a, b in zip(by_python, by_twin, strict=True))
     assert attend(q.reshape(4, dim), cached_attention.head_of(by_python, 0, 0), [longest] * 4).any()

@@ -171,19 +171,24 @@ def random_weights(shape: Shape, rng: np.random.Generator) -> arrays.Weights:
 
 
 def soiled_scratch(sizes: arrays.Sizes, shape: Shape, threads: int) -> arrays.Scratch:
-    """Scratch filled with NaN and 99: what is not written first must not be used. Only the counts begin at zero."""
+    """Scratch filled with NaN and 99: what is not written first must not be used. Only what is counted begins at zero."""
     scratch = arrays.new_scratch(sizes, shape.chunk, shape.context, threads, shape.groups)
-    named = {name: array for name, array in scratch._asdict().items() if name not in ("counts", "groups")}
+    named = {name: array for name, array in scratch._asdict().items() if name not in ("counts", "turn", "groups")}
     for array in [*named.values(), *(scratch.groups or ())]:
         array.fill(np.nan if array.dtype == np.float32 else 99)
     return scratch
 
 
 class Model:
-    """One sequence over a random model. The same seed gives the same weights and inputs in every process."""
+    """One text over a random model. The same seed gives the same weights and inputs in every process.
 
-    def __init__(self, shape: Shape, threads: int = 1, seed: int = 7, cache: str = "f32"):
+    page: positions of a page of the KV cache, which then lie in any order; 0: the cache is one page.
+    """
+
+    def __init__(self, shape: Shape, threads: int = 1, seed: int = 7, cache: str = "f32", page: int = 0):
         rng = np.random.default_rng(seed)
+        size = page or kv_cache.rounded(shape.context, 16)
+        numbers = np.random.default_rng(1).permutation(-(-shape.context // size))
         self.shape = shape
         self.sizes = arrays.Sizes(
             layers=shape.layers,
@@ -204,13 +209,16 @@ class Model:
             kept=shape.kept,
             hadamard=shape.hadamard,
             query_bits=shape.query_bits,
+            page=size,
         )
         self.weights = random_weights(shape, rng)
         self.inputs = rng.standard_normal((shape.context, shape.hidden)).astype(np.float32)
-        self.cache = kv_cache.new_cache(shape.layers, shape.kv_heads, shape.head_dim, shape.context, cache)
+        self.table = kv_cache.Table(numbers, size)
+        self.cache = kv_cache.new_cache(shape.layers, shape.kv_heads, shape.head_dim, size, cache, len(numbers), threads if page else 0)
         for part in self.cache:
             part.fill({1: 0x55, 2: 0x7FC0, 4: np.nan}[part.itemsize])  # NaN as float16, bfloat16 and float32
         self.scratch = soiled_scratch(self.sizes, shape, threads)
+        self.scratch.tables[0] = numbers
         self.team = Team(self.sizes, self.weights, self.cache, self.scratch, threads)
 
     def run(self, position: int, tokens: int, pieces: int = 1) -> tuple[Floats, Floats]:
@@ -218,21 +226,24 @@ class Model:
         self.scratch.x[:tokens] = self.inputs[position : position + tokens]
         edges = [self.shape.layers * piece // pieces for piece in range(pieces + 1)]
         for first, last in pairwise(edges):
-            self.team.run(tokens, position, first, last, [control.Wanted(tokens - 1)] if last == self.shape.layers else ())
+            self.team.run(
+                [control.Text(0, tokens, position)], first, last, [control.Wanted(tokens - 1)] if last == self.shape.layers else ()
+            )
         return self.scratch.x[:tokens].copy(), self.scratch.logits[0].copy()
 
     def stored(self, layer: int, first: int, last: int) -> tuple[Floats, Floats]:
         """Copies of the keys and values at positions first .. last - 1, each (kv_heads, positions, head_dim)."""
-        keys, values = naive_attention.stored(self.cache, layer, last, self.shape.head_dim)
+        keys, values = naive_attention.stored(self.cache, layer, last, self.shape.head_dim, self.table)
         return keys[:, first:].copy(), values[:, first:].copy()
 
     def naive_layer(self, layer: int, x: Floats, position: int) -> Floats:
         """The twin's layer, over this model's cache."""
-        return naive_step.run_layer(self.sizes, self.weights, self.cache, layer, x.copy(), position)
+        return naive_step.run_layer(self.sizes, self.weights, self.cache, layer, x.copy(), position, self.table)
 
     def naive_run(self, position: int, tokens: int) -> tuple[Floats, Floats]:
         """As `run`, by the twin."""
-        step: Any = np.array([tokens, position, 0, self.shape.layers, 1], np.int64)
+        step: Any = np.array([tokens, 1, 0, self.shape.layers, 1], np.int64)
+        self.scratch.texts[0] = control.Text(0, tokens, position)
         self.scratch.x[:tokens] = self.inputs[position : position + tokens]
         self.scratch.wanted[0] = control.Wanted(tokens - 1)
         naive_step.run_step(self.sizes, self.weights, self.cache, self.scratch, step)

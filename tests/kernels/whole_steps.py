@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 from bitnet_kernels import isa, team
-from bitnet_kernels.control import Wanted
+from bitnet_kernels.control import Text, Wanted
 from bitnet_kernels.naive import norm
 from bitnet_kernels.naive import step as naive_step
 from numpy.typing import NDArray
@@ -31,7 +31,7 @@ def layer_errors(model: Model) -> list[float]:
         x = model.inputs[position : position + tokens].copy()
         for layer in range(model.shape.layers):
             model.scratch.x[:tokens] = x
-            model.team.run(tokens, position, layer, layer + 1)
+            model.team.run([Text(0, tokens, position)], layer, layer + 1)
             result = model.scratch.x[:tokens].copy()
             kept = model.stored(layer, position, position + tokens)
             expected = model.naive_layer(layer, x, position)
@@ -48,7 +48,7 @@ def logit_error(model: Model) -> float:
     expected = np.full((rows, model.shape.vocab), 7, np.float32)
     for wanted in ([Wanted(0)], [Wanted(row, 0, rows - 1 - row) for row in range(rows - 1, 0, -2)]):
         model.scratch.logits[:] = 7
-        model.team.run(rows, 0, 0, 0, wanted)
+        model.team.run([Text(0, rows, 0)], 0, 0, wanted)
         expected[:] = 7
         for row, _, place in wanted:
             state = norm.rms_norm(model.inputs[row], model.weights.norms[last : last + model.shape.hidden], model.sizes.norm_eps)
@@ -65,9 +65,9 @@ def chained_error(shape: Shape) -> float:
     return max(relative(a, b) for a, b in zip(results, expected, strict=True))
 
 
-def sequence(shape: Shape, mixed: bool, pieces: int) -> list[bytes]:
+def sequence(shape: Shape, mixed: bool, pieces: int, page: int = 0) -> list[bytes]:
     """Residual stream of 26 tokens, logits of the last, keys and values, after steps of some tokens each, of `pieces` calls each."""
-    model = Model(shape, cache=CACHE)
+    model = Model(shape, cache=CACHE, page=page)
     total = sum(tokens for _, tokens in model.plan()[:6])
     streams, logits = [], np.zeros(0, np.float32)
     for position, tokens in model.plan(mixed):
@@ -84,7 +84,7 @@ def compiled() -> bool:
 
 
 def main() -> None:
-    result: dict[str, Any] = {"isa": isa.chosen(), "errors": {}, "chained": {}, "one by one": {}, "split": {}, "skipped": {}}
+    result: dict[str, Any] = {"isa": isa.chosen(), "errors": {}, "chained": {}, "one by one": {}, "split": {}, "pages": {}, "skipped": {}}
     for name in sys.argv[2:] or SHAPES:
         shape = SHAPES[name]
         model = Model(shape, cache=CACHE)
@@ -94,6 +94,7 @@ def main() -> None:
         result["one by one"][name] = sequence(shape, False, 1) == whole
         result["skipped"][name] = int(model.scratch.counts[:, 1].sum())
         result["split"][name] = sequence(shape, True, shape.layers) == whole
+        result["pages"][name] = sequence(shape, True, 1, page=16) == whole
     json.dump({**result, "compiled": compiled()}, sys.stdout)
 
 

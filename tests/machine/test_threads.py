@@ -53,7 +53,9 @@ def test_without_a_topology_every_cpu_is_a_core(tmp_path: Path, allow) -> None: 
     assert physical_cores(tmp_path / "none") == 5
 
 
-@pytest.mark.parametrize(("quota", "cores"), [(0.5, 1), (1.0, 1), (1.5, 2), (3.0, 3), (100.0, 4), (0.0, 1), (-1.0, 1), (math.inf, 4)])
+@pytest.mark.parametrize(
+    ("quota", "cores"), [(0.5, 1), (1.0, 1), (1.5, 1), (2.0, 2), (3.9, 3), (100.0, 4), (0.0, 1), (-1.0, 1), (math.inf, 4)]
+)
 def test_a_control_group_lowers_it(tmp_path: Path, allow, quota: float, cores: int) -> None:  # type: ignore[no-untyped-def]
     allow({0, 1, 2, 3}, quota)
     assert physical_cores(topology(tmp_path, {cpu: str(cpu) for cpu in range(4)})) == cores
@@ -80,6 +82,53 @@ def test_the_quota_file(tmp_path: Path, text: str, quota: float) -> None:
 
 def test_no_quota_file(tmp_path: Path) -> None:
     assert threads._quota(tmp_path) == math.inf
+
+
+def write(path: Path, text: str) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text)
+
+
+def test_the_quota_of_its_own_group(tmp_path: Path) -> None:
+    """cgroup v2: of a service inside a slice, the least of both counts."""
+    write(tmp_path / "proc", "0::/system.slice/bitnet.service\n")
+    root = tmp_path / "cgroup"
+    write(root / "system.slice" / "bitnet.service" / "cpu.max", "300000 100000\n")
+    assert threads._quota(root, tmp_path / "proc") == 3.0
+    write(root / "system.slice" / "cpu.max", "150000 100000\n")
+    assert threads._quota(root, tmp_path / "proc") == 1.5
+    write(root / "other.slice" / "cpu.max", "50000 100000\n")
+    assert threads._quota(root, tmp_path / "proc") == 1.5
+
+
+@pytest.mark.parametrize("folder", ["cpu", "cpu,cpuacct"])
+def test_the_quota_of_the_first_version(tmp_path: Path, folder: str) -> None:
+    write(tmp_path / "proc", "5:memory:/a\n4:cpu,cpuacct:/docker/x\n1:name=systemd:/b\nnonsense\n")
+    group = tmp_path / "cgroup" / folder / "docker" / "x"
+    write(group / "cpu.cfs_quota_us", "-1\n")
+    write(group / "cpu.cfs_period_us", "100000\n")
+    assert threads._quota(tmp_path / "cgroup", tmp_path / "proc") == math.inf
+    write(group / "cpu.cfs_quota_us", "250000\n")
+    assert threads._quota(tmp_path / "cgroup", tmp_path / "proc") == 2.5
+
+
+def test_hybrid_cpus(tmp_path: Path, allow) -> None:  # type: ignore[no-untyped-def]
+    """Two performance cores of two threads each, and four others."""
+    allow(set(range(8)))
+    folder = topology(tmp_path / "system" / "cpu", {cpu: f"{cpu // 2 * 2}-{cpu // 2 * 2 + 1}" if cpu < 4 else str(cpu) for cpu in range(8)})
+    assert physical_cores(folder) == 6
+    write(tmp_path / "cpu_core" / "cpus", "0-3\n")
+    assert physical_cores(folder) == 2
+    allow({5, 6, 7})
+    assert physical_cores(folder) == 3
+
+
+def test_big_and_little_cpus(tmp_path: Path, allow) -> None:  # type: ignore[no-untyped-def]
+    allow(set(range(6)))
+    folder = topology(tmp_path / "system" / "cpu", {cpu: str(cpu) for cpu in range(6)})
+    for cpu in range(6):
+        write(folder / f"cpu{cpu}" / "cpu_capacity", "1024\n" if cpu > 3 else "446\n")
+    assert physical_cores(folder) == 2
 
 
 def test_without_affinity(monkeypatch: pytest.MonkeyPatch) -> None:

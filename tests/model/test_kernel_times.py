@@ -24,7 +24,7 @@ IDS = [256, *b"a text of some length"]
 def test_the_timed_step_is_the_step(tmp_path: Path, opened: Callable[[Path], GGUFFile]) -> None:
     file = opened(write_model(tmp_path / "m.gguf", random_model(Sizes(), seed=4)))
     decoder = Sequence(Engine(file, threads=2, cache_type="f16"))
-    timer = KernelTimer(decoder.engine)
+    timer = KernelTimer(decoder)
     decoder.feed(IDS[:9])
     for more in ([IDS[9]], IDS[10:16]):
         position, count = decoder.position, len(more)

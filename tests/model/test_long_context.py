@@ -43,8 +43,9 @@ def test_memory_is_linear(path: Path, text_of: Callable[..., Sequence], cache_ty
         assert c - b == 2 * (b - a)
     assert parts(large)[0] == large.engine.cache_bytes()
     z = large.engine.arrays.sizes
-    block = 4 * (z.heads // z.kv_heads) * (128 + 16)
-    assert parts(large)[1] - parts(middle)[1] == (block * (threads - 1) * CONTEXT // 2 // 128 if z.kv_heads % threads else 0)
+    block = 4 * (z.heads // z.kv_heads) * (128 + 16) * (threads - 1)  # 2 KV heads: where one of four threads is left out, they share them
+    table = 8 * large.engine.batch  # a page's number for each text of a step
+    assert parts(large)[1] - parts(middle)[1] == (block + table) * CONTEXT // 2 // 128
 
 
 @pytest.mark.parametrize("cache_type", ["f32", pytest.param("q4", marks=pytest.mark.slow)])
@@ -54,13 +55,14 @@ def test_attention_at_the_last_position(path: Path, text_of: Callable[..., Seque
     z, rng = decoder.engine.arrays.sizes, np.random.default_rng(1)
     keys, values = rng.standard_normal((2, CONTEXT, z.kv_heads, z.head_dim)).astype(np.float32)
     naive_attention.store(decoder.engine.arrays.cache, 0, 0, keys, values)
+    decoder.engine.arrays.scratch.tables[0] = range(len(decoder.table))
     for tokens in (1, 5):
         x = rng.standard_normal((tokens, z.hidden)).astype(np.float32)
         decoder.engine.arrays.scratch.x[:tokens] = x
-        decoder.engine.team.run(tokens, CONTEXT - tokens, 0, 1, [control.Wanted(tokens - 1)])
+        decoder.engine.team.run([control.Text(0, tokens, CONTEXT - tokens)], 0, 1, [control.Wanted(tokens - 1)])
         logits = decoder.engine.arrays.scratch.logits[0].copy()
         step = control.new_control()
-        step[[control.TOKENS, control.POSITION, control.LAST_LAYER, control.WANTED]] = tokens, CONTEXT - tokens, 1, 1
+        step[[control.TOKENS, control.TEXTS, control.LAST_LAYER, control.WANTED]] = tokens, 1, 1, 1
         decoder.engine.arrays.scratch.x[:tokens] = x
         naive_step.run_step(z, decoder.engine.arrays.weights, decoder.engine.arrays.cache, decoder.engine.arrays.scratch, step)
         expected = decoder.engine.arrays.scratch.logits[0]

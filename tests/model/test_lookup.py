@@ -155,6 +155,7 @@ def test_a_token_that_ends_the_text_in_a_draft(text_of: Make) -> None:
     end = tokens[60]
     expected = tokens[: tokens.index(end)]
     timings = Timings()
+    scheduler.engine.pages.forget()
     assert list(generate(scheduler, PROMPT, Sampler(greedy), Plan(100, ends=[end], draft=8), timings)) == expected
     assert timings.finish == "stop"
     assert held(scheduler.engine) == PROMPT + expected

@@ -5,10 +5,12 @@ from collections.abc import Sequence
 
 import numpy as np
 import pytest
+from bitnet_kernels.arrays import NO_ROWS
 from numpy.typing import NDArray
 
 from bitnet_cli.errors import BitnetError, UsageError
-from bitnet_cli.model.perplexity import score, token_nats
+from bitnet_cli.model.logprobs import target_logprobs
+from bitnet_cli.model.perplexity import score
 from bitnet_cli.model.scheduler import Scheduler
 
 from .fake_engine import FakeEngine
@@ -61,9 +63,18 @@ def test_progress_ends_at_the_end() -> None:
 
 
 def test_large_logits_do_not_overflow() -> None:
-    logits = np.array([[1e4, 0.0, -1e4]], np.float32)
-    assert token_nats(logits, [0]) == pytest.approx([0.0], abs=1e-12)
-    assert token_nats(logits, [2]) == pytest.approx([2e4])
+    logits = np.array([[1e4, 0.0, -1e4], [1e4, 0.0, -1e4]], np.float32)
+    found, largest = target_logprobs(logits, [0, 2], NO_ROWS)
+    assert found.tolist() == [0.0, -2e4] and largest.tolist() == [True, False]
+    found, largest = target_logprobs(logits[:1], [1], np.array([0]))  # without the first one's share
+    assert found == pytest.approx([0.0], abs=1e-6) and largest.tolist() == [True]
+
+
+def test_logprobs_to_seven_digits() -> None:
+    logits = np.random.default_rng(2).normal(0, 4, (5, 30000)).astype(np.float32)
+    exact = logits.astype(np.float64)
+    expected = exact[range(5), range(5)] - np.log(np.exp(exact).sum(1))
+    assert target_logprobs(logits, list(range(5)), NO_ROWS)[0] == pytest.approx(expected, abs=1e-6)
 
 
 @pytest.mark.parametrize(("context", "stride"), [(9, 4), (8, 9), (8, 0), (4, 5)])

@@ -122,7 +122,7 @@ def test_all_or_nothing(opened: Open, tmp_path: Path, monkeypatch: pytest.Monkey
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(prompt_cache, "_rows", breaks)
-    with pytest.raises(OSError, match="No space"):
+    with pytest.raises(BitnetError, match="disk is full"):
         prompt_cache.save(model, IDS, path)
     assert path.read_bytes() == b"old"
     assert list(tmp_path.iterdir()) == [path]

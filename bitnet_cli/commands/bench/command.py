@@ -5,17 +5,19 @@ import functools
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from bitnet_kernels import isa
 
 from bitnet_cli.commands.bench import output, plot, rows
+from bitnet_cli.commands.bench.batched import MOST, Batcher, batches, write
 from bitnet_cli.commands.bench.limits import Peak, compile_loops, peak_rates, read_rates
 from bitnet_cli.commands.bench.measure import Result, Runner, token_ids
-from bitnet_cli.commands.bench.plan import Plan, Setup, make_plan, words
+from bitnet_cli.commands.bench.plan import Plan, Setup, make_plan, numbers, words
 from bitnet_cli.commands.bench.project import Layers, layers_to_measure, memory_bytes, method
 from bitnet_cli.commands.bench.shapes import SHAPES, temporary_model
 from bitnet_cli.commands.compiling import compiling
-from bitnet_cli.commands.opening import find_model
+from bitnet_cli.commands.opening import find_model, warn_of_threads
 from bitnet_cli.commands.reporting import Reporter, put
 from bitnet_cli.errors import UnsupportedError, UsageError
 from bitnet_cli.gguf_file.reader import GGUFFile, open_gguf
@@ -63,6 +65,7 @@ class Choices:
     power: rows.Power
     quiet: bool
     kernels: bool = False  # time each
+    texts: str = ""  # at once (batched.py), a list; empty: one text, as llama-bench
 
 
 def bench(model: str | None, shapes: Shapes, lists: Lists, choices: Choices) -> None:
@@ -73,6 +76,8 @@ def bench(model: str | None, shapes: Shapes, lists: Lists, choices: Choices) -> 
         raise UsageError("give -m or --shape, not both")
     if shapes.projected and not names:
         raise UsageError("--projected is for --shape; a model file is always run whole")
+    if choices.texts and (choices.kernels or choices.save or choices.plot or shapes.projected):
+        raise UsageError("-npl measures whole texts: not with --kernels, --save, --plot or --projected")
     output.require_writable(choices.save)
     plot.require_plotting(choices.plot)
     try:
@@ -84,9 +89,7 @@ def bench(model: str | None, shapes: Shapes, lists: Lists, choices: Choices) -> 
     run = Run(plan, choices, max(len(names), 1))
     try:
         most = max(setup.threads for setup in plan.setups)
-        if most > physical_cores():
-            cores = physical_cores()
-            run.reporter.warn(f"-t {most}: this process may use {cores} core{'s' * (cores > 1)}; more threads wait for each other")
+        warn_of_threads(run.reporter, most)
         with run.progress():
             for name in names:
                 _measure_shape(run, name, shapes)
@@ -127,6 +130,7 @@ class Run:
         self.plan, self.choices = plan, choices
         self.reporter = Reporter(choices.quiet)
         self.table: list[rows.Row] = []
+        self.batched: list[dict[str, Any]] = []
         self.meter = Meter()
         self.meter.measure_idle()
         self.machine = rows.Machine.here()
@@ -144,6 +148,9 @@ class Run:
         ids, tokens = token_ids(file, config.vocab, self.plan.context + CHUNK)
         model = rows.model_keys(file, keys or {}) | {"tokens": tokens}
         for setup in self.plan.setups:
+            if self.choices.texts:
+                self._many_texts(file, ids, setup)
+                continue
             results: list[Result] = []
             limits = Limits()
             try:
@@ -162,21 +169,34 @@ class Run:
             weight_bits=setup.weights,
             activations=setup.activations,
         )
-        limits.scheme = engine.scheme
+        limits.scheme, text = engine.scheme, Sequence(engine)
         try:
             with compiling(self.choices.quiet):
                 engine.start()
                 compile_loops()
-                timer = KernelTimer(engine) if self.choices.kernels else None
+                timer = KernelTimer(text) if self.choices.kernels else None
             self.say("warm-up")
             self._measure_limits(file, setup.threads, limits)
-            runner = Runner(Sequence(engine), ids, self.meter, layers, timer)
+            runner = Runner(text, ids, self.meter, layers, timer)
             if self.plan.warm_up:
                 runner.warm_up(self.plan)
             runner.run(self.plan, results, lambda test: self._update(advance=1, description=test.name))
             self._measure_limits(file, setup.threads, limits)
         finally:
             engine.close()
+
+    def _many_texts(self, file: GGUFFile, ids: list[int], setup: Setup) -> None:
+        wanted = batches(self.plan, numbers(self.choices.texts, "-npl", 1, MOST))
+        batcher = Batcher(file, setup, wanted, ids, self.plan.tests[-1].top)
+        try:
+            with compiling(self.choices.quiet):
+                batcher.engine.start()
+            batcher.warm_up()
+            for batch in wanted:
+                self.say(f"{batch.texts} texts")
+                self.batched.append(batcher.row(batch, self.plan.repeats))
+        finally:
+            batcher.engine.close()
 
     def _measure_limits(self, file: GGUFFile, threads: int, limits: Limits) -> None:
         """Before and after the tests: the best counts, so that a machine which becomes faster meanwhile is not beyond its limit."""
@@ -213,6 +233,8 @@ class Run:
 
     def write(self) -> None:
         """Print the rows, keep them as JSON if so wished, and warn where the machine was noisy."""
+        if self.batched:
+            put(write(self.batched, self.choices.kind).removesuffix("\n"))
         if not self.table:
             return
         try:  # files first: a pipe may be closed

@@ -146,7 +146,7 @@ def test_bad_input(bench: Callable[..., Any], refused: Callable[..., None], argu
 
 
 def test_a_missing_file(bitnet: Callable[..., Any], refused: Callable[..., None]) -> None:
-    refused(bitnet("bench", "-m", "missing.gguf"), 3, "missing.gguf")
+    refused(bitnet("bench", "-m", "missing.gguf"), 2, "missing.gguf")
 
 
 INTERRUPTED = """
@@ -174,3 +174,16 @@ def test_ctrl_c_prints_what_is_done(model: Path, tmp_path: Path) -> None:
     assert "pp16" in done.stdout
     assert "Traceback" not in done.stderr
     assert [(row["test"], len(row["samples_ns"])) for row in json.loads(kept.read_text())] == [("pp16", 2), ("tg4", 1)]
+
+
+def test_many_texts_at_once(bitnet: Callable[..., Any], refused: Callable[..., None]) -> None:
+    """By the names of llama-batched-bench."""
+    done = bitnet("bench", "-m", "tiny", "-p", "12", "-n", "3", "-npl", "1,3", "-r", "1", "-o", "jsonl", "-q")
+    rows = [json.loads(line) for line in done.stdout.splitlines()]
+    assert [(row["pp"], row["tg"], row["pl"], row["n_kv"]) for row in rows] == [(12, 3, 1, 15), (12, 3, 3, 45)]
+    for row in rows:
+        assert row["t"] == pytest.approx(row["t_pp"] + row["t_tg"]) and row["speed"] == pytest.approx(row["n_kv"] / row["t"])
+    table = bitnet("bench", "-m", "tiny", "-p", "12", "-n", "3", "-npl", "2", "-r", "1", "-q").stdout.splitlines()
+    assert table[0].replace(" ", "") == "PP|TG|B|N_KV|T_PPs|S_PPt/s|T_TGs|S_TGt/s|Ts|St/s" and len(table) == 3
+    for options in (("-npl", "0"), ("-npl", "2", "-n", "0"), ("-npl", "2", "--kernels")):
+        refused(bitnet("bench", "-m", "tiny", *options, "-q"), 2, "-npl")
