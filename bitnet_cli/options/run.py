@@ -116,7 +116,7 @@ class Engine:
         bool,
         _engine("--lookup", help="Guess tokens from what the text repeats: quicker for summaries and edits. Same text."),
     ] = False
-    draft: Annotated[int, _engine("--draft", "--draft-max", min=1, max=64, help="--lookup: most tokens of a guess.")] = 16
+    draft: Annotated[int, _engine("--draft", "--draft-max", min=1, max=64, help="--lookup: most tokens of a guess.")] = 15
     prompt_cache: Annotated[
         Path | None,
         _engine("--prompt-cache", help="Keep what was computed of the prompt in this file, and reuse it."),

@@ -5,18 +5,21 @@ from typing import Any
 
 import numpy as np
 import pytest
-from bitnet_kernels import attention, dense, float_cache, glu, isa, norm, rope
+from bitnet_kernels import attention, dense, dense_rows, float_cache, glu, isa, norm, rope
 from bitnet_kernels.arrays import (
     EVERYTHING,
     GELU,
     HEAD_BF16,
     HEAD_BLOCKS,
+    HEAD_COLS,
     HEAD_F16,
     HEAD_F32,
     HEAD_Q4_0,
     HEAD_Q4_K,
     HEAD_Q6_K,
     HEAD_Q8_0,
+    HEAD_ROWS,
+    HEAD_TOKENS,
     RELU2,
     SILU,
 )
@@ -315,6 +318,26 @@ def test_head(name: str, rows: int, cols: int, first: int, last: int) -> None:
     assert np.all(np.abs(out[first:last] - twin[first:last]) <= (cols + 8) * U * (np.abs(weights) @ np.abs(x))[first:last])
     assert np.all(out[:first] == CANARY)
     assert np.all(out[last:] == CANARY)
+
+
+@pytest.mark.parametrize("name", KINDS)
+@pytest.mark.parametrize(("rows", "cols"), [(1, 32), (7, 96), (13, 256), (21, 2560), (9, 2304)])
+def test_the_head_of_many_tokens_gives_the_bits_of_one(name: str, rows: int, cols: int) -> None:
+    """Of any number of tokens, in any places, and no row or place but these."""
+    kind, rng = KINDS[name], np.random.default_rng(cols)
+    if cols % HEAD_BLOCKS[kind][0]:
+        pytest.skip("rows are whole blocks")
+    data = np.concatenate([np.full(17, 0xFF, np.uint8), head_bytes(rng, kind, rows, cols)])
+    x, places = np.full((20, cols + 16), np.nan, np.float32), rng.permutation(18)
+    values, sums = np.full(2 * HEAD_COLS, np.nan, np.float32), np.full((HEAD_ROWS * HEAD_TOKENS, 32), np.nan, np.float32)
+    for count in (2, 3, 4, 5, 8, 9, 16, 17):
+        x[:count, :cols] = rng.standard_normal((count, cols))
+        out, expected = np.full((18, rows + 2), CANARY), np.full((18, rows + 2), CANARY)
+        first, last = min(1, rows - 1), rows
+        dense_rows.head_rows(data, 17, kind, cols, x, count, out, places, values, sums, first, last)
+        for t in range(count):
+            dense.head_matvec(data, 17, kind, cols, x[t], expected[places[t]], first, last)
+        assert np.array_equal(out.view(np.int32), expected.view(np.int32))
 
 
 def all_finite_halves() -> NDArray[np.uint16]:
