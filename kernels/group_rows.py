@@ -68,19 +68,15 @@ def lay_out(words: NDArray[np.uint32], scales: NDArray[np.float16], out: NDArray
 
     words: (rows, cols / 16);  scales: (rows, cols / group), where the group is cols over their number.
     """
-    rows, cols, count = len(words), words.shape[1] * WORD, scales.shape[1]
-    size, start = panel_bytes(cols, cols // count), scale_bytes(cols, cols // count)
-    panels = out.reshape(-1, size)
-    whole = rows // ROWS
-    for first, last in ((0, whole), (whole, len(panels))):
-        here = slice(first * ROWS, min(last * ROWS, rows))
-        past = ((0, (last - first) * ROWS - (here.stop - here.start)), (0, 0))
-        if first < last:
-            some = np.pad(scales[here], past).reshape(-1, ROWS, count).swapaxes(1, 2)
-            panels[first:last, : count * ROWS * 2] = np.ascontiguousarray(some, "<f2").view(np.uint8).reshape(last - first, -1)
-            panels[first:last, count * ROWS * 2 : start] = 0
-            lines = np.pad(words[here], past).reshape(-1, ROWS, cols // WORD).swapaxes(1, 2)
-            panels[first:last, start:] = np.ascontiguousarray(lines, "<u4").view(np.uint8).reshape(last - first, -1)
+    cols, count = words.shape[1] * WORD, scales.shape[1]
+    past = -len(words) % ROWS
+    if past:
+        words, scales = np.pad(words, ((0, past), (0, 0))), np.pad(scales, ((0, past), (0, 0)))
+    panels, start = out.reshape(len(words) // ROWS, -1), scale_bytes(cols, cols // count)
+    heads, bodies = panels[:, :start].reshape(len(panels), -1).view("<f2"), panels[:, start:].view("<u4")
+    np.copyto(bodies.reshape(len(panels), -1, ROWS), words.reshape(len(panels), ROWS, -1).swapaxes(1, 2))
+    heads[:, count * ROWS :] = 0
+    np.copyto(heads[:, : count * ROWS].reshape(len(panels), -1, ROWS), scales.reshape(len(panels), ROWS, -1).swapaxes(1, 2))
 
 
 def read_back(packed: NDArray[np.uint8], offset: int, rows: int, cols: int, group: int) -> tuple[NDArray[np.uint8], NDArray[np.float16]]:

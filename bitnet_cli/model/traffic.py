@@ -77,11 +77,16 @@ def bytes_a_token(engine: Engine, searched: bool = True) -> float:
     return sum(projection_bytes_a_token(engine)) + head_bytes_a_token(engine, searched)
 
 
+def packed_bytes(engine: Engine) -> float:
+    """Bytes of a packed weight: two bits, and its part of a scale where there are groups."""
+    w = engine.arrays.weights
+    return len(w.packed) / engine.config.ternary_weights if w.groups else 0.25
+
+
 def projection_bytes_a_token(engine: Engine) -> list[float]:
     """The ternary part of `bytes_a_token` by projection, of all layers, in the order of arrays.Q to arrays.DOWN."""
     c, w, s = engine.config, engine.arrays.weights, engine.arrays.scratch
-    rows = w.base3 if w.base3_built[0] else w.packed if w.groups else None
-    a_weight = 0.25 if rows is None else len(rows) / c.ternary_weights
+    a_weight = len(w.base3) / c.ternary_weights if w.base3_built[0] else packed_bytes(engine)
     sizes = [c.layers * rows * cols * a_weight for rows, cols in projection_shapes(c).values()]
     seen, by_columns = s.counts[:, 0].sum(), s.column_counts[0, 0]
     sizes[arrays.UP] *= 1 - skipped_share(s)
@@ -111,10 +116,10 @@ def decode_traffic(engine: Engine, depth: int, tokens: int, searched: bool) -> T
 
 
 def prefill_traffic(engine: Engine, depth: int, tokens: int) -> Traffic:
-    """Mean over a prompt of `tokens`: a chunk reads the weights once, at 2 bits, and the keys and values before it; the prompt the head."""
+    """Mean over a prompt of `tokens`: a chunk reads the packed weights once, and the keys and values before it; the prompt the head."""
     c, chunks = engine.config, -(-tokens // engine.batch)
     kv = sum(cache_bytes_at(engine, min(depth + (i + 1) * engine.batch, depth + tokens) - 1) for i in range(chunks))
-    return Traffic(c.ternary_weights / 4 * chunks / tokens, head_bytes_a_token(engine, False) / tokens, kv / tokens)
+    return Traffic(c.ternary_weights * packed_bytes(engine) * chunks / tokens, head_bytes_a_token(engine, False) / tokens, kv / tokens)
 
 
 def operations(c: ModelConfig, depth: int, tokens: int, logits: int) -> Operations:
@@ -137,7 +142,7 @@ def kernel_work(engine: Engine, position: int, tokens: int, logits: float, searc
     """
     c = engine.config
     weights = {name: float(c.layers * rows * cols) for name, (rows, cols) in projection_shapes(c).items()}
-    sizes = projection_bytes_a_token(engine) if tokens == 1 else [count / 4 / tokens for count in weights.values()]
+    sizes = projection_bytes_a_token(engine) if tokens == 1 else [count * packed_bytes(engine) / tokens for count in weights.values()]
     work = {name: Work(size, 2 * count) for (name, count), size in zip(weights.items(), sizes, strict=True)}
     work["attention"] = Work(cache_bytes_at(engine, position + tokens - 1) / tokens, operations(c, position, tokens, 1).attention)
     work["head"] = Work(head_bytes_a_token(engine, searched) * logits, 2.0 * c.vocab * c.hidden * logits)

@@ -23,7 +23,8 @@ class ModelOrCommand(Group):
 
 NAME = "bench"
 # Names of commands.bench.shapes.SHAPES.
-SHAPES = ("125M", "350M", "700M", "1B", "1.5B", "2.5B", "2B-4T", "3.8B", "7B", "13B", "30B", "70B", "100B")
+DUMMIES = ("125M", "350M", "700M", "1B", "1.5B", "2.5B", "2B-4T", "3.8B", "7B", "13B", "30B", "70B", "100B")
+SHAPES = (*DUMMIES, "bonsai-1.7B", "bonsai-4B", "bonsai-8B")
 app = typer.Typer(name=NAME, cls=ModelOrCommand, context_settings={"help_option_names": ["-h", "--help"]})
 
 

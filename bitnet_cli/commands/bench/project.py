@@ -46,6 +46,8 @@ def memory_bytes(shape: Shape, cache_type: str, context: int) -> int:
     """What a full run may take: the file, base-3 rows and columns beside it, planes of the head, and the KV cache."""
     weights = shape.ternary_weights()
     cache = kv_cache.cache_bytes(cache_type, shape.layers, shape.kv_heads, shape.head_dim, context)
+    if shape.groups:
+        return 2 * shape.file_bytes() + cache  # rows are laid out again
     return weights // 4 + weights // 5 + shape.layers * shape.hidden * shape.feed_forward // 4 + 3 * shape.vocab * shape.hidden + cache
 
 

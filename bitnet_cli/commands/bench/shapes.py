@@ -1,8 +1,9 @@
 """Models that do not exist: published shapes with random ternary weights, as a GGUF file that is deleted when it is no longer used.
 
 Shapes: the dummy models of arXiv 2410.16144 (bitnet.cpp), section on speed, and microsoft/bitnet-b1.58-2B-4T. Their embedding has the
-32,002 tokens of 1bitLLM's models, BitNet 2B-4T its own 128,256. Speed does not depend on which weights are random: a pool of valid bytes
-is laid out again and again from different places, and every layer has its own memory.
+32,002 tokens of 1bitLLM's models, BitNet 2B-4T its own 128,256. `bonsai`: prism-ml/Ternary-Bonsai, which are Qwen3 models in PQ2_0, with a
+scale for each 128 weights, embedding and head too. Speed does not depend on which weights are random: a pool of valid bytes is laid out
+again and again from different places, and every layer has its own memory.
 """
 
 import contextlib
@@ -21,12 +22,13 @@ from bitnet_cli.errors import BitnetError
 from bitnet_cli.gguf_file.reader import GGUFFile, open_gguf
 from bitnet_cli.gguf_file.types import TensorType, nbytes
 from bitnet_cli.gguf_file.writer import OutputTensor, write_gguf
-from bitnet_cli.layer_table import EVERY, LAYER, PROJECTIONS, SUB_NORMS, layer_weights, shapes
-from bitnet_cli.ternary import i2_s
+from bitnet_cli.layer_table import EVERY, HEAD_NORMS, LAYER, PROJECTIONS, SUB_NORMS, layer_weights, shapes
+from bitnet_cli.ternary import i2_s, pq2_0
 
 POOL = 1 << 24  # bytes, or a little less
-BLOCKS_APART = 2 * 18 * 54 * 66  # a multiple of every block's bytes
+BLOCKS_APART = 2 * 17 * 18 * 54 * 66  # a multiple of every block's bytes
 SCALE = 1 / 32
+SMALLEST, LARGEST, TWOS = 1e-5, 0.08, 0.01  # scales of groups, log-uniform, and the share of weights that are 2
 Producer = Callable[[], NDArray[Any]]  # of a tensor's values, or of its bytes
 
 
@@ -38,22 +40,32 @@ class Shape(NamedTuple):
     kv_heads: int
     vocab: int
     context: int = 32768  # so that any depth can be measured
+    groups: bool = False  # a Qwen3 model, all matrices in PQ2_0
+    head_size: int = 0  # values of a head; 0: hidden / heads
+    tied: bool = True  # the embedding is the head
 
     @property
     def head_dim(self) -> int:
-        return self.hidden // self.heads
+        return self.head_size or self.hidden // self.heads
 
     def ternary_weights(self) -> int:
         """Of all layers."""
         return self.layers * layer_weights(self)
 
     def file_bytes(self) -> int:
-        """Bytes of the GGUF file, nearly: two bits a weight and a float16 head."""
-        return self.ternary_weights() // 4 + 2 * self.vocab * self.hidden
+        """Bytes of the GGUF file, nearly: two bits a weight and a float16 head, or everything in PQ2_0."""
+        if not self.groups:
+            return self.ternary_weights() // 4 + 2 * self.vocab * self.hidden
+        weights = self.ternary_weights() + self.vocab * self.hidden * (1 if self.tied else 2)
+        return weights // pq2_0.BLOCK * pq2_0.BLOCK_BYTES
 
 
 def _dummy(hidden: int, feed_forward: int, layers: int, heads: int) -> Shape:
     return Shape(hidden, feed_forward, layers, heads, heads, 32002)
+
+
+def _bonsai(hidden: int, feed_forward: int, layers: int, heads: int, tied: bool = True) -> Shape:
+    return Shape(hidden, feed_forward, layers, heads, 8, 151936, groups=True, head_size=128, tied=tied)
 
 
 SHAPES = {
@@ -70,6 +82,9 @@ SHAPES = {
     "30B": _dummy(6656, 16384, 60, 52),
     "70B": _dummy(8192, 24576, 80, 64),
     "100B": _dummy(8192, 45568, 72, 64),
+    "bonsai-1.7B": _bonsai(2048, 6144, 28, 16),
+    "bonsai-4B": _bonsai(2560, 9728, 36, 32),
+    "bonsai-8B": _bonsai(4096, 12288, 36, 32, tied=False),
 }
 
 
@@ -87,9 +102,22 @@ def _blocks(generator: np.random.Generator, count: int, size: int, scale_at: int
     return blocks.reshape(-1)
 
 
+def _pq2_0_pool(generator: np.random.Generator) -> NDArray[np.uint8]:
+    """Blocks with scales that all differ, ternary but for TWOS."""
+    values = generator.integers(-1, 2, (POOL // pq2_0.BLOCK_BYTES, pq2_0.BLOCK), np.int8)
+    values[generator.random(values.shape, np.float32) < TWOS] = 2
+    blocks = pq2_0.pack_rows(values).reshape(-1, pq2_0.BLOCK_BYTES)
+    scales = np.exp(generator.uniform(np.log(SMALLEST), np.log(LARGEST), (len(blocks), 1))).astype("<f2")
+    blocks[:, pq2_0.SCALE_AT : pq2_0.SCALE_AT + 2] = scales.view(np.uint8)
+    return blocks.reshape(-1)
+
+
+@functools.cache
 def _pool(kind: TensorType) -> NDArray[np.uint8]:
-    """Random weights of a type, whole blocks, to be repeated. Of llama.cpp's types besides I2_S: F16, Q4_0, TQ1_0 and TQ2_0."""
+    """Random weights of a type, whole blocks, to be repeated. Of llama.cpp's types besides I2_S and PQ2_0: F16, Q4_0, TQ1_0 and TQ2_0."""
     generator = np.random.default_rng(1)
+    if kind is TensorType.PQ2_0:
+        return _pq2_0_pool(generator)
     if kind is TensorType.I2_S:
         return _i2_s_pool(generator)
     if kind is TensorType.F16:
@@ -131,17 +159,24 @@ def _head(shape: Shape) -> Producer:
 
 
 def write_shape(path: Path, shape: Shape, name: str, activation: str = "relu2", kind: TensorType = TensorType.I2_S) -> int:
-    """Write a model with random weights; returns its bytes. activation: of the hidden units, `relu2` or `silu`.
+    """Write a model with random weights; returns its bytes. activation: of the hidden units, `relu2` or `silu`; Qwen3 has its own.
 
-    kind: I2_S is for `bitnet`; F16, Q4_0, TQ1_0 and TQ2_0 are for llama.cpp, whose architecture `bitnet` has SiLU.
+    kind: I2_S is for `bitnet`, and means PQ2_0 in a shape with groups; F16, Q4_0, TQ1_0 and TQ2_0 are for llama.cpp, whose architecture
+    `bitnet` has SiLU.
     """
+    if shape.groups:
+        kind = TensorType.PQ2_0
     pool, tail = _pool(kind), i2_s.TAIL if kind is TensorType.I2_S else 0
 
     def projection(seed: int, _: str, rows: int, cols: int) -> Producer:
         return _projection(pool, seed, nbytes(kind, (rows, cols)) - tail, tail)
 
-    keys = {"hidden_activation": activation} if kind is TensorType.I2_S else {}
-    return write_model(path, shape, f"random {name}", (TensorType.F16, _head(shape)), (kind, projection), keys)
+    keys: dict[str, str | int | float] = {"hidden_activation": activation} if kind is TensorType.I2_S else {}
+    head = TensorType.F16, _head(shape)
+    if shape.groups:
+        head = kind, projection(len(PROJECTIONS) * shape.layers, "", shape.vocab, shape.hidden)
+        keys = {"attention.key_length": shape.head_dim, "attention.value_length": shape.head_dim}
+    return write_model(path, shape, f"random {name}", head, (kind, projection), keys)
 
 
 def write_model(
@@ -157,18 +192,21 @@ def write_model(
     head: type and what makes it; projections: type, and a function of seed, name, rows and cols that gives what makes one; keys: more
     metadata, named without the architecture.
     """
-    arch = "bitnet-b1.58" if projections[0] is TensorType.I2_S else "bitnet"
+    arch = {TensorType.I2_S: "bitnet-b1.58", TensorType.PQ2_0: "qwen3"}.get(projections[0], "bitnet")
+    norms = EVERY, HEAD_NORMS if arch == "qwen3" else SUB_NORMS
     tensors = [
         OutputTensor("token_embd.weight", head[0], (shape.vocab, shape.hidden), head[1]),
         OutputTensor("output_norm.weight", TensorType.F32, (shape.hidden,), functools.partial(np.ones, shape.hidden, np.float32)),
     ]
+    if not shape.tied:
+        tensors.append(OutputTensor("output.weight", head[0], (shape.vocab, shape.hidden), head[1]))
     sizes = shapes(shape)
     for layer in range(shape.layers):
         for i, part in enumerate(PROJECTIONS):
             rows, cols = sizes[part]
             produce = projections[1](len(PROJECTIONS) * layer + i, part, rows, cols)
             tensors.append(OutputTensor(f"blk.{layer}.{part}.weight", projections[0], (rows, cols), produce))
-        for norm in (tensor.name for tensor in LAYER if not tensor.is_projection and tensor.group in (EVERY, SUB_NORMS)):
+        for norm in (tensor.name for tensor in LAYER if not tensor.is_projection and tensor.group in norms):
             ones = functools.partial(np.ones, sizes[norm], np.float32)
             tensors.append(OutputTensor(f"blk.{layer}.{norm}.weight", TensorType.F32, sizes[norm], ones))
     metadata: dict[str, str | int | float] = {

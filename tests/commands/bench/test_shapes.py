@@ -12,13 +12,31 @@ from bitnet_cli.commands.bench.measure import Runner
 from bitnet_cli.commands.bench.plan import Trial
 from bitnet_cli.commands.bench.rows import Power
 from bitnet_cli.errors import BitnetError, UsageError
+from bitnet_cli.gguf_file.reader import TensorType, open_gguf
 from bitnet_cli.layer_table import layer_weights
 from bitnet_cli.machine.energy import Meter
+from bitnet_cli.model import traffic
 from bitnet_cli.model.config import read_config
+from bitnet_cli.model.engine import Engine
+from bitnet_cli.model.sequence import Sequence
 from bitnet_cli.ternary import i2_s
 
 SMALL = shapes.Shape(256, 384, 3, 4, 2, 320, context=512)
 MiB = 1 << 20
+
+
+def test_a_shape_with_groups_is_a_qwen3_that_runs(tmp_path: Path) -> None:
+    """Heads wider than hidden / heads, an untied head; the file is as large as the shape says, and a token reads all but the embedding."""
+    shape = SMALL._replace(layers=2, groups=True, head_size=128, tied=False)
+    size = shapes.write_shape(tmp_path / "m.gguf", shape, "small")
+    assert shape.file_bytes() <= size < shape.file_bytes() + 30000
+    with open_gguf(tmp_path / "m.gguf") as file:
+        assert file.tensors["output.weight"].type is TensorType.PQ2_0
+        engine = Engine(file, context=32)
+        logits = Sequence(engine).feed([1, 2, 3])
+        assert np.isfinite(logits).all()
+        assert traffic.bytes_a_token(engine) == pytest.approx(shape.file_bytes() - 320 * 256 * 34 / 128, rel=0.03)
+        engine.close()
 
 
 def test_published_shapes_have_published_sizes() -> None:
