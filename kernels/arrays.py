@@ -183,7 +183,7 @@ def new_planes(rows: int, cols: int, width: int = 64, silent: NDArray[np.int64] 
 
 class Scratch(NamedTuple):
     x: NDArray[np.float32]  # (tokens, hidden) residual stream
-    codes: NDArray[np.int8]  # (rows, widest padded + 256) activations in kernel order; rows = max(tokens rounded up, threads)
+    codes: NDArray[np.int8]  # (rows, widest padded + 256) activations in kernel order; rows = max(tokens rounded up to 16, threads)
     factors: NDArray[np.float32]  # (rows,) 127 / max|x|
     sums: NDArray[np.int32]  # (rows,) sum of the codes
     qkv: NDArray[np.float32]  # (tokens, (heads + 2 kv_heads) * head_dim)
@@ -209,7 +209,7 @@ class Scratch(NamedTuple):
     column_sums: NDArray[np.int32]  # (hidden, padded)
     column_counts: NDArray[np.int64]  # (threads, 2) columns of `down`, where it was read by columns, and of these not read
     tile: NDArray[np.uint8]  # (threads, TILE_BYTES) unpacked weight rows
-    block_sums: NDArray[np.int32]  # (threads, (tokens rounded up + 1) * BLOCK_ROWS)
+    block_sums: NDArray[np.int32]  # (threads, (tokens rounded up to 16 + 1) * BLOCK_ROWS)
     texts: NDArray[np.int64]  # (tokens, 3) which rows are whose: control.Text
     positions: NDArray[np.int64]  # (tokens, 2) of each row: its position, and which of the texts it is of
     tables: NDArray[np.int64]  # (tokens, pages of a context) of each text: numbers of its pages of the KV cache, in order
@@ -291,8 +291,8 @@ def new_scratch(z: Sizes, chunk: int, context: int, threads: int, groups: Groups
     """
     inner, group = z.heads * z.head_dim, z.heads // z.kv_heads
     queries, line = min(QUERIES, rounded(chunk * group, 4)), max(BLOCK, rounded(z.head_dim, UNIT))
-    widest, fours = max(z.hidden, inner, z.feed_forward), -(-chunk // 4) * 4
-    rows = max(-(-chunk // 8) * 8 + 8 if groups else fours, threads)  # grouped.py reads eight at a time, from any row on
+    widest, padded_tokens = max(z.hidden, inner, z.feed_forward), rounded(chunk, 16)
+    rows = max(padded_tokens + 8 if groups else padded_tokens, threads)  # grouped.py reads eight at a time, from any row on
     return Scratch(
         x=_zeros((chunk, z.hidden), np.float32),
         codes=_zeros((rows, padded(widest) + 256), np.int8),  # 256: base-3 rows meet up to four registers more than there are
@@ -323,7 +323,7 @@ def new_scratch(z: Sizes, chunk: int, context: int, threads: int, groups: Groups
         column_sums=_zeros(padded(z.hidden), np.int32),
         column_counts=_zeros((threads, 2), np.int64),
         tile=_zeros((threads, TILE_BYTES), np.uint8),
-        block_sums=_zeros((threads, (fours + 1) * BLOCK_ROWS), np.int32),
+        block_sums=_zeros((threads, (padded_tokens + 1) * BLOCK_ROWS), np.int32),
         texts=_zeros((chunk, len(Text._fields)), np.int64),
         positions=_zeros((chunk, 2), np.int64),
         tables=_zeros((chunk, -(-context // z.page)), np.int64),

@@ -40,7 +40,7 @@ class NoLinking:
 
 def pretend(name: str, cpu: str) -> None:
     """Make Numba and the kernels take this machine for one with that CPU, and choose the instruction set `name`."""
-    triple = TRIPLES["avx" if name.startswith("avx") else "arm"]
+    triple = TRIPLES["avx" if name.startswith(("amx", "avx")) else "arm"]
     os.environ["BITNET_ISA"] = name
     machine: Any = platform
     machine.machine = lambda: triple.split("-")[0]
