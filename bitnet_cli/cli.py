@@ -16,7 +16,7 @@ from typing import Annotated, Any, NoReturn
 import typer
 
 from bitnet_cli.errors import BitnetError, printable
-from bitnet_cli.options import bench, convert, embed, inspect, perplexity, quantize, run
+from bitnet_cli.options import bench, convert, embed, inspect, models, perplexity, quantize, run
 from bitnet_cli.options.pages import Command, Group
 
 GRACE = 3.0  # seconds after SIGTERM in which files and the terminal are put in order
@@ -83,6 +83,9 @@ def common(
 
 
 for _command in (run.run, perplexity.perplexity, embed.embed, convert.convert, quantize.quantize, inspect.inspect):
+    app.command(cls=Command)(_command)
+app.command("list", cls=Command)(models.list_models)
+for _command in (models.pull, models.show, models.rm):
     app.command(cls=Command)(_command)
 app.add_typer(bench.app, name=bench.NAME)
 
