@@ -5,15 +5,14 @@
     with load("models/bitnet-b1.58-2B-4T.gguf") as model:
         print("".join(model.generate("Once upon a time", max_tokens=50, temperature=0)))
 
-A model works on one thing at a time. It may be used from several threads: they wait for each other, and a text that is being generated
-is finished, or closed, before anything else begins. Errors are those of bitnet_cli.errors.
+A model may be used from several threads, and may write several texts at once: those that are asked for at the same time share steps, and
+each is what it would be alone. Errors are those of bitnet_cli.errors.
 """
 
 from __future__ import annotations
 
 import contextlib
 import os
-import threading
 from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
@@ -30,8 +29,9 @@ from bitnet_cli.model.config import NO_TEXT, ModelConfig
 from bitnet_cli.model.constraint import grammar_of
 from bitnet_cli.model.generate import Timings
 from bitnet_cli.model.names import find
-from bitnet_cli.model.opening import Engine, OpenModel, open_model, prompt_ids
+from bitnet_cli.model.opening import OpenModel, Options, open_model, prompt_ids
 from bitnet_cli.model.perplexity import Score, score
+from bitnet_cli.model.reading import Reading
 from bitnet_cli.model.sampler import Sampler, Sampling
 from bitnet_cli.text.chat.arguments import checked_args
 from bitnet_cli.text.chat.choice import Choice, choose
@@ -68,17 +68,17 @@ def load(
 
     UsageError: no such model, or a value out of range. BadFileError, UnsupportedError: the file is damaged, or of a kind that is not run.
     """
-    opened = open_model(find(path), Engine(context, threads, cache_type, weight_bits, activations, query_type, mapped), embeds=True)
+    opened = open_model(find(path), Options(context, threads, cache_type, weight_bits, activations, query_type, mapped), embeds=True)
     try:
-        opened.decoder.start()
+        opened.engine.start()
     except BaseException:
-        opened.session.close()
+        opened.scheduler.close()
         raise
     return Model(opened)
 
 
 class Generation(Completion):
-    """Text that comes piece by piece; made by `Model.generate`. From the first piece to the last, the model is busy; `close` ends it early.
+    """Text that comes piece by piece; made by `Model.generate`. `close` ends it early.
 
     seed        the number that makes the same text again
     ids         the new tokens so far
@@ -87,14 +87,9 @@ class Generation(Completion):
     stopped_by  the stop string that ended it, if one did
     """
 
-    def __init__(self, model: Model, opened: OpenModel, prompt: Sequence[int], sampling: Sampling, request: Request):
-        super().__init__(opened, prompt, sampling, request)
-        # Not a method: a generator that holds this object would make a circle, and a text that nobody holds would keep the model busy.
-        self._pieces = _alone(model, self._pieces)
-
 
 class Answer(Iterator[str]):
-    """The text of an answer, piece by piece; made by `Model.chat`. The model is busy until it ends, or `close` ends it.
+    """The text of an answer, piece by piece; made by `Model.chat`. `close` ends it early.
 
     seed     the number that makes the same answer again
     timings  tokens and seconds
@@ -129,20 +124,15 @@ def _answered(
     timings: Timings,
     chats: list[Chat],
 ) -> Generator[str, None, None]:
-    with model._alone() as opened:
-        wanted = {"draft": request.draft, "stops": request.stop, "grammar": request.grammar}
-        chat = Chat(opened.session, opened.tokenizer, choice.template, shift=shift, **wanted)  # type: ignore[arg-type]
-        chat.messages, first = resumed(model._chat, messages) if model._chat else (list(messages), 0)
-        chat.first = first if shift else 0
-        model._chat = chat
-        chats.append(chat)
-        with contextlib.closing(chat.answer(sampler, request.limit, timings=timings)) as pieces:
-            yield from filter(None, pieces)
-
-
-def _alone(model: Model, pieces: Generator[str, None, None]) -> Generator[str, None, None]:
-    with model._alone(), contextlib.closing(pieces):
-        yield from pieces
+    opened = model._open()
+    wanted = {"draft": request.draft, "stops": request.stop, "grammar": request.grammar}
+    chat = Chat(opened.scheduler, opened.tokenizer, choice.template, shift=shift, **wanted)  # type: ignore[arg-type]
+    before, model._chat = model._chat, chat
+    chat.messages, first = resumed(before, messages) if before else (list(messages), 0)
+    chat.first = first if shift else 0
+    chats.append(chat)
+    with contextlib.closing(chat.answer(sampler, request.limit, timings=timings)) as pieces:
+        yield from filter(None, pieces)
 
 
 class Model:
@@ -151,24 +141,11 @@ class Model:
     def __init__(self, opened: OpenModel):
         self.path: Path = opened.path
         self.tokenizer: Tokenizer = opened.tokenizer
-        self.config: ModelConfig = opened.decoder.config
-        self.context: int = opened.session.context
+        self.config: ModelConfig = opened.engine.config
+        self.context: int = opened.engine.context
         self._opened: OpenModel | None = opened
         self._chat: Chat | None = None  # the last one, for the tokens of its answers
         self._process = os.getpid()
-        self._lock, self._owner = threading.Lock(), 0  # owner: the thread that holds the lock, 0 for none
-
-    @contextlib.contextmanager
-    def _alone(self) -> Iterator[OpenModel]:
-        """Wait until nobody uses the model, and use it. BitnetError: it is closed, or this very thread is in the middle of a text."""
-        if self._owner == threading.get_ident():
-            raise BitnetError("this model is in the middle of a text; finish that, or call its close()")
-        with self._lock:
-            self._owner = threading.get_ident()
-            try:
-                yield self._open()
-            finally:
-                self._owner = 0
 
     def _open(self) -> OpenModel:
         if self._opened is None:
@@ -230,7 +207,7 @@ class Model:
         sampling = Sampling(temperature, top_k, top_p, min_p, repeat_penalty, seed, **penalties, **surprise)  # type: ignore[arg-type]
         stops = [stop] if isinstance(stop, str) else list(stop)
         request = Request(limit, stops, None, ignore_eos, logprobs, lookup, grammar)
-        return Generation(self, self._open(), self._ids(prompt), sampling, request)
+        return Generation(self._open(), self._ids(prompt), sampling, request)
 
     def chat(
         self,
@@ -294,15 +271,16 @@ class Model:
 
         As the model computes them: also those of unused tokens, which are never chosen.
         """
-        ids = self._ids(prompt)
-        with self._alone() as opened:
-            return opened.session.emptied().feed_all(ids) if every else opened.session.prefill(ids).logits.copy()
+        ids, rows = self._ids(prompt), list[NDArray[np.float32]]()
+        first = 0 if every else max(len(ids) - 1, 0)
+        self._open().scheduler.finish([Reading(ids, lambda _, logits: rows.append(logits.copy()), first)])
+        return np.concatenate(rows) if every else rows[0][0]
 
     def perplexity(self, text: str | Sequence[int], *, stride: int = 0) -> Score:
         """How well the model predicts a text: perplexity, its standard error, tokens. stride: see model/perplexity.py; 0: the context."""
         ids = self.tokenizer.encode(text) if isinstance(text, str) else list(text)
-        with self._alone() as opened:
-            return score(opened.session.emptied(), ids, self.context, stride or self.context, silent=opened.decoder.silent)
+        opened = self._open()
+        return score(opened.scheduler, ids, self.context, stride or self.context, silent=opened.engine.silent)
 
     def embed(
         self, texts: str | Sequence[str], *, pooling: str | None = None, normalize: bool = True, prompt: str = ""
@@ -312,21 +290,18 @@ class Model:
         prompt is put before every text. UsageError: a model that is none for embeddings, and no pooling given.
         """
         many = [texts] if isinstance(texts, str) else list(texts)
-        with self._alone() as opened:
-            decoder = opened.session.emptied()
-            vectors = embedding.embed(decoder, self.tokenizer, many, pooling=pooling, normalize=normalize, prompt=prompt)
+        scheduler = self._open().scheduler
+        vectors = embedding.embed(scheduler, self.tokenizer, many, pooling=pooling, normalize=normalize, prompt=prompt)
         return vectors[0] if isinstance(texts, str) else vectors
 
     def _ids(self, prompt: str | Sequence[int]) -> list[int]:
         return prompt_ids(self.tokenizer, prompt) if isinstance(prompt, str) else list(prompt)
 
     def close(self) -> None:
-        """End the model's threads and free its memory; waits for a text that another thread generates. A second call does nothing."""
-        if self._opened is None:
-            return
-        with self._alone() as opened:
-            opened.session.close()
-            self._opened = None
+        """End the model's threads and free its memory. Texts that are not finished end with an error. A second call does nothing."""
+        opened, self._opened = self._opened, None
+        if opened is not None:
+            opened.scheduler.close()
 
     def __enter__(self) -> Model:
         return self

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .control import Wanted
-from .group_rows import Groups, unit_of
+from .group_rows import GROUPS, Groups
 from .kv_cache import BLOCK, UNIT, rounded
 
 _numbers: Any = np.arange(16)
@@ -94,6 +94,7 @@ class Weights(NamedTuple):
     part_scales: NDArray[np.float32] = np.zeros(0, np.float32)  # (parts,)
     # Not None: `packed` has matrices of group_rows.py, whose products are multiplied by `scales`; no parts, columns or base-3 rows.
     groups: Groups | None = None
+    head_groups: Groups | None = None  # the same of `head`, in place of head_kind
 
 
 CACHE_LINE = 64  # bytes
@@ -210,7 +211,7 @@ class Scratch(NamedTuple):
 
 
 class GroupScratch(NamedTuple):
-    """What grouped.py needs. rows: tokens rounded up to 8; units: of the widest row, each with one step (group_rows.unit_of)."""
+    """What grouped.py needs. rows: as `codes`; units: 64 of the widest row, or more, each with one step (group_rows.unit_of)."""
 
     minus: NDArray[np.int32]  # (rows, units) minus the sum of a unit's codes
     steps: NDArray[np.float32]  # (rows, units) what one step of its codes stands for
@@ -248,8 +249,9 @@ def _zeros(shape: int | tuple[int, ...], dtype: type[np.generic]) -> NDArray[Any
     return raw[start : start + size].view(dtype).reshape(shape)
 
 
-def _group_scratch(groups: Groups, digits: int, rows: int, widest: int, threads: int) -> GroupScratch:
-    shape = rows, widest // unit_of(groups)
+def new_group_scratch(digits: int, rows: int, widest: int, threads: int) -> GroupScratch:
+    """Scratch for `rows` rows of up to `widest` activations."""
+    shape = rows, widest // min(GROUPS)
     fine = (rows if digits == 2 else 0), shape[1]
     return GroupScratch(
         minus=_zeros(shape, np.int32),
@@ -262,11 +264,14 @@ def _group_scratch(groups: Groups, digits: int, rows: int, widest: int, threads:
 
 
 def new_scratch(z: Sizes, chunk: int, context: int, threads: int, groups: Groups | None = None) -> Scratch:
-    """Scratch for steps of up to `chunk` tokens, by `threads` threads, over a cache of `context` tokens. groups: as Weights.groups."""
+    """Scratch for steps of up to `chunk` tokens, by `threads` threads, over a cache of `context` tokens.
+
+    groups: Weights.groups, or .head_groups where only the head has them.
+    """
     inner, group = z.heads * z.head_dim, z.heads // z.kv_heads
     queries, line = min(QUERIES, rounded(chunk * group, 4)), max(BLOCK, rounded(z.head_dim, UNIT))
     widest, fours = max(z.hidden, inner, z.feed_forward), -(-chunk // 4) * 4
-    rows = max(-(-chunk // 8) * 8 if groups else fours, threads)
+    rows = max(-(-chunk // 8) * 8 + 8 if groups else fours, threads)  # grouped.py reads eight at a time, from any row on
     return Scratch(
         x=_zeros((chunk, z.hidden), np.float32),
         codes=_zeros((rows, padded(widest) + 256), np.int8),  # 256: base-3 rows meet up to four registers more than there are
@@ -309,5 +314,5 @@ def new_scratch(z: Sizes, chunk: int, context: int, threads: int, groups: Groups
         fine_factors=np.ones(rows, np.float32),
         fine_sums=_zeros(rows, np.int32),
         residue=_zeros((threads, widest), np.float32),
-        groups=_group_scratch(groups, z.digits, rows, widest, threads) if groups else None,
+        groups=new_group_scratch(z.digits, rows, widest, threads) if groups else None,
     )

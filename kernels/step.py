@@ -40,6 +40,7 @@ from .columns import BLOCK, find_active, matvec_by_columns
 from .control import ASLEEP, DONE, FIRST_LAYER, LAST_LAYER, POSITION, STEP, STOP, TOKENS, WANTED
 from .dense import head_matvec
 from .glu import gated
+from .grouped import logits_by_groups, perhaps_quantise, project_groups, row_unit
 from .head_search import top_logits
 from .heads import attention
 from .inputs import hadamard, keep_largest, own_row, quantise_row_4
@@ -100,6 +101,8 @@ def prepare(x, cols, w, norm_at, then_at, eps, kind, kept, turned, s, tokens, th
         if kind != INT8:
             s.factors[row], s.sums[row] = quantise_row_4(source, cols, kind, s.codes[row], _kernel_length(cols))
             continue
+        if perhaps_quantise(w.groups, source, cols, s, row, thread):
+            continue
         for digit in range(2 if len(s.fine_codes) else 1):
             if digit:
                 left_over(source, cols, s.factors[row], s.residue[thread])
@@ -149,9 +152,11 @@ def _multiply(w, s, layer, which, cols, scale, out, place, accumulate, digit, to
 
 
 @kernel
-def project(w, s, layer, which, cols, rows, out, place, accumulate, tokens, thread, threads):  # type: ignore[no-untyped-def]
-    """out[t, place + r] (+)= row r of projection `which` times activation row t, for this thread's rows."""
-    first, last = share(rows, FOUR, thread, threads)
+def _project(groups, w, s, layer, which, cols, rows, out, place, accumulate, tokens, thread, first, last):  # type: ignore[no-untyped-def]
+    """`project` of rows first <= r < last. groups: w.groups; None is known when this is compiled, and what is not needed left out."""
+    if groups is not None:
+        project_groups(groups, w, s, layer, which, cols, out, place, accumulate, tokens, thread, first, last)
+        return
     cols, begin, part, digits = _packed_width(cols), START, START, 2 if len(s.fine_codes) else 1
     if digits == 1 and len(w.part_at):
         # Parts may be single rows, which the kernels take four and more of at once: one scale for all, and each part's afterwards.
@@ -167,6 +172,13 @@ def project(w, s, layer, which, cols, rows, out, place, accumulate, tokens, thre
             for digit in range(digits):
                 _multiply(w, s, layer, which, cols, scale, out, place, accumulate or digit > 0, digit, tokens, thread, start, stop)
         begin, part = end, part + 1
+
+
+@kernel
+def project(w, s, layer, which, cols, rows, out, place, accumulate, tokens, thread, threads):  # type: ignore[no-untyped-def]
+    """out[t, place + r] (+)= row r of projection `which` times activation row t, for this thread's rows."""
+    first, last = share(rows, row_unit(w.groups), thread, threads)
+    _project(w.groups, w, s, layer, which, cols, rows, out, place, accumulate, tokens, thread, first, last)
 
 
 @inlined
@@ -254,12 +266,12 @@ def run_layer(z, w, cache, s, layer, tokens, position, thread, threads, control)
             if which > GATE and tokens > 1:
                 barrier(control, threads)
             prepare(s.x, z.hidden, w, at[FFN_NORM], norm_at, eps, z.codes, START, START, s, tokens, thread, threads, control)
-        if which == UP and tokens == 1 and z.activation == RELU2:
+        if which == UP and tokens == 1 and z.activation == RELU2 and row_unit(w.groups) == FOUR:
             up_where_gate_is_open(z, w, s, layer, thread, threads)
         else:
             out = s.gate if which == GATE else s.up
             project(w, s, layer, which, z.hidden, z.feed_forward, out, START, WRITE, tokens, thread, threads)
-    first, last = share(z.feed_forward, FOUR, thread, threads)  # the rows that this thread has just written
+    first, last = share(z.feed_forward, row_unit(w.groups), thread, threads)  # the rows that this thread has just written
     for t in range(tokens):
         gated(s.gate[t], s.up[t], z.activation, first, last)
     barrier(control, threads)
@@ -286,6 +298,15 @@ def logits_of_rows(z, w, s, wanted, thread, threads, control):  # type: ignore[n
             head_matvec(w.head, w.head_offset[0], z.head_kind, z.hidden, x, logits, np.int64(first), np.int64(last))
 
 
+@kernel
+def wanted_logits(head_groups, z, w, s, wanted, thread, threads, control):  # type: ignore[no-untyped-def]
+    """The first `wanted` logits that s.wanted lists. head_groups: w.head_groups; None is known when this is compiled."""
+    if head_groups is None:
+        logits_of_rows(z, w, s, wanted, thread, threads, control)
+    else:
+        logits_by_groups(head_groups, z, w, s, wanted, thread, threads, control)
+
+
 @inlined
 def run_step(z, w, cache, s, control, thread, threads):  # type: ignore[no-untyped-def]
     """This thread's part of the step that `control` describes. z, w, cache, s: Sizes, Weights, Cache, Scratch (arrays.py)."""
@@ -294,7 +315,7 @@ def run_step(z, w, cache, s, control, thread, threads):  # type: ignore[no-untyp
     for layer in range(control[FIRST_LAYER], control[LAST_LAYER]):
         run_layer(z, w, cache, s, layer, tokens, position, thread, threads, control)
     if wanted > 0:
-        logits_of_rows(z, w, s, wanted, thread, threads, control)
+        wanted_logits(w.head_groups, z, w, s, wanted, thread, threads, control)
         barrier(control, threads)
 
 

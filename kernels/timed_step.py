@@ -12,7 +12,7 @@ from typing import Any
 from llvmlite import ir
 from numba import types
 
-from . import head_search, heads, step
+from . import grouped, head_search, heads, step
 from .arrays import DOWN, UP, Scratch
 from .barrier import barrier
 from .jit import inlined, kernel
@@ -144,6 +144,8 @@ _run_layer = _bound(
     barrier=_barrier_after(GLU),  # which has no name of its own to bind: nothing else of weight stands before these barriers
 )
 _logits_of_rows = _bound(step.logits_of_rows, inlined, top_logits=_top_logits)
+_logits_by_groups = _bound(grouped.logits_by_groups, kernel, barrier=_barrier_after(HEAD))
+_wanted_logits = _bound(step.wanted_logits, kernel, logits_of_rows=_logits_of_rows, logits_by_groups=_logits_by_groups)
 _after_head = _barrier_after(HEAD)
 
 
@@ -166,7 +168,7 @@ def timed_steps(z, w, cache, s, control, states, position, wanted, steps, thread
         s.laps[LAST] = begin
         for layer in range(z.layers):
             _run_layer(z, w, cache, s, layer, tokens, position, thread, threads, both)
-        _logits_of_rows(z, w, s, wanted, thread, threads, both)
+        _wanted_logits(w.head_groups, z, w, s, wanted, thread, threads, both)
         _after_head(both, threads)
         total += clock() - begin
     return total

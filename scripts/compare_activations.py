@@ -49,7 +49,7 @@ def zeros(decoder: Any, ids: list[int]) -> dict[str, float]:
     from bitnet_kernels import arrays
     from bitnet_kernels.naive import inputs, norm, quantise
 
-    c, w, s, z = decoder.config, decoder._weights, decoder._scratch, decoder._sizes
+    c, w, s, z = decoder.engine.config, decoder.engine.arrays.weights, decoder.engine.arrays.scratch, decoder.engine.arrays.sizes
     seen: dict[str, list[float]] = {"qkv": [], "o": [], "up": [], "down": []}
     decoder.rewind(0)
     decoder.feed(ids)
@@ -57,7 +57,7 @@ def zeros(decoder: Any, ids: list[int]) -> dict[str, float]:
         at = w.norm_offsets[layer]
         codes = quantise.quantise(norm.rms_norm(s.x[:1], w.norms[at[arrays.ATTENTION_NORM] :][: c.hidden], c.norm_eps), z.codes)[0]
         before = s.counts.sum(0)
-        decoder._team.run(1, decoder.position - 1, layer, layer + 1)
+        decoder.engine.team.run(1, decoder.position - 1, layer, layer + 1)
         rows, skipped = s.counts.sum(0) - before
         mixed = norm.rms_norm(s.mixed[:1], w.norms[at[arrays.ATTENTION_SUB_NORM] :][: c.inner], c.norm_eps)
         mixed = inputs.keep_largest(mixed, z.kept) if z.kept else mixed
@@ -73,14 +73,18 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
     from bitnet_kernels.bandwidth import read_rate
 
     from bitnet_cli.gguf_file.reader import open_gguf
-    from bitnet_cli.model.decoder import Decoder
+    from bitnet_cli.model.engine import Engine
+    from bitnet_cli.model.sequence import Sequence
+    from bitnet_cli.model.traffic import bytes_a_token
 
     decoders, results = {}, {}
     for name, (activation, bits) in ENGINES.items():
         file = open_gguf(model(args.folder, args.shape, activation))
         context = args.prompt + args.tokens + WARM_UP
-        decoder = Decoder(file, context=context, threads=args.threads, cache_type="f16", weight_bits=args.weights, activations=bits)
-        decoder.start()
+        decoder = Sequence(
+            Engine(file, context=context, threads=args.threads, cache_type="f16", weight_bits=args.weights, activations=bits)
+        )
+        decoder.engine.start()
         for _ in range(2 * WARM_UP):
             decoder.rewind(0)
             decoder.feed([3], TOP)  # also decides which layouts pay, and builds them
@@ -99,8 +103,8 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
             results[name]["decode"].append(args.tokens / (time.perf_counter() - start))
         rates += read_rate(np.asarray(file.file_bytes()), args.threads, repeats=1)
     for name, decoder in decoders.items():
-        results[name] |= {"bytes": decoder.bytes_a_token(), "read_rate": max(rates), "zeros": zeros(decoder, [5, 6, 7])}
-        decoder.close()
+        results[name] |= {"bytes": bytes_a_token(decoder.engine), "read_rate": max(rates), "zeros": zeros(decoder, [5, 6, 7])}
+        decoder.engine.close()
     return results
 
 

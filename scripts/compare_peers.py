@@ -37,11 +37,13 @@ def run_ours(model: Path, threads: int, prompt: int, tokens: int) -> dict[str, f
     from bitnet_kernels.bandwidth import read_rate
 
     from bitnet_cli.gguf_file.reader import open_gguf
-    from bitnet_cli.model.decoder import Decoder
+    from bitnet_cli.model.engine import Engine
+    from bitnet_cli.model.sequence import Sequence
+    from bitnet_cli.model.traffic import bytes_a_token, head_rows, skipped_columns_share, skipped_share
 
     file = open_gguf(model)
-    decoder = Decoder(file, context=prompt + tokens + WARM_UP, threads=threads, cache_type="f16")  # as llama.cpp
-    decoder.start()
+    decoder = Sequence(Engine(file, context=prompt + tokens + WARM_UP, threads=threads, cache_type="f16"))  # as llama.cpp
+    decoder.engine.start()
     decoder.feed(range(3, 3 + WARM_UP), TOP)
     for _ in range(2 * WARM_UP):
         decoder.feed([3], TOP)  # also decides which layouts pay, and builds them
@@ -56,11 +58,12 @@ def run_ours(model: Path, threads: int, prompt: int, tokens: int) -> dict[str, f
             decoder.feed([1 + i % 1000], top)
         figures[name] = tokens / (time.perf_counter() - start)
         read = max(read_rate(np.asarray(file.file_bytes()), threads))
-        figures[f"{name}_read_share"] = figures[name] * decoder.bytes_a_token(top > 0) / read
+        figures[f"{name}_read_share"] = figures[name] * bytes_a_token(decoder.engine, top > 0) / read
         figures["read_rate"] = read
-    rows = decoder.head_rows() / max(decoder.head_rows()[0] / (decoder.config.vocab - len(decoder.silent)), 1)
-    figures |= {"head_rows_exact": float(rows[3]), "skipped_up": decoder.skipped_share(), "skipped_down": decoder.skipped_columns_share()}
-    decoder.close()
+    engine, scratch = decoder.engine, decoder.engine.arrays.scratch
+    rows = head_rows(engine) / max(head_rows(engine)[0] / (engine.config.vocab - len(engine.silent)), 1)
+    figures |= {"head_rows_exact": float(rows[3]), "skipped_up": skipped_share(scratch), "skipped_down": skipped_columns_share(scratch)}
+    decoder.engine.close()
     return figures
 
 

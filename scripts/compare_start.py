@@ -23,8 +23,9 @@ from pathlib import Path
 from bitnet_cli.commands.quantize import quantize
 from bitnet_cli.gguf_file.reader import open_gguf
 from bitnet_cli.gguf_file.writer import OutputTensor, write_gguf
-from bitnet_cli.model.decoder import Decoder
+from bitnet_cli.model.engine import Engine
 from bitnet_cli.model.names import find
+from bitnet_cli.model.sequence import Sequence
 
 PROMPT = "And the king said unto the people"
 LLAMA = """
@@ -80,8 +81,8 @@ def middle(values: list[float], digits: int = 2) -> str:
 def compare(model: Path, options: argparse.Namespace) -> dict[str, list[tuple[float, float, int]]]:
     """Both programs in turn, after one start of each that warms files and caches."""
     with open_gguf(model) as file:
-        decoder = Decoder(file, threads=1, cache_type="f16")
-        context, cache = decoder.context, decoder.cache_bytes()
+        decoder = Sequence(Engine(file, threads=1, cache_type="f16"))
+        context, cache = decoder.engine.context, decoder.engine.cache_bytes()
     threads = str(options.threads)
     ours = [sys.executable, "-m", "bitnet_cli", "run", "-m", str(model), "-p", PROMPT, "-n", "1", "--temp", "0", "-q", "-t", threads]
     commands = {"bitnet": ours}

@@ -42,13 +42,14 @@ from bitnet_cli.commands.quantize import quantize
 from bitnet_cli.errors import BitnetError
 from bitnet_cli.model import prompt_cache
 from bitnet_cli.model.embedding import embed_ids
-from bitnet_cli.model.opening import Engine, OpenModel, open_model
+from bitnet_cli.model.opening import OpenModel, Options, open_model
 from bitnet_cli.model.sampler import Sampling
+from bitnet_cli.model.sequence import Sequence
 from bitnet_cli.text.chat.templates import Message
 
 SECONDS = 20  # of CPU time a case may take; a usual one takes 0.02
 MEMORY = 2 << 30  # more than the address space that the process has before a case
-ENGINE = Engine(context=64, threads=1)
+ENGINE = Options(context=64, threads=1)
 HEADER = 20_000  # most changes are made before this byte: what comes later is weights
 NUMBERS = (0, 1, 2, 3, 7, 31, 32, 63, 127, 128, 255, 256, 2**15, 2**16 - 1, 2**31 - 1, 2**31, 2**32 - 1, 2**53, 2**63 - 1, 2**63, 2**64 - 1)
 VALUES: tuple[Any, ...] = (
@@ -149,15 +150,16 @@ def run_model(path: Path) -> None:
     opened = open_model(path, ENGINE, embeds=True)
     try:
         ids = opened.tokenizer.encode("The <|eot_id|> world's \u00f3\n")[:8] or [0]
-        if opened.decoder.config.pooling is not None:
-            embed_ids(opened.decoder, ids, opened.decoder.config.pooling, True)
+        if opened.engine.config.pooling is not None:
+            embed_ids(opened.scheduler, [ids], opened.engine.config.pooling, True)
             return
-        opened.decoder.feed_all(ids)
+        text = Sequence(opened.engine)
+        text.feed_all(ids)
         for token in ids[:3]:
-            opened.decoder.feed([token])
+            text.feed([token])
         opened.tokenizer.decode(ids)
     finally:
-        opened.session.close()
+        opened.scheduler.close()
 
 
 def check_gguf(folder: Path) -> None:
@@ -225,8 +227,8 @@ def one_file(root: Path, name: str, write: Callable[[Path], object]) -> list[Pat
 def make_targets(root: Path) -> dict[str, Target]:
     folders, models = model_seeds(root)
     opened = open_model(models[0] / "model.gguf", ENGINE)
-    opened.session.prefill(opened.tokenizer.encode("the world in the end"))
-    count = len(opened.session.ids)
+    ids = opened.tokenizer.encode("the world in the end")
+    Sequence(opened.engine).feed(ids)
     said = [Message("user", "a"), Message("assistant", "b", tuple(opened.tokenizer.encode("b")))]
     chats = one_file(
         root,
@@ -250,15 +252,15 @@ def make_targets(root: Path) -> dict[str, Target]:
         "--save",
     ]
     benches = one_file(root, "bench.json", lambda p: subprocess.run([*bench, str(p)], check=True, stdout=subprocess.DEVNULL))
-    caches = one_file(root, "prompt.cache", lambda p: prompt_cache.save(opened, count, p))
-    opened.session.close()
+    caches = one_file(root, "prompt.cache", lambda p: prompt_cache.save(opened, ids, p))
+    opened.scheduler.close()
 
     def with_model(read: Callable[[OpenModel], object]) -> None:
         model = open_model(models[0] / "model.gguf", ENGINE)
         try:
             read(model)
         finally:
-            model.session.close()
+            model.scheduler.close()
 
     return {
         "gguf": Target(models, ("model.gguf",), check_gguf),

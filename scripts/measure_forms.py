@@ -13,7 +13,7 @@ from typing import Any
 
 from bitnet_cli.model.completion import Completion, Request
 from bitnet_cli.model.constraint import Constraint, json_grammar, regex_grammar
-from bitnet_cli.model.opening import Engine, OpenModel, open_model
+from bitnet_cli.model.opening import OpenModel, Options, open_model
 from bitnet_cli.model.sampler import Sampling
 
 TEXTS: dict[str, dict[str, Any]] = {
@@ -42,8 +42,8 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--threads", type=int, default=0)
     args = parser.parse_args()
-    model = open_model(args.model, Engine(threads=args.threads))
-    model.decoder.start()
+    model = open_model(args.model, Options(threads=args.threads))
+    model.engine.start()
     start = time.perf_counter()
     Constraint(model.tokenizer, regex_grammar("a"))
     print(f"{model.tokenizer.vocab_size} tokens made ready in {time.perf_counter() - start:.2f} s")
@@ -52,7 +52,7 @@ def main() -> None:
         rounds = [[milliseconds(model, sampling, args.tokens, wanted) for wanted in TEXTS.values()] for _ in range(args.rounds)]
         for name, times in zip(TEXTS, zip(*rounds, strict=True), strict=True):
             print(f"{'greedy' if sampling.temperature == 0 else 'sampled'}, {name:34} {statistics.median(times):8.3f} ms")
-    model.session.close()
+    model.scheduler.close()
 
 
 if __name__ == "__main__":

@@ -11,12 +11,12 @@ import time
 from pathlib import Path
 
 from bitnet_cli.gguf_file.reader import open_gguf
-from bitnet_cli.model.decoder import Decoder
+from bitnet_cli.model.engine import Engine, Row
 from bitnet_cli.model.generate import Plan, Timings, generate
 from bitnet_cli.model.names import find
-from bitnet_cli.model.opening import Engine, OpenModel, open_model, prompt_ids
+from bitnet_cli.model.opening import OpenModel, Options, open_model, prompt_ids
 from bitnet_cli.model.sampler import Sampler, Sampling
-from bitnet_cli.model.session import Session
+from bitnet_cli.model.sequence import Sequence
 
 SIZES, TOP, DEPTH = (1, 2, 3, 5, 9, 17), 40, 256
 
@@ -24,23 +24,20 @@ SIZES, TOP, DEPTH = (1, 2, 3, 5, 9, 17), 40, 256
 def steps(path: Path, threads: int, rounds: int) -> dict[int, float]:
     """Seconds of a step of so many tokens at position DEPTH: median over rounds in turn. The model needs no tokenizer."""
     with open_gguf(path) as file:
-        session = Session(Decoder(file, context=1024, threads=threads, cache_type="f16"))
-    session.decoder.start()
+        text = Sequence(Engine(file, context=1024, threads=threads, cache_type="f16"))
+    text.engine.start()
     seconds: dict[int, list[float]] = {size: [] for size in SIZES}
     ids = [(7 * i) % 1000 for i in range(DEPTH + max(SIZES))]
-    session.prefill(ids[:DEPTH])
+    text.feed(ids[:DEPTH])
     for token in range(12):  # columns and base-3 rows are decided after a few tokens
-        session.feed([token], TOP)
+        text.feed([token], TOP)
     for _ in range(rounds):
         for size in SIZES:
-            session.rewind(DEPTH)
+            text.rewind(DEPTH)
             start = time.perf_counter()
-            if size == 1:
-                session.feed([ids[DEPTH]], TOP)
-            else:
-                session.feed_batch(ids[DEPTH : DEPTH + size], TOP)
+            text.engine.step([Row(text, ids[DEPTH : DEPTH + size], range(size), TOP)])
             seconds[size].append(time.perf_counter() - start)
-    session.close()
+    text.engine.close()
     return {size: statistics.median(values) for size, values in seconds.items()}
 
 
@@ -50,9 +47,9 @@ def texts(opened: OpenModel, text: str, tokens: int, sampling: Sampling, rounds:
     ids, t = prompt_ids(opened.tokenizer, text), Timings()
     for _ in range(rounds):
         for size in rates:
-            opened.session.emptied()
+            opened.engine.pages.forget()
             t = Timings()
-            for _token in generate(opened.session, ids, Sampler(sampling), Plan(tokens, draft=size), t):
+            for _token in generate(opened.scheduler, ids, Sampler(sampling), Plan(tokens, draft=size), t):
                 pass
             rates[size].append(t.decode_rate)
     without, with_lookup = (statistics.median(rates[size]) for size in rates)
@@ -75,14 +72,14 @@ def main() -> None:
             for size, value in seconds.items():
                 print(f"{name}: {size:3} tokens a step {1e3 * value:8.2f} ms, as long as {value / seconds[1]:.2f} single ones")
             continue
-        opened = open_model(find(name), Engine(threads=options.threads))
-        opened.decoder.start()
+        opened = open_model(find(name), Options(threads=options.threads))
+        opened.engine.start()
         content = options.text.read_text(encoding="utf-8")
         for what, text in (("after all of it", content), ("after its beginning", content[:200])):
             for sampling in (Sampling(temperature=0.0), Sampling(seed=1)):
                 result = texts(opened, text, options.tokens, sampling, options.rounds, options.draft)
                 print(f"{name} {what}, temperature {sampling.temperature}: {result}")
-        opened.session.close()
+        opened.scheduler.close()
 
 
 if __name__ == "__main__":

@@ -18,20 +18,23 @@ from synthetic_model import SHAPES, write
 
 from bitnet_cli.gguf_file.reader import open_gguf
 from bitnet_cli.gguf_file.types import TensorType
-from bitnet_cli.model.decoder import Decoder
+from bitnet_cli.model.engine import Engine
+from bitnet_cli.model.kernel_times import time_part
+from bitnet_cli.model.sequence import Sequence
+from bitnet_cli.model.traffic import head_bytes_a_token, reset_counts
 from bitnet_cli.text.vocabulary import TYPES, UNUSED
 
 COUNT, TOP, TOKENS = 300, 40, 20
 
 
-def decoder(path: Path, silent: NDArray[np.int64], threads: int) -> Decoder:
+def decoder(path: Path, silent: NDArray[np.int64], threads: int) -> Sequence:
     """Over the file, as if it said that these tokens are unused."""
     with open_gguf(path) as file:
         kinds = np.ones(SHAPES["2B-4T"].vocab, np.int32)
         kinds[silent] = UNUSED
         file.metadata[TYPES] = array("i", kinds.tolist())
-        made = Decoder(file, context=64, threads=threads)
-    made.start()
+        made = Sequence(Engine(file, context=64, threads=threads))
+    made.engine.start()
     made.feed(np.random.default_rng(0).integers(0, len(kinds), TOKENS).tolist(), top=TOP)
     return made
 
@@ -58,16 +61,16 @@ def main() -> None:
         read: dict[str, float] = {}
         for _ in range(args.rounds):
             for name, (one, top) in cases.items():
-                one.reset_counts()
-                times[name].append(one.time_part(1, TOKENS - 1, 0, 1, top))
-                read[name] = one.head_bytes_a_token(searched=top <= 256)
+                reset_counts(one.engine)
+                times[name].append(time_part(one, 1, TOKENS - 1, 0, 1, top))
+                read[name] = head_bytes_a_token(one.engine, searched=top <= 256)
         for name, seconds in times.items():
             low, middle, high = (1e3 * q for q in statistics.quantiles(seconds, n=4))
             print(
                 f"{name:<24}{read[name] / 1e6:9.2f} MB a token  {middle:7.3f} ms  ({low:.3f} to {high:.3f}; least {1e3 * min(seconds):.3f})"
             )
         for one in {id(made): made for made, _ in cases.values()}.values():
-            one.close()
+            one.engine.close()
 
 
 if __name__ == "__main__":

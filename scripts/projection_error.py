@@ -27,15 +27,16 @@ def samples(name: str, files: list[Path], threads: int, rounds: int, prompt: int
     from bitnet_cli.gguf_file.reader import open_gguf
     from bitnet_cli.machine.energy import Meter
     from bitnet_cli.model.config import read_config
-    from bitnet_cli.model.decoder import CHUNK, Decoder
+    from bitnet_cli.model.engine import CHUNK, Engine
+    from bitnet_cli.model.sequence import Sequence
 
     trials = [Trial(prompt, 0, 0, 40), Trial(0, tokens, 0, 40), Trial(0, tokens, 1024, 40)]
     plan = Plan([Setup(threads, "f16", "auto", "auto")], trials, 1, True)
     runners = []
     for path in files:
         file = open_gguf(path)
-        decoder = Decoder(file, context=plan.context + CHUNK, threads=threads, cache_type="f16")
-        ids, _ = token_ids(file, decoder.config.vocab, plan.context + CHUNK)
+        decoder = Sequence(Engine(file, context=plan.context + CHUNK, threads=threads, cache_type="f16"))
+        ids, _ = token_ids(file, decoder.engine.config.vocab, plan.context + CHUNK)
         runners.append(Runner(decoder, ids, Meter(), Layers(read_config(file).layers, SHAPES[name].layers)))
         runners[-1].warm_up(plan)
     results = [[Result(trial) for trial in trials] for _ in runners]
@@ -44,7 +45,7 @@ def samples(name: str, files: list[Path], threads: int, rounds: int, prompt: int
             for runner, own in zip(runners, results, strict=True):
                 runner.sample(own[number])
     for runner in runners:
-        runner.decoder.close()
+        runner.text.engine.close()
     rates = [[[1e9 * r.trial.tokens / s.ns for s in r.samples] for r in own] for own in results]
     return {trial.name: [rates[0][i], rates[1][i]] for i, trial in enumerate(trials)}
 

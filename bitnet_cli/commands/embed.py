@@ -22,8 +22,9 @@ from bitnet_cli.gguf_file.reader import open_gguf
 from bitnet_cli.machine.threads import physical_cores
 from bitnet_cli.model.checks import DEFAULT_CONTEXT
 from bitnet_cli.model.config import NO_POOLING, ModelConfig, read_config
-from bitnet_cli.model.decoder import Decoder
 from bitnet_cli.model.embedding import embed_ids, token_ids
+from bitnet_cli.model.engine import Engine
+from bitnet_cli.model.scheduler import Scheduler
 from bitnet_cli.text.files import require_encoding
 from bitnet_cli.text.from_gguf import tokenizer_from_metadata
 
@@ -105,18 +106,18 @@ def embed(
             limit = context_of(config, ctx_size)
             job = prepare(gguf.metadata, str(gguf.path), [prefix + text for text in given], config, pooling, normalize, limit)
             longest = max(map(len, job.texts))
-            decoder = Decoder(gguf, context=longest, threads=threads or physical_cores(), weight_bits="2")
+            scheduler = Scheduler(Engine(gguf, context=longest, threads=threads or physical_cores(), weight_bits="2"))
     except isa.InstructionSetError as error:
         raise UnsupportedError(str(error)) from None
     if job.cut:
         report.warn(f"{job.cut} of {len(given)} texts have more than {limit} tokens and were cut; -c up to {config.context} takes more")
     with compiling(quiet):
-        decoder.start()
+        scheduler.engine.start()
     loaded = time.perf_counter()
     try:
-        vectors = run(decoder, job, report)
+        vectors = run(scheduler, job, report)
     finally:
-        decoder.close()
+        scheduler.close()
     seconds = time.perf_counter() - loaded
     write(vectors, job, config, output)
     if not quiet:
@@ -152,16 +153,10 @@ def prepare(
     return Job(ids, pooling, normalize, cut)
 
 
-def run(decoder: Decoder, job: Job, report: Reporter) -> list[NDArray[np.float32]]:
+def run(scheduler: Scheduler, job: Job, report: Reporter) -> list[NDArray[np.float32]]:
     """(rows, hidden) float32 of each text: one row, or one a token without pooling."""
-    vectors, done = [], 0
-    with report.counting("embedding", "tokens") as progress:
-        for ids in job.texts:
-            vectors.append(embed_ids(decoder, ids, job.pooling, job.normalize))
-            done += len(ids)
-            if progress:
-                progress(done, job.tokens)
-    return vectors
+    with report.counting("embedding", "texts") as progress:
+        return embed_ids(scheduler, job.texts, job.pooling, job.normalize, progress)
 
 
 def write(vectors: list[NDArray[np.float32]], job: Job, config: ModelConfig, output: Output) -> None:

@@ -12,9 +12,9 @@ from bitnet_cli.errors import printable
 from bitnet_cli.machine.terminal import unechoed
 from bitnet_cli.model import opening
 from bitnet_cli.model.names import NotHereError, find
-from bitnet_cli.model.opening import Engine, OpenModel
+from bitnet_cli.model.opening import OpenModel, Options
 
-__all__ = ["Engine", "OpenModel", "find_model", "open_model"]
+__all__ = ["OpenModel", "Options", "find_model", "open_model"]
 
 
 def find_model(reference: str | None, consent: bool = False) -> Path:
@@ -55,20 +55,20 @@ def _ask(question: str, missing: NotHereError) -> None:
         raise missing
 
 
-def open_model(model: str | None, engine: Engine, quiet: bool) -> OpenModel:
-    """Open a model (None: the embedded one) ready to run, and say on stderr what the user should know. Close its session after use."""
+def open_model(model: str | None, options: Options, quiet: bool) -> OpenModel:
+    """Open a model (None: the embedded one) ready to run, and say on stderr what the user should know. Close its scheduler after use."""
     if model is None and not quiet:
         about = f"the embedded model {DEFAULT_MODEL} ({EMBEDDED[DEFAULT_MODEL].description})"
         say(f"bitnet: using {about}; choose another with -m MODEL")
     path = find_model(model)
     with unechoed(), Reporter(quiet).working(f"loading {printable(path.name)}"):
-        opened = opening.open_model(path, engine)
+        opened = opening.open_model(path, options)
     for note in opened.tokenizer.notes:
         Reporter(quiet).note(f"{printable(path.name)}: {note}")
-    if opened.decoder.note and not quiet:
-        Reporter(quiet).warn(opened.decoder.note)
-    if opened.decoder.head_note:
-        Reporter(quiet).note(opened.decoder.head_note)
+    if opened.engine.note and not quiet:
+        Reporter(quiet).warn(opened.engine.note)
+    if opened.engine.head_note:
+        Reporter(quiet).note(opened.engine.head_note)
     with unechoed(), compiling(quiet):
-        opened.decoder.start()
+        opened.engine.start()
     return opened

@@ -3,7 +3,7 @@
 import time
 from pathlib import Path
 
-from bitnet_cli.commands.opening import Engine, open_model
+from bitnet_cli.commands.opening import Options, open_model
 from bitnet_cli.commands.prompts import read_prompt
 from bitnet_cli.commands.reporting import Reporter, print_json, put
 from bitnet_cli.errors import UsageError
@@ -32,19 +32,19 @@ def perplexity(
     text = read_prompt(None, file, encoding)
     if not text:
         raise UsageError("no text: give a file by -f, or a pipe")
-    opened = open_model(model, Engine(ctx_size, threads, cache_type, activations=activations, query_type=query_type, mapped=mapped), quiet)
+    opened = open_model(model, Options(ctx_size, threads, cache_type, activations=activations, query_type=query_type, mapped=mapped), quiet)
     start = time.perf_counter()
     try:
         ids = opened.tokenizer.encode(text, special=special)
-        context = opened.decoder.context
+        context = opened.engine.context
         with Reporter(quiet).counting("scoring", "tokens") as progress:
-            result = score(opened.session.emptied(), ids, context, stride or context, progress, opened.decoder.silent)
+            result = score(opened.scheduler, ids, context, stride or context, progress, opened.engine.silent)
     finally:
-        opened.session.close()
+        opened.scheduler.close()
     seconds = time.perf_counter() - start
     if as_json:
         numbers = {"perplexity": result.perplexity, "perplexity_error": result.error, "nats": result.nats, "tokens": result.tokens}
-        used = {"activations": opened.decoder.scheme, "context": context, "stride": stride or context, "seconds": round(seconds, 3)}
+        used = {"activations": opened.engine.scheme, "context": context, "stride": stride or context, "seconds": round(seconds, 3)}
         print_json(numbers | used)
     else:
         put(f"perplexity {result.perplexity:.4f} ± {result.error:.4f} ({result.nats:.4f} nats a token, {result.tokens} tokens)")

@@ -191,11 +191,11 @@ def _report(opened: OpenModel, completion: Completion, finish: str, load_seconds
     t, sampling = completion.timings, completion.sampling
     lines = []
     if verbose:
-        decoder = opened.decoder
+        engine = opened.engine
         lines = [
-            f"model {opened.path}, {decoder.config.architecture}, activations {decoder.scheme}",
-            f"{decoder.threads} threads, {isa.chosen()}; context {decoder.context}, KV cache {decoder.cache_type}, "
-            f"{byte_size(decoder.cache_bytes())} when full",
+            f"model {opened.path}, {engine.config.architecture}, activations {engine.scheme}",
+            f"{engine.threads} threads, {isa.chosen()}; context {engine.context}, KV cache {engine.cache_type}, "
+            f"{byte_size(engine.cache_bytes())} when full",
             f"prompt {1e3 * t.prefill_seconds:.1f} ms, {t.cached_tokens} tokens from the cache; new tokens {1e3 * t.decode_seconds:.1f} ms",
         ]
     cached = f" ({t.cached_tokens} cached)" if t.cached_tokens else ""

@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from bitnet_cli.commands.chat import talk as chatting
-from bitnet_cli.commands.opening import Engine, OpenModel, open_model
+from bitnet_cli.commands.opening import OpenModel, Options, open_model
 from bitnet_cli.commands.printing import Asked, Show, print_completion
 from bitnet_cli.commands.prompts import biases, document, is_there, read_grammar, read_prompt, unescaped
 from bitnet_cli.commands.reporting import Reporter, put
@@ -28,7 +28,7 @@ from bitnet_cli.text.files import require_encoding
 from bitnet_cli.text.reasoning import AnswerText, begun_in
 from bitnet_cli.text.tokenizer import Tokenizer
 
-__all__ = ["Engine", "Prompt", "Request", "Sampling", "Show", "biases", "read_grammar", "run", "unescaped"]
+__all__ = ["Options", "Prompt", "Request", "Sampling", "Show", "biases", "read_grammar", "run", "unescaped"]
 
 LEAVING = "Ctrl-D or /bye leaves; with -st the model answers once, and the command ends"
 NOTHING_SAID = (
@@ -81,7 +81,7 @@ class Prompt:
         return self.question is not None or self.text is not None or self.file is not None
 
 
-def run(model: str | None, prompt: Prompt, request: Request, sampling: Sampling, engine: Engine, show: Show) -> None:
+def run(model: str | None, prompt: Prompt, request: Request, sampling: Sampling, options: Options, show: Show) -> None:
     """Answer a question, chat, or continue a text (see options/run.py for the options).
 
     Raises BitnetError for what the user must know.
@@ -98,7 +98,7 @@ def run(model: str | None, prompt: Prompt, request: Request, sampling: Sampling,
     silent = alone or (prompt.chat and not prompt.given)
     text = prompt.question if prompt.question is not None else "" if silent else read_prompt(prompt.text, prompt.file, prompt.encoding)
     start = time.perf_counter()
-    opened = open_model(model, engine, show.quiet)
+    opened = open_model(model, options, show.quiet)
     try:
         if beyond := [token for token, _ in sampling.logit_bias if token >= opened.tokenizer.vocab_size]:
             raise UsageError(f"--logit-bias of token {beyond[0]}: the vocabulary has {opened.tokenizer.vocab_size} tokens")
@@ -121,7 +121,7 @@ def run(model: str | None, prompt: Prompt, request: Request, sampling: Sampling,
             completion = Completion(opened, ids, sampling, request, progress)
             print_completion(opened, completion, asked, _keeper(opened, ids, show), time.perf_counter() - start, show)
     finally:
-        opened.session.close()
+        opened.scheduler.close()
 
 
 def _check(prompt: Prompt, request: Request, show: Show) -> None:
@@ -186,13 +186,13 @@ def _question(tokenizer: Tokenizer, choice: Choice, text: str, prompt: Prompt, s
 
 def _keeper(opened: OpenModel, ids: list[int], show: Show) -> Callable[[], None]:
     """A function to call when the prompt is computed: it saves the KV cache, once, if there is more to save than the file holds."""
-    path, shared = show.prompt_cache, opened.session.shared(ids)
+    path, shared = show.prompt_cache, opened.engine.pages.find(ids).tokens
     done = path is None or (shared == len(ids) and path.exists())
 
     def keep() -> None:
         nonlocal done
         if not done and path is not None:
             done = True
-            prompt_cache.save(opened, len(ids), path)
+            prompt_cache.save(opened, ids, path)
 
     return keep

@@ -1,6 +1,6 @@
-"""A conversation over one session: messages in, an answer out as it comes.
+"""A conversation: messages in, an answer out as it comes.
 
-The session's cache holds the chat as tokens, and answers stay in it as the model gave them, so a turn computes only what is new: the end
+The KV cache holds the chat as tokens, and answers stay in it as the model gave them, so a turn computes only what is new: the end
 of the last answer, the message, and the words that ask for the next. When the context is full, the oldest turns are left out (the system
 message stays), or the turn is refused.
 """
@@ -13,7 +13,8 @@ from bitnet_cli.errors import UsageError
 from bitnet_cli.model.constraint import Constraint, constraint
 from bitnet_cli.model.generate import Plan, Timings, generate
 from bitnet_cli.model.sampler import Sampler
-from bitnet_cli.model.session import Progress, Session
+from bitnet_cli.model.scheduler import Scheduler
+from bitnet_cli.model.sequence import Progress
 from bitnet_cli.text.chat.templates import Message, Template, encode_chat, end_ids
 from bitnet_cli.text.stop import StopStrings
 from bitnet_cli.text.stream import IncrementalDecoder
@@ -40,7 +41,7 @@ class Chat:
 
     def __init__(
         self,
-        session: Session,
+        scheduler: Scheduler,
         tokenizer: Tokenizer,
         template: Template,
         *,
@@ -50,10 +51,11 @@ class Chat:
         stops: Iterable[str] = (),
         grammar: str | None = None,
     ):
-        self.session, self.tokenizer, self.template, self.shift = session, tokenizer, template, shift
+        self.engine, self.tokenizer, self.template, self.shift = scheduler.engine, tokenizer, template, shift
         self.messages = list(messages)
         self.first = 0
         self.draft, self.stops, self.grammar = draft, tuple(stops), grammar
+        self._scheduler = scheduler
         self.finish = ""  # of the last answer: stop, length, interrupted
         self._ends = end_ids(tokenizer)
 
@@ -129,11 +131,11 @@ class Chat:
 
         def plan() -> Plan:
             left = limit if limit < 0 else limit - len(ids)
-            return Plan(left, self._ends, self.draft, progress, form=form, silent=self.session.decoder.silent)
+            return Plan(left, self._ends, self.draft, progress, form=form, silent=self.engine.silent)
 
         decoded = IncrementalDecoder(self.tokenizer, at_start=False)
         while True:
-            for token in generate(self.session, prompt, sampler, plan(), t):
+            for token in generate(self._scheduler, prompt, sampler, plan(), t):
                 ids.append(token)
                 yield words.push(decoded.push(token))
                 if words.stopped:
@@ -142,14 +144,14 @@ class Chat:
             if not full or not self.shift or not self._leave_out_one():
                 break
             prompt = self._fitted(limit) + ids
-            if len(prompt) >= self.session.context:
+            if len(prompt) >= self.engine.context:
                 break
             t.finish, t.new_tokens = "length", 0
         yield words.push(decoded.finish(), last=True)
 
     def _fitted(self, limit: int) -> list[int]:
         """Ids of what the model sees, and the beginning of an answer, with room for it."""
-        context = self.session.context
+        context = self.engine.context
         room = min(ROOM, context // 4, limit if limit > 0 else context)
         ids = encode_chat(self.tokenizer, self.template, self.seen())
         if len(ids) + room <= context:

@@ -11,7 +11,7 @@ from bitnet_cli.model.generate import Plan, Timings, Watch, generate
 from bitnet_cli.model.logprobs import TokenLogprob, token_logprob
 from bitnet_cli.model.opening import OpenModel
 from bitnet_cli.model.sampler import Sampler, Sampling
-from bitnet_cli.model.session import Progress
+from bitnet_cli.model.sequence import Progress
 from bitnet_cli.text.stop import StopStrings
 from bitnet_cli.text.stream import IncrementalDecoder
 
@@ -62,8 +62,8 @@ class Completion(Iterator[str]):
         self.timings = Timings()
         self._stops = StopStrings(r.stop)
         form = constraint(opened.tokenizer, r.grammar, ends, endless=r.ignore_eos)
-        plan = Plan(r.limit, ends, r.draft, progress, watch(self.logprobs, r.logprobs), form, opened.decoder.silent)
-        tokens = generate(opened.session, prompt, self._sampler, plan, self.timings)
+        plan = Plan(r.limit, ends, r.draft, progress, watch(self.logprobs, r.logprobs), form, opened.engine.silent)
+        tokens = generate(opened.scheduler, prompt, self._sampler, plan, self.timings)
         decoder = IncrementalDecoder(opened.tokenizer, skip_special=not r.special, at_start=False)
         # Not a method: a generator that holds this object would make a circle, and a text that nobody holds any more would not be closed.
         self._pieces = _pieces(tokens, decoder, self.ids, self._stops, self.timings)

@@ -1,12 +1,12 @@
-"""Texts -> embeddings: one vector a text, from what the decoder's last layer says of its tokens.
+"""Texts -> embeddings: one vector a text, from what the last layer says of its tokens.
 
     tokens of the text, as the file wants them (with EOS where it says so)      token_ids
-    -> states after the output norm, (tokens, hidden)                           Decoder.states
+    -> states after the output norm, (tokens, hidden)                           reading.Reading
     -> the last one, or their mean                                              pooling
     -> divided by its length (L2)
 
-What is done when a model has no pooling of its own, and with texts that are too long, is up to the caller. Each text runs alone, so its
-embedding is the same in any company.
+What is done when a model has no pooling of its own, and with texts that are too long, is up to the caller. Short texts share steps;
+a text's embedding is the same in any company.
 """
 
 from collections.abc import Callable, Sequence
@@ -15,7 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bitnet_cli.errors import BitnetError, UsageError
-from bitnet_cli.model.decoder import Decoder
+from bitnet_cli.model.reading import Reading
+from bitnet_cli.model.scheduler import Scheduler
 from bitnet_cli.text.tokenizer import Tokenizer
 
 
@@ -48,20 +49,35 @@ def normalized(vectors: NDArray[np.float32]) -> NDArray[np.float32]:
     return result
 
 
-def embed_ids(decoder: Decoder, ids: Sequence[int], pooling: str, normalize: bool) -> NDArray[np.float32]:
-    """Embedding of one text: (1, hidden) float32, or (tokens, hidden) with pooling `none`. The decoder forgets what it was fed before.
+def embed_ids(
+    scheduler: Scheduler, texts: Sequence[Sequence[int]], pooling: str, normalize: bool, progress: Callable[[int, int], None] | None = None
+) -> list[NDArray[np.float32]]:
+    """Embedding of each text: (1, hidden) float32, or (tokens, hidden) with pooling `none`. progress(done, all): texts.
 
     BitnetError: the model computed what is no number.
     """
-    decoder.rewind(0)
-    vectors = pooled(decoder.states(ids), pooling)
-    if not np.isfinite(vectors).all():
+    rows: list[list[NDArray[np.float32]]] = [[] for _ in texts]
+
+    def keeping(number: int) -> Reading:
+        return Reading(texts[number], lambda _, states: rows[number].append(states.copy()), states=True)
+
+    done = 0
+
+    def count(_: object) -> None:
+        nonlocal done
+        done += 1
+        if progress:
+            progress(done, len(texts))
+
+    scheduler.finish([keeping(number) for number in range(len(texts))], count)
+    vectors = [pooled(np.concatenate(parts), pooling) for parts in rows]
+    if not all(np.isfinite(vector).all() for vector in vectors):
         raise BitnetError("the model produced embeddings that are not finite")
-    return normalized(vectors) if normalize else vectors
+    return [normalized(vector) for vector in vectors] if normalize else vectors
 
 
 def embed(
-    decoder: Decoder,
+    scheduler: Scheduler,
     tokenizer: Tokenizer,
     texts: Sequence[str],
     *,
@@ -70,18 +86,15 @@ def embed(
     prompt: str = "",
     progress: Callable[[int, int], None] | None = None,
 ) -> NDArray[np.float32]:
-    """(len(texts), hidden) float32, a row a text; texts longer than the decoder's context are cut (`token_ids`).
+    """(len(texts), hidden) float32, a row a text; texts longer than the engine's context are cut (`token_ids`).
 
     pooling: `last` or `mean`; None: the model's own. prompt: put before every text. progress(done, all) is called after every text.
     UsageError: no such pooling, or the model has none; a text without tokens.
     """
-    pooling = pooling or decoder.config.pooling
+    engine = scheduler.engine
+    pooling = pooling or engine.config.pooling
     if pooling not in ("last", "mean"):
         raise UsageError(f"pooling {pooling or 'is not said by this model, which'}: expected last or mean")
-    rows = np.empty((len(texts), decoder.config.hidden), np.float32)
-    for number, text in enumerate(texts):
-        ids, _ = token_ids(tokenizer, prompt + text, decoder.context)
-        rows[number] = embed_ids(decoder, ids, pooling, normalize)[0]
-        if progress:
-            progress(number + 1, len(texts))
-    return rows
+    ids = [token_ids(tokenizer, prompt + text, engine.context)[0] for text in texts]
+    rows = embed_ids(scheduler, ids, pooling, normalize, progress)
+    return np.concatenate(rows) if rows else np.empty((0, engine.config.hidden), np.float32)

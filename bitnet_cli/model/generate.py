@@ -1,10 +1,11 @@
-"""The generate loop: prompt ids -> new ids, one at a time. No text and no input or output here.
+"""Writing: prompt ids -> new ids, one at a time, as a job of a scheduler. No text and no input or output here.
 
 `Timings` counts tokens and seconds: prefill is the prompt, decode every token after the first new one.
 """
 
 import time
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator
+from collections.abc import Sequence as Ids
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -12,9 +13,11 @@ from bitnet_kernels.arrays import NO_ROWS
 from numpy.typing import NDArray
 
 from bitnet_cli.model.constraint import Constraint
+from bitnet_cli.model.engine import Row
 from bitnet_cli.model.lookup import Lookup
 from bitnet_cli.model.sampler import Sampler
-from bitnet_cli.model.session import Progress, Session
+from bitnet_cli.model.scheduler import Again, Job, Scheduler
+from bitnet_cli.model.sequence import Progress, Sequence
 
 FORBIDDEN = 8  # logits that are asked for beyond those that are looked at, where a form forbids tokens
 WORTH_A_SEARCH = 0.6  # a search takes about half as long as all logits, which are needed where it fails
@@ -55,10 +58,10 @@ class Plan:
     limit     new tokens at most; -1: until the context is full
     ends      tokens that end the text; they are not yielded
     draft     tokens that prompt lookup (lookup.py) guesses ahead at most; 0: none
-    progress  as Session.prefill
+    progress  called with (done, all) as the tokens of the prompt that are new get computed
     watch     sees all logits (minus infinity for silent ids) and the token of every choice, but not of one that ends the text
     form      tokens are chosen among those that it allows, and the text ends where it is done; it goes on with the text
-    silent    ids that are no choices (Decoder.silent), ascending
+    silent    ids that are no choices (Engine.silent), ascending
     """
 
     limit: int
@@ -70,131 +73,145 @@ class Plan:
     silent: NDArray[np.int64] = field(default_factory=lambda: NO_ROWS)
 
 
-def generate(session: Session, prompt: Sequence[int], sampler: Sampler, plan: Plan, timings: Timings | None = None) -> Iterator[int]:
-    """Yield the tokens that follow `prompt`. What the session holds of the prompt is not computed again."""
-    t = timings if timings is not None else Timings()
-    ahead = _Ahead(session, plan.draft, t)
-    start = time.perf_counter()
-    session.decoder.expect(plan.limit if plan.limit >= 0 else None)
-    sampler.silence(plan.silent)
-    sampler.observe(prompt)
-    logits, fed = session.prefill(prompt, ahead.asks(sampler, plan), plan.progress)
-    ahead.begin(prompt)
-    t.prompt_tokens, t.cached_tokens, t.prefill_seconds = len(prompt), len(prompt) - fed, time.perf_counter() - start
-    token = None
-    try:
-        while True:
-            if plan.form and plan.form.done:
-                t.finish = "stop"
-                return
-            if t.new_tokens == plan.limit or (token is not None and ahead.position == session.context):
-                return
-            if token is not None:
-                start = time.perf_counter()
-                room = plan.limit - t.new_tokens if plan.limit >= 0 else session.context
-                logits = ahead.after(token, room, ahead.asks(sampler, plan))
-                t.decode_seconds += time.perf_counter() - start
-            token = ahead.choose(sampler, plan, logits)
-            if token in plan.ends:
-                t.finish = "stop"
-                return
-            if plan.watch:
-                plan.watch(sampler.heard(logits), token)
-            if plan.form:
-                plan.form.accept(token)
-            t.new_tokens += 1
-            yield token
-    finally:
-        ahead.settle()
+class Text(Job):
+    """A text that is written, token by token; `ready` has the new ones.
 
-
-class _Ahead:
-    """Logits of the token after another one: from one step for each, or from a step that computed a whole draft.
-
-    A draft is fed together with the token before it. It counts as far as the tokens that are then chosen are the drafted ones; the rest
-    is cut off again. Tokens are chosen from the same logits, by the same random numbers in the same order, as without drafts.
+    With drafts (lookup.py) a step computes the last token and some guesses after it. They count as far as the tokens that are then chosen
+    are the guessed ones; the rest is cut off again. Tokens are chosen from the same logits, by the same random numbers in the same order,
+    as without drafts.
     """
 
-    def __init__(self, session: Session, most: int, timings: Timings):
-        self._session, self._timings = session, timings
-        self._lookup = Lookup(most) if most else None
-        self._draft: Sequence[int] = ()  # of the last step
-        self._right = 0  # of these, chosen too
-        self._logits: Sequence[NDArray[np.float32]] = ()  # of the last step, if it computed a draft: of each token, (vocab,)
-        self._drafted_top = 0  # how many of the largest these hold; 0: all
+    def __init__(self, prompt: Ids[int], sampler: Sampler, plan: Plan, timings: Timings | None = None, salt: str = ""):
+        super().__init__(prompt, salt)
+        self.timings = timings if timings is not None else Timings()
+        self._sampler, self._plan = sampler, plan
+        self._lookup = Lookup(plan.draft) if plan.draft else None
+        self._begun = 0.0  # when it was its turn for the first time
+        self._answers = False  # whether logits have come
+        self._draft: Ids[int] = ()  # of the step
         self._asked = 0  # of the largest logits
         self._few = False  # whether few tokens are allowed
         self._agreed = 1.0  # share of such choices for which the largest logits were enough, or would have been; the latest count most
-        self.position = 0  # tokens of the text so far that are computed
 
-    def begin(self, prompt: Sequence[int]) -> None:
-        """The prompt is computed."""
-        self.position = len(prompt)
+    def begin(self, sequence: Sequence) -> None:
+        """As Job.begin."""
+        start, plan, t = time.perf_counter(), self._plan, self.timings
+        super().begin(sequence)
+        if self._begun:
+            return  # pages were given back; nothing of the text is lost
+        self._begun, prompt = start, self.ids
+        sequence.engine.derived.expect(plan.limit if plan.limit >= 0 else None)
+        self._sampler.silence(plan.silent)
+        self._sampler.observe(prompt)
         if self._lookup:
             self._lookup.extend(prompt)
+        t.prompt_tokens, t.cached_tokens = len(prompt), sequence.position
 
-    def after(self, token: int, room: int, top: int) -> NDArray[np.float32]:
-        """The text goes on with `token`: logits of the one after it. room: tokens that may still come; top: as Decoder.feed."""
-        session, lookup = self._session, self._lookup
-        if lookup is None:
-            self.position += 1
-            return session.feed([token], top)
-        lookup.extend([token])
-        if self._right < len(self._draft) and token == self._draft[self._right]:
-            self._right += 1
-            self.position += 1
-            self._timings.accepted_tokens += 1
-            return self._drafted(top)
-        self.settle()
-        self._draft = lookup.draft(min(room, session.context - self.position, session.decoder.batch) - 1)
-        self.position += 1
-        start = time.perf_counter()
-        if not self._draft:
-            logits = session.feed([token], top)
-            lookup.took(time.perf_counter() - start)
+    def row(self, most: int) -> Row:
+        """As Job.row."""
+        s = self.sequence
+        assert s is not None
+        pending, self._draft = self.ids[s.position :], ()
+        if len(pending) > most:
+            return Row(s, pending[:most])
+        if self._lookup and self._answers and len(pending) == 1:
+            room = self._plan.limit - self.timings.new_tokens if self._plan.limit >= 0 else s.engine.context
+            self._draft = self._lookup.draft(max(min(room - 1, s.engine.context - len(self.ids), most - 1), 0))
+        if self._ended():
+            return Row(s, pending)  # a prompt after which nothing is wanted
+        top = self._asks()
+        if top and self._sampler.sampling.penalises:
+            top += len(self._draft)  # each may be one recent token more
+        return Row(s, [*pending, *self._draft], range(len(pending) - 1, len(pending) + len(self._draft)), top)
+
+    def took(self, row: Row, found: NDArray[np.float32], again: Again, seconds: float) -> None:
+        """As Job.took."""
+        t, s = self.timings, self.sequence
+        assert s is not None
+        if self._plan.progress and not self._answers:
+            self._plan.progress(s.position - t.cached_tokens, t.prompt_tokens - t.cached_tokens)
+        if self._answers:
+            t.decode_seconds += seconds
+        elif s.position >= t.prompt_tokens:
+            self._answers, t.prefill_seconds = True, time.perf_counter() - self._begun
+        if self._lookup and len(row.ids) == 1 + len(self._draft):
+            self._lookup.took(seconds, len(row.ids))
+        t.drafted_tokens += len(self._draft)
+        for place in range(len(row.wanted)):
+            if place and (self._ended() or self.ids[-1] != self._draft[place - 1]):
+                break
+            t.accepted_tokens += place > 0
+            if not self._write(self._enough(found[place], row.top, again, place), again, place):
+                break
+        if self._draft:
+            s.rewind(min(len(self.ids) - 1, s.position))
+        self.done = self.done or (self._answers and self._ended())
+
+    def _ended(self) -> bool:
+        """Whether nothing more is wanted."""
+        t, plan = self.timings, self._plan
+        if plan.form and plan.form.done:
+            t.finish = "stop"
+            return True
+        assert self.sequence is not None
+        return t.new_tokens == plan.limit or (t.new_tokens > 0 and len(self.ids) - 1 == self.sequence.engine.context)
+
+    def _write(self, logits: NDArray[np.float32], again: Again, place: int) -> bool:
+        """Choose a token; False: it ends the text."""
+        plan, t = self._plan, self.timings
+        token = self._choose(logits, again, place)
+        if token in plan.ends:
+            t.finish, self.done = "stop", True
+            return False
+        if plan.watch:
+            plan.watch(self._sampler.heard(logits), token)
+        if plan.form:
+            plan.form.accept(token)
+        t.new_tokens += 1
+        self.ids.append(token)
+        if self._lookup:
+            self._lookup.extend([token])
+        self.ready.append(token)
+        return True
+
+    def _enough(self, logits: NDArray[np.float32], top: int, again: Again, place: int) -> NDArray[np.float32]:
+        """Logits of a drafted token: a form may ask for more of them than when the draft was computed."""
+        if place == 0 or top == 0 or 0 < self._asks() <= top:
             return logits
-        self._logits, self._drafted_top = list(session.feed_batch([token, *self._draft], top)), top
-        lookup.took(time.perf_counter() - start, 1 + len(self._draft))
-        self._timings.drafted_tokens += len(self._draft)
-        return self._logits[0]
+        return again(place)
 
-    def _drafted(self, top: int) -> NDArray[np.float32]:
-        """Logits after what was right of the draft. A form may need more of them than when the draft was computed."""
-        if self._drafted_top and not 0 < top <= self._drafted_top:
-            return self._session.logits_of(self._right, top)
-        return self._logits[self._right]
-
-    def asks(self, sampler: Sampler, plan: Plan) -> int:
+    def _asks(self) -> int:
         """How many of the largest logits to ask for, for the next choice; 0: all.
 
         With a form, some more, since some of the largest are of tokens that are not allowed. These are enough where nearly everything is
         allowed, as in a string of JSON, and elsewhere as far as the model would have gone on like this by itself.
         """
-        self._asked = 0 if plan.watch else sampler.top
-        if plan.form and self._asked:
-            self._few = 2 * int(np.count_nonzero(plan.form.allowed)) < len(plan.form.allowed)
+        form = self._plan.form
+        self._asked = 0 if self._plan.watch else self._sampler.top
+        if form and self._asked:
+            self._few = 2 * int(np.count_nonzero(form.allowed)) < len(form.allowed)
             self._asked = 0 if self._few and self._agreed < WORTH_A_SEARCH else self._asked + FORBIDDEN
         return self._asked
 
-    def choose(self, sampler: Sampler, plan: Plan, logits: NDArray[np.float32]) -> int:
+    def _choose(self, logits: NDArray[np.float32], again: Again, place: int) -> int:
         """The next token, from the logits that were asked for, or from all where these leave it open which one."""
-        if plan.form is None:
-            return sampler.choose(logits, self.position)
-        token = sampler.choose_allowed(logits, plan.form.allowed, self._asked, self.position)
+        form, sampler = self._plan.form, self._sampler
+        if form is None:
+            return sampler.choose(logits, len(self.ids))
+        token = sampler.choose_allowed(logits, form.allowed, self._asked, len(self.ids))
         enough = token is not None
         if token is None:
             start = time.perf_counter()
-            logits = self._session.logits_of(self._right if self._draft else -1)
-            self._timings.decode_seconds += time.perf_counter() - start
-            token = sampler.choose_allowed(logits, plan.form.allowed, 0, self.position)
+            logits = again(place)
+            self.timings.decode_seconds += time.perf_counter() - start
+            token = sampler.choose_allowed(logits, form.allowed, 0, len(self.ids))
             assert token is not None
         if self._few:
             enough = enough and (self._asked > 0 or int(np.count_nonzero(logits > logits[token])) < sampler.top + FORBIDDEN)
             self._agreed = 0.8 * self._agreed + 0.2 * enough
         return token
 
-    def settle(self) -> None:
-        """Cut off what was drafted and not chosen."""
-        if self._draft:
-            self._draft, self._right = (), 0
-            self._session.rewind(min(self.position, self._session.position))
+
+def generate(scheduler: Scheduler, prompt: Ids[int], sampler: Sampler, plan: Plan, timings: Timings | None = None) -> Iterator[int]:
+    """Yield the tokens that follow `prompt`: a queue of one. What is known of the prompt is not computed again."""
+    yield from scheduler.run(Text(prompt, sampler, plan, timings))

@@ -1,8 +1,8 @@
-"""How long each kernel takes in a step of a decoder. For measuring only; bitnet_kernels.timed_step reads the clock."""
+"""How long a part of a step takes, and each kernel in it. For measuring only; bitnet_kernels.timed_step reads the clock."""
 
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Sequence as Ids
 
 import numpy as np
 from bitnet_kernels import isa
@@ -11,8 +11,10 @@ from numpy.typing import NDArray
 
 from bitnet_cli.errors import UnsupportedError
 from bitnet_cli.machine.threads import split
-from bitnet_cli.model.decoder import Decoder
+from bitnet_cli.model.engine import Engine
 from bitnet_cli.model.projections import PROJECTIONS
+from bitnet_cli.model.sequence import Sequence
+from bitnet_cli.model.traffic import reset_counts
 
 # In the order of timed_step's slots. inputs: norm and rounding of what projections take; norms: of heads and branches, in few models.
 KERNELS = (*PROJECTIONS, "attention", "kv_store", "inputs", "glu", "norms", "head", "waiting")
@@ -31,22 +33,22 @@ def require_timed_kernels() -> None:
 
 
 class KernelTimer:
-    """Times steps of one decoder."""
+    """Times steps of an engine. The first pages of its cache are overwritten."""
 
-    def __init__(self, decoder: Decoder):
+    def __init__(self, engine: Engine):
         """Compiles (20 s, once on a machine) or loads what is called."""
         from bitnet_kernels.jit import interruptible
 
-        self._decoder, self._control = decoder, new_control()
+        self._engine, self._control = engine, new_control()
         with interruptible():
-            self._steps(decoder.embedding_rows([0])[None], 0, [], 0, 0, 1, np.zeros(16, np.int64))
+            self._steps(engine.embedding_rows([0])[None], 0, [], 0, 0, 1, np.zeros(16, np.int64))
 
     def _steps(
         self, states: NDArray[np.float32], position: int, wanted: list[Wanted], steps: int, thread: int, threads: int, laps: object
     ) -> int:
         from bitnet_kernels.timed_step import TimedScratch, timed_steps
 
-        sizes, weights, cache, scratch = self._decoder.kernel_arrays()
+        sizes, weights, cache, scratch = self._engine.arrays
         timed = TimedScratch(*scratch, laps)
         scratch.wanted[: len(wanted)] = np.array(wanted, np.int64).reshape(-1, len(Wanted._fields))
         return int(timed_steps(sizes, weights, cache, timed, self._control, states, position, len(wanted), steps, thread, threads))
@@ -55,7 +57,7 @@ class KernelTimer:
         """Seconds of a step: of each kernel, the mean of all threads; their sum is the step."""
         from bitnet_kernels.timed_step import SLOTS, WORDS
 
-        threads = self._decoder.threads
+        threads = self._engine.threads
         laps, ticks = np.zeros((threads, WORDS), np.int64), np.zeros(threads, np.int64)
 
         def work(thread: int, _: int) -> None:
@@ -70,16 +72,37 @@ class KernelTimer:
         mean: NDArray[np.float64] = laps[:, :SLOTS].mean(0) * (seconds / steps / max(float(ticks.mean()), 1.0))
         return mean
 
-    def seconds(self, inputs: Sequence[Sequence[int]], position: int, top: int) -> dict[str, float]:
+    def seconds(self, inputs: Ids[Ids[int]], position: int, top: int) -> dict[str, float]:
         """Kernel -> seconds of a step from `position` on, with logits of its last token.
 
-        inputs: tokens of one step each, as many in all, at most a chunk; taken in turn. top: as Decoder.feed's. The cache from `position`
-        on is overwritten, and what is read is counted, as if the tokens were fed; the decoder's position stays.
+        inputs: tokens of one step each, as many in all, at most a chunk; taken in turn. top: as Sequence.feed's. The cache from `position`
+        on is overwritten, and what is read is counted, as if the tokens were fed.
         """
-        d = self._decoder
+        d = self._engine
         states, wanted, steps = np.stack([d.embedding_rows(ids) for ids in inputs]), d.wanted([len(inputs[0]) - 1], top), len(inputs)
         step = float(self._round(states, position, wanted, steps).sum())
-        d.reset_counts()
+        reset_counts(d)
         steps *= max(1, round(SECONDS / step / steps))
         rounds = sorted((self._round(states, position, wanted, steps) for _ in range(ROUNDS)), key=np.sum)
         return dict(zip(KERNELS, rounds[ROUNDS // 2].tolist(), strict=True))
+
+
+def time_part(sequence: Sequence, tokens: int, position: int, layers: int, logits: int, top: int = 0) -> float:
+    """Seconds of the first `layers` layers, and of some logits, over the states that the last step left.
+
+    tokens: how many, at most a step's, from `position` on, which is not past the text's end; they overwrite what the cache holds there and
+    are not counted. Weights are read as a step reads them. logits: of so many of the tokens, the last ones; top: as Sequence.feed's.
+    """
+    engine = sequence.engine
+    if not 1 <= tokens <= engine.batch or not 0 <= position <= min(sequence.position, engine.context - tokens):
+        raise ValueError(
+            f"{tokens} tokens at {position}: expected 1 to {engine.batch}, at 0 to {sequence.position}, inside {engine.context}"
+        )
+    sequence.reserve(max(position + tokens - sequence.position, 0))
+    states = engine.arrays.scratch.x[:tokens]
+    before, wanted = states.copy(), engine.wanted(range(tokens - logits, tokens), top)
+    start = time.perf_counter()
+    engine.team.run(tokens, position, 0, layers, wanted)
+    seconds = time.perf_counter() - start
+    states[:] = before
+    return seconds

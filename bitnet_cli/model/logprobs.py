@@ -1,6 +1,6 @@
 """How likely the model found a token, and which others it found likely: from the logits, before penalties, temperature and cuts.
 
-Probabilities are of the tokens that there are: a row of the head that stands for none (Decoder.silent) has a logit of minus infinity here.
+Probabilities are of the tokens that there are: a row of the head that stands for none (Engine.silent) has a logit of minus infinity here.
 """
 
 import math

@@ -1,6 +1,6 @@
 """Guesses of the next tokens from the text itself (prompt lookup decoding): what followed the last few tokens when they came before.
 
-In: the ids of a text, as they come, and what steps cost. Out: a draft of some ids that may follow. The decoder computes a whole draft in
+In: the ids of a text, as they come, and what steps cost. Out: a draft of some ids that may follow. A whole draft is computed in
 one step, and every token is still chosen from its own logits: a wrong guess costs time and changes nothing. Good where a text repeats
 what stands in it (summaries, corrections, code), useless elsewhere.
 

@@ -1,4 +1,4 @@
-"""A GGUF file -> what a text needs: its tokenizer and a session. Nothing is compiled yet; `session.decoder.start()` does it."""
+"""A GGUF file -> what a text needs: its tokenizer and an engine with its scheduler. `engine.start()` then compiles, or loads what was."""
 
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -11,15 +11,15 @@ from bitnet_cli.gguf_file.reader import open_gguf
 from bitnet_cli.machine.threads import physical_cores
 from bitnet_cli.model.checks import check_text
 from bitnet_cli.model.config import read_config
-from bitnet_cli.model.decoder import Decoder
-from bitnet_cli.model.session import Session
+from bitnet_cli.model.engine import Engine
+from bitnet_cli.model.scheduler import Scheduler
 from bitnet_cli.text.chat.choice import ChatFacts, chat_facts
 from bitnet_cli.text.tokenizer import Tokenizer
 
 
 @dataclass(frozen=True)
-class Engine:
-    """How a model runs. threads: 0 takes the physical cores; mapped: as open_gguf; the rest as Decoder."""
+class Options:
+    """How a model runs. threads: 0 takes the physical cores; mapped: as open_gguf; the rest as Engine."""
 
     context: int = 0
     threads: int = 0
@@ -37,35 +37,35 @@ class Engine:
 class OpenModel(NamedTuple):
     path: Path
     tokenizer: Tokenizer
-    session: Session
+    scheduler: Scheduler
     chat: ChatFacts  # what text.chat.choice.choose asks for
     data_start: int  # byte of the file at which tensors begin
     files: tuple[Path, ...]  # the file, or all of a split model
 
     @property
-    def decoder(self) -> Decoder:
-        return self.session.decoder
+    def engine(self) -> Engine:
+        return self.scheduler.engine
 
 
-def open_model(path: Path, engine: Engine, *, embeds: bool = False) -> OpenModel:
-    """Open a model; close its session after use. embeds: an embedding model is one as well.
+def open_model(path: Path, options: Options, *, embeds: bool = False) -> OpenModel:
+    """Open a model; close its scheduler after use. embeds: an embedding model is one as well.
 
     BadFileError, UnsupportedError: the file is damaged, or not a model that runs here.
     """
     try:
         isa.chosen()
-        with open_gguf(path, mapped=engine.mapped) as gguf:
+        with open_gguf(path, mapped=options.mapped) as gguf:
             # The tokenizer first: what building it needs for a moment is free again before the weights are touched.
             tokenizer = check_text(gguf, read_config(gguf), embeds=embeds)
             chat = chat_facts(gguf.metadata, path)
             data_start = min(info.offset for info in gguf.tensors.values())
             files = tuple(place.path for place in gguf.files)
-            threaded = replace(engine, threads=engine.threads or physical_cores())
-            options = {name: value for name, value in asdict(threaded).items() if name != "mapped"}
-            decoder = Decoder(gguf, **options)
+            wanted = asdict(replace(options, threads=options.threads or physical_cores()))
+            del wanted["mapped"]
+            engine = Engine(gguf, **wanted)
     except isa.InstructionSetError as error:
         raise UnsupportedError(str(error)) from None
-    return OpenModel(path, tokenizer, Session(decoder), chat, data_start, files)
+    return OpenModel(path, tokenizer, Scheduler(engine), chat, data_start, files)
 
 
 def prompt_ids(tokenizer: Tokenizer, text: str, *, special: bool = False) -> list[int]:

@@ -1,11 +1,11 @@
 """Perplexity of a text: exp of the mean negative log-likelihood of its tokens.
 
-In: token ids and a decoder. Out: `Score`. The text is cut into windows of `context` tokens that advance by `stride`; a window scores the
+In: token ids and a scheduler. Out: `Score`. The text is cut into windows of `context` tokens that advance by `stride`; a window scores the
 `stride` tokens after those that an earlier window scored, so every token but the first is scored once. With stride = context the windows
 share nothing (fast, and pessimistic for each window's first tokens); a smaller stride gives every token at least context - stride
 tokens of history.
 
-Probabilities are of the tokens that there are. Rows of the head that stand for none (Decoder.silent) are left out, as they are where a
+Probabilities are of the tokens that there are. Rows of the head that stand for none (Engine.silent) are left out, as they are where a
 text is written; a trained model has next to nothing there, so that other programs, which count them, differ in no digit that is printed.
 """
 
@@ -18,7 +18,8 @@ from bitnet_kernels.arrays import NO_ROWS
 from numpy.typing import NDArray
 
 from bitnet_cli.errors import BitnetError, UsageError
-from bitnet_cli.model.decoder import Decoder
+from bitnet_cli.model.reading import Reading
+from bitnet_cli.model.scheduler import Scheduler
 
 
 @dataclass(frozen=True)
@@ -49,41 +50,44 @@ def token_nats(logits: NDArray[np.float32], targets: Sequence[int]) -> NDArray[n
 
 
 def score(
-    decoder: Decoder,
+    scheduler: Scheduler,
     ids: Sequence[int],
     context: int,
     stride: int,
     progress: Callable[[int, int], None] | None = None,
     silent: NDArray[np.int64] = NO_ROWS,
 ) -> Score:
-    """Score `ids`. progress(done, all) is called after every window. silent: ids that have no share of probability (Decoder.silent).
+    """Score `ids`. progress(done, all) is called after every window. silent: ids that have no share of probability (Engine.silent).
 
     UsageError: too few tokens, one that is never chosen, or context and stride do not fit.
     """
-    if not 1 <= stride <= context <= decoder.context:
-        raise UsageError(f"stride {stride} and context {context} must satisfy 1 <= stride <= context <= {decoder.context}")
+    most = scheduler.engine.context
+    if not 1 <= stride <= context <= most:
+        raise UsageError(f"stride {stride} and context {context} must satisfy 1 <= stride <= context <= {most}")
     if len(ids) < 2:
         raise UsageError("perplexity needs a text of at least two tokens")
     if len(silent) and np.isin(ids[1:], silent).any():
         token = ids[1 + int(np.isin(ids[1:], silent).argmax())]
         raise UsageError(f"token {token} is unused: the model never writes it, so that a text with it has no perplexity")
-    total = squares = 0.0
-    count = 0
+    nats: list[NDArray[np.float64]] = []
     last = len(ids) - 1  # the last token is only a target
     for begin in range(0, last, stride):
         end = min(begin + stride, last)
         first = max(0, begin - (context - stride))
-        decoder.rewind(0)
-        logits = decoder.feed_all(ids[first:end])
-        logits[:, silent] = -np.inf
-        for row in range(begin - first, end - first, 64):  # float64 copies of a few rows at a time
-            rows = slice(row, min(row + 64, end - first))
-            nats = token_nats(logits[rows], ids[first + rows.start + 1 : first + rows.stop + 1])
-            total, squares, count = total + nats.sum(), squares + np.square(nats).sum(), count + len(nats)
-        if not math.isfinite(total):
+
+        def use(number: int, logits: NDArray[np.float32], first: int = first) -> None:
+            logits[:, silent] = -np.inf
+            for row in range(0, len(logits), 16):  # float64 copies of a few rows at a time
+                at = first + number + row + 1
+                nats.append(token_nats(logits[row : row + 16], ids[at : at + min(16, len(logits) - row)]))
+
+        before = len(nats)
+        scheduler.finish([Reading(ids[first:end], use, begin - first)])
+        if not all(np.isfinite(part).all() for part in nats[before:]):
             raise BitnetError(f"the model produced logits that are not finite, in tokens {begin} to {end}")
         if progress:
             progress(end, last)
-    mean = total / count
-    variance = max(squares / count - mean * mean, 0.0)
-    return Score(float(mean), math.sqrt(variance / count), count)
+    found = np.concatenate(nats)
+    mean = found.mean()
+    variance = max(np.square(found).mean() - mean * mean, 0.0)
+    return Score(float(mean), math.sqrt(variance / len(found)), len(found))

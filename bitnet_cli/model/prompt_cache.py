@@ -2,7 +2,7 @@
 
     line 1   magic and version
     line 2   JSON: the model's fingerprint, type of the cache, what computed it, number of tokens, shapes and types of the arrays
-    then     token ids, int32; the arrays of the cache (Decoder.cache_parts), row by row; all little-endian
+    then     token ids, int32; the arrays of the cache (Engine.page_parts), row by row; all little-endian
     last     SHA-256 of everything before, 32 bytes
 
 It says what the prompt was, so it is its owner's alone (0600). A file is written completely or not at all, and read only if all of it is as
@@ -13,6 +13,7 @@ the bit.
 import hashlib
 import json
 from collections.abc import Iterator
+from collections.abc import Sequence as Ids
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -22,9 +23,10 @@ from numpy.typing import NDArray
 
 from bitnet_cli import __version__
 from bitnet_cli.checkpoint.strict_json import open_regular
-from bitnet_cli.errors import BadFileError, UsageError
+from bitnet_cli.errors import BadFileError, BitnetError, UsageError
 from bitnet_cli.gguf_file.part_file import part_file
 from bitnet_cli.model.opening import OpenModel
+from bitnet_cli.model.sequence import Sequence
 
 MAGIC = b"bitnet prompt cache 1\n"
 LONGEST_HEADER = 1 << 16
@@ -59,15 +61,18 @@ def _rows(parts: list[NDArray[Any]]) -> Iterator[NDArray[Any]]:
 
 def _header(opened: OpenModel, count: int, parts: list[NDArray[Any]]) -> dict[str, Any]:
     shapes = [[part.dtype.str, list(part.shape)] for part in parts]
-    known = {"model": fingerprint(opened), "cache_type": opened.decoder.cache_type, "scheme": opened.decoder.scheme}
+    known = {"model": fingerprint(opened), "cache_type": opened.engine.cache_type, "scheme": opened.engine.scheme}
     return known | {"by": [__version__, isa.chosen()], "tokens": count, "arrays": shapes}
 
 
-def save(opened: OpenModel, count: int, path: Path) -> None:
-    """Write the first `count` tokens that the session holds. BitnetError where the file cannot be written."""
-    parts = opened.decoder.cache_parts(count)
+def save(opened: OpenModel, tokens: Ids[int], path: Path) -> None:
+    """Write a text that is computed. BitnetError where it is not any more, or the file cannot be written."""
+    (page,), count = opened.engine.pages.find(tokens)
+    if count < len(tokens):
+        raise BitnetError(f"{path}: the prompt is not in the KV cache any more")
+    parts = opened.engine.page_parts(page.number, count)
     header = json.dumps(_header(opened, count, parts)).encode() + b"\n"
-    ids = np.array(opened.session.ids[:count], "<i4")
+    ids = np.array(tokens, "<i4")
     size = len(MAGIC) + len(header) + ids.nbytes + sum(part.nbytes for part in parts) + 32
     with part_file(path, size, mode=0o600) as part, part.open("wb") as file:
         digest = hashlib.sha256()
@@ -82,20 +87,21 @@ def save(opened: OpenModel, count: int, path: Path) -> None:
 
 
 def load(opened: OpenModel, path: Path) -> int:
-    """Fill the session from a file and return how many tokens it then holds.
+    """Put a text from a file where texts that begin with it find it; returns how many tokens it has.
 
     BadFileError: the file is damaged. UsageError: it was made with another model, cache type or version, or does not fit the context.
     """
-    session = opened.session
-    decoder = session.emptied()
+    engine = opened.engine
+    sequence = Sequence(engine)
     try:
         with open_regular(path) as file:
             digest = hashlib.sha256()
             header = _read_header(file, path, digest)
-            ids = _read_ids(file, path, digest, header, decoder.config.vocab)
-            if len(ids) > session.context:
-                raise UsageError(f"{path}: holds {len(ids)} tokens, the context has {session.context}; use a larger -c")
-            parts = decoder.cache_parts(len(ids))
+            ids = _read_ids(file, path, digest, header, engine.config.vocab)
+            if len(ids) > engine.context:
+                raise UsageError(f"{path}: holds {len(ids)} tokens, the context has {engine.context}; use a larger -c")
+            sequence.reserve(len(ids))
+            parts = engine.page_parts(int(sequence.table[0]), len(ids))
             _compare(header, _header(opened, len(ids), parts), path)
             for row in _rows(parts):
                 data = _read(file, path, row.nbytes, "the cache")
@@ -103,9 +109,11 @@ def load(opened: OpenModel, path: Path) -> int:
                 row[:] = np.frombuffer(data, row.dtype).reshape(row.shape)
             if _read(file, path, 32, "the checksum") != digest.digest() or file.read(1):
                 raise BadFileError(path, "checksum", "does not fit what the file holds")
+        sequence.computed(ids)
     except OSError as error:
         raise BadFileError(path, "file", error.strerror or str(error)) from None
-    session.adopt(ids)
+    finally:
+        sequence.release()
     return len(ids)
 
 

@@ -73,7 +73,7 @@ class Sampler:
     """Chooses tokens of one text. `seed` is the number that makes the same choices again.
 
     never   ids that are not chosen, though the model may find them likely
-    silent  ids that are no choices at all: what a search for the largest logits leaves out by itself (Decoder.silent); `silence` sets them
+    silent  ids that are no choices at all: what a search for the largest logits leaves out by itself (Engine.silent); `silence` sets them
     """
 
     def __init__(self, sampling: Sampling, never: Collection[int] = ()):
@@ -144,7 +144,7 @@ class Sampler:
     def choose_allowed(self, logits: NDArray[np.float32], allowed: NDArray[np.bool_], asked: int = 0, position: int = 0) -> int | None:
         """As `choose`, as if there were no tokens but the allowed ones: (tokens of the vocabulary,), at least one, and none of `never`.
 
-        asked: how many of the largest logits there are at least (Decoder.feed), 0 for all. None, and nothing has happened: with all
+        asked: how many of the largest logits there are at least (Sequence.feed), 0 for all. None, and nothing has happened: with all
         logits the choice might be another one.
         """
         ids = np.flatnonzero(logits != -np.inf) if asked else np.empty(0, np.int64)

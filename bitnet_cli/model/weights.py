@@ -157,7 +157,7 @@ def load_weights(
 ) -> arrays.Weights:
     """Describe the tensors of an open file, which checks.check_model has seen, to the kernels.
 
-    cos, sin: of `rope_tables`; silent: rows as Decoder.silent; threads: that re-code a head.
+    cos, sin: of `rope_tables`; silent: rows as Engine.silent; threads: that re-code a head.
     """
     projections = load_projections(file, c)
     norm_offsets = np.full((c.layers + 1, arrays.NORM_PLACES), -1, np.int64)

@@ -188,7 +188,7 @@ def run(
         prompt,
         request,
         command.Sampling(**asdict(choice) | {"logit_bias": command.biases(choice.logit_bias or ())}),
-        command.Engine(
+        command.Options(
             engine.ctx_size,
             engine.threads,
             engine.cache_type.value,

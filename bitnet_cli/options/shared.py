@@ -58,7 +58,7 @@ class CacheType(str, Enum):
 
 
 class QueryType(str, Enum):
-    """decoder.QUERY_TYPES."""
+    """engine.QUERY_TYPES."""
 
     f32 = "f32"
     q4 = "q4"

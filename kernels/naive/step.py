@@ -99,6 +99,14 @@ def run_layer(z: Sizes, w: Weights, cache: AnyCache, layer: int, x: Floats, posi
     return x + _norm(z, w, layer, FFN_OUT_NORM, _project(z, w, layer, DOWN, h, z.hidden))
 
 
+def logits(z: Sizes, w: Weights, state: Floats, out: Floats) -> None:
+    """out: (vocab,) float32 = the head times a state (hidden,) after the output norm."""
+    if w.head_groups:
+        out[:] = grouped.project(w.head, int(w.head_offset[0]), z.vocab, state[None], w.head_groups, z.digits)[0]
+    else:
+        dense.head_matvec(w.head, int(w.head_offset[0]), z.head_kind, state, out)
+
+
 def run_step(z: Sizes, w: Weights, cache: AnyCache, s: Scratch, control: NDArray[np.int64], *_: int) -> int:
     """As kernels/step.py `serve` for thread 0; the numbers that it takes are not needed."""
     tokens = int(control[TOKENS])
@@ -107,5 +115,5 @@ def run_step(z: Sizes, w: Weights, cache: AnyCache, s: Scratch, control: NDArray
         x[:] = run_layer(z, w, cache, layer, x, int(control[POSITION]))
     for row, _, place in s.wanted[: int(control[WANTED])].tolist():
         state = _norm(z, w, z.layers, 0, s.x[row])
-        dense.head_matvec(w.head, int(w.head_offset[0]), z.head_kind, state, s.logits[place])
+        logits(z, w, state, s.logits[place])
     return 0

@@ -12,6 +12,7 @@ WIDTH = 32
 REGISTERS = 16
 UNSHIFTED = False
 STEPS_PER_FOLD = 64
+FUSED = True
 ANY_BYTE = False
 TILE_BLOCKS, TILE_TOKENS = 3, 4  # one of 12 sums lies on the stack, and still it is 8 % quicker than 8 sums (docs/log.md)
 

@@ -12,6 +12,7 @@ WIDTH = 32
 REGISTERS = 32  # of 16 bytes, and sums need only that much
 UNSHIFTED = False
 STEPS_PER_FOLD = 1 << 30
+FUSED = True
 ANY_BYTE = False  # both factors of sdot are signed
 TILE_BLOCKS, TILE_TOKENS = 3, 4
 

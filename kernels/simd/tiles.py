@@ -35,7 +35,8 @@ def _chosen(b: Any, x: Any, y: Any, lanes: Sequence[int]) -> Any:
     return b.shuffle_vector(x, y, ir.Constant(ir.VectorType(I32, len(lanes)), list(lanes)))
 
 
-def _repeated(b: Any, word: Any, vector: Vector) -> Any:
+def repeated(b: Any, word: Any, vector: Vector) -> Any:
+    """A 32-bit word in every lane."""
     one = b.insert_element(ir.Constant(vector.llvm, ir.Undefined), word, I32(0))
     return _chosen(b, one, one, [0] * vector.lanes)
 
@@ -43,18 +44,18 @@ def _repeated(b: Any, word: Any, vector: Vector) -> Any:
 @intrinsic
 def splat_word(typingctx: Any, word: Any) -> Any:
     """The same int32 in every lane."""
-    return _Words(types.int32), lambda ctx, b, sig, args: _repeated(b, args[0], _Words)
+    return _Words(types.int32), lambda ctx, b, sig, args: repeated(b, args[0], _Words)
 
 
 @intrinsic
 def splat_float(typingctx: Any, value: Any) -> Any:
     """The same float32 in every lane."""
-    return _Floats(types.float32), lambda ctx, b, sig, args: _repeated(b, args[0], _Floats)
+    return _Floats(types.float32), lambda ctx, b, sig, args: repeated(b, args[0], _Floats)
 
 
 def _first_lanes(b: Any, count: Any) -> Any:
     """A mask of the first `count` lanes."""
-    word = _repeated(b, b.trunc(count, I32), _Words)
+    word = repeated(b, b.trunc(count, I32), _Words)
     return b.icmp_signed("<", ir.Constant(_Words.llvm, list(range(LANES))), word)
 
 
@@ -139,7 +140,7 @@ def _of_sixteen_bytes(b: Any, parts: list[Any]) -> list[Any]:
     return [pair(x, y, first, first + 2) for x, y in halves for first in (0, 1)]
 
 
-def _two_bits(b: Any, words: Any, shift: int) -> Any:
+def two_bits(b: Any, words: Any, shift: int) -> Any:
     """Bits shift, shift + 1 of each byte. Shifted in 16-bit lanes: x86 has no others."""
     halves = ir.VectorType(I16, WIDTH // 2)
     value = b.bitcast(words, halves)
@@ -157,7 +158,7 @@ def store_codes(typingctx: Any, rows: Any, tile: Any, place: Any, gap: Any) -> A
             for field in range(4):
                 at = b.add(args[2], b.mul(args[3], I64(field * LANES + number)))
                 pointer = b.bitcast(element_pointer(ctx, b, tile, args[1], at), selected.Bytes.llvm.as_pointer())
-                b.store(_two_bits(b, words, 6 - 2 * field), pointer, align=1)
+                b.store(two_bits(b, words, 6 - 2 * field), pointer, align=1)
         return ctx.get_dummy_value()
 
     return types.void(_Rows, tile, types.intp, types.intp), codegen
@@ -188,7 +189,7 @@ def operations(blocks: int, tokens: int) -> tuple[Any, Any, Any]:
             for t in range(tokens):
                 pointer = element_pointer(ctx, b, values, args[3], b.add(args[4], b.mul(args[5], I64(t))))
                 word = b.load(b.bitcast(pointer, I32.as_pointer()), align=1)
-                x = b.bitcast(_repeated(b, word, _Words), selected.Bytes.llvm)
+                x = b.bitcast(repeated(b, word, _Words), selected.Bytes.llvm)
                 result += [selected.products(b, b.extract_value(args[0], t * blocks + i), codes[i], x) for i in range(blocks)]
             return ctx.make_tuple(b, kind, result)
 
@@ -251,7 +252,7 @@ def packed_operations(rows: int, tokens: int) -> tuple[Any, Any, Any]:
             lines = [_packed_line(ctx, b, packed, data, b.add(start, b.mul(step, I64(row))), bytes_left) for row in range(rows)]
             result = [b.extract_value(totals, i) for i in range(kind.count)]
             for field in range(4):
-                codes = [_two_bits(b, line, 6 - 2 * field) for line in lines]
+                codes = [two_bits(b, line, 6 - 2 * field) for line in lines]
                 for t in range(tokens):
                     x_at = b.add(b.add(place, I64(field * WIDTH)), b.mul(far, I64(t)))
                     pointer = element_pointer(ctx, b, values, activations, x_at)

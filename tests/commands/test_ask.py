@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from bitnet_cli.model.completion import Completion, Request
-from bitnet_cli.model.opening import Engine, open_model, prompt_ids
+from bitnet_cli.model.opening import Options, open_model, prompt_ids
 from bitnet_cli.model.sampler import Sampling
 
 from ..model.chat_models import CHATML, chat_model, reciting_model
@@ -117,9 +117,9 @@ def test_a_prompt_with_the_format_in_it(bitnet: Bitnet, model: Path, tmp_path: P
 
 
 def test_special_shows_control_tokens(tmp_path: Path) -> None:
-    opened = open_model(reciting_model(tmp_path / "m.gguf", "one two"), Engine(threads=1))
-    with contextlib.closing(opened.session):
-        opened.decoder.start()
+    opened = open_model(reciting_model(tmp_path / "m.gguf", "one two"), Options(threads=1))
+    with contextlib.closing(opened.scheduler):
+        opened.engine.start()
         ids = prompt_ids(opened.tokenizer, "<|im_start|>\n", special=True)
         assert len(ids) == 2
         for special, text in ((False, "one two"), (True, "one two<|im_end|>")):

@@ -13,7 +13,7 @@ from bitnet_cli.cli import main
 from bitnet_cli.commands.chat import files
 from bitnet_cli.embedded import EMBEDDED_MODEL
 from bitnet_cli.errors import BadFileError
-from bitnet_cli.model.opening import Engine, open_model
+from bitnet_cli.model.opening import Options, open_model
 from bitnet_cli.model.prompt_cache import MAGIC
 from bitnet_cli.model.sampler import Sampling
 from bitnet_cli.text.chat.templates import Message
@@ -94,11 +94,11 @@ def test_a_fifo_is_not_waited_for(refused: Callable[..., str], tmp_path: Path) -
 
 def test_half_characters_in_saved_chats(tmp_path: Path) -> None:
     """JSON may name half of a surrogate pair, and the command line may hold a byte that is no UTF-8; no file in UTF-8 can."""
-    opened = open_model(EMBEDDED_MODEL, Engine(context=64, threads=1))
+    opened = open_model(EMBEDDED_MODEL, Options(context=64, threads=1))
     try:
         tokenizer = opened.tokenizer
     finally:
-        opened.session.close()
+        opened.scheduler.close()
     known: dict[str, Any] = {"model": "a\udcff", "template": "t\ud800", "sampling": Sampling(logit_bias=((3, 1.5),)), "first": 0}
     files.save(tmp_path / "a.json", tokenizer, messages=[Message("user", "b\udcff")], **known)
     saved = files.load(tmp_path / "a.json", tokenizer)

@@ -16,7 +16,7 @@ from bitnet_cli.embedded import EMBEDDED_MODEL
 from bitnet_cli.errors import BadFileError, UsageError
 from bitnet_cli.gguf_file.reader import open_gguf
 from bitnet_cli.model import prompt_cache
-from bitnet_cli.model.opening import Engine, open_model
+from bitnet_cli.model.opening import Options, open_model
 
 from ..gguf_file.splitting import split
 from .hub_server import Repo, serve
@@ -87,8 +87,8 @@ def test_a_prompt_cache_knows_every_part(parts: list[Path], tmp_path: Path) -> N
     copies = [Path(shutil.copy(path, tmp_path)) for path in parts]
 
     def fingerprint(path: Path) -> str:
-        opened = open_model(path, Engine(context=16, threads=1))
-        opened.session.close()
+        opened = open_model(path, Options(context=16, threads=1))
+        opened.scheduler.close()
         return prompt_cache.fingerprint(opened)
 
     before = fingerprint(copies[0])

@@ -67,8 +67,9 @@ def pretend(name: str, cpu: str) -> None:
 
 def compile_operations() -> None:
     """The operations that tests call directly, and with them the kernels that they are made of."""
-    from bitnet_kernels import base3, dense, peak, quantise, recode, ternary
-    from numba import types
+    from bitnet_kernels import base3, dense, grouped, peak, quantise, recode, ternary
+    from bitnet_kernels.group_rows import Groups
+    from numba import typeof, types
 
     number, codes, values = types.int64, types.int8[::1], types.float32[::1]
     data, sums = types.Array(types.uint8, 1, "C", readonly=True), types.int32[::1]
@@ -77,6 +78,11 @@ def compile_operations() -> None:
     base3.base3_matvec.compile((types.uint8[::1], number, number, codes, *factors, number, number))
     many = types.int8[:, ::1], sums, values, types.float32, number, types.float32[:, ::1], number, types.boolean, types.uint8[::1], sums
     ternary.matmul_scaled.compile((data, number, number, *many, number, number))
+    floats, groups = types.float32[:, ::1], typeof(Groups(128))
+    tokens = types.int8[:, ::1], types.int32[:, ::1], floats
+    where = number, types.float32, floats, number, types.boolean
+    grouped.matmul_packed.compile((data, number, number, groups, *tokens, number, *where, values, values, number, number))
+    grouped.matmul_tiles.compile((data, number, number, groups, *tokens, *where, types.uint8[::1], values, values, number, number))
     peak._products.compile((number, types.uint8[::1], codes, sums))
     peak._floats.compile((number, values, values))
     quantise.quantise_row.compile((values, number, codes, number))

@@ -10,11 +10,14 @@ import mmap
 import sys
 from typing import Any
 
+import group_cases
 import numpy as np
 from attending import attend
-from bitnet_kernels import arrays, base3, columns, dense, inputs, quantise, quantised_cache
+from bitnet_kernels import arrays, base3, columns, dense, grouped, inputs, quantise, quantised_cache
 from bitnet_kernels import ternary as kernels
+from bitnet_kernels.group_rows import Groups
 from bitnet_kernels.kv_cache import QUANTISED_BITS, QuantisedCache, new_cache
+from bitnet_kernels.naive import grouped as naive_grouped
 from bitnet_kernels.team import Step
 from cases import activations, kernel_order, packed, product, ternary
 from head_case import Head
@@ -72,6 +75,24 @@ def base3_products(cols: int, rows: int) -> bool:
     return bool(np.array_equal(out, exact) and np.array_equal(some, exact))
 
 
+def grouped_products(cols: int, rows: int, tokens: int) -> bool:
+    """Rows with a scale a group, by panels and by tiles, with every array at the guard."""
+    groups, rng = Groups(64), np.random.default_rng(cols)
+    codes, scales = group_cases.matrix(rng, rows, cols, 64)
+    whole, x = at_the_end(group_cases.packed(codes, scales, 0, tail=0)), rng.standard_normal((tokens, cols)).astype(np.float32)
+    exact = naive_grouped.matmul(whole, 0, rows, *naive_grouped.quantise(x, groups)[0], groups)
+    count = -(-tokens // 8) * 8
+    room = arrays.GroupScratch(*map(at_the_end, arrays.new_group_scratch(1, count, cols, 1)))
+    ordered, rest, unit = at_the_end(np.zeros((count, cols), np.int8)), at_the_end(np.zeros(cols, np.float32)), np.float32(1)
+    for row in range(tokens):
+        grouped.quantise_groups(at_the_end(x[row]), cols, groups, 1, ordered[row], ordered[row], room, row, rest)
+    few, many = (at_the_end(np.zeros((tokens, rows), np.float32)) for _ in range(2))
+    given, last = (whole, 0, cols, groups, ordered, room.minus, room.steps), (room.totals[0], room.scales[0], 0, rows)
+    grouped.matmul_packed(*given, 0, tokens, unit, few, 0, False, *last)
+    grouped.matmul_tiles(*given, tokens, unit, many, 0, True, at_the_end(np.zeros(arrays.TILE_BYTES, np.uint8)), *last)
+    return bool(np.array_equal(few, exact) and np.array_equal(many, exact))
+
+
 def head(kind: int, rows: int, cols: int) -> bool:
     rng = np.random.default_rng(cols)
     data = at_the_end(head_bytes(rng.standard_normal((rows, cols)).astype(np.float32), kind))
@@ -120,7 +141,9 @@ def by_columns(cols: int, rows: int) -> bool:
 
 def everything_at_the_end(value: Any) -> Any:
     """An array, or a tuple of them in any depth, each at a guard of its own."""
-    return type(value)(*map(everything_at_the_end, value)) if isinstance(value, tuple) else at_the_end(value)
+    if isinstance(value, tuple):
+        return type(value)(*map(everything_at_the_end, value))
+    return at_the_end(value) if isinstance(value, np.ndarray) else value
 
 
 def searched_head(vocab: int, hidden: int, guarded: bool) -> bool:
@@ -182,6 +205,7 @@ def main() -> None:
         result &= all(head(kind, rows, cols) for kind in (arrays.HEAD_Q6_K, arrays.HEAD_Q4_K) for rows, cols in ((1, 256), (3, 768)))
         result &= all(quantiser(cols) and four_bits(cols) for cols in (1, 31, 128, 129, 1000))
         result &= all(base3_products(cols, rows) for cols, rows, _ in shapes)
+        result &= all(grouped_products(*shape) for shape in ((64, 1, 1), (192, 16, 3), (640, 37, 5), (1088, 50, 27)))
         result &= all(by_columns(*shape) for shape in ((128, 1), (384, 300), (2560, 129)))
         result &= all(searched_head(*shape, guarded=True) for shape in ((37, 384), (5, 128), (50, 640)))
         sizes = [(2, 1), (20, 15), (64, 16), (80, 33), (96, 64), (100, 65), (128, 48)]

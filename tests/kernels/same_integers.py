@@ -8,7 +8,11 @@ import sys
 
 import numpy as np
 from bitnet_kernels import arrays, isa
+from bitnet_kernels.group_rows import GROUPS, LINE, WHOLE_ROW, Groups
+from bitnet_kernels.naive import grouped as naive_grouped
 from cases import COLS, activations, digest, extremes, kernel_order, natural_order, packed, padded_length, ternary
+from group_cases import Inputs, matrix, run_matmul
+from group_cases import packed as laid_out
 from numpy.typing import NDArray
 
 ROWS, TOKENS = 7, 5
@@ -74,6 +78,18 @@ def by_base3(weights: NDArray[np.int8], codes: NDArray[np.int8], offset: int) ->
     out, ordered = np.zeros(rows, np.float32), kernel_order(codes[:1], width, more_cols=4 * width)[0]
     simd_base3.base3_matvec(built, 0, cols, ordered, np.int32(0), np.float32(1), out, False, 0, rows)
     return out.astype(np.int64) - codes[0].sum(dtype=np.int64)
+
+
+def by_groups(rng: np.random.Generator, cols: int, groups: Groups) -> list[NDArray[np.float32]]:
+    """Rows with a scale a group times 1, 5 and 27 tokens: floats, which are to be the same too."""
+    rows = 45
+    codes, scales = matrix(rng, rows, cols, groups.weights)
+    whole, x = laid_out(codes, scales, LINE), rng.standard_normal((27, cols)).astype(np.float32)
+    if NAIVE:
+        found = naive_grouped.matmul(whole, LINE, rows, *naive_grouped.quantise(x, groups)[0], groups)
+        return [found[:1], found[:5], found, found]
+    several = [run_matmul(whole, LINE, rows, Inputs(x[:tokens], groups, 1), 1.0) for tokens in (1, 5, 27)]
+    return [*several, run_matmul(whole, LINE, rows, Inputs(x, groups, 1), 1.0, many=True)]
 
 
 def own_row(x: NDArray[np.float32]) -> NDArray[np.float32]:
@@ -148,6 +164,9 @@ def main() -> None:
     for cols in (16, 144, 2560, 6912):
         x = np.random.default_rng(cols).standard_normal(cols).astype(np.float32)
         results[f"hadamard, largest half {cols}"] = digest(*transformed(x))
+    for weight_group in GROUPS:
+        for groups in (Groups(weight_group), Groups(weight_group, 64), Groups(weight_group, WHOLE_ROW)):
+            results[f"{groups}"] = digest(*by_groups(np.random.default_rng(weight_group), 1280, groups))
     json.dump({"isa": isa.chosen(), "digests": results}, sys.stdout)
 
 

@@ -168,6 +168,27 @@ def test_few_tokens_meet_two_packed_rows_in_registers(compiled: tuple[str, Assem
         assert [line for line in loop if STACK.search(line) and "%zmm" in line] == []  # an address may lie there
 
 
+def test_rows_with_groups_keep_their_sums_in_registers(compiled: tuple[str, Assembly]) -> None:
+    """Decode, few tokens and tiles: loops over a unit of weights have its products, four for each register of words and token."""
+    name, assembly = compiled
+    instruction = VNNI if name == "avxvnni" else PRODUCTS[name][0]
+    each = {"neon": 4, "dotprod": 2}.get(name, 1)  # instructions for the products of a register
+    some = 2 * (2 if name == "neon" else 4)  # registers of words, times tokens
+    packed = {"_sums_1": 2 if name == "neon" else 4, "_sums_some": some, "_sums_more": 16}
+    assert ("_sums_more" in assembly) == (name == "avx512vnni")
+    for kernel, sums in packed.items():
+        for loop in loops_with(assembly.get(kernel, ""), instruction):
+            assert count(loop, instruction) == 4 * each * sums
+            # AVX2 and NEON multiply and add in two instructions, for which they have few registers.
+            assert len([line for line in loop if STACK.search(line)]) <= (len(loop) // 8 if name in ("avx2", "neon") else 0)
+    for loop in loops_with(assembly["_tile_sums"], instruction):
+        # As in sums_4 and sums_8.
+        assert count(loop, instruction) == {"avx512vnni": 24, "neon": 16, "dotprod": 24}.get(name, 12) * count(loop, PREFETCH)
+        assert count(loop, WITHIN) == 0
+        assert len([line for line in loop if STACK.search(line)]) <= (4 * count(loop, PREFETCH) if name == "avx2" else 0)
+    assert all(loops_with(assembly[kernel], instruction) for kernel in ("_sums_1", "_sums_some", "_tile_sums"))
+
+
 def test_the_head_needs_no_library(compiled: tuple[str, Assembly]) -> None:
     """float16 is converted, and products are added, by instructions."""
     name, assembly = compiled

@@ -3,9 +3,11 @@
 from itertools import pairwise
 from typing import Any, NamedTuple
 
+import group_cases
 import k_blocks
 import numpy as np
 from bitnet_kernels import arrays, control, kv_cache
+from bitnet_kernels.group_rows import LINE, Groups
 from bitnet_kernels.naive import attention as naive_attention
 from bitnet_kernels.naive import rope
 from bitnet_kernels.naive import step as naive_step
@@ -39,6 +41,7 @@ class Shape(NamedTuple):
     kept: int = 0  # largest inputs of o; 0: all
     hadamard: int = 0
     query_bits: int | None = None
+    groups: Groups | None = None  # float16 scales, and activations, of so many; with 1 or 2 digits
     closed: float = 0.0  # share of hidden units whose gate has no weights, so that ReLU² never opens it
 
 
@@ -57,6 +60,8 @@ SHAPES = {
     "a4.8": Shape(codes=(arrays.INT4, arrays.INT8, arrays.INT8), kept=128),
     "fp4": Shape(hidden=352, heads=3, kv_heads=1, head_dim=20, feed_forward=676, codes=(arrays.FP4, arrays.FP4, arrays.INT8)),
     "v2": Shape(heads=3, head_dim=48, kv_heads=1, feed_forward=656, codes=(arrays.INT4, arrays.INT4, arrays.INT4), hadamard=1),
+    "groups": Shape(hidden=384, heads=6, feed_forward=640, activation=arrays.SILU, sub_norms=False, groups=Groups(128)),
+    "groups of 64": Shape(hidden=320, heads=5, kv_heads=1, feed_forward=704, groups=Groups(64), digits=2),
     "few gates": Shape(feed_forward=1024, layers=1, closed=0.85),
 }
 
@@ -90,6 +95,19 @@ def random_parts(rows: list[int], scales: Floats, rng: np.random.Generator) -> t
     return at, np.concatenate(ends), (np.repeat(scales.reshape(-1), sizes) * rng.uniform(0.5, 1.5, sum(sizes))).astype(np.float32)
 
 
+def packed_matrix(
+    shape: Shape, rng: np.random.Generator, rows: int, cols: int, closed: float | None = None
+) -> tuple[int, NDArray[np.uint8]]:
+    """Bytes that hold a random matrix, and where in them it begins. closed: share of rows of zeros."""
+    if shape.groups:
+        return LINE, group_cases.packed(*group_cases.matrix(rng, rows, cols, shape.groups.weights), LINE, tail=0)
+    matrix = ternary(rng, rows, cols)
+    if closed is not None:
+        matrix[rng.random(rows) < closed] = 0
+    # Past the columns of a row, codes 3: nothing may come of them.
+    return 9, packed(np.pad(matrix, ((0, 0), (0, -cols % 128)), constant_values=2), 9, tail=0)
+
+
 def random_weights(shape: Shape, rng: np.random.Generator) -> arrays.Weights:
     """Ternary weights at odd byte offsets of one array; scales that keep activations near 1."""
     inner, kv = shape.heads * shape.head_dim, shape.kv_heads * shape.head_dim
@@ -102,13 +120,10 @@ def random_weights(shape: Shape, rng: np.random.Generator) -> arrays.Weights:
     offsets, norm_offsets = np.zeros((shape.layers, 7), np.int64), np.full((shape.layers + 1, arrays.NORM_PLACES), -1, np.int64)
     for layer in range(shape.layers):
         for which, (rows, cols) in enumerate(matrices):
-            matrix = ternary(rng, rows, cols)
-            if which == arrays.GATE:
-                matrix[rng.random(rows) < shape.closed] = 0
-            # Past the columns of a row, codes 3: nothing may come of them.
-            parts.append(packed(np.pad(matrix, ((0, 0), (0, -cols % 128)), constant_values=2), 9, tail=0))
-            offsets[layer, which] = at + 9
-            at += parts[-1].size
+            start, matrix = packed_matrix(shape, rng, rows, cols, shape.closed if which == arrays.GATE else None)
+            parts.append(matrix)
+            offsets[layer, which] = at + start
+            at += len(matrix)
         for which, size in enumerate(sizes):
             if size:
                 norm_offsets[layer, which] = norm_at
@@ -116,12 +131,18 @@ def random_weights(shape: Shape, rng: np.random.Generator) -> arrays.Weights:
                 norm_at += size
     norm_offsets[shape.layers, 0] = norm_at
     norms.append(rng.uniform(0.5, 1.5, shape.hidden))
-    scales = np.array([[1.2 / np.sqrt(cols) for _, cols in matrices]] * shape.layers, np.float32)
-    head = head_bytes(rng.standard_normal((shape.vocab, shape.hidden)).astype(np.float32), shape.head_kind)
+    usual = 0.02 if shape.groups else 1.0  # root of a group's mean squared scale
+    scales = np.array([[1.2 / np.sqrt(cols) / usual for _, cols in matrices]] * shape.layers, np.float32)
+    if shape.groups:
+        head_at, head = packed_matrix(shape, rng, shape.vocab, shape.hidden)
+    else:
+        head_at, head = 6, head_bytes(rng.standard_normal((shape.vocab, shape.hidden)).astype(np.float32), shape.head_kind)
     tables = [rope.angles(shape.context, shape.head_dim, base) for base in (10000.0, 100.0)]
     cos, sin = (np.concatenate(table) for table in zip(*tables, strict=True))
     sliding = np.arange(shape.layers) < (shape.window > 0)
-    part_at, part_ends, part_scales = random_parts([rows for rows, _ in matrices], scales, rng) if shape.digits else NO_PARTS
+    part_at, part_ends, part_scales = (
+        random_parts([rows for rows, _ in matrices], scales, rng) if shape.digits and not shape.groups else NO_PARTS
+    )
     return arrays.Weights(
         packed=np.concatenate(parts),
         offsets=offsets,
@@ -131,8 +152,8 @@ def random_weights(shape: Shape, rng: np.random.Generator) -> arrays.Weights:
         part_scales=part_scales,
         norms=np.concatenate(norms).astype(np.float32),
         norm_offsets=norm_offsets,
-        head=np.concatenate([np.full(6, 0xFF, np.uint8), head]),
-        head_offset=np.array([6]),
+        head=head if shape.groups else np.concatenate([np.full(head_at, 0xFF, np.uint8), head]),
+        head_offset=np.array([head_at]),
         head_file=np.array([-1]),
         cos=cos,
         sin=sin,
@@ -141,15 +162,17 @@ def random_weights(shape: Shape, rng: np.random.Generator) -> arrays.Weights:
         planes=arrays.new_planes(0, shape.hidden),
         columns=np.zeros(0, np.uint8),
         columns_built=np.zeros(1, np.int64),
+        groups=shape.groups,
+        head_groups=shape.groups,
     )
 
 
 def soiled_scratch(sizes: arrays.Sizes, shape: Shape, threads: int) -> arrays.Scratch:
     """Scratch filled with NaN and 99: what is not written first must not be used. Only the counts begin at zero."""
-    scratch = arrays.new_scratch(sizes, shape.chunk, shape.context, threads)
-    for name, array in scratch._asdict().items():
-        if name != "counts" and array is not None:
-            array.fill(np.nan if array.dtype == np.float32 else 99)
+    scratch = arrays.new_scratch(sizes, shape.chunk, shape.context, threads, shape.groups)
+    named = {name: array for name, array in scratch._asdict().items() if name not in ("counts", "groups")}
+    for array in [*named.values(), *(scratch.groups or ())]:
+        array.fill(np.nan if array.dtype == np.float32 else 99)
     return scratch
 
 

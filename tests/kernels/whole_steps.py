@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 from bitnet_kernels import isa, team
 from bitnet_kernels.control import Wanted
-from bitnet_kernels.naive import dense, norm
+from bitnet_kernels.naive import norm
+from bitnet_kernels.naive import step as naive_step
 from numpy.typing import NDArray
 from tiny_model import SHAPES, Model, Shape
 
@@ -51,7 +52,7 @@ def logit_error(model: Model) -> float:
         expected[:] = 7
         for row, _, place in wanted:
             state = norm.rms_norm(model.inputs[row], model.weights.norms[last : last + model.shape.hidden], model.sizes.norm_eps)
-            dense.head_matvec(model.weights.head, int(model.weights.head_offset[0]), model.shape.head_kind, state, expected[place])
+            naive_step.logits(model.sizes, model.weights, state, expected[place])
     return relative(model.scratch.logits, expected)
 
 

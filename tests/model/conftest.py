@@ -12,7 +12,8 @@ from typing import Any
 import pytest
 
 from bitnet_cli.gguf_file.reader import GGUFFile, open_gguf
-from bitnet_cli.model.decoder import Decoder
+from bitnet_cli.model.engine import Engine
+from bitnet_cli.model.sequence import Sequence
 
 from .builder import Model, Sizes, random_model, write_model
 
@@ -68,13 +69,13 @@ def opened() -> Iterator[Callable[[Path], GGUFFile]]:
 
 
 @pytest.fixture
-def decoder_of(opened: Callable[[Path], GGUFFile]) -> Iterator[Callable[..., Decoder]]:
-    """decoder_of(path, context=.., threads=..): its threads end with the test."""
+def text_of(opened: Callable[[Path], GGUFFile]) -> Iterator[Callable[..., Sequence]]:
+    """text_of(path, context=.., threads=..): its threads end with the test."""
     with ExitStack() as stack:
 
-        def make(path: Path, **options: Any) -> Decoder:
-            decoder = Decoder(opened(path), **options)
-            stack.callback(decoder.close)
-            return decoder
+        def make(path: Path, **options: Any) -> Sequence:
+            text = Sequence(Engine(opened(path), **options))
+            stack.callback(text.engine.close)
+            return text
 
         yield make

@@ -19,7 +19,7 @@ from bitnet_cli.embedded import EMBEDDED
 from bitnet_cli.gguf_file.reader import open_gguf
 from bitnet_cli.gguf_file.types import TensorType
 from bitnet_cli.model.config import read_config
-from bitnet_cli.model.decoder import Decoder
+from bitnet_cli.model.sequence import Sequence
 from bitnet_cli.model.weights import PROJECTIONS
 from bitnet_cli.ternary import i2_s
 from bitnet_cli.text.from_gguf import tokenizer_from_metadata
@@ -91,7 +91,7 @@ def watched_logits(model: Any, ids: list[int]) -> tuple[Any, Any]:
     return logits, torch.stack(margins).amin(0).numpy()
 
 
-def assert_same(decoder: Decoder, model: Any, texts: list[list[int]]) -> None:
+def assert_same(decoder: Sequence, model: Any, texts: list[list[int]]) -> None:
     """Prefill and decode of every text. More than half of all tokens must come before a text's first value near a boundary."""
     tight = 0
     for ids in texts:
@@ -110,7 +110,7 @@ def assert_same(decoder: Decoder, model: Any, texts: list[list[int]]) -> None:
 
 
 @pytest.mark.parametrize("scheme", SCHEMES)
-def test_a_random_model(training: ModuleType, scheme: str, tmp_path: Path, decoder_of: Callable[..., Decoder]) -> None:
+def test_a_random_model(training: ModuleType, scheme: str, tmp_path: Path, text_of: Callable[..., Sequence]) -> None:
     """Through the folder that training saves, `bitnet convert`, and the file. 384 = 3 * 128: the Hadamard transform works in blocks."""
     import torch
     from hf_folder import save_folder, train_tokenizer
@@ -127,7 +127,7 @@ def test_a_random_model(training: ModuleType, scheme: str, tmp_path: Path, decod
     convert(tmp_path / "hf", tmp_path / "model.gguf", quiet=True)
     rng = np.random.default_rng(5)
     texts = [[int(i) for i in rng.integers(0, VOCAB, count)] for count in (1, 2, 7, 16, 16, 33)]
-    assert_same(decoder_of(tmp_path / "model.gguf"), model, texts)
+    assert_same(text_of(tmp_path / "model.gguf"), model, texts)
 
 
 def model_of(training: ModuleType, path: Path, scheme: str) -> Any:
@@ -156,10 +156,10 @@ def model_of(training: ModuleType, path: Path, scheme: str) -> Any:
 
 
 @pytest.mark.parametrize(("name", "scheme"), [("tiny", "int8"), ("tiny-a4.8", "a4.8")])
-def test_an_embedded_model(training: ModuleType, name: str, scheme: str, decoder_of: Callable[..., Decoder]) -> None:
+def test_an_embedded_model(training: ModuleType, name: str, scheme: str, text_of: Callable[..., Sequence]) -> None:
     """Trained weights, and text as they were trained on."""
     path = EMBEDDED[name].path
     with open_gguf(path) as file:
         tokenizer = tokenizer_from_metadata(file.metadata, str(file.path))
     ids = [tokenizer.encode(text, bos=False)[:64] for text in TEXTS]
-    assert_same(decoder_of(path), model_of(training, path, scheme), ids)
+    assert_same(text_of(path), model_of(training, path, scheme), ids)

@@ -17,7 +17,8 @@ from bitnet_cli.errors import BadFileError, UnsupportedError, UsageError
 from bitnet_cli.gguf_file.reader import open_gguf
 from bitnet_cli.model.checks import require_activations
 from bitnet_cli.model.config import read_config
-from bitnet_cli.model.decoder import QUERY_TYPES, Decoder
+from bitnet_cli.model.engine import QUERY_TYPES
+from bitnet_cli.model.sequence import Sequence
 from bitnet_cli.model.weights import sizes_of
 from bitnet_cli.options.shared import Activations, QueryType, SchemeType
 
@@ -42,20 +43,20 @@ def test_names_of_options_are_those_of_the_library() -> None:
 
 
 @pytest.mark.parametrize("scheme", ROUNDED)
-def test_the_scheme_of_the_file_is_run(scheme: str, files: dict[str, Path], decoder_of: Callable[..., Decoder]) -> None:
+def test_the_scheme_of_the_file_is_run(scheme: str, files: dict[str, Path], text_of: Callable[..., Sequence]) -> None:
     """And no other one. Token by token gives the same bits as all at once."""
-    decoder = decoder_of(files[scheme])
-    assert (decoder.scheme, decoder.note) == (scheme, None)
+    decoder = text_of(files[scheme])
+    assert (decoder.engine.scheme, decoder.engine.note) == (scheme, None)
     states = decoder.states(IDS)
     decoder.rewind(0)
     assert np.array_equal(np.concatenate([decoder.states([token]) for token in IDS]), states)
     for other in ROUNDED:
-        difference = np.abs(decoder_of(files[other]).states(IDS) - states).max() / np.abs(states).max()
+        difference = np.abs(text_of(files[other]).states(IDS) - states).max() / np.abs(states).max()
         assert difference == 0 if other == scheme else difference > 1e-3, other
 
 
-def test_a_file_that_says_nothing_is_int8(files: dict[str, Path], decoder_of: Callable[..., Decoder]) -> None:
-    assert np.array_equal(decoder_of(files["silent"]).states(IDS), decoder_of(files["int8"]).states(IDS))
+def test_a_file_that_says_nothing_is_int8(files: dict[str, Path], text_of: Callable[..., Sequence]) -> None:
+    assert np.array_equal(text_of(files["silent"]).states(IDS), text_of(files["int8"]).states(IDS))
 
 
 @pytest.mark.parametrize(
@@ -71,47 +72,45 @@ def test_a_file_that_says_nothing_is_int8(files: dict[str, Path], decoder_of: Ca
         ("v2-a8", "a4", "v2-a4"),
     ],
 )
-def test_another_scheme_on_demand(
-    trained: str, wanted: str, scheme: str, files: dict[str, Path], decoder_of: Callable[..., Decoder]
-) -> None:
+def test_another_scheme_on_demand(trained: str, wanted: str, scheme: str, files: dict[str, Path], text_of: Callable[..., Sequence]) -> None:
     """The logits of a file with that scheme, and a word about it unless the model was trained so."""
-    decoder = decoder_of(files[trained], activations=wanted)
-    assert decoder.scheme == scheme
-    assert np.array_equal(decoder.states(IDS), decoder_of(files[scheme]).states(IDS))
+    decoder = text_of(files[trained], activations=wanted)
+    assert decoder.engine.scheme == scheme
+    assert np.array_equal(decoder.states(IDS), text_of(files[scheme]).states(IDS))
     if scheme == ("int8" if trained == "silent" else trained):
-        assert decoder.note is None
+        assert decoder.engine.note is None
     else:
-        assert decoder.note is not None
-        assert f"{scheme} are post-hoc" in decoder.note
+        assert decoder.engine.note is not None
+        assert f"{scheme} are post-hoc" in decoder.engine.note
 
 
 @pytest.mark.parametrize(("arch", "trained", "wanted"), [("bitnet", None, "a4"), ("bitnet", None, "fp4"), ("bitnet-b1.58", "v2-a8", "fp4")])
-def test_refused_on_demand(arch: str, trained: str | None, wanted: str, tmp_path: Path, decoder_of: Callable[..., Decoder]) -> None:
+def test_refused_on_demand(arch: str, trained: str | None, wanted: str, tmp_path: Path, text_of: Callable[..., Sequence]) -> None:
     activation = "silu" if arch == "bitnet" else "relu2"
     model = random_model(seed=1, activation=activation)
     path = write_model(tmp_path / "m.gguf", model, arch=arch, metadata={"activation_type": trained})
     with pytest.raises(UnsupportedError, match=f"activations {wanted}: .*not"):
-        decoder_of(path, activations=wanted)
-    assert decoder_of(path, activations="a8").scheme in ("int8", "v2-a8")
+        text_of(path, activations=wanted)
+    assert text_of(path, activations="a8").engine.scheme in ("int8", "v2-a8")
 
 
 @pytest.mark.slow
-def test_queries_in_4_bits(files: dict[str, Path], decoder_of: Callable[..., Decoder]) -> None:
+def test_queries_in_4_bits(files: dict[str, Path], text_of: Callable[..., Sequence]) -> None:
     """Another result, near the first, and near the twin's; none for a name that does not exist."""
-    states = decoder_of(files["int8"]).states(IDS)
-    rounded = decoder_of(files["int8"], query_type="q4").states(IDS)
+    states = text_of(files["int8"]).states(IDS)
+    rounded = text_of(files["int8"], query_type="q4").states(IDS)
     assert not np.array_equal(rounded, states)
     assert np.array_equal(rounded[0], states[0])  # one position: its weight is 1, whatever the query
     assert np.sqrt(np.square(rounded - states).mean() / np.square(states).mean()) < 0.2
-    decoder, control = decoder_of(files["int8"], query_type="q4"), np.array([len(IDS), 0, 0, 2, 0])
-    w, s = decoder._weights, decoder._scratch
+    decoder, control = text_of(files["int8"], query_type="q4"), np.array([len(IDS), 0, 0, 2, 0])
+    w, s = decoder.engine.arrays.weights, decoder.engine.arrays.scratch
     s.x[: len(IDS)] = dense.rows(w.head, int(w.head_offset[0]), arrays.HEAD_F16, 0, 260, 128)[IDS]
-    naive_step.run_step(decoder._sizes, w, decoder._cache, s, control)
+    naive_step.run_step(decoder.engine.arrays.sizes, w, decoder.engine.arrays.cache, s, control)
     at = int(w.norm_offsets[2, 0])
     twin = norm.rms_norm(s.x[: len(IDS)], w.norms[at : at + 128], 1e-5)
     assert np.abs(twin - rounded).max() < 1e-5
     with pytest.raises(UsageError, match="query type q5: expected f32 or q4"):
-        decoder_of(files["int8"], query_type="q5")
+        text_of(files["int8"], query_type="q5")
 
 
 def sizes(path: Path, **change: Any) -> arrays.Sizes:

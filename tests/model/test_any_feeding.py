@@ -1,6 +1,5 @@
 """Tokens fed in any pieces, taken back, fed again: the logits are those of the text fed whole, with every type of KV cache."""
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -10,9 +9,9 @@ from bitnet_kernels.kv_cache import CACHE_TYPES
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from bitnet_cli.model.decoder import Decoder
+from bitnet_cli.model.engine import Engine, Row
+from bitnet_cli.model.sequence import Sequence
 
-Make = Callable[..., Decoder]
 # A feed of so many tokens at once, or a step back of so many. Prefill by 128 tokens, by few, and decode have kernels of their own.
 STEPS = st.lists(
     st.one_of(
@@ -27,21 +26,22 @@ STEPS = st.lists(
 
 @pytest.fixture(scope="module")
 def pair(long_file: Path) -> Any:
-    """pair(cache type): two decoders over one file, of one and of two threads."""
+    """pair(cache type): texts of two engines over one file, of one and of two threads."""
     from bitnet_cli.gguf_file.reader import open_gguf
 
-    made: dict[str, tuple[Decoder, Decoder]] = {}
+    made: dict[str, tuple[Sequence, Sequence]] = {}
     with open_gguf(long_file) as file:
 
-        def get(kind: str) -> tuple[Decoder, Decoder]:
+        def get(kind: str) -> tuple[Sequence, Sequence]:
             if kind not in made:
-                made[kind] = Decoder(file, context=300, cache_type=kind), Decoder(file, context=300, cache_type=kind, threads=2)
+                one, two = (Sequence(Engine(file, context=300, cache_type=kind, threads=threads)) for threads in (1, 2))
+                made[kind] = one, two
             return made[kind]
 
         yield get
         for both in made.values():
-            for decoder in both:
-                decoder.close()
+            for text in both:
+                text.engine.close()
 
 
 @pytest.mark.slow
@@ -64,8 +64,8 @@ def test_pieces_are_the_whole(pair: Any, kind: str, steps: list[tuple[str, int]]
             continue
         text += ids
         if what == "batch":
-            pieces.feed_batch(ids)
-            logits = pieces.logits_of(-1).copy()
+            (found,) = pieces.engine.step([Row(pieces, ids, range(len(ids)))])
+            logits = found[-1].copy()
         else:
             logits = pieces.feed(ids).copy()
     if logits is None:

@@ -10,12 +10,13 @@ from bitnet_cli.errors import UsageError
 from bitnet_cli.gguf_file.reader import open_gguf
 from bitnet_cli.model.chat import Chat, ContextFullError, resumed
 from bitnet_cli.model.generate import Timings
-from bitnet_cli.model.opening import Engine, OpenModel, open_model
+from bitnet_cli.model.opening import OpenModel, Options, open_model
 from bitnet_cli.model.sampler import Sampler, Sampling
 from bitnet_cli.text.chat.choice import choose
 from bitnet_cli.text.chat.templates import PLAIN, BuiltIn, Message, encode_chat
 
 from .chat_models import chat_model, reciting_model
+from .held import held
 
 GREEDY = Sampling(temperature=0.0)
 POEM = "Roses are red,\nviolets  are blue.\n\nUser: no\n"
@@ -28,14 +29,14 @@ def path(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def opened(path: Path) -> Iterator[OpenModel]:
-    model = open_model(path, Engine(threads=1))
+    model = open_model(path, Options(threads=1))
     yield model
-    model.session.close()
+    model.scheduler.close()
 
 
 @pytest.fixture
 def chat(opened: OpenModel) -> Chat:
-    return Chat(opened.session, opened.tokenizer, choose(opened.chat).template)
+    return Chat(opened.scheduler, opened.tokenizer, choose(opened.chat).template)
 
 
 @pytest.fixture
@@ -44,13 +45,13 @@ def reciting(tmp_path: Path) -> Iterator[Callable[..., Chat]]:
     models = []
 
     def make(text: str, template: BuiltIn | None = None, *, context: int = 1024, endless: bool = False) -> Chat:
-        model = open_model(reciting_model(tmp_path / f"{len(models)}.gguf", text, context=context, endless=endless), Engine(threads=1))
+        model = open_model(reciting_model(tmp_path / f"{len(models)}.gguf", text, context=context, endless=endless), Options(threads=1))
         models.append(model)
-        return Chat(model.session, model.tokenizer, template or choose(model.chat).template)
+        return Chat(model.scheduler, model.tokenizer, template or choose(model.chat).template)
 
     yield make
     for model in models:
-        model.session.close()
+        model.scheduler.close()
 
 
 def ask(chat: Chat, text: str, limit: int = 12) -> Timings:
@@ -72,7 +73,7 @@ def test_a_turn_computes_only_what_is_new(chat: Chat) -> None:
         new = t.prompt_tokens if turn == 0 else added
         assert (t.new_tokens, t.cached_tokens, t.fed_tokens) == (12, before, new)
         before = t.prompt_tokens + 11
-        assert chat.session.position == before
+        assert len(held(chat.engine)) == before
     assert chat.tokens() == len(encode_chat(chat.tokenizer, chat.template, chat.messages, ask=False))
 
 
@@ -81,8 +82,8 @@ def test_answers_are_those_of_one_long_prompt(chat: Chat, opened: OpenModel) -> 
     for turn in range(3):
         ask(chat, f"question {turn}")
     whole = list(chat.messages)
-    fresh = Chat(opened.session, opened.tokenizer, chat.template, messages=whole[:-1])
-    opened.session.emptied()
+    fresh = Chat(opened.scheduler, opened.tokenizer, chat.template, messages=whole[:-1])
+    opened.engine.pages.forget()
     list(fresh.answer(Sampler(GREEDY), 12))
     assert fresh.messages == whole
 
@@ -122,9 +123,9 @@ def test_a_stopped_answer_stays(chat: Chat, count: int) -> None:
         assert chat.finish == "interrupted"
         assert chat.messages[-1].content == "".join(pieces)
         assert len(chat.messages[-1].ids or ()) == count
-        held = chat.session.position
+        computed = len(held(chat.engine))
         t = ask(chat, "and?")
-        assert t.cached_tokens == held
+        assert t.cached_tokens == computed
 
 
 def test_interrupted_while_it_reads(chat: Chat) -> None:
@@ -135,7 +136,8 @@ def test_interrupted_while_it_reads(chat: Chat) -> None:
     with pytest.raises(KeyboardInterrupt):
         list(chat.answer(Sampler(GREEDY), 5, progress=stop))
     assert len(chat.messages) == 1
-    assert chat.session.ids == encode_chat(chat.tokenizer, chat.template, chat.messages)[: chat.session.position]
+    ids = held(chat.engine)
+    assert ids == encode_chat(chat.tokenizer, chat.template, chat.messages)[: len(ids)]
 
 
 def test_undo_and_clear(chat: Chat) -> None:
@@ -197,7 +199,7 @@ def test_the_context_gets_full_in_the_middle_of_an_answer(reciting: Callable[...
     endless = reciting(words, context=256, endless=True)
     ask(endless, "x", -1)
     assert endless.finish == "length"
-    assert endless.session.position == 256
+    assert len(held(endless.engine)) == 256
 
 
 def test_known_answers_are_resumed(chat: Chat) -> None:
@@ -213,7 +215,7 @@ def test_known_answers_are_resumed(chat: Chat) -> None:
 
 
 def test_facts_outlive_the_file(path: Path) -> None:
-    model = open_model(path, Engine(threads=1))
+    model = open_model(path, Options(threads=1))
     with open_gguf(path):
         assert choose(model.chat).template.name == "chatml"
-    model.session.close()
+    model.scheduler.close()

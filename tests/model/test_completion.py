@@ -9,17 +9,19 @@ import pytest
 from bitnet_cli.embedded import EMBEDDED_MODEL
 from bitnet_cli.model.completion import Completion, Request
 from bitnet_cli.model.logprobs import token_logprob
-from bitnet_cli.model.opening import Engine, OpenModel, open_model
+from bitnet_cli.model.opening import OpenModel, Options, open_model
 from bitnet_cli.model.sampler import Sampling
+
+from .held import prefill
 
 GREEDY = Sampling(temperature=0.0)
 
 
 @pytest.fixture(scope="module")
 def opened() -> Iterator[OpenModel]:
-    model = open_model(EMBEDDED_MODEL, Engine(threads=1))
+    model = open_model(EMBEDDED_MODEL, Options(threads=1))
     yield model
-    model.session.close()
+    model.scheduler.close()
 
 
 @pytest.fixture(scope="module")
@@ -71,9 +73,8 @@ def test_logprobs(opened: OpenModel, prompt: list[int], sampling: Sampling, draf
     told = Completion(opened, prompt, sampling, Request(12, logprobs=3, draft=draft))
     assert list(plain) == list(told)
     assert [one.id for one in told.logprobs] == told.ids == plain.ids
-    opened.session.emptied()
     for count, one in enumerate(told.logprobs):
-        logits = opened.session.prefill(prompt + told.ids[:count]).logits.astype(np.float64)
+        logits = prefill(opened.engine, prompt + told.ids[:count])[0].astype(np.float64)
         expected = logits - math.log(np.exp(logits - logits.max()).sum()) - logits.max()
         assert one.logprob == pytest.approx(expected[one.id], abs=1e-9)
         assert [token for token, _ in one.top] == np.argsort(-expected, kind="stable")[:3].tolist()

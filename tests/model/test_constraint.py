@@ -16,14 +16,15 @@ from bitnet_cli.errors import BitnetError, UsageError
 from bitnet_cli.model import head, lookup
 from bitnet_cli.model.completion import Completion, Request
 from bitnet_cli.model.constraint import Constraint, json_grammar, regex_grammar
-from bitnet_cli.model.opening import Engine, OpenModel, open_model
+from bitnet_cli.model.engine import Engine
+from bitnet_cli.model.opening import OpenModel, Options, open_model
 from bitnet_cli.model.sampler import Sampler, Sampling
-from bitnet_cli.model.session import Session
 from bitnet_cli.text.from_gguf import tokenizer_from_metadata
 from bitnet_cli.text.tokenizer import Tokenizer
 
 from ..text.conftest import bpe, libraries, spm, spm_library  # noqa: F401  # fixtures
 from .builder import Sizes, random_model, write_model
+from .held import held, prefill
 
 OBJECT = {
     "type": "object",
@@ -51,9 +52,9 @@ WORDS = ["alpha", "alps", "be", "bé😀", "", 'a"']
 
 @pytest.fixture(scope="module")
 def opened() -> Iterator[OpenModel]:
-    model = open_model(EMBEDDED_MODEL, Engine(threads=1, context=512))
+    model = open_model(EMBEDDED_MODEL, Options(threads=1, context=512))
     yield model
-    model.session.close()
+    model.scheduler.close()
 
 
 @pytest.fixture(scope="module")
@@ -61,18 +62,18 @@ def searching() -> Iterator[OpenModel]:
     """The same model; its head is searched for the largest logits, as are those of larger models."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(head, "SMALLEST", 0)
-        model = open_model(EMBEDDED_MODEL, Engine(threads=1, context=512))
+        model = open_model(EMBEDDED_MODEL, Options(threads=1, context=512))
     yield model
-    model.session.close()
+    model.scheduler.close()
 
 
 @pytest.fixture(scope="module")
 def random_bytes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[OpenModel]:
     """A random model whose tokens are single bytes: nothing it prefers is JSON."""
     path = write_model(tmp_path_factory.mktemp("constraint") / "m.gguf", random_model(Sizes(context=256), seed=7, tied=False))
-    model = open_model(path, Engine(threads=1))
+    model = open_model(path, Options(threads=1))
     yield model
-    model.session.close()
+    model.scheduler.close()
 
 
 @pytest.fixture(params=["bpe", "spm"])
@@ -145,7 +146,7 @@ def test_all_json_is_allowed(opened: OpenModel, value: Any, compact: bool) -> No
 
 def text_of(opened: OpenModel, grammar: str, sampling: Sampling, **wanted: Any) -> tuple[str, Completion]:
     """A text from nothing, at most as long as the context."""
-    opened.session.emptied()
+    opened.engine.pages.forget()
     prompt = opened.tokenizer.encode("The answer:")
     completion = Completion(opened, prompt, sampling, Request(grammar=grammar, **{"limit": -1, **wanted}))
     return "".join(completion), completion
@@ -168,7 +169,7 @@ def test_what_is_generated_fits_the_schema(source: str, name: str, request: pyte
             whole += 1
             jsonschema.validate(json.loads(text), schema, format_checker=jsonschema.FormatChecker())
         else:
-            assert model.session.position == model.session.context
+            assert len(held(model.engine)) == model.engine.context
     assert whole >= 2  # numbers may have any number of digits
 
 
@@ -179,18 +180,18 @@ def test_the_largest_logits_give_the_tokens_of_all(
 ) -> None:
     """And are mostly enough."""
     monkeypatch.setattr(lookup, "GAIN", 0.0)
-    grammar, logits_of, whole = json_grammar({"type": "array", "items": OBJECT, "minItems": 3}), Session.logits_of, 0
+    grammar, all_logits, whole = json_grammar({"type": "array", "items": OBJECT, "minItems": 3}), Engine.all_logits, 0
 
-    def counted(session: Session, row: int, top: int = 0) -> Any:
+    def counted(engine: Engine, row: int, place: int) -> Any:
         nonlocal whole
-        whole += top == 0
-        return logits_of(session, row, top)
+        whole += 1
+        return all_logits(engine, row, place)
 
-    monkeypatch.setattr(Session, "logits_of", counted)
+    monkeypatch.setattr(Engine, "all_logits", counted)
     text, completion = text_of(searching, grammar, sampling, limit=150, draft=draft)
     if isa.chosen() != isa.NAIVE:
         assert 0 < whole < len(completion.ids)
-        assert not np.isfinite(searching.session.feed([5], 40)).all()
+        assert not np.isfinite(prefill(searching.engine, [5], 40)[0]).all()
     monkeypatch.setattr(Sampler, "top", 0)
     assert text_of(searching, grammar, sampling, limit=150, draft=draft)[0] == text
 

@@ -15,14 +15,16 @@ from bitnet_cli.gguf_file.reader import open_gguf
 from bitnet_cli.gguf_file.types import TensorType
 from bitnet_cli.model import recode
 from bitnet_cli.model.checks import why_not
-from bitnet_cli.model.decoder import Decoder
+from bitnet_cli.model.engine import Engine
+from bitnet_cli.model.sequence import Sequence
+from bitnet_cli.model.traffic import head_bytes_a_token
 from bitnet_cli.model.weights import HEAD_KINDS, head_note
 
 from .builder import Model, Sizes, f32, random_model, write_model
 from .quantised import forged, tensor
 from .reference import assert_agree, forward
 
-Make = Callable[..., Decoder]
+Make = Callable[..., Sequence]
 IDS = [256, 84, 104, 101, 32, 255, 0, 66]
 SHAPE = (260, 256)
 RECODED = [kind for kind in READABLE if kind not in HEAD_KINDS]
@@ -47,11 +49,11 @@ def recoded_values(file_path: Path, name: str) -> NDArray[np.float32]:
 
 
 @pytest.mark.parametrize("kind", READABLE)
-def test_embedding(kind: TensorType, tmp_path: Path, decoder_of: Make) -> None:
+def test_embedding(kind: TensorType, tmp_path: Path, text_of: Make) -> None:
     path, model = model_with(tmp_path, kind, TensorType.F16)
-    decoder = decoder_of(path)
-    assert np.array_equal(decoder.embedding_rows(IDS), model.embedding[IDS])
-    assert decoder.head_note is None
+    decoder = text_of(path)
+    assert np.array_equal(decoder.engine.embedding_rows(IDS), model.embedding[IDS])
+    assert decoder.engine.head_note is None
     result = forward(model, IDS)
     got = np.stack([decoder.feed([token]).copy() for token in IDS])
     assert_agree(got, result.logits, result.margin)
@@ -59,7 +61,7 @@ def test_embedding(kind: TensorType, tmp_path: Path, decoder_of: Make) -> None:
 
 @pytest.mark.parametrize("tied", [True, False])
 @pytest.mark.parametrize("kind", READABLE)
-def test_head(kind: TensorType, tied: bool, tmp_path: Path, decoder_of: Make) -> None:
+def test_head(kind: TensorType, tied: bool, tmp_path: Path, text_of: Make) -> None:
     """Of types without a kernel: exactly the re-coded weights, each of which is as near the file's as is said."""
     path, model = model_with(tmp_path, *((kind, None) if tied else (TensorType.F16, kind)))
     exact = model.embedding if model.head is None else model.head
@@ -68,17 +70,21 @@ def test_head(kind: TensorType, tied: bool, tmp_path: Path, decoder_of: Make) ->
         model.head = recoded_values(path, name)
         blocks, near = exact.reshape(-1, 32).astype(np.float64), model.head.reshape(-1, 32)
         assert (np.abs(blocks - near) <= 0.004 * np.abs(blocks).max(1, keepdims=True) + 3e-8).all()
-    decoder = decoder_of(path, threads=2)
+    decoder = text_of(path, threads=2)
     result = forward(model, IDS)
     got = np.stack([decoder.feed([token]).copy() for token in IDS])
     assert_agree(got, result.logits, result.margin)
     decoder.rewind(0)
     assert_agree(decoder.feed_all(IDS), result.logits, result.margin)
     if kind in RECODED:
-        assert decoder.head_note is not None and f"{name} is {kind.name}" in decoder.head_note and "0.4 %" in decoder.head_note
-        assert decoder.head_bytes_a_token() == 260 * 256 // 32 * 34
+        assert (
+            decoder.engine.head_note is not None
+            and f"{name} is {kind.name}" in decoder.engine.head_note
+            and "0.4 %" in decoder.engine.head_note
+        )
+        assert head_bytes_a_token(decoder.engine) == 260 * 256 // 32 * 34
     else:
-        assert decoder.head_note is None
+        assert decoder.engine.head_note is None
 
 
 @pytest.mark.parametrize("kind", [TensorType.Q4_K, TensorType.IQ3_S, TensorType.BF16, TensorType.Q2_0])
@@ -116,10 +122,10 @@ def test_heads_that_are_no_numbers(value: float, error: type[Exception], row: in
         tensors={"output.weight": tensor("output.weight", TensorType.Q5_K, blocks, SHAPE)},
     )
     with open_gguf(path) as file, pytest.raises(error, match=r"tensor output.weight: .*(not finite|beyond 8\.3e6)"):
-        Decoder(file, threads=2)
+        Sequence(Engine(file, threads=2))
 
 
-def test_norms_and_scales_of_other_float_types(tmp_path: Path, decoder_of: Make) -> None:
+def test_norms_and_scales_of_other_float_types(tmp_path: Path, text_of: Make) -> None:
     """bfloat16 norms, and a float16 `.scale`, are those numbers."""
     model = random_model(seed=4)
     changed = {}
@@ -132,7 +138,7 @@ def test_norms_and_scales_of_other_float_types(tmp_path: Path, decoder_of: Make)
     path = write_model(tmp_path / "m.gguf", model, tensors=changed)
     model.scales["blk.0.ffn_up"] *= np.float32(0.75)
     result = forward(model, IDS)
-    decoder = decoder_of(path)
+    decoder = text_of(path)
     assert_agree(np.stack([decoder.feed([token]).copy() for token in IDS]), result.logits, result.margin)
 
 

@@ -7,23 +7,24 @@ import pytest
 
 from bitnet_cli.embedded import EMBEDDED
 from bitnet_cli.gguf_file.reader import open_gguf
-from bitnet_cli.model.decoder import Decoder
+from bitnet_cli.model.engine import Engine
 from bitnet_cli.model.generate import Plan, generate
 from bitnet_cli.model.perplexity import score
 from bitnet_cli.model.sampler import Sampler, Sampling
-from bitnet_cli.model.session import Session
+from bitnet_cli.model.scheduler import Scheduler
+from bitnet_cli.model.sequence import Sequence
 from bitnet_cli.text.from_gguf import tokenizer_from_metadata
 from bitnet_cli.text.tokenizer import Tokenizer
 
 GOLDEN = Path(__file__).parent.parent / "golden"
 EXPECTED = json.loads((GOLDEN / "embedded.json").read_text())
-Opened = tuple[str, Decoder, Tokenizer]
+Opened = tuple[str, Sequence, Tokenizer]
 
 
 @pytest.fixture(scope="module", params=EMBEDDED)
 def opened(request: pytest.FixtureRequest) -> Opened:
     with open_gguf(EMBEDDED[request.param].path) as file:
-        return request.param, Decoder(file), tokenizer_from_metadata(file.metadata, str(file.path))
+        return request.param, Sequence(Engine(file)), tokenizer_from_metadata(file.metadata, str(file.path))
 
 
 @pytest.mark.parametrize("name", EMBEDDED)
@@ -40,7 +41,7 @@ def test_greedy_text(opened: Opened) -> None:
     for prompt, expected in EXPECTED[name]["greedy"].items():
         decoder.rewind(0)
         sampler = Sampler(Sampling(temperature=0))
-        assert list(generate(Session(decoder), tokenizer.encode(prompt), sampler, Plan(len(expected)))) == expected, prompt
+        assert list(generate(Scheduler(decoder.engine), tokenizer.encode(prompt), sampler, Plan(len(expected)))) == expected, prompt
 
 
 @pytest.mark.parametrize("name", EMBEDDED)
@@ -51,7 +52,7 @@ def test_golden_texts_are_long_enough_to_mean_something(name: str) -> None:
 def test_perplexity_to_three_digits(opened: Opened) -> None:
     name, decoder, tokenizer = opened
     ids = tokenizer.encode((GOLDEN / "excerpt.txt").read_text(encoding="utf-8"))
-    result = score(decoder, ids, decoder.context, decoder.context)
+    result = score(Scheduler(decoder.engine), ids, decoder.engine.context, decoder.engine.context)
     assert result.tokens == EXPECTED[name]["tokens"]
     # Orders of float sums differ, and then a rounded activation, now and then: instruction sets were 1e-5 to 6e-4 from it (docs/log.md).
     assert result.perplexity == pytest.approx(EXPECTED[name]["perplexity"], rel=1e-3)

@@ -18,7 +18,8 @@ from bitnet_cli.gguf_file.types import TensorType
 from bitnet_cli.model import embedding
 from bitnet_cli.model.checks import why_not
 from bitnet_cli.model.config import read_config
-from bitnet_cli.model.decoder import Decoder
+from bitnet_cli.model.scheduler import Scheduler
+from bitnet_cli.model.sequence import Sequence
 from bitnet_cli.model.weights import load_weights, rope_tables
 from bitnet_cli.text.from_gguf import tokenizer_from_metadata
 
@@ -44,7 +45,7 @@ def id_lists() -> list[list[int]]:
     return [[int(i) for i in rng.integers(0, 282, count)] for count in (1, 2, 7, 20, 24, 28, 33, 40)]
 
 
-def check_states(decoder: Decoder, ids: list[int], want: np.ndarray, margin: np.ndarray) -> int:
+def check_states(decoder: Sequence, ids: list[int], want: np.ndarray, margin: np.ndarray) -> int:
     """In one go and token by token. Returns how many tokens agreed to 1e-5."""
     decoder.rewind(0)
     states = decoder.states(ids)
@@ -55,9 +56,9 @@ def check_states(decoder: Decoder, ids: list[int], want: np.ndarray, margin: np.
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_states_are_those_of_the_formulas(
-    kind: str, converted: dict[str, Path], maker: ModuleType, decoder_of: Callable[..., Decoder]
+    kind: str, converted: dict[str, Path], maker: ModuleType, text_of: Callable[..., Sequence]
 ) -> None:
-    decoder, model = decoder_of(converted[kind]), arrays_of(maker, kind)
+    decoder, model = text_of(converted[kind]), arrays_of(maker, kind)
     tight = 0
     for ids in id_lists():
         want = forward(model, ids)
@@ -68,11 +69,11 @@ def test_states_are_those_of_the_formulas(
 @pytest.mark.live
 @pytest.mark.parametrize("kind", KINDS)
 def test_states_are_those_of_transformers(
-    kind: str, converted: dict[str, Path], maker: ModuleType, transformers: ModuleType, decoder_of: Callable[..., Decoder]
+    kind: str, converted: dict[str, Path], maker: ModuleType, transformers: ModuleType, text_of: Callable[..., Sequence]
 ) -> None:
     import torch
 
-    reference, model, decoder = hf_model(transformers, maker, kind), arrays_of(maker, kind), decoder_of(converted[kind])
+    reference, model, decoder = hf_model(transformers, maker, kind), arrays_of(maker, kind), text_of(converted[kind])
     tight, beyond_the_window = 0, 0
     for ids in id_lists():
         with torch.no_grad():
@@ -85,9 +86,9 @@ def test_states_are_those_of_transformers(
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_threads_and_chunks_do_not_matter(kind: str, converted: dict[str, Path], decoder_of: Callable[..., Decoder]) -> None:
+def test_threads_and_chunks_do_not_matter(kind: str, converted: dict[str, Path], text_of: Callable[..., Sequence]) -> None:
     ids = [int(i) for i in np.random.default_rng(2).integers(0, 282, 300)]
-    one, two = decoder_of(converted[kind], threads=1), decoder_of(converted[kind], threads=2)
+    one, two = text_of(converted[kind], threads=1), text_of(converted[kind], threads=2)
     states = one.states(ids)
     pieces = np.concatenate([two.states(ids[:170]), two.states(ids[170:171]), two.states(ids[171:])])
     assert np.array_equal(states, pieces)
@@ -169,7 +170,7 @@ def test_input_norms_are_in_all_projections_or_in_none(maker: ModuleType, tmp_pa
         convert(folder, tmp_path / "m.gguf", quiet=True)
 
 
-def test_a_file_as_microsofts_converter_writes_it(converted: dict[str, Path], tmp_path: Path, decoder_of: Callable[..., Decoder]) -> None:
+def test_a_file_as_microsofts_converter_writes_it(converted: dict[str, Path], tmp_path: Path, text_of: Callable[..., Sequence]) -> None:
     """Norms in F16, no window, no activation, no scale of queries, mean pooling: read as bitnet.cpp reads it."""
     from bitnet_cli.gguf_file.writer import OutputTensor, write_gguf
 
@@ -186,39 +187,44 @@ def test_a_file_as_microsofts_converter_writes_it(converted: dict[str, Path], tm
         assert why_not(file, embeds=True).reason is None
         c = read_config(file)
         assert (c.pooling, c.window, c.activation, c.query_factor) == ("mean", 0, "gelu_pytorch_tanh", 1.0)
-    assert np.isfinite(decoder_of(tmp_path / "m.gguf").states([1, 2, 3])).all()
+    assert np.isfinite(text_of(tmp_path / "m.gguf").states([1, 2, 3])).all()
 
 
 # ---- from texts to vectors ----
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_embeddings_do_not_depend_on_their_company(kind: str, converted: dict[str, Path], decoder_of: Callable[..., Decoder]) -> None:
+def test_embeddings_do_not_depend_on_their_company(kind: str, converted: dict[str, Path], text_of: Callable[..., Sequence]) -> None:
     with open_gguf(converted[kind]) as file:
         tokenizer = tokenizer_from_metadata(file.metadata, kind)
-    decoder = decoder_of(converted[kind], threads=2)
+    decoder = text_of(converted[kind], threads=2)
     seen = []
-    vectors = embedding.embed(decoder, tokenizer, TEXTS, progress=lambda done, total: seen.append((done, total)))
-    assert vectors.shape == (5, decoder.config.hidden) and vectors.dtype == np.float32
+    vectors = embedding.embed(Scheduler(decoder.engine), tokenizer, TEXTS, progress=lambda done, total: seen.append((done, total)))
+    assert vectors.shape == (5, decoder.engine.config.hidden) and vectors.dtype == np.float32
     assert seen == [(i, 5) for i in range(1, 6)]
     assert np.allclose(np.square(vectors).sum(-1), 1, atol=1e-6)
-    again = embedding.embed(decoder, tokenizer, TEXTS[::-1])
+    again = embedding.embed(Scheduler(decoder.engine), tokenizer, TEXTS[::-1])
     assert np.array_equal(again[::-1], vectors)
-    alone = embedding.embed(decoder_of(converted[kind]), tokenizer, TEXTS[2:3])
+    alone = embedding.embed(Scheduler(text_of(converted[kind]).engine), tokenizer, TEXTS[2:3])
     assert np.array_equal(alone[0], vectors[2])
     cosines = vectors @ vectors.T
     assert np.allclose(np.diag(cosines), 1, atol=1e-6) and np.abs(cosines - np.diag(np.diag(cosines))).max() < 0.99
-    mean = embedding.embed(decoder, tokenizer, TEXTS, pooling="mean")
+    mean = embedding.embed(Scheduler(decoder.engine), tokenizer, TEXTS, pooling="mean")
     assert not np.allclose(mean, vectors, atol=1e-2)
 
 
-def test_pooling_and_length(converted: dict[str, Path], decoder_of: Callable[..., Decoder]) -> None:
-    decoder, ids = decoder_of(converted["qwen3"]), [5, 6, 7, 8]
-    states = decoder.states(ids)
-    assert np.array_equal(embedding.embed_ids(decoder, ids, "none", False), states)
-    assert np.array_equal(embedding.embed_ids(decoder, ids, "last", False), states[3:])
-    assert np.allclose(embedding.embed_ids(decoder, ids, "mean", False)[0], states.astype(np.float64).mean(0), rtol=1e-6)
-    assert np.allclose(embedding.embed_ids(decoder, ids, "last", True), states[3:] / np.linalg.norm(states[3]), rtol=1e-6)
+def test_pooling_and_length(converted: dict[str, Path], text_of: Callable[..., Sequence]) -> None:
+    decoder, ids = text_of(converted["qwen3"]), [5, 6, 7, 8]
+    states, scheduler = decoder.states(ids), Scheduler(decoder.engine)
+    decoder.release()
+
+    def embed_ids(pooling: str, normalize: bool) -> np.ndarray:
+        return embedding.embed_ids(scheduler, [ids], pooling, normalize)[0]
+
+    assert np.array_equal(embed_ids("none", False), states)
+    assert np.array_equal(embed_ids("last", False), states[3:])
+    assert np.allclose(embed_ids("mean", False)[0], states.astype(np.float64).mean(0), rtol=1e-6)
+    assert np.allclose(embed_ids("last", True), states[3:] / np.linalg.norm(states[3]), rtol=1e-6)
     assert np.array_equal(embedding.normalized(np.zeros((1, 3), np.float32)), np.zeros((1, 3)))
 
 
@@ -232,14 +238,14 @@ def test_long_texts_are_cut_before_their_end_token(converted: dict[str, Path]) -
     assert embedding.token_ids(tokenizer, "", 5) == ([1], 0)
 
 
-def test_a_model_without_pooling(tmp_path: Path, decoder_of: Callable[..., Decoder]) -> None:
+def test_a_model_without_pooling(tmp_path: Path, text_of: Callable[..., Sequence]) -> None:
     path = write_model(tmp_path / "m.gguf", random_model())
     with open_gguf(path) as file:
         tokenizer = tokenizer_from_metadata(file.metadata, "m")
         assert "no embedding model; --pooling last or --pooling mean" in str(why_not(file, embeds=True).reason)
     with pytest.raises(UsageError, match="expected last or mean"):
-        embedding.embed(decoder_of(path), tokenizer, ["a"])
-    assert embedding.embed(decoder_of(path), tokenizer, ["a"], pooling="mean").shape == (1, 128)
+        embedding.embed(Scheduler(text_of(path).engine), tokenizer, ["a"])
+    assert embedding.embed(Scheduler(text_of(path).engine), tokenizer, ["a"], pooling="mean").shape == (1, 128)
 
 
 @pytest.mark.parametrize(("value", "expected"), [(2, "type: 2 is not supported; 1 (mean) and 3 (last) are"), (4, "4 is not supported")])

@@ -17,7 +17,7 @@ from bitnet_cli.commands.convert import convert
 from bitnet_cli.gguf_file.reader import open_gguf
 from bitnet_cli.gguf_file.types import TensorType
 from bitnet_cli.model.checks import why_not
-from bitnet_cli.model.decoder import Decoder
+from bitnet_cli.model.sequence import Sequence
 
 from .builder import Model
 from .families import LLAMA3, llama3_factors, model_of, write
@@ -47,11 +47,11 @@ def case(request: pytest.FixtureRequest, maker: ModuleType, tmp_path_factory: py
     return folder, base / "m.gguf", model
 
 
-def test_logits_are_those_of_the_formulas(case: tuple[Path, Path, Model], decoder_of: Callable[..., Decoder]) -> None:
+def test_logits_are_those_of_the_formulas(case: tuple[Path, Path, Model], text_of: Callable[..., Sequence]) -> None:
     _, path, model = case
     ids = [int(i) for i in np.random.default_rng(6).integers(0, 282, 40)]
     want = forward(model, ids)
-    decoder = decoder_of(path)
+    decoder = text_of(path)
     assert assert_agree(decoder.feed_all(ids), want.logits, want.margin) > 12  # of 40: one seed in a few has an early value at a half
     decoder.rewind(0)
     assert_agree(np.stack([decoder.feed([token]).copy() for token in ids]), want.logits, want.margin)
@@ -59,7 +59,7 @@ def test_logits_are_those_of_the_formulas(case: tuple[Path, Path, Model], decode
 
 @pytest.mark.live
 def test_logits_are_those_of_transformers(
-    case: tuple[Path, Path, Model], transformers: ModuleType, decoder_of: Callable[..., Decoder], maker: ModuleType, tmp_path: Path
+    case: tuple[Path, Path, Model], transformers: ModuleType, text_of: Callable[..., Sequence], maker: ModuleType, tmp_path: Path
 ) -> None:
     """In float32 and with packed weights, where transformers' products are exact; the flavours of a seed hold one model to the bit."""
     import torch
@@ -72,17 +72,17 @@ def test_logits_are_those_of_transformers(
         packed = write(maker, tmp_path / "packed", "llama", "C_packed", **config)
         reference = transformers.AutoModelForCausalLM.from_pretrained(packed, dtype=torch.float32)
     texts = prompts(282)
-    assert compare(decoder_of(path), model, oracle_of(transformers, reference), texts) > 0.5 * sum(map(len, texts))
+    assert compare(text_of(path), model, oracle_of(transformers, reference), texts) > 0.5 * sum(map(len, texts))
 
 
 @pytest.mark.parametrize("kind", ["tq1_0", "tq2_0", "q2_0"])
 def test_every_type_gives_the_same_logits(
-    kind: str, case: tuple[Path, Path, Model], tmp_path: Path, decoder_of: Callable[..., Decoder]
+    kind: str, case: tuple[Path, Path, Model], tmp_path: Path, text_of: Callable[..., Sequence]
 ) -> None:
     folder, path, _ = case
     convert(folder, tmp_path / "m.gguf", outtype=kind, ternarise=True, quiet=True)
     ids = [0, *range(20, 40)]
-    assert np.array_equal(decoder_of(tmp_path / "m.gguf").feed_all(ids), decoder_of(path).feed_all(ids))
+    assert np.array_equal(text_of(tmp_path / "m.gguf").feed_all(ids), text_of(path).feed_all(ids))
 
 
 def test_inspect_says_that_it_runs(case: tuple[Path, Path, Model]) -> None:

@@ -21,7 +21,7 @@ from bitnet_cli.errors import BadFileError, UnsupportedError
 from bitnet_cli.gguf_file.reader import open_gguf
 from bitnet_cli.gguf_file.types import TensorType
 from bitnet_cli.gguf_file.writer import OutputTensor
-from bitnet_cli.model.decoder import Decoder
+from bitnet_cli.model.sequence import Sequence
 from bitnet_cli.ternary.layouts import LAYOUTS
 
 from .builder import Model, Sizes, random_model, write_model
@@ -47,13 +47,13 @@ def folder(maker: ModuleType, tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.live
 @pytest.mark.parametrize("outtype", ["i2_s", "tq1_0", "q2_0"])
 def test_logits_are_those_of_transformers(
-    outtype: str, folder: Path, transformers: ModuleType, tmp_path: Path, decoder_of: Callable[..., Decoder]
+    outtype: str, folder: Path, transformers: ModuleType, tmp_path: Path, text_of: Callable[..., Sequence]
 ) -> None:
     import torch
 
     convert(folder, tmp_path / "m.gguf", outtype=outtype, quiet=True)
     oracle = oracle_of(transformers, transformers.AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32))
-    decoder = decoder_of(tmp_path / "m.gguf", threads=2)
+    decoder = text_of(tmp_path / "m.gguf", threads=2)
     for ids in prompts(282)[:5]:
         want = oracle(ids)
         decoder.rewind(0)
@@ -120,12 +120,12 @@ def model() -> Model:
 
 
 @pytest.mark.parametrize("key", [None, "float"])
-def test_logits_are_those_of_the_formulas(key: str | None, model: Model, tmp_path: Path, decoder_of: Callable[..., Decoder]) -> None:
+def test_logits_are_those_of_the_formulas(key: str | None, model: Model, tmp_path: Path, text_of: Callable[..., Sequence]) -> None:
     """Also of a file of another tool, which does not say that activations are float: only such models have several scales a tensor."""
     tensors, weights = several(model, np.random.default_rng(1))
     path = write_model(tmp_path / "m.gguf", model, arch="llama", tensors=tensors, metadata={"activation_type": key})
     want = float_logits(model, weights, IDS)
-    decoder = decoder_of(path)
+    decoder = text_of(path)
     assert relative_rms(decoder.feed_all(IDS), want) < BOUND
     decoder.rewind(0)
     got = np.stack([decoder.feed([token]).copy() for token in IDS])
@@ -134,11 +134,11 @@ def test_logits_are_those_of_the_formulas(key: str | None, model: Model, tmp_pat
     rows = {name: tensor for name, tensor in tensors.items() if "output" not in name and "down" not in name}
     int8 = write_model(tmp_path / "int8.gguf", model, arch="llama", tensors=rows, metadata={"activation_type": "int8"})
     both = write_model(tmp_path / "float.gguf", model, arch="llama", tensors=rows, metadata={"activation_type": "float"})
-    difference = relative_rms(decoder_of(int8).feed_all(IDS), decoder_of(both).feed_all(IDS))
+    difference = relative_rms(text_of(int8).feed_all(IDS), text_of(both).feed_all(IDS))
     assert 20 * BOUND < difference < 0.1
 
 
-def test_one_scale_and_float_activations(maker: ModuleType, tmp_path: Path, decoder_of: Callable[..., Decoder]) -> None:
+def test_one_scale_and_float_activations(maker: ModuleType, tmp_path: Path, text_of: Callable[..., Sequence]) -> None:
     """Small models of the family were trained on one GPU each: nothing in their weights says what they are, so the user does."""
     folder = write(maker, tmp_path / "hf", "llama", "D_dequantised")
     convert(folder, tmp_path / "int8.gguf", quiet=True)
@@ -146,8 +146,8 @@ def test_one_scale_and_float_activations(maker: ModuleType, tmp_path: Path, deco
     with open_gguf(tmp_path / "float.gguf") as file:
         assert file.metadata["llama.activation_type"] == "float"
         assert file.tensors["blk.0.attn_q.weight"].type is TensorType.I2_S
-    ours = decoder_of(tmp_path / "float.gguf").feed_all(IDS[1:])
-    assert BOUND < relative_rms(decoder_of(tmp_path / "int8.gguf").feed_all(IDS[1:]), ours) < 0.2
+    ours = text_of(tmp_path / "float.gguf").feed_all(IDS[1:])
+    assert BOUND < relative_rms(text_of(tmp_path / "int8.gguf").feed_all(IDS[1:]), ours) < 0.2
 
 
 @pytest.mark.parametrize(
@@ -159,15 +159,15 @@ def test_one_scale_and_float_activations(maker: ModuleType, tmp_path: Path, deco
     ],
 )
 def test_refused(
-    change: dict[str, Any], error: type[Exception], message: str, model: Model, tmp_path: Path, decoder_of: Callable[..., Decoder]
+    change: dict[str, Any], error: type[Exception], message: str, model: Model, tmp_path: Path, text_of: Callable[..., Sequence]
 ) -> None:
     tensors, _ = several(model, np.random.default_rng(1))
     path = write_model(tmp_path / "m.gguf", model, arch="llama", tensors=tensors, metadata=change)
     with pytest.raises(error, match=message):
-        decoder_of(path)
+        text_of(path)
 
 
-def test_scales_by_column_where_the_input_is_shared(model: Model, tmp_path: Path, decoder_of: Callable[..., Decoder]) -> None:
+def test_scales_by_column_where_the_input_is_shared(model: Model, tmp_path: Path, text_of: Callable[..., Sequence]) -> None:
     wide = random_model(Sizes(hidden=512, heads=2, kv_heads=2, head_dim=128), seed=1, activation="silu")
     blocks = LAYOUTS[TensorType.TQ2_0].pack_rows(wide.ternary["blk.0.ffn_up"]).reshape(-1, 66).copy()
     blocks[:, 64:] = np.tile(np.array([1, 2], np.float16), len(blocks) // 2).reshape(-1, 1).view(np.uint8)
@@ -177,4 +177,4 @@ def test_scales_by_column_where_the_input_is_shared(model: Model, tmp_path: Path
         tmp_path / "m.gguf", wide, arch="llama", tensors={name: tensor, **{f"{n}.weight": None for n in wide.norms if "sub" in n}}
     )
     with pytest.raises(UnsupportedError, match="are supported in attn_output and ffn_down only"):
-        decoder_of(path)
+        text_of(path)

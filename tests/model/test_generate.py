@@ -1,6 +1,7 @@
-"""The generate loop over a decoder that gives the logits it is told to: when it stops, what it feeds, what it counts."""
+"""The generate loop over an engine that gives the logits it is told to: when it stops, what it feeds, what it counts."""
 
-from collections.abc import Callable, Sequence
+import time
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -8,70 +9,55 @@ import pytest
 from numpy.typing import NDArray
 
 from bitnet_cli.errors import UsageError
-from bitnet_cli.model import generate as module
 from bitnet_cli.model.generate import Plan, Timings, generate
 from bitnet_cli.model.sampler import Sampler, Sampling
-from bitnet_cli.model.session import Session
+from bitnet_cli.model.scheduler import Scheduler
+
+from .fake_engine import FakeEngine
 
 GREEDY = Sampling(temperature=0.0)
 
 
-class FakeDecoder:
+def after(ids: Sequence[int]) -> NDArray[np.float32]:
     """The likeliest token after token t is t + 1, then t + 2."""
-
-    def __init__(self, context: int = 100, tick: Callable[[float], None] | None = None) -> None:
-        self.position, self.context = 0, context
-        self.fed: list[list[int]] = []
-        self.expected: list[int | None] = []
-        self._tick = tick
-
-    def expect(self, tokens: int | None) -> None:
-        self.expected.append(tokens)
-
-    def rewind(self, position: int) -> None:
-        self.position = position
-
-    def feed(self, ids: Sequence[int], top: int = 0, progress: Any = None) -> NDArray[np.float32]:
-        if not ids or self.position + len(ids) > self.context:
-            raise UsageError("does not fit")
-        if self._tick:
-            self._tick(len(ids))
-        self.fed.append(list(ids))
-        self.position += len(ids)
-        logits = np.zeros(200, np.float32)
-        logits[ids[-1] + 1], logits[ids[-1] + 2] = 1.0, 0.5
-        return logits
+    logits = np.zeros(200, np.float32)
+    logits[ids[-1] + 1], logits[ids[-1] + 2] = 1.0, 0.5
+    return logits
 
 
-def run(prompt: list[int], limit: int, stop: tuple[int, ...] = (), **options: Any) -> tuple[list[int], FakeDecoder, Timings]:
-    decoder, timings = FakeDecoder(**options), Timings()
-    new = list(generate(Session(decoder), prompt, Sampler(GREEDY), Plan(limit, stop), timings))
-    return new, decoder, timings
+def queue(engine: FakeEngine) -> Scheduler:
+    return Scheduler(engine)  # type: ignore[arg-type]
+
+
+def run(prompt: list[int], limit: int, stop: tuple[int, ...] = (), **options: Any) -> tuple[list[int], FakeEngine, Timings]:
+    engine, timings = FakeEngine(after, **options), Timings()
+    new = list(generate(queue(engine), prompt, Sampler(GREEDY), Plan(limit, stop), timings))
+    return new, engine, timings
 
 
 def test_the_limit() -> None:
-    new, decoder, t = run([5, 6], 4)
+    new, engine, t = run([5, 6], 4)
     assert new == [7, 8, 9, 10]
-    assert decoder.fed == [[5, 6], [7], [8], [9]]  # nobody asks what follows the last one
+    assert engine.fed == [[5, 6], [7], [8], [9]]  # nobody asks what follows the last one
     assert (t.prompt_tokens, t.new_tokens, t.finish) == (2, 4, "length")
 
 
 def test_no_tokens_wanted() -> None:
-    new, decoder, t = run([5, 6], 0)
-    assert (new, decoder.fed) == ([], [[5, 6]])
+    new, engine, t = run([5, 6], 0)
+    assert (new, engine.fed) == ([], [[5, 6]])
     assert (t.prompt_tokens, t.new_tokens, t.finish) == (2, 0, "length")
 
 
 def test_one_token_costs_no_decode() -> None:
-    new, decoder, t = run([5], 1)
-    assert (new, decoder.fed, t.decode_seconds, t.decode_rate) == ([6], [[5]], 0.0, 0.0)
+    new, engine, t = run([5], 1)
+    assert (new, engine.fed, t.decode_seconds, t.decode_rate) == ([6], [[5]], 0.0, 0.0)
 
 
 @pytest.mark.parametrize("limit", [-1, 50])
 def test_a_stop_token_ends_the_text_and_is_not_in_it(limit: int) -> None:
-    new, decoder, t = run([5], limit, stop=(9, 150))
+    new, engine, t = run([5], limit, stop=(9, 150))
     assert new == [6, 7, 8]
-    assert decoder.fed[-1] == [8]
+    assert engine.fed[-1] == [8]
     assert (t.new_tokens, t.finish) == (3, "stop")
 
 
@@ -87,36 +73,36 @@ def test_a_stop_token_in_the_prompt_stops_nothing() -> None:
 @pytest.mark.parametrize("limit", [-1, 1000])
 def test_until_the_context_is_full(limit: int) -> None:
     """The last token needs no place in the context: nothing is asked after it."""
-    new, decoder, t = run([5, 6, 7], limit, context=10)
+    new, engine, t = run([5, 6, 7], limit, context=10)
     assert len(new) == 8
-    assert decoder.position == 10
+    assert engine.fed[0] == [5, 6, 7] and len(engine.fed) == 8
     assert (t.new_tokens, t.finish) == (8, "length")
 
 
 def test_a_prompt_that_fills_the_context() -> None:
-    new, decoder, _ = run([5, 6, 7], -1, context=3)
-    assert (new, decoder.fed) == ([8], [[5, 6, 7]])
+    new, engine, _ = run([5, 6, 7], -1, context=3)
+    assert (new, engine.fed) == ([8], [[5, 6, 7]])
 
 
-@pytest.mark.parametrize("prompt", [[], [1, 2, 3, 4]])
+@pytest.mark.parametrize("prompt", [[], [1, 2, 3, 4], [200], [-1]])
 def test_a_prompt_that_cannot_be_fed(prompt: list[int]) -> None:
-    with pytest.raises(UsageError, match="does not fit"):
+    with pytest.raises(UsageError, match=r"no tokens|do not fit|must be 0 to 199"):
         run(prompt, 5, context=3)
 
 
 def test_tokens_come_one_at_a_time() -> None:
     """A reader who stops has paid for no more tokens than it saw."""
-    decoder = FakeDecoder()
-    tokens = generate(Session(decoder), [1], Sampler(GREEDY), Plan(-1))
+    engine = FakeEngine(after)
+    tokens = generate(queue(engine), [1], Sampler(GREEDY), Plan(-1))
     assert [next(tokens), next(tokens)] == [2, 3]
-    assert decoder.fed == [[1], [2]]
+    assert engine.fed == [[1], [2]]
     tokens.close()
-    assert decoder.fed == [[1], [2]]
+    assert engine.fed == [[1], [2]]
 
 
 def test_the_prompt_counts_for_the_repeat_penalty() -> None:
     sampler = Sampler(Sampling(temperature=0.0, repeat_penalty=50.0))
-    new = list(generate(Session(FakeDecoder()), [7, 6], sampler, Plan(1)))
+    new = list(generate(queue(FakeEngine(after)), [7, 6], sampler, Plan(1)))
     assert new == [8]  # 7 is likelier after 6, but it stands in the prompt
 
 
@@ -128,9 +114,9 @@ def test_timings(monkeypatch: pytest.MonkeyPatch) -> None:
         nonlocal now
         now += seconds
 
-    monkeypatch.setattr(module.time, "perf_counter", lambda: now)
-    decoder, t = FakeDecoder(tick=tick), Timings()
-    for _ in generate(Session(decoder), [5, 6], Sampler(GREEDY), Plan(4), t):
+    monkeypatch.setattr(time, "perf_counter", lambda: now)
+    engine, t = FakeEngine(after, tick=tick), Timings()
+    for _ in generate(queue(engine), [5, 6], Sampler(GREEDY), Plan(4), t):
         tick(100)
     assert (t.prefill_seconds, t.decode_seconds) == (2.0, 3.0)
     assert (t.prefill_rate, t.decode_rate) == (1.0, 1.0)
@@ -141,6 +127,6 @@ def test_rates_without_time() -> None:
     assert Timings(new_tokens=5).decode_rate == 0.0
 
 
-def test_the_decoder_is_told_how_long_the_text_may_be() -> None:
+def test_the_engine_is_told_how_long_the_text_may_be() -> None:
     assert run([7], 3)[1].expected == [3]
     assert run([7], -1)[1].expected == [None]

@@ -9,12 +9,13 @@ from bitnet_kernels import arrays, isa
 
 from bitnet_cli.embedded import EMBEDDED_MODEL
 from bitnet_cli.model import head
-from bitnet_cli.model.decoder import Decoder
 from bitnet_cli.model.generate import Plan, generate
 from bitnet_cli.model.sampler import PENALTY_WINDOW, Sampler, Sampling
-from bitnet_cli.model.session import Session
+from bitnet_cli.model.scheduler import Scheduler
+from bitnet_cli.model.sequence import Sequence
+from bitnet_cli.model.traffic import bytes_a_token, head_rows
 
-Make = Callable[..., Decoder]
+Make = Callable[..., Sequence]
 PROMPT = [3, 100, 200, 300]
 pytestmark = pytest.mark.skipif(isa.chosen() == isa.NAIVE, reason="the naive kernels read every row")
 
@@ -28,31 +29,31 @@ SAMPLINGS = {
 }
 
 
-def tokens(decoder: Decoder, sampling: Sampling) -> list[int]:
+def tokens(decoder: Sequence, sampling: Sampling) -> list[int]:
     decoder.rewind(0)
-    return list(generate(Session(decoder), PROMPT, Sampler(sampling), Plan(100)))
+    return list(generate(Scheduler(decoder.engine), PROMPT, Sampler(sampling), Plan(100)))
 
 
 @pytest.mark.parametrize("threads", [1, 2, 3])
-def test_the_same_tokens_with_and_without_planes(decoder_of: Make, monkeypatch: pytest.MonkeyPatch, threads: int) -> None:
-    whole = decoder_of(EMBEDDED_MODEL, threads=threads)
+def test_the_same_tokens_with_and_without_planes(text_of: Make, monkeypatch: pytest.MonkeyPatch, threads: int) -> None:
+    whole = text_of(EMBEDDED_MODEL, threads=threads)
     monkeypatch.setattr(head, "SMALLEST", 0)
-    searched = decoder_of(EMBEDDED_MODEL, threads=threads)
+    searched = text_of(EMBEDDED_MODEL, threads=threads)
     for name, sampling in SAMPLINGS.items():
         assert tokens(searched, sampling) == tokens(whole, sampling), name
-    four, six, eight, exact = (int(n) for n in searched.head_rows())
+    four, six, eight, exact = (int(n) for n in head_rows(searched.engine))
     # The trained model's logits: 4 bits leave under half of its 4,096 rows, few are exact.
     assert four % 4096 == 0
     assert exact < 300 * four / 4096
     assert eight < six < four / 2
-    assert not whole.head_rows().any()
-    assert searched.bytes_a_token() < whole.bytes_a_token()
+    assert not head_rows(whole.engine).any()
+    assert bytes_a_token(searched.engine) < bytes_a_token(whole.engine)
 
 
-def test_logits_that_are_given_are_those_of_the_whole_head(decoder_of: Make, monkeypatch: pytest.MonkeyPatch) -> None:
-    whole = decoder_of(EMBEDDED_MODEL)
+def test_logits_that_are_given_are_those_of_the_whole_head(text_of: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = text_of(EMBEDDED_MODEL)
     monkeypatch.setattr(head, "SMALLEST", 0)
-    searched = decoder_of(EMBEDDED_MODEL)
+    searched = text_of(EMBEDDED_MODEL)
     expected, found = whole.feed(PROMPT), searched.feed(PROMPT, top=10)
     given = found != -np.inf
     assert 10 <= given.sum() < 1000
@@ -90,11 +91,11 @@ def test_how_many_logits_a_sampler_looks_at(sampling: Sampling, top: int) -> Non
     assert without.top == (top + 3 if top else 0)
 
 
-def test_small_heads_and_those_with_few_bits_have_no_planes(small_file: Path, decoder_of: Make) -> None:
+def test_small_heads_and_those_with_few_bits_have_no_planes(small_file: Path, text_of: Make) -> None:
     assert not len(head.planes_for(arrays.HEAD_Q4_0, 128256, 2560).scales)
     assert not len(head.planes_for(arrays.HEAD_F16, 1000, 256).scales)
     assert not len(head.planes_for(None, 128256, 2560).scales)  # a head that is re-coded
     for kind in (arrays.HEAD_F16, arrays.HEAD_BF16, arrays.HEAD_Q6_K, arrays.HEAD_Q4_K):
         assert len(head.planes_for(kind, 32000, 768).scales)
-    decoder = decoder_of(small_file)
+    decoder = text_of(small_file)
     assert np.isfinite(decoder.feed([1], top=1)).all()

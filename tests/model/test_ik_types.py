@@ -17,8 +17,8 @@ from bitnet_cli.gguf_file.types import TensorType
 from bitnet_cli.gguf_file.writer import OutputTensor
 from bitnet_cli.model.checks import why_not
 from bitnet_cli.model.config import read_config
-from bitnet_cli.model.decoder import Decoder
 from bitnet_cli.model.projections import load_projections
+from bitnet_cli.model.sequence import Sequence
 from bitnet_cli.ternary import iq2_bn
 from bitnet_cli.ternary.layouts import LAYOUTS, PackedTensor
 
@@ -112,15 +112,15 @@ def written(model: Model, tmp_path: Path, as_135: None) -> Callable[[TensorType]
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_same_logits_as_i2_s(
-    kind: TensorType, model: Model, tmp_path: Path, written: Callable[[TensorType], Path], decoder_of: Callable[..., Decoder]
+    kind: TensorType, model: Model, tmp_path: Path, written: Callable[[TensorType], Path], text_of: Callable[..., Sequence]
 ) -> None:
-    expected = decoder_of(write_model(tmp_path / "i2_s.gguf", model)).feed_all(IDS)
+    expected = text_of(write_model(tmp_path / "i2_s.gguf", model)).feed_all(IDS)
     path = written(kind)
     with open_gguf(path) as file:
         assert why_not(file) == why_not(file, full=True) == (None, False)
-    assert np.array_equal(decoder_of(path).feed_all(IDS), expected)
+    assert np.array_equal(text_of(path).feed_all(IDS), expected)
     quantize(path, tmp_path / "back.gguf", "i2_s", quiet=True)
-    assert np.array_equal(decoder_of(tmp_path / "back.gguf").feed_all(IDS), expected)
+    assert np.array_equal(text_of(tmp_path / "back.gguf").feed_all(IDS), expected)
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -281,7 +281,7 @@ def test_scales_of_rows_that_float16_has_not(model: Model, tmp_path: Path, capsy
 
 @pytest.mark.parametrize("kind", KINDS[1:])
 def test_code_3_runs_as_2_and_is_kept_where_it_can_be(
-    kind: TensorType, model: Model, tmp_path: Path, as_135: None, decoder_of: Callable[..., Decoder], capsys: pytest.CaptureFixture[str]
+    kind: TensorType, model: Model, tmp_path: Path, as_135: None, text_of: Callable[..., Sequence], capsys: pytest.CaptureFixture[str]
 ) -> None:
     """As in an I2_S file, which is mapped as it is."""
 
@@ -289,7 +289,7 @@ def test_code_3_runs_as_2_and_is_kept_where_it_can_be(
         raw[100] |= 3
 
     path = write_model(tmp_path / "m.gguf", model, tensors=one_changed(model, kind, change))
-    logits = decoder_of(path).feed_all(IDS)
+    logits = text_of(path).feed_all(IDS)
     with open_gguf(path) as file:
         assert "1 codes stand for no ternary value" in check(file).problems[0]
         loaded = load_projections(file, read_config(file))
@@ -298,7 +298,7 @@ def test_code_3_runs_as_2_and_is_kept_where_it_can_be(
     assert (rows == 2).sum() == 1 and ((rows != model.ternary["blk.1.attn_k"]).sum() == 1)
     quantize(path, tmp_path / "kept.gguf", "i2_s")
     assert "1 projections have the value 2 beside -1, 0, 1, which is kept" in capsys.readouterr().err
-    assert np.array_equal(decoder_of(tmp_path / "kept.gguf").feed_all(IDS), logits)
+    assert np.array_equal(text_of(tmp_path / "kept.gguf").feed_all(IDS), logits)
     with pytest.raises(BadFileError, match=r"attn_k\.weight: a 2-bit code is 3"):
         quantize(path, tmp_path / "out.gguf", "tq1_0", quiet=True)
     assert not (tmp_path / "out.gguf").exists()

@@ -31,7 +31,7 @@ from bitnet_cli.commands.convert import convert
 from bitnet_cli.commands.quantize import quantize
 from bitnet_cli.gguf_file.types import TensorType
 from bitnet_cli.gguf_file.writer import OutputTensor
-from bitnet_cli.model.decoder import Decoder
+from bitnet_cli.model.sequence import Sequence
 from bitnet_cli.ternary import tq2_0
 
 from .builder import Model, Sizes, f32, random_model, write_model
@@ -88,16 +88,16 @@ def test_logits_are_those_of_the_formulas(kind: str, model: Model, exports: dict
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_logits_differ_from_ours_by_rounding_only(kind: str, exports: dict[str, Path], decoder_of: Callable[..., Decoder]) -> None:
-    ours = decoder_of(exports["i2_s"]).feed_all(IDS)
-    assert np.array_equal(ours, decoder_of(exports[kind]).feed_all(IDS))  # the same integers here, whatever the layout
+def test_logits_differ_from_ours_by_rounding_only(kind: str, exports: dict[str, Path], text_of: Callable[..., Sequence]) -> None:
+    ours = text_of(exports["i2_s"]).feed_all(IDS)
+    assert np.array_equal(ours, text_of(exports[kind]).feed_all(IDS))  # the same integers here, whatever the layout
     assert 1e-4 < relative_rms(by_llama_cpp(exports[kind], IDS), ours) < BOUND
 
 
 @pytest.mark.parametrize("kind", ["tq1_0", "tq2_0"])
-def test_greedy_tokens(kind: str, exports: dict[str, Path], decoder_of: Callable[..., Decoder]) -> None:
+def test_greedy_tokens(kind: str, exports: dict[str, Path], text_of: Callable[..., Sequence]) -> None:
     """llama.cpp reads the text that we write; it would have written the same token wherever ours leads by 6 times the rms difference."""
-    decoder = decoder_of(exports[kind])
+    decoder = text_of(exports[kind])
     ids = [256, *b"The"]
     logits = decoder.feed(ids).copy()
     leads = []
@@ -114,7 +114,7 @@ def test_greedy_tokens(kind: str, exports: dict[str, Path], decoder_of: Callable
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_converted_folder(kind: str, repo_root: Path, tmp_path: Path, decoder_of: Callable[..., Decoder]) -> None:
+def test_a_converted_folder(kind: str, repo_root: Path, tmp_path: Path, text_of: Callable[..., Sequence]) -> None:
     """From a Hugging Face folder with a byte-level BPE; one projection has rows of 640, so tq1_0 and tq2_0 hold a Q2_0 tensor.
 
     The embedding is float16. llama.cpp multiplies it with states rounded to float16: 2^-11 more, which the bound swallows.
@@ -129,7 +129,7 @@ def test_a_converted_folder(kind: str, repo_root: Path, tmp_path: Path, decoder_
     (folder / "config.json").write_text(json.dumps(config | {"hidden_act": "silu"}))
     convert(folder, tmp_path / "m.gguf", outtype=kind, quiet=True)
     ids = np.random.default_rng(0).integers(3, 282, 24).tolist()
-    ours = decoder_of(tmp_path / "m.gguf").feed_all(ids)
+    ours = text_of(tmp_path / "m.gguf").feed_all(ids)
     assert relative_rms(by_llama_cpp(tmp_path / "m.gguf", ids), ours) < BOUND
 
 

@@ -26,7 +26,7 @@ import sentencepiece
 
 from bitnet_cli.commands.convert import convert
 from bitnet_cli.gguf_file.reader import open_gguf
-from bitnet_cli.model.decoder import Decoder
+from bitnet_cli.model.sequence import Sequence
 
 from .test_llama_cpp import relative_rms
 
@@ -86,21 +86,21 @@ def quantised_by_llama_cpp(source: Path, keep: bool) -> Path:
     return out
 
 
-def test_their_files_run_with_our_logits(folder: Path, decoder_of: Callable[..., Decoder]) -> None:
+def test_their_files_run_with_our_logits(folder: Path, text_of: Callable[..., Sequence]) -> None:
     ids = np.random.default_rng(0).integers(3, 290, 24).tolist()
     convert(folder, folder.with_name("ours.gguf"), quiet=True)
-    ours = decoder_of(folder.with_name("ours.gguf")).feed_all(ids)
+    ours = text_of(folder.with_name("ours.gguf")).feed_all(ids)
     floats = converted_by_llama_cpp(folder, "f16")
     for path in (converted_by_llama_cpp(folder, "tq2_0"), quantised_by_llama_cpp(floats, keep=True)):
         with open_gguf(path) as file:
             assert file.metadata["bitnet.rope.scaling.type"] == "linear" and file.tensors["blk.0.attn_q.weight"].type.name == "TQ2_0"
-        error = relative_rms(decoder_of(path).feed_all(ids), ours)
+        error = relative_rms(text_of(path).feed_all(ids), ours)
         print(f"{path.name}: {error:.2e} of the logits' rms, bound {BOUND:.2e}")
         assert 0 < error < BOUND
 
 
-def test_the_types_that_they_choose_run_too(folder: Path, decoder_of: Callable[..., Decoder]) -> None:
+def test_the_types_that_they_choose_run_too(folder: Path, text_of: Callable[..., Sequence]) -> None:
     path = quantised_by_llama_cpp(converted_by_llama_cpp(folder, "f16"), keep=False)
     with open_gguf(path) as file:
         print({name: file.tensors[name].type.name for name in ("token_embd.weight", "output.weight") if name in file.tensors})
-    assert np.isfinite(decoder_of(path).feed([5, 6, 7])).all()
+    assert np.isfinite(text_of(path).feed([5, 6, 7])).all()

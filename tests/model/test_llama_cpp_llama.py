@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from bitnet_cli.commands.convert import convert
 from bitnet_cli.commands.quantize import quantize
 from bitnet_cli.gguf_file.types import TensorType
-from bitnet_cli.model.decoder import Decoder
+from bitnet_cli.model.sequence import Sequence
 
 from .builder import Model, Sizes, f32, packed, random_model, write_model
 from .families import LLAMA3, llama3_factors, write
@@ -52,9 +52,9 @@ def source(model: Model, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_model(tmp_path_factory.mktemp("llama") / "i2_s.gguf", model, arch="llama", tensors=tensors)
 
 
-def test_ours_are_those_of_the_formulas(model: Model, source: Path, decoder_of: Callable[..., Decoder]) -> None:
+def test_ours_are_those_of_the_formulas(model: Model, source: Path, text_of: Callable[..., Sequence]) -> None:
     want = forward(model, IDS)
-    assert assert_agree(decoder_of(source).feed_all(IDS), want.logits, want.margin) >= len(IDS) // 2
+    assert assert_agree(text_of(source).feed_all(IDS), want.logits, want.margin) >= len(IDS) // 2
 
 
 @pytest.mark.parametrize("kind", ["tq1_0", "tq2_0"])
@@ -75,11 +75,11 @@ def test_theirs_are_those_of_the_formulas(kind: str, model: Model, source: Path,
 
 
 @pytest.mark.parametrize("kind", ["tq1_0", "tq2_0"])
-def test_a_converted_folder(kind: str, maker: ModuleType, tmp_path: Path, decoder_of: Callable[..., Decoder]) -> None:
+def test_a_converted_folder(kind: str, maker: ModuleType, tmp_path: Path, text_of: Callable[..., Sequence]) -> None:
     """From a Hugging Face folder like Falcon3-1.58bit, with a head_dim of its own and Llama 3.1's RoPE."""
     pytest.importorskip("llama_cpp", reason="llama-cpp-python is not installed")
     folder = write(maker, tmp_path / "hf", "llama", "C_packed", rope_parameters=LLAMA3 | {"rope_theta": 500000.0})
     convert(folder, tmp_path / "m.gguf", outtype=kind, quiet=True)
     ids = np.random.default_rng(0).integers(3, 282, 24).tolist()
-    ours = decoder_of(tmp_path / "m.gguf").feed_all(ids)
+    ours = text_of(tmp_path / "m.gguf").feed_all(ids)
     assert relative_rms(by_llama_cpp(tmp_path / "m.gguf", ids), ours) < BOUND

@@ -9,13 +9,16 @@ import pytest
 
 from bitnet_cli.embedded import EMBEDDED_MODEL
 from bitnet_cli.model import lookup as module
-from bitnet_cli.model.decoder import Decoder
+from bitnet_cli.model.engine import Row
 from bitnet_cli.model.generate import Plan, Timings, generate
 from bitnet_cli.model.lookup import Lookup
 from bitnet_cli.model.sampler import Sampler, Sampling
-from bitnet_cli.model.session import Session
+from bitnet_cli.model.scheduler import Scheduler
+from bitnet_cli.model.sequence import Sequence
 
-Make = Callable[..., Decoder]
+from .held import held
+
+Make = Callable[..., Sequence]
 PROMPT = [5, 900, 17, 44, 1201, 80, 5, 900, 17, 44, 1201, 80, 33, 5, 900, 17]
 
 
@@ -81,29 +84,26 @@ def test_guesses_are_judged_without_being_computed() -> None:
 
 @pytest.mark.parametrize("cache_type", ["f32", "f16", "q8", "q4", "q3"])
 @pytest.mark.parametrize("threads", [1, 2])
-def test_a_batch_gives_the_bits_of_single_tokens(decoder_of: Make, cache_type: str, threads: int) -> None:
+def test_a_batch_gives_the_bits_of_single_tokens(text_of: Make, cache_type: str, threads: int) -> None:
     """Of every row, all logits and the largest ones, and what the cache holds then. Batches of sizes that fill four queries and do not."""
     ids = [int(i) for i in np.random.default_rng(1).integers(0, 4000, 40)]
-    one, many = (decoder_of(EMBEDDED_MODEL, context=64, cache_type=cache_type, threads=threads) for _ in range(2))
+    one, many = (text_of(EMBEDDED_MODEL, context=64, cache_type=cache_type, threads=threads) for _ in range(2))
     start = 0
     for size in (1, 2, 3, 5, 8, 1, 4, 16):
         batch = ids[start : start + size]
-        logits = many.feed_batch(batch, top=5)
+        (logits,) = many.engine.step([Row(many, batch, range(size), top=5)])
         for row, token in enumerate(batch):
             expected = one.feed([token])
             found = logits[row].copy()
             largest = np.argsort(-expected)[:5]
             assert np.array_equal(found[largest], expected[largest]) and np.isin(found, [*expected, -np.inf]).all()
             others = logits[row + 1 :].copy()
-            assert np.array_equal(many.logits_of(row), expected)
+            assert np.array_equal(many.engine.all_logits(row, row), expected)
             assert np.array_equal(logits[row], expected) and np.array_equal(logits[row + 1 :], others)
-        start += size
         many.rewind(many.position - size)
-        assert np.array_equal(many.feed_batch(batch)[-1], expected)
+        assert np.array_equal(many.feed_all(batch)[-1], expected)
+        start += size
     assert np.array_equal(many.feed([7]), one.feed([7]))
-    assert np.array_equal(many.logits_of(-1), one.logits_of(-1))
-    with pytest.raises(ValueError, match="row 3"):
-        many.logits_of(3)
 
 
 @pytest.mark.usefixtures("always")
@@ -119,17 +119,17 @@ def test_a_batch_gives_the_bits_of_single_tokens(decoder_of: Make, cache_type: s
     ],
     ids=str,
 )
-def test_the_same_tokens_as_without(decoder_of: Make, sampling: Sampling, threads: int) -> None:
-    session = Session(decoder_of(EMBEDDED_MODEL, threads=threads, cache_type="f16"))
+def test_the_same_tokens_as_without(text_of: Make, sampling: Sampling, threads: int) -> None:
+    scheduler = Scheduler(text_of(EMBEDDED_MODEL, threads=threads, cache_type="f16").engine)
 
     def text(draft: int) -> tuple[list[int], Timings]:
-        session.emptied()
+        scheduler.engine.pages.forget()
         timings = Timings()
-        return list(generate(session, PROMPT, Sampler(sampling), Plan(120, draft=draft), timings)), timings
+        return list(generate(scheduler, PROMPT, Sampler(sampling), Plan(120, draft=draft), timings)), timings
 
     (expected, without), (found, t) = text(0), text(6)
     assert found == expected
-    assert session.ids == PROMPT + found[:-1]
+    assert held(scheduler.engine) == PROMPT + found[:-1]
     assert (without.drafted_tokens, t.new_tokens) == (0, 120)
     assert t.drafted_tokens > 0
     if sampling == Sampling(temperature=0.0):
@@ -138,35 +138,36 @@ def test_the_same_tokens_as_without(decoder_of: Make, sampling: Sampling, thread
 
 @pytest.mark.usefixtures("always")
 @pytest.mark.parametrize("limit", [0, 1, 2, 7, 30, -1])
-def test_limits(decoder_of: Make, limit: int) -> None:
+def test_limits(text_of: Make, limit: int) -> None:
     """Drafts never go past the limit or the end of the context."""
-    session = Session(decoder_of(EMBEDDED_MODEL, context=64))
-    expected = list(generate(session, PROMPT, Sampler(Sampling(temperature=0)), Plan(limit)))
-    found = list(generate(session, PROMPT, Sampler(Sampling(temperature=0)), Plan(limit, draft=20)))
+    scheduler = Scheduler(text_of(EMBEDDED_MODEL, context=64).engine)
+    expected = list(generate(scheduler, PROMPT, Sampler(Sampling(temperature=0)), Plan(limit)))
+    found = list(generate(scheduler, PROMPT, Sampler(Sampling(temperature=0)), Plan(limit, draft=20)))
     assert found == expected
     assert len(found) == (limit if limit >= 0 else 64 - len(PROMPT) + 1)
 
 
 @pytest.mark.usefixtures("always")
-def test_a_token_that_ends_the_text_in_a_draft(decoder_of: Make) -> None:
-    session = Session(decoder_of(EMBEDDED_MODEL))
+def test_a_token_that_ends_the_text_in_a_draft(text_of: Make) -> None:
+    scheduler = Scheduler(text_of(EMBEDDED_MODEL).engine)
     greedy: Any = Sampling(temperature=0.0)
-    tokens = list(generate(session, PROMPT, Sampler(greedy), Plan(100)))
+    tokens = list(generate(scheduler, PROMPT, Sampler(greedy), Plan(100)))
     end = tokens[60]
     expected = tokens[: tokens.index(end)]
     timings = Timings()
-    assert list(generate(session, PROMPT, Sampler(greedy), Plan(100, ends=[end], draft=8), timings)) == expected
+    assert list(generate(scheduler, PROMPT, Sampler(greedy), Plan(100, ends=[end], draft=8), timings)) == expected
     assert timings.finish == "stop"
-    assert session.ids == PROMPT + expected
+    assert held(scheduler.engine) == PROMPT + expected
 
 
 @pytest.mark.usefixtures("always")
-def test_a_reader_who_leaves(small_file: Path, decoder_of: Make) -> None:
-    """What was drafted and not asked for is cut off, and the session goes on."""
-    session = Session(decoder_of(small_file))
+def test_a_reader_who_leaves(small_file: Path, text_of: Make) -> None:
+    """What was drafted and not asked for is cut off, and the engine goes on."""
+    scheduler = Scheduler(text_of(small_file).engine)
     prompt = [1, 2, 3, 1, 2, 3, 1, 2, 3]
-    tokens = generate(session, prompt, Sampler(Sampling(temperature=0)), Plan(40, draft=8))
+    tokens = generate(scheduler, prompt, Sampler(Sampling(temperature=0)), Plan(40, draft=8))
     some = [next(tokens) for _ in range(5)]
     tokens.close()  # type: ignore[attr-defined]
-    assert session.ids == (prompt + some)[: len(session.ids)]
-    assert list(generate(session, prompt, Sampler(Sampling(temperature=0)), Plan(5))) == some
+    computed = held(scheduler.engine)
+    assert computed == (prompt + some)[: len(computed)]
+    assert list(generate(scheduler, prompt, Sampler(Sampling(temperature=0)), Plan(5))) == some

@@ -17,7 +17,7 @@ import pytest
 from bitnet_cli.gguf_file.reader import GGUFFile
 from bitnet_cli.gguf_file.types import TensorType
 from bitnet_cli.model.config import read_config
-from bitnet_cli.model.decoder import Decoder
+from bitnet_cli.model.sequence import Sequence
 from bitnet_cli.model.weights import check_tensors
 
 from .builder import Model, Sizes, random_model, write_model
@@ -58,10 +58,10 @@ def test_it_is_understood(path: Path, opened: Callable[[Path], GGUFFile]) -> Non
     assert check_tensors(opened(path), c) == []
 
 
-def test_logits_are_those_of_the_formulas(model: Model, path: Path, decoder_of: Callable[..., Decoder]) -> None:
+def test_logits_are_those_of_the_formulas(model: Model, path: Path, text_of: Callable[..., Sequence]) -> None:
     want = forward(model, IDS)
     assert want.margin.min() > NEAR / 2
-    decoder = decoder_of(path)
+    decoder = text_of(path)
     assert assert_agree(decoder.feed_all(IDS), want.logits, want.margin) == len(IDS)
     decoder.rewind(0)
     last = decoder.feed(IDS)[None]

@@ -22,7 +22,7 @@ from bitnet_cli.embedded import EMBEDDED_MODEL
 from bitnet_cli.gguf_file.reader import GGUFFile, open_gguf
 from bitnet_cli.gguf_file.types import TensorType
 from bitnet_cli.model.config import read_config
-from bitnet_cli.model.decoder import Decoder
+from bitnet_cli.model.sequence import Sequence
 from bitnet_cli.model.weights import PROJECTIONS
 from bitnet_cli.ternary import i2_s
 
@@ -80,7 +80,7 @@ def arrays_of(file: GGUFFile) -> Model:
     return model
 
 
-def compare(decoder: Decoder, model: Model, oracle: Callable[[list[int]], NDArray[np.float32]], texts: list[list[int]]) -> int:
+def compare(decoder: Sequence, model: Model, oracle: Callable[[list[int]], NDArray[np.float32]], texts: list[list[int]]) -> int:
     """Prefill and decode of every text; returns how many tokens agreed to 1e-5."""
     tight = 0
     for ids in texts:
@@ -105,17 +105,17 @@ def oracle_of(transformers: ModuleType, hf_model: Any) -> Callable[[list[int]], 
 
 
 @pytest.mark.live
-def test_a_converted_checkpoint(transformers: ModuleType, folder: Path, converted: Path, decoder_of: Callable[..., Decoder]) -> None:
+def test_a_converted_checkpoint(transformers: ModuleType, folder: Path, converted: Path, text_of: Callable[..., Sequence]) -> None:
     import torch
 
     oracle = oracle_of(transformers, transformers.AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32))
     with open_gguf(converted) as file:
         model = arrays_of(file)
     texts = prompts(282)
-    assert compare(decoder_of(converted), model, oracle, texts) > 0.5 * sum(map(len, texts))
+    assert compare(text_of(converted), model, oracle, texts) > 0.5 * sum(map(len, texts))
 
 
-def test_stored_logits(maker: ModuleType, folder: Path, converted: Path, decoder_of: Callable[..., Decoder]) -> None:
+def test_stored_logits(maker: ModuleType, folder: Path, converted: Path, text_of: Callable[..., Sequence]) -> None:
     """tests/golden/tiny_c.npz holds what transformers computed for the same folder (scripts/make_test_models.py --fixtures)."""
     golden = np.load(maker.GOLDEN)
     digest = hashlib.sha256((folder / "model.safetensors").read_bytes()).hexdigest()
@@ -123,7 +123,7 @@ def test_stored_logits(maker: ModuleType, folder: Path, converted: Path, decoder
     with open_gguf(converted) as file:
         model = arrays_of(file)
     ids = [int(i) for i in golden["ids"]]
-    compare(decoder_of(converted), model, lambda _: golden["logits"], [ids])
+    compare(text_of(converted), model, lambda _: golden["logits"], [ids])
 
 
 def hf_of(transformers: ModuleType, model: Model, rope: dict[str, Any] | None = None) -> Any:
@@ -166,7 +166,7 @@ def hf_of(transformers: ModuleType, model: Model, rope: dict[str, Any] | None = 
 
 @pytest.mark.live
 @embedded
-def test_the_embedded_model(transformers: ModuleType, decoder_of: Callable[..., Decoder]) -> None:
+def test_the_embedded_model(transformers: ModuleType, text_of: Callable[..., Sequence]) -> None:
     """Trained weights, and text as it was trained on: rebuilt in transformers from the file alone."""
     from bitnet_cli.text.from_gguf import tokenizer_from_metadata
 
@@ -176,7 +176,7 @@ def test_the_embedded_model(transformers: ModuleType, decoder_of: Callable[..., 
     # Without BOS: were one of its codes near a half, every text that begins with it would be excused from the first token on.
     ids = [tokenizer.encode(text, bos=False)[:64] for text in TEXTS]
     oracle = oracle_of(transformers, hf_of(transformers, model))
-    assert compare(decoder_of(EMBEDDED_MODEL), model, oracle, ids) > 0.5 * sum(map(len, ids))
+    assert compare(text_of(EMBEDDED_MODEL), model, oracle, ids) > 0.5 * sum(map(len, ids))
 
 
 @pytest.mark.live

@@ -1,4 +1,4 @@
-"""Perplexity against its definition, on a decoder whose logits depend on what it has seen."""
+"""Perplexity against its definition, on an engine whose logits depend on what it has seen."""
 
 import math
 from collections.abc import Sequence
@@ -9,24 +9,21 @@ from numpy.typing import NDArray
 
 from bitnet_cli.errors import BitnetError, UsageError
 from bitnet_cli.model.perplexity import score, token_nats
+from bitnet_cli.model.scheduler import Scheduler
+
+from .fake_engine import FakeEngine
 
 
-class FakeDecoder:
-    """Vocabulary of 7; the logits of a token grow with how many tokens came before it in the cache."""
+def queue(bad: bool = False) -> Scheduler:
+    """Vocabulary of 7; the logits of a token grow with how many tokens came before it in its window."""
 
-    context = 8
-
-    def __init__(self, bad: bool = False) -> None:
-        self.position, self.bad = 0, bad
-
-    def rewind(self, position: int) -> None:
-        self.position = position
-
-    def feed_all(self, ids: Sequence[int]) -> NDArray[np.float32]:
-        logits = np.stack([logits_after(i, token) for i, token in enumerate(ids)])
-        if self.bad:
-            logits[-1, 0] = np.nan
+    def after(ids: Sequence[int]) -> NDArray[np.float32]:
+        logits = logits_after(len(ids) - 1, ids[-1])
+        if bad and len(ids) == 8:
+            logits[0] = np.nan
         return logits
+
+    return Scheduler(FakeEngine(after, context=8, vocab=7))  # type: ignore[arg-type]
 
 
 def logits_after(history: int, token: int) -> NDArray[np.float32]:
@@ -49,7 +46,7 @@ def test_every_token_is_scored_once_with_its_history(context: int, stride: int) 
         begin = (t - 1) // stride * stride
         first = max(0, begin - (context - stride))
         expected.append(nat(t - 1 - first, IDS[t - 1], IDS[t]))
-    result = score(FakeDecoder(), IDS, context, stride)  # type: ignore[arg-type]
+    result = score(queue(), IDS, context, stride)
     assert result.tokens == len(IDS) - 1
     assert result.nats == pytest.approx(np.mean(expected), rel=1e-6)
     assert result.nats_error == pytest.approx(np.std(expected) / math.sqrt(len(expected)), rel=1e-5)
@@ -59,7 +56,7 @@ def test_every_token_is_scored_once_with_its_history(context: int, stride: int) 
 
 def test_progress_ends_at_the_end() -> None:
     seen: list[tuple[int, int]] = []
-    score(FakeDecoder(), IDS, 8, 8, lambda done, total: seen.append((done, total)))  # type: ignore[arg-type]
+    score(queue(), IDS, 8, 8, lambda done, total: seen.append((done, total)))
     assert seen == [(8, 29), (16, 29), (24, 29), (29, 29)]
 
 
@@ -72,14 +69,14 @@ def test_large_logits_do_not_overflow() -> None:
 @pytest.mark.parametrize(("context", "stride"), [(9, 4), (8, 9), (8, 0), (4, 5)])
 def test_windows_that_do_not_fit(context: int, stride: int) -> None:
     with pytest.raises(UsageError, match=f"stride {stride} and context {context}"):
-        score(FakeDecoder(), IDS, context, stride)  # type: ignore[arg-type]
+        score(queue(), IDS, context, stride)
 
 
 def test_too_short() -> None:
     with pytest.raises(UsageError, match="at least two tokens"):
-        score(FakeDecoder(), [3], 8, 8)  # type: ignore[arg-type]
+        score(queue(), [3], 8, 8)
 
 
 def test_logits_that_are_not_finite() -> None:
     with pytest.raises(BitnetError, match="not finite, in tokens 0 to 8"):
-        score(FakeDecoder(bad=True), IDS, 8, 8)  # type: ignore[arg-type]
+        score(queue(bad=True), IDS, 8, 8)

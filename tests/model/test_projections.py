@@ -14,8 +14,8 @@ from bitnet_cli.gguf_file.types import TensorType
 from bitnet_cli.gguf_file.writer import OutputTensor
 from bitnet_cli.model.checks import check_model
 from bitnet_cli.model.config import read_config
-from bitnet_cli.model.decoder import Decoder
 from bitnet_cli.model.projections import PROJECTIONS, load_projections
+from bitnet_cli.model.sequence import Sequence
 from bitnet_cli.ternary import i2_s, q2_0
 from bitnet_cli.ternary.layouts import LAYOUTS
 
@@ -61,18 +61,18 @@ def test_rows_and_scales_are_those_of_an_i2_s_file(kind: TensorType, model: Mode
 
 
 @pytest.mark.parametrize("kind", [TensorType.TQ1_0, TensorType.TQ2_0, TensorType.Q2_0])
-def test_same_logits_as_i2_s(kind: TensorType, model: Model, tmp_path: Path, decoder_of: Callable[..., Decoder]) -> None:
-    expected = decoder_of(write_model(tmp_path / "i2_s.gguf", model)).feed_all(IDS)
-    other = decoder_of(write_model(tmp_path / "other.gguf", model, tensors=as_kind(model, kind)))
+def test_same_logits_as_i2_s(kind: TensorType, model: Model, tmp_path: Path, text_of: Callable[..., Sequence]) -> None:
+    expected = text_of(write_model(tmp_path / "i2_s.gguf", model)).feed_all(IDS)
+    other = text_of(write_model(tmp_path / "other.gguf", model, tensors=as_kind(model, kind)))
     assert np.array_equal(other.feed_all(IDS), expected)
 
 
-def test_layouts_may_be_mixed(model: Model, tmp_path: Path, decoder_of: Callable[..., Decoder]) -> None:
-    expected = decoder_of(write_model(tmp_path / "i2_s.gguf", model)).feed_all(IDS)
+def test_layouts_may_be_mixed(model: Model, tmp_path: Path, text_of: Callable[..., Sequence]) -> None:
+    expected = text_of(write_model(tmp_path / "i2_s.gguf", model)).feed_all(IDS)
     tensors: dict[str, Any] = {}
     for kind, part in ((TensorType.TQ1_0, "attn_"), (TensorType.Q2_0, "ffn_down")):
         tensors |= {name: tensor for name, tensor in as_kind(model, kind).items() if part in name}
-    assert np.array_equal(decoder_of(write_model(tmp_path / "mixed.gguf", model, tensors=tensors)).feed_all(IDS), expected)
+    assert np.array_equal(text_of(write_model(tmp_path / "mixed.gguf", model, tensors=tensors)).feed_all(IDS), expected)
 
 
 def test_scale_in_the_blocks_as_llama_cpp_writes_it(model: Model, tmp_path: Path, opened: Open) -> None:

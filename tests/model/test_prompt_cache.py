@@ -13,7 +13,9 @@ import pytest
 from bitnet_cli.embedded import EMBEDDED_MODEL
 from bitnet_cli.errors import BadFileError, BitnetError, UsageError
 from bitnet_cli.model import prompt_cache
-from bitnet_cli.model.opening import Engine, OpenModel, open_model
+from bitnet_cli.model.opening import OpenModel, Options, open_model
+
+from .held import held, prefill
 
 IDS = [int(i) for i in np.random.default_rng(3).integers(0, 4000, 37)]
 Open = Callable[..., OpenModel]
@@ -24,32 +26,32 @@ def opened() -> Iterator[Open]:
     made: list[OpenModel] = []
 
     def make(path: Path = EMBEDDED_MODEL, context: int = 64, **options: Any) -> OpenModel:
-        made.append(open_model(path, Engine(context=context, threads=1, **options)))
+        made.append(open_model(path, Options(context=context, threads=1, **options)))
         return made[-1]
 
     yield make
     for one in made:
-        one.session.close()
+        one.scheduler.close()
 
 
 @pytest.mark.parametrize("cache_type", ["f32", "f16", "q8", "q4", "q3"])
 def test_the_same_logits(opened: Open, cache_type: str, tmp_path: Path) -> None:
     """In a context of another size, and with another text after it."""
     writer, reader = opened(cache_type=cache_type), opened(cache_type=cache_type, context=50)
-    writer.session.prefill([*IDS, 7, 8, 9])
-    prompt_cache.save(writer, len(IDS), tmp_path / "cache")
+    prefill(writer.engine, [*IDS, 7, 8, 9])
+    prompt_cache.save(writer, IDS, tmp_path / "cache")
     assert prompt_cache.load(reader, tmp_path / "cache") == len(IDS)
-    assert reader.session.ids == IDS
-    logits, fed = reader.session.prefill([*IDS, 5, 6])
+    assert held(reader.engine) == IDS
+    logits, fed = prefill(reader.engine, [*IDS, 5, 6])
     assert fed == 2
-    assert np.array_equal(logits, writer.session.prefill([*IDS, 5, 6]).logits)
+    assert np.array_equal(logits, prefill(writer.engine, [*IDS, 5, 6])[0])
 
 
 @pytest.fixture
 def cache(opened: Open, tmp_path: Path) -> Path:
     model = opened()
-    model.session.prefill(IDS)
-    prompt_cache.save(model, len(IDS), tmp_path / "cache")
+    prefill(model.engine, IDS)
+    prompt_cache.save(model, IDS, tmp_path / "cache")
     return tmp_path / "cache"
 
 
@@ -87,7 +89,7 @@ def test_damaged(opened: Open, cache: Path) -> None:
             prompt_cache.load(model, cache)
         assert caught.value.exit_code in (2, 3)
         assert str(cache) in str(caught.value)
-        assert model.session.ids == []
+        assert held(model.engine) == []
     for length in (0, 5, start - 1, start, start + 100, len(good) // 2, len(good) - 1):
         cache.write_bytes(good[:length])
         with pytest.raises(BadFileError):
@@ -111,7 +113,7 @@ def test_a_header_that_lies(opened: Open, cache: Path, tokens: Any) -> None:
 def test_all_or_nothing(opened: Open, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A writer that fails leaves the old file, and no part of the new one."""
     model, path = opened(), tmp_path / "cache"
-    model.session.prefill(IDS)
+    prefill(model.engine, IDS)
     path.write_bytes(b"old")
     rows = prompt_cache._rows
 
@@ -121,16 +123,16 @@ def test_all_or_nothing(opened: Open, tmp_path: Path, monkeypatch: pytest.Monkey
 
     monkeypatch.setattr(prompt_cache, "_rows", breaks)
     with pytest.raises(OSError, match="No space"):
-        prompt_cache.save(model, len(IDS), path)
+        prompt_cache.save(model, IDS, path)
     assert path.read_bytes() == b"old"
     assert list(tmp_path.iterdir()) == [path]
 
 
 def test_nowhere_to_write(opened: Open, tmp_path: Path) -> None:
     model = opened()
-    model.session.prefill(IDS)
+    prefill(model.engine, IDS)
     with pytest.raises(BitnetError, match="cannot be written"):
-        prompt_cache.save(model, len(IDS), tmp_path / "no" / "folder")
+        prompt_cache.save(model, IDS, tmp_path / "no" / "folder")
     with pytest.raises(BadFileError):
         prompt_cache.load(model, tmp_path)
 
@@ -141,10 +143,10 @@ def test_it_is_its_owners_alone(opened: Open, cache: Path) -> None:
     assert cache.stat().st_mode & 0o777 == 0o600
     cache.chmod(0o644)
     model = opened()
-    model.session.prefill(IDS)
+    prefill(model.engine, IDS)
     before = os.umask(0)
     try:
-        prompt_cache.save(model, len(IDS), cache)
+        prompt_cache.save(model, IDS, cache)
     finally:
         os.umask(before)
     assert cache.stat().st_mode & 0o777 == 0o600

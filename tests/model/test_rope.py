@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from bitnet_cli.commands.convert import convert
 from bitnet_cli.gguf_file.reader import open_gguf
 from bitnet_cli.model.config import read_config
-from bitnet_cli.model.decoder import Decoder
+from bitnet_cli.model.sequence import Sequence
 from bitnet_cli.model.weights import rope_tables
 
 from . import embedding_models
@@ -157,16 +157,16 @@ def scaled(request: pytest.FixtureRequest, maker: ModuleType, tmp_path_factory: 
     return folder, base / "m.gguf", model
 
 
-def test_logits_are_those_of_the_formulas(scaled: tuple[Path, Path, Any], decoder_of: Callable[..., Decoder]) -> None:
+def test_logits_are_those_of_the_formulas(scaled: tuple[Path, Path, Any], text_of: Callable[..., Sequence]) -> None:
     _, path, model = scaled
     ids = [int(i) for i in np.random.default_rng(6).integers(0, 282, 40)]
     want = forward(model, ids)
-    assert assert_agree(decoder_of(path).feed_all(ids), want.logits, want.margin) > 8
+    assert assert_agree(text_of(path).feed_all(ids), want.logits, want.margin) > 8
 
 
 @pytest.mark.live
 def test_logits_are_those_of_transformers(
-    scaled: tuple[Path, Path, Any], transformers: ModuleType, decoder_of: Callable[..., Decoder]
+    scaled: tuple[Path, Path, Any], transformers: ModuleType, text_of: Callable[..., Sequence]
 ) -> None:
     import torch
 
@@ -176,11 +176,11 @@ def test_logits_are_those_of_transformers(
     else:
         reference = transformers.AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
     texts = prompts(282)
-    assert compare(decoder_of(path), model, oracle_of(transformers, reference), texts) > 0.4 * sum(map(len, texts))
+    assert compare(text_of(path), model, oracle_of(transformers, reference), texts) > 0.4 * sum(map(len, texts))
 
 
 @pytest.mark.parametrize("activation", ["relu2", "silu"])
-def test_bitnet_without_sub_norms(activation: str, maker: ModuleType, tmp_path: Path, decoder_of: Callable[..., Decoder]) -> None:
+def test_bitnet_without_sub_norms(activation: str, maker: ModuleType, tmp_path: Path, text_of: Callable[..., Sequence]) -> None:
     """ReLU² as `bitnet-b1.58` with a key, SiLU as `llama`, with its rows in the other order."""
     folder = write(maker, tmp_path / "hf", "bitnet", "C_packed", hidden_act=activation, use_sub_norms=False)
     tensors = maker.tensors_of("C_packed", maker.masters(maker.Shape()))
@@ -190,7 +190,7 @@ def test_bitnet_without_sub_norms(activation: str, maker: ModuleType, tmp_path: 
     model.activation = activation
     model.norms = {name: value for name, value in model.norms.items() if "sub_norm" not in name}
     ids = [int(i) for i in np.random.default_rng(6).integers(0, 282, 40)]
-    want, decoder = forward(model, ids), decoder_of(tmp_path / "m.gguf")
+    want, decoder = forward(model, ids), text_of(tmp_path / "m.gguf")
     assert assert_agree(decoder.feed_all(ids), want.logits, want.margin) > 8
     decoder.rewind(0)
     assert_agree(np.stack([decoder.feed([token]).copy() for token in ids]), want.logits, want.margin)

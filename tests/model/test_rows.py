@@ -16,7 +16,7 @@ from bitnet_cli.errors import BadFileError, UnsupportedError, UsageError
 from bitnet_cli.gguf_file.reader import open_gguf
 from bitnet_cli.gguf_file.types import TensorType
 from bitnet_cli.model.checks import why_not
-from bitnet_cli.model.decoder import Decoder
+from bitnet_cli.model.sequence import Sequence
 
 from .builder import Model
 from .families import LAYER, model_of
@@ -64,16 +64,16 @@ def converted(axolotl: tuple[Path, Model], tmp_path_factory: pytest.TempPathFact
     return path
 
 
-def logits(decoder: Decoder) -> tuple[Any, Any]:
+def logits(decoder: Sequence) -> tuple[Any, Any]:
     """Of IDS in one go, and one by one."""
     prefill = decoder.feed_all(IDS)
     decoder.rewind(0)
     return prefill, np.stack([decoder.feed([token]).copy() for token in IDS])
 
 
-def test_logits_are_those_of_the_formulas(axolotl: tuple[Path, Model], converted: Path, decoder_of: Callable[..., Decoder]) -> None:
+def test_logits_are_those_of_the_formulas(axolotl: tuple[Path, Model], converted: Path, text_of: Callable[..., Sequence]) -> None:
     want = forward(axolotl[1], IDS)
-    for got in logits(decoder_of(converted, threads=2)):
+    for got in logits(text_of(converted, threads=2)):
         assert assert_agree(got, want.logits, want.margin) > 3
 
 
@@ -90,7 +90,7 @@ def test_scales_are_kept_to_the_bit(axolotl: tuple[Path, Model], converted: Path
 
 @pytest.mark.parametrize("outtype", ["tq1_0", "tq2_0", "q2_0"])
 def test_packed_types_round_the_scales(
-    outtype: str, axolotl: tuple[Path, Model], converted: Path, tmp_path: Path, decoder_of: Callable[..., Decoder]
+    outtype: str, axolotl: tuple[Path, Model], converted: Path, tmp_path: Path, text_of: Callable[..., Sequence]
 ) -> None:
     """Each to 11 bits, over one power of two: the logits are those of such scales. quantize does the same with the file."""
     folder, model = axolotl
@@ -100,22 +100,22 @@ def test_packed_types_round_the_scales(
         rounded.scales[name] = (np.asarray(scales) / unit).astype(np.float16).astype(np.float32) * np.float32(unit)
     want = forward(rounded, IDS)
     convert(folder, tmp_path / "m.gguf", outtype=outtype, ternarise_by="row", quiet=True)
-    got = logits(decoder_of(tmp_path / "m.gguf"))
+    got = logits(text_of(tmp_path / "m.gguf"))
     for part in got:
         assert_agree(part, want.logits, want.margin)
     quantize(converted, tmp_path / "q.gguf", outtype, quiet=True)
-    assert np.array_equal(decoder_of(tmp_path / "q.gguf").feed_all(IDS), got[0])
+    assert np.array_equal(text_of(tmp_path / "q.gguf").feed_all(IDS), got[0])
     with open_gguf(tmp_path / "q.gguf") as file:
         assert file.tensors["blk.0.attn_q.scale"].shape == (1,)
 
 
-def test_iq2_bn_keeps_the_scales(axolotl: tuple[Path, Model], converted: Path, tmp_path: Path, decoder_of: Callable[..., Decoder]) -> None:
+def test_iq2_bn_keeps_the_scales(axolotl: tuple[Path, Model], converted: Path, tmp_path: Path, text_of: Callable[..., Sequence]) -> None:
     """Which has one in every row; so both ways of writing it, and the default, give the same logits to the bit."""
     convert(axolotl[0], tmp_path / "m.gguf", outtype="iq2_bn", ternarise_by="row", quiet=True)
     quantize(converted, tmp_path / "q.gguf", "iq2_bn", quiet=True)
-    want = decoder_of(converted).feed_all(IDS)
+    want = text_of(converted).feed_all(IDS)
     for name in ("m.gguf", "q.gguf"):
-        assert np.array_equal(decoder_of(tmp_path / name).feed_all(IDS), want)
+        assert np.array_equal(text_of(tmp_path / name).feed_all(IDS), want)
         with open_gguf(tmp_path / name) as file:
             assert file.tensors["blk.0.attn_q.weight"].type is TensorType.IQ2_BN and "blk.0.attn_q.scale" not in file.tensors
             assert why_not(file, full=True).reason is None
@@ -178,7 +178,7 @@ def test_rows_and_other_flavours(maker: ModuleType, tmp_path: Path) -> None:
         open_checkpoint(folder, by_row=True)
 
 
-def test_rows_with_relu2_are_refused_by_name(maker: ModuleType, tmp_path: Path, decoder_of: Callable[..., Decoder]) -> None:
+def test_rows_with_relu2_are_refused_by_name(maker: ModuleType, tmp_path: Path, text_of: Callable[..., Sequence]) -> None:
     folder = maker.write_folder(tmp_path / "hf", "E_master")
     with pytest.raises(UnsupportedError, match="ReLU²"):
         convert(folder, tmp_path / "m.gguf", ternarise_by="row", quiet=True)
@@ -195,7 +195,7 @@ def test_rows_with_relu2_in_a_type_that_was_asked_for(outtype: str, maker: Modul
 
 
 @pytest.mark.parametrize("outtype", ["i2_s", "tq2_0", "iq2_bn"])
-def test_rows_of_weights_that_no_block_divides(outtype: str, maker: ModuleType, tmp_path: Path, decoder_of: Callable[..., Decoder]) -> None:
+def test_rows_of_weights_that_no_block_divides(outtype: str, maker: ModuleType, tmp_path: Path, text_of: Callable[..., Sequence]) -> None:
     """676: these projections are floats beside the others, with the scales as they are."""
     folder = maker.write_folder(tmp_path / "hf", "E_master", kind="1bitllm-xl")
     convert(folder, tmp_path / "auto.gguf", ternarise_by="row", quiet=True)
@@ -204,18 +204,18 @@ def test_rows_of_weights_that_no_block_divides(outtype: str, maker: ModuleType, 
         assert file.tensors["blk.0.ffn_down.weight"].type is TensorType.F16
         for name in ("blk.0.ffn_down.weight", "blk.0.ffn_down.scale"):
             assert np.array_equal(file.raw(name), other.raw(name))
-    decoder_of(tmp_path / "m.gguf").feed_all(IDS)
+    text_of(tmp_path / "m.gguf").feed_all(IDS)
 
 
 @pytest.mark.parametrize("value", [0.0, -1.0, float("nan"), float("inf")])
-def test_a_damaged_scale(value: float, converted: Path, tmp_path: Path, decoder_of: Callable[..., Decoder]) -> None:
+def test_a_damaged_scale(value: float, converted: Path, tmp_path: Path, text_of: Callable[..., Sequence]) -> None:
     with open_gguf(converted) as file:
         at = file.tensors["blk.1.ffn_up.scale"].offset
     raw = bytearray(converted.read_bytes())
     raw[at + 8 : at + 12] = np.array([value], "<f4").tobytes()
     (tmp_path / "m.gguf").write_bytes(raw)
     with pytest.raises(BadFileError, match=r"blk\.1\.ffn_up\.scale"):
-        decoder_of(tmp_path / "m.gguf")
+        text_of(tmp_path / "m.gguf")
     with open_gguf(tmp_path / "m.gguf") as file:
         assert "blk.1.ffn_up.scale" in str(why_not(file).reason)
 
@@ -225,7 +225,7 @@ def qwen3(folder: Path) -> dict[str, Any]:
     return config | {"architectures": ["Qwen3ForCausalLM"], "model_type": "qwen3"}
 
 
-def test_qwen3(axolotl: tuple[Path, Model], maker: ModuleType, tmp_path: Path, decoder_of: Callable[..., Decoder]) -> None:
+def test_qwen3(axolotl: tuple[Path, Model], maker: ModuleType, tmp_path: Path, text_of: Callable[..., Sequence]) -> None:
     folder, model = axolotl
     masters, _ = by_rows(maker, "llama")
     norms = {}
@@ -244,5 +244,5 @@ def test_qwen3(axolotl: tuple[Path, Model], maker: ModuleType, tmp_path: Path, d
     for name, value in norms.items():
         copy.norms[f"blk.{name.split('.')[2]}.attn_{name.split('.')[4]}"] = value
     want = forward(copy, IDS)
-    for got in logits(decoder_of(tmp_path / "m.gguf")):
+    for got in logits(text_of(tmp_path / "m.gguf")):
         assert assert_agree(got, want.logits, want.margin) > 3

@@ -13,11 +13,14 @@ from bitnet_cli.errors import BadFileError, UsageError
 from bitnet_cli.model import head
 from bitnet_cli.model.completion import Completion, Request
 from bitnet_cli.model.constraint import regex_grammar
-from bitnet_cli.model.opening import Engine, OpenModel, open_model
+from bitnet_cli.model.opening import OpenModel, Options, open_model
 from bitnet_cli.model.sampler import Sampler, Sampling
+from bitnet_cli.model.sequence import Sequence
+from bitnet_cli.model.traffic import head_rows
 from bitnet_cli.text.from_gguf import tokenizer_from_metadata
 
 from .builder import EOS, Sizes, random_model, tokenizer_metadata, write_model
+from .held import prefill
 
 VOCAB, PROMPT = 600, [3, 100, 200, 30]
 SILENT = sorted({5, 77, 130, *range(270, 560, 2), *range(561, VOCAB)})
@@ -58,12 +61,12 @@ def opening() -> Iterator[Callable[[Path], OpenModel]]:
     opened: list[OpenModel] = []
 
     def make(path: Path) -> OpenModel:
-        opened.append(open_model(path, Engine(threads=1)))
+        opened.append(open_model(path, Options(threads=1)))
         return opened[-1]
 
     yield make
     for model in opened:
-        model.session.close()
+        model.scheduler.close()
 
 
 @pytest.mark.parametrize("name", REQUESTS)
@@ -73,8 +76,8 @@ def test_unused_tokens_are_never_chosen(
     """Not where all logits are there, not where the largest are searched, with the same tokens; nor does it matter what the rows hold."""
     sampling, request = REQUESTS[name]
     plain = opening(path)
-    assert plain.decoder.silent.tolist() == SILENT
-    assert int(plain.decoder.feed(PROMPT).argmax()) in SILENT
+    assert plain.engine.silent.tolist() == SILENT
+    assert int(prefill(plain.engine, PROMPT)[0].argmax()) in SILENT
     monkeypatch.setattr(head, "SMALLEST", 0)
     models = [plain, opening(path), opening(write(tmp_path / "quiet.gguf", 0.0)), opening(write(tmp_path / "nan.gguf", np.nan))]
     texts = []
@@ -92,18 +95,18 @@ def test_unused_tokens_are_never_chosen(
 @pytest.mark.skipif(isa.chosen() == isa.NAIVE, reason="the naive kernels read every row")
 def test_a_search_reads_no_byte_of_them(path: Path, opening: Callable[[Path], OpenModel], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(head, "SMALLEST", 0)
-    decoder = opening(path).decoder
-    found = decoder.feed(PROMPT, top=40).copy()
-    assert decoder.head_rows()[0] == VOCAB - len(SILENT)
+    engine = opening(path).engine
+    found, _ = prefill(engine, PROMPT, top=40)
+    assert head_rows(engine)[0] == VOCAB - len(SILENT)
     assert (found[SILENT] == -np.inf).all()
-    every = decoder.logits_of(-1).copy()
+    every = engine.all_logits(len(PROMPT) - 1, 0).copy()
     assert np.isfinite(every).all() and int(every.argmax()) in SILENT
     every[SILENT] = -np.inf
     largest = np.argsort(-every)[:40]
     assert np.array_equal(found[largest], every[largest])
-    assert (decoder.logits_of(-1, 40)[SILENT] == -np.inf).all()  # after all of them were computed
+    assert (prefill(engine, PROMPT, top=40)[0][SILENT] == -np.inf).all()  # after all of them were computed
     sampler = Sampler(Sampling(), never=[1, 2])
-    sampler.silence(decoder.silent)
+    sampler.silence(engine.silent)
     assert sampler.top == 42
 
 
@@ -124,9 +127,9 @@ def test_perplexity_and_logits(path: Path) -> None:
 def test_an_end_is_chosen_whatever_its_type(tmp_path: Path, opening: Callable[[Path], OpenModel]) -> None:
     types = [5 if i == EOS else kind for i, kind in enumerate(TYPES)]
     opened = opening(write(tmp_path / "m.gguf", 50.0, types, eos_token_ids=[EOS, 300, 302]))
-    assert opened.decoder.silent.tolist() == [i for i in SILENT if i not in (300, 302)]
+    assert opened.engine.silent.tolist() == [i for i in SILENT if i not in (300, 302)]
     assert {EOS, 300, 302} <= opened.tokenizer.eos_ids
-    assert sorted(opened.tokenizer.silent_ids) == opened.decoder.silent.tolist()
+    assert sorted(opened.tokenizer.silent_ids) == opened.engine.silent.tolist()
 
 
 @pytest.mark.parametrize("end", [65, 258, 300, 400, 561])
@@ -137,7 +140,7 @@ def test_every_end_that_a_file_names_stops_the_text(end: int, tmp_path: Path, op
     model.head[end] = 0
     keys = {K + "token_type": TYPES, K + "eos_token_ids": [65, 258, 300, 302, 304, 400, 561]}
     plain = opening(write_model(tmp_path / "m.gguf", model, metadata=keys))
-    state = plain.decoder.states(PROMPT)[-1]
+    state = Sequence(plain.engine).states(PROMPT)[-1]
     model.head[end] = state
     opened = opening(write_model(tmp_path / "m.gguf", model, metadata=keys))
     completion = Completion(opened, PROMPT, Sampling(temperature=0), Request(10))

@@ -17,7 +17,8 @@ from bitnet_cli.gguf_file.types import TensorType, nbytes
 from bitnet_cli.gguf_file.writer import OutputTensor
 from bitnet_cli.model.checks import check_model
 from bitnet_cli.model.config import read_config
-from bitnet_cli.model.decoder import Decoder
+from bitnet_cli.model.engine import Engine
+from bitnet_cli.model.sequence import Sequence
 from bitnet_cli.model.weights import PROJECTIONS, check_tensors, embedding_info, head_info, load_weights, sizes_of
 from bitnet_cli.ternary import i2_s
 
@@ -150,7 +151,7 @@ def test_embeddings_and_heads_of_i2_s(tmp_path: Path, name: str) -> None:
     """The one type that is no matter of rows; all others are read (test_dense_types.py)."""
     path = write_model(tmp_path / "m.gguf", tensors={name: of_zeros(name, TensorType.I2_S, (260, 128))})
     with open_gguf(path) as file, pytest.raises(UnsupportedError) as caught:
-        Decoder(file)
+        Sequence(Engine(file))
     runs = ", ".join(known.name for known in READABLE)
     assert str(caught.value) == f"{path}: tensor {name}: type I2_S is not run; {runs} are"
     assert "F32, F16, BF16, Q4_0" in runs
@@ -190,7 +191,7 @@ def test_extra_tensors_are_named_and_do_no_harm(tmp_path: Path, small: Model, op
     extra = {name: np.ones(1, np.float32) for name in names}
     file = opened(write_model(tmp_path / "m.gguf", small, tensors=extra))
     assert check_tensors(file, read_config(file)) == ["blk.0.attn_q.input_scale", "more"]
-    assert_agree(Decoder(file).feed_all(IDS), *run(small))
+    assert_agree(Sequence(Engine(file)).feed_all(IDS), *run(small))
 
 
 def run(model: Model) -> tuple[Any, Any]:
@@ -202,53 +203,53 @@ def run(model: Model) -> tuple[Any, Any]:
 @pytest.mark.parametrize("embedding", [TensorType.F32, TensorType.F16, TensorType.Q8_0])
 @pytest.mark.parametrize("tied", [True, False])
 def test_logits_of_every_kind_of_file(
-    tmp_path: Path, decoder_of: Callable[..., Decoder], activation: str, embedding: TensorType, tied: bool
+    tmp_path: Path, text_of: Callable[..., Sequence], activation: str, embedding: TensorType, tied: bool
 ) -> None:
     model = random_model(seed=11, activation=activation, embedding=embedding, tied=tied)
     arch = "bitnet" if activation == "silu" else "bitnet-b1.58"
     path = write_model(tmp_path / "m.gguf", model, arch=arch, metadata={"hidden_activation": None})
-    assert_agree(decoder_of(path).feed_all(IDS), *run(model))
+    assert_agree(text_of(path).feed_all(IDS), *run(model))
 
 
-def test_the_activation_key_is_stronger_than_the_architecture(tmp_path: Path, decoder_of: Callable[..., Decoder]) -> None:
+def test_the_activation_key_is_stronger_than_the_architecture(tmp_path: Path, text_of: Callable[..., Sequence]) -> None:
     model = random_model(seed=11, activation="silu")
     path = write_model(tmp_path / "m.gguf", model, arch="bitnet-b1.58")
-    assert_agree(decoder_of(path).feed_all(IDS), *run(model))
+    assert_agree(text_of(path).feed_all(IDS), *run(model))
 
 
-def test_bitnet_25_stores_the_embedding_twice(tmp_path: Path, small: Model, decoder_of: Callable[..., Decoder]) -> None:
+def test_bitnet_25_stores_the_embedding_twice(tmp_path: Path, small: Model, text_of: Callable[..., Sequence]) -> None:
     copy = dataclasses.replace(small, head=small.embedding)
     path = write_model(tmp_path / "m.gguf", copy, arch="bitnet-25", metadata={"hidden_activation": None})
-    decoder = decoder_of(path)
-    assert not decoder.config.tied
+    decoder = text_of(path)
+    assert not decoder.engine.config.tied
     assert_agree(decoder.feed_all(IDS), *run(small))
 
 
-def test_a_head_of_its_own_is_not_the_embedding(tmp_path: Path, small: Model, decoder_of: Callable[..., Decoder]) -> None:
+def test_a_head_of_its_own_is_not_the_embedding(tmp_path: Path, small: Model, text_of: Callable[..., Sequence]) -> None:
     """The embedding in one type, the head in another, as mainline's quantiser writes them."""
     other = random_model(seed=12, embedding=TensorType.Q8_0).embedding
     model = dataclasses.replace(small, head=other)
     head = dense("output.weight", other, TensorType.Q8_0)
-    decoder = decoder_of(write_model(tmp_path / "m.gguf", model, tensors={"output.weight": head}))
+    decoder = text_of(write_model(tmp_path / "m.gguf", model, tensors={"output.weight": head}))
     assert_agree(decoder.feed_all(IDS), *run(model))
 
 
 @pytest.mark.parametrize(("kv_heads", "heads", "head_dim"), [(1, 4, 32), (4, 4, 32), (2, 2, 128), (1, 1, 128), (2, 8, 16), (3, 6, 64)])
 def test_logits_of_every_grouping_of_heads(
-    tmp_path: Path, decoder_of: Callable[..., Decoder], kv_heads: int, heads: int, head_dim: int
+    tmp_path: Path, text_of: Callable[..., Sequence], kv_heads: int, heads: int, head_dim: int
 ) -> None:
     """2 heads of 128 and 6 of 64 are wider than the hidden size."""
     model = random_model(Sizes(layers=1, heads=heads, kv_heads=kv_heads, head_dim=head_dim), seed=13)
-    assert_agree(decoder_of(write_model(tmp_path / "m.gguf", model)).feed_all(IDS), *run(model))
+    assert_agree(text_of(write_model(tmp_path / "m.gguf", model)).feed_all(IDS), *run(model))
 
 
-def test_code_3_means_2(tmp_path: Path, small: Model, decoder_of: Callable[..., Decoder]) -> None:
+def test_code_3_means_2(tmp_path: Path, small: Model, text_of: Callable[..., Sequence]) -> None:
     """No packer writes it. The kernels multiply by code - 1, whatever the code is: a defined result, and no read out of bounds."""
     name = "blk.0.ffn_up"
     values = small.ternary[name].copy()
     values[::7] = 2
     model = dataclasses.replace(small, ternary=small.ternary | {name: values})
-    assert_agree(decoder_of(write_model(tmp_path / "m.gguf", model)).feed_all(IDS), *run(model))
+    assert_agree(text_of(write_model(tmp_path / "m.gguf", model)).feed_all(IDS), *run(model))
 
 
 LEFT_OUT = [

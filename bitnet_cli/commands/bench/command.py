@@ -22,8 +22,9 @@ from bitnet_cli.gguf_file.reader import GGUFFile, open_gguf
 from bitnet_cli.machine.energy import Meter
 from bitnet_cli.machine.threads import physical_cores
 from bitnet_cli.model.config import NO_TEXT, read_config
-from bitnet_cli.model.decoder import CHUNK, Decoder
+from bitnet_cli.model.engine import CHUNK, Engine
 from bitnet_cli.model.kernel_times import KernelTimer, require_timed_kernels
+from bitnet_cli.model.sequence import Sequence
 
 
 @dataclass(frozen=True)
@@ -115,7 +116,7 @@ class Limits:
 
     read: list[float] = field(default_factory=list)  # bytes/s
     peaks: list[Peak] = field(default_factory=list)
-    scheme: str = ""  # of activations, as the decoder chose
+    scheme: str = ""  # of activations, as the engine chose
 
 
 class Run:
@@ -152,7 +153,7 @@ class Run:
     def _one_setup(self, file: GGUFFile, ids: list[int], layers: Layers, setup: Setup, results: list[Result], limits: Limits) -> None:
         # A little more than the tests: the parts of a token are timed in the middle of them, in whole chunks.
         context = min(self.plan.context + CHUNK, read_config(file).context)
-        decoder = Decoder(
+        engine = Engine(
             file,
             context=context,
             threads=setup.threads,
@@ -160,21 +161,21 @@ class Run:
             weight_bits=setup.weights,
             activations=setup.activations,
         )
-        limits.scheme = decoder.scheme
+        limits.scheme = engine.scheme
         try:
             with compiling(self.choices.quiet):
-                decoder.start()
+                engine.start()
                 compile_loops()
-                timer = KernelTimer(decoder) if self.choices.kernels else None
+                timer = KernelTimer(engine) if self.choices.kernels else None
             self.say("warm-up")
             self._measure_limits(file, setup.threads, limits)
-            runner = Runner(decoder, ids, self.meter, layers, timer)
+            runner = Runner(Sequence(engine), ids, self.meter, layers, timer)
             if self.plan.warm_up:
                 runner.warm_up(self.plan)
             runner.run(self.plan, results, lambda test: self._update(advance=1, description=test.name))
             self._measure_limits(file, setup.threads, limits)
         finally:
-            decoder.close()
+            engine.close()
 
     def _measure_limits(self, file: GGUFFile, threads: int, limits: Limits) -> None:
         """Before and after the tests: the best counts, so that a machine which becomes faster meanwhile is not beyond its limit."""

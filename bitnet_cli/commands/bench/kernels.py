@@ -1,10 +1,10 @@
-"""Time per kernel (`--kernels`): a decoder and a test -> seconds, bytes and operations of each kernel in a token of it."""
+"""Time per kernel (`--kernels`): an engine and a test -> seconds, bytes and operations of each kernel in a token of it."""
 
 from typing import NamedTuple
 
 from bitnet_cli.commands.bench.plan import Trial
 from bitnet_cli.commands.bench.project import Layers
-from bitnet_cli.model.decoder import CHUNK, Decoder
+from bitnet_cli.model.engine import CHUNK, Engine
 from bitnet_cli.model.kernel_times import KernelTimer
 from bitnet_cli.model.traffic import Work, kernel_work
 
@@ -27,16 +27,16 @@ def middle(test: Trial) -> tuple[int, int]:
     return test.depth + (test.tokens - count) // 2, count
 
 
-def time_kernels(timer: KernelTimer, decoder: Decoder, ids: list[int], test: Trial, layers: Layers) -> list[Kernel]:
+def time_kernels(timer: KernelTimer, engine: Engine, ids: list[int], test: Trial, layers: Layers) -> list[Kernel]:
     """Each kernel that takes time, in the middle of the test. ids: what the test feeds; the cache holds what comes before the middle.
 
-    layers: which the decoder has, and the model has; what layers do counts as often as there are layers.
+    layers: which the engine has, and the model has; what layers do counts as often as there are layers.
     """
     position, count = middle(test)
     inputs = [ids[position : position + count]] if test.n_prompt else [[token] for token in ids[position : position + INPUTS]]
     seconds = timer.seconds(inputs, position, test.top)
     logits = 1 / test.n_prompt if test.n_prompt else 1.0
-    work = kernel_work(decoder, position, count, logits, test.top > 0)
+    work = kernel_work(engine, position, count, logits, test.top > 0)
     kernels = []
     for name, taken in seconds.items():
         each = taken * logits if name == "head" else taken / count

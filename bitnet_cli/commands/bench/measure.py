@@ -1,4 +1,4 @@
-"""One decoder -> samples: how long a prompt, or tokens one by one, took; how long the parts of a token take.
+"""One text of an engine -> samples: how long a prompt, or tokens one by one, took; how long the parts of a token take.
 
 Tests of a setup take turns, so that a change in the machine's mood meets all of them. What is not timed: opening, compiling, warm-up,
 tokenising, sampling, and filling the context up to a test's depth.
@@ -17,9 +17,19 @@ from bitnet_cli.commands.bench.project import Layers, layer_seconds
 from bitnet_cli.errors import BitnetError
 from bitnet_cli.gguf_file.reader import GGUFFile
 from bitnet_cli.machine.energy import Meter
-from bitnet_cli.model.decoder import CHUNK, Decoder
-from bitnet_cli.model.kernel_times import KernelTimer
-from bitnet_cli.model.traffic import Operations, Traffic, decode_traffic, operations, prefill_traffic
+from bitnet_cli.model.engine import CHUNK
+from bitnet_cli.model.kernel_times import KernelTimer, time_part
+from bitnet_cli.model.sequence import Sequence
+from bitnet_cli.model.traffic import (
+    Operations,
+    Traffic,
+    decode_traffic,
+    operations,
+    prefill_traffic,
+    reset_counts,
+    skipped_columns_share,
+    skipped_share,
+)
 from bitnet_cli.text.from_gguf import tokenizer_from_metadata
 
 # English, because how many hidden units are zero, and how much of the head must be read, depends on the text. Repeated as needed.
@@ -27,7 +37,7 @@ TEXT = """A river begins as rain on the hills. The water finds the lowest way be
 miles it has a name. People build mills on it, then bridges, and at last a town; they quarrel about who may fish, and agree in spring
 when the ice breaks and the flood comes. In the year 1862 the level rose by 14 feet, and the old bridge went down with two carts and a
 dog, which swam ashore. What does a river know of this? It carries sand to the sea, grain by grain, and builds new land there. """
-WARM_UP = 16  # decoded tokens: after 8 the decoder decides which layouts pay, and builds them
+WARM_UP = 16  # decoded tokens: after 8 the engine decides which layouts pay, and builds them
 LEAST_SECONDS = 0.2  # of a sample: shorter ones catch single interruptions
 PART_TOKENS = 24  # tokens whose parts are timed
 
@@ -66,24 +76,25 @@ def token_ids(file: GGUFFile, vocab: int, count: int) -> tuple[list[int], str]:
 
 
 class Runner:
-    """Runs tests on one decoder. ids: at least the plan's context of token ids; layers: more than the decoder has where we project.
+    """Runs tests on one text, alone in its engine. ids: at least the plan's context of token ids; layers: more than the engine has where we
+    project.
 
     timer: of kernels, if they are wanted.
     """
 
-    def __init__(self, decoder: Decoder, ids: list[int], meter: Meter, layers: Layers, timer: KernelTimer | None = None):
-        self.decoder, self._ids, self._meter, self._layers, self._timer = decoder, ids, meter, layers, timer
+    def __init__(self, text: Sequence, ids: list[int], meter: Meter, layers: Layers, timer: KernelTimer | None = None):
+        self.text, self._ids, self._meter, self._layers, self._timer = text, ids, meter, layers, timer
 
     def warm_up(self, plan: Plan) -> None:
         """Run a little of every kind of work, so that the first sample is like the others."""
-        d = self.decoder
-        length = min(CHUNK, d.context)
+        text = self.text
+        length = min(CHUNK, text.engine.context)
         tops = {test.top for test in plan.tests}
         for top in sorted(tops, reverse=True):
-            d.rewind(0)
-            d.feed(self._ids[: max(length - WARM_UP, 1)], top)
-            for i in range(min(WARM_UP, d.context - d.position)):
-                d.feed([self._ids[i]], top)
+            text.rewind(0)
+            text.feed(self._ids[: max(length - WARM_UP, 1)], top)
+            for i in range(min(WARM_UP, text.engine.context - text.position)):
+                text.feed([self._ids[i]], top)
 
     def run(self, plan: Plan, results: list[Result], done: Callable[[Trial], None]) -> None:
         """Fill `results`, one a test, which on Ctrl-C hold the repeats there are. done: called after each sample."""
@@ -96,22 +107,22 @@ class Runner:
             self._account(result)
 
     def _seek(self, position: int) -> None:
-        d = self.decoder
-        if d.position < position:
-            d.feed(self._ids[d.position : position])
-        d.rewind(position)
+        text = self.text
+        if text.position < position:
+            text.feed(self._ids[text.position : position])
+        text.rewind(position)
 
     def _once(self, test: Trial, tokens: int) -> None:
         ids = self._ids[test.depth : test.depth + tokens]
         if test.n_prompt:
-            self.decoder.feed(ids, test.top)
+            self.text.feed(ids, test.top)
         else:
             for token in ids:
-                self.decoder.feed([token], test.top)
+                self.text.feed([token], test.top)
 
     def sample(self, result: Result) -> None:
         """Add one sample to a result: the test as often as it takes to fill LEAST_SECONDS, each time from its depth on."""
-        test, d = result.trial, self.decoder
+        test, text = result.trial, self.text
         self._seek(test.depth)
         if not result.runs:
             tokens = min(test.tokens, 64)
@@ -122,7 +133,7 @@ class Runner:
         self._meter.start()
         cpu, start_ns = time.process_time_ns(), time.perf_counter_ns()
         for _ in range(result.runs):
-            d.rewind(test.depth)
+            text.rewind(test.depth)
             self._once(test, test.tokens)
         ns, cpu_ns = time.perf_counter_ns() - start_ns, time.process_time_ns() - cpu
         joules = self._meter.stop()
@@ -137,27 +148,28 @@ class Runner:
         missing = self._layers.whole - self._layers.measured
         if not missing:
             return 1.0
-        each = layer_seconds(self.decoder, test.n_prompt > 0, test.tokens, test.depth, test.top) * (test.n_gen or 1)
+        each = layer_seconds(self.text, test.n_prompt > 0, test.tokens, test.depth, test.top) * (test.n_gen or 1)
         return 1 + missing * each * 1e9 / ns
 
     def _account(self, result: Result) -> None:
         """What the tokens read and computed, from a run of its own in decode; and the seconds of a decoded token's parts."""
-        test, d = result.trial, self.decoder
+        test, text = result.trial, self.text
         self._seek(test.depth)
-        d.reset_counts()
+        reset_counts(text.engine)
         if test.n_prompt:
-            result.traffic = prefill_traffic(d, test.depth, test.n_prompt)
+            result.traffic = prefill_traffic(text.engine, test.depth, test.n_prompt)
         else:
             for token in self._ids[test.depth : test.depth + min(test.n_gen, PART_TOKENS)]:
-                d.feed([token], test.top)
-            result.traffic = decode_traffic(d, test.depth, test.n_gen, test.top > 0)
-            result.skipped_up, result.skipped_down = d.skipped_share(), d.skipped_columns_share()
+                text.feed([token], test.top)
+            result.traffic = decode_traffic(text.engine, test.depth, test.n_gen, test.top > 0)
+            scratch = text.engine.arrays.scratch
+            result.skipped_up, result.skipped_down = skipped_share(scratch), skipped_columns_share(scratch)
             result.parts = self._parts(test)
-        result.operations = operations(d.config, test.depth, test.tokens, 1 if test.n_prompt else test.n_gen)
+        result.operations = operations(text.engine.config, test.depth, test.tokens, 1 if test.n_prompt else test.n_gen)
         self._scale(result)
         if self._timer is not None:
             self._seek(middle(test)[0])
-            result.kernels = time_kernels(self._timer, d, self._ids, test, self._layers)
+            result.kernels = time_kernels(self._timer, text.engine, self._ids, test, self._layers)
 
     def _scale(self, result: Result) -> None:
         """From the measured layers to all of them."""
@@ -172,16 +184,16 @@ class Runner:
 
     def _parts(self, test: Trial) -> dict[str, float]:
         """Medians of the parts of a token in the middle of the test, taken in turns; attention: what more layers take there than at 0."""
-        d, layers, middle = self.decoder, self.decoder.config.layers, test.depth + (test.n_gen - 1) // 2
+        text, layers, middle = self.text, self.text.engine.config.layers, test.depth + (test.n_gen - 1) // 2
         self._seek(middle)
         times = []
         for i in range(PART_TOKENS):
-            d.rewind(middle)
+            text.rewind(middle)
             start = time.perf_counter()
-            d.feed([self._ids[middle + i % 8]], test.top)
+            text.feed([self._ids[middle + i % 8]], test.top)
             token = time.perf_counter() - start
-            there, first = d.time_part(1, middle, layers, 0), d.time_part(1, 0, layers, 0)
-            times.append((token, there, first, d.time_part(1, middle, 0, 1, test.top)))
+            there, first = time_part(text, 1, middle, layers, 0), time_part(text, 1, 0, layers, 0)
+            times.append((token, there, first, time_part(text, 1, middle, 0, 1, test.top)))
         token, there, first, head = np.median(np.array(times), 0).tolist()
         first = min(first, there)
         return {"layers": first, "attention": there - first, "head": head, "rest": max(token - there - head, 0.0)}

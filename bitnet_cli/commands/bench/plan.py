@@ -1,4 +1,4 @@
-"""What to measure: lists on the command line -> setups, each a decoder of its own, and the tests that run on every setup."""
+"""What to measure: lists on the command line -> setups, each an engine of its own, and the tests that run on every setup."""
 
 import itertools
 from collections.abc import Sequence

@@ -15,7 +15,9 @@ from bitnet_kernels import kv_cache
 from bitnet_cli.commands.bench.shapes import Shape
 from bitnet_cli.machine.cpu import last_cache_bytes
 from bitnet_cli.machine.memory import available_bytes
-from bitnet_cli.model.decoder import CHUNK, Decoder
+from bitnet_cli.model.engine import CHUNK
+from bitnet_cli.model.kernel_times import time_part
+from bitnet_cli.model.sequence import Sequence
 
 CACHES = 8  # times the last-level cache
 LEAST = 256 << 20  # bytes of 2-bit weights
@@ -57,19 +59,19 @@ def layers_to_measure(shape: Shape, need: int, forced: bool) -> Layers:
     return Layers(max(1, min(enough, shape.layers - 1)), shape.layers)
 
 
-def layer_seconds(decoder: Decoder, prompt: bool, tokens: int, depth: int, top: int) -> float:
+def layer_seconds(sequence: Sequence, prompt: bool, tokens: int, depth: int, top: int) -> float:
     """Seconds that one layer adds to a test: to a whole prompt of `tokens`, or to one decoded token, both after `depth`.
 
     A chunk, or a token, in the middle of the test stands for all: attention grows linearly with the position. In decode the head runs
     before each timing, as it does before the layers of the next token: it takes their place in the cache. top: of the head, as in the test.
     """
-    layers = decoder.config.layers
+    layers = sequence.engine.config.layers
     count = min(CHUNK, tokens) if prompt else 1
     middle, timings = depth + (tokens - count) // 2, []
     for _ in range(TIMINGS["prefill" if prompt else "decode"]):
         if not prompt:
-            decoder.time_part(1, middle, 0, 1, top)
-        timings.append(decoder.time_part(count, middle, layers, 0))
+            time_part(sequence, 1, middle, 0, 1, top)
+        timings.append(time_part(sequence, count, middle, layers, 0))
     return float(np.median(timings)) / layers * (tokens / count if prompt else 1)
 
 

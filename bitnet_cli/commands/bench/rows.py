@@ -22,7 +22,7 @@ from bitnet_cli.gguf_file.reader import GGUFFile, TensorType
 from bitnet_cli.machine import energy
 from bitnet_cli.machine.cpu import cpu_name, host_cpus
 from bitnet_cli.model.config import read_config
-from bitnet_cli.model.decoder import CHUNK
+from bitnet_cli.model.engine import CHUNK
 from bitnet_cli.model.projections import PROJECTIONS
 
 NOISY = 0.10  # half the range of the samples, as a share of their median

@@ -56,7 +56,7 @@ class Talk:
 
     def __init__(self, opened: OpenModel, choice: Choice, sampling: Sampling, wishes: Wishes):
         wanted = {"shift": wishes.shift, "draft": wishes.draft, "stops": wishes.stops, "grammar": wishes.grammar}
-        self.chat = Chat(opened.session, opened.tokenizer, choice.template, **wanted)  # type: ignore[arg-type]
+        self.chat = Chat(opened.scheduler, opened.tokenizer, choice.template, **wanted)  # type: ignore[arg-type]
         self.chat.system = wishes.system
         self.model = opened.path.stem
         self.sampling = replace(sampling, seed=Sampler(sampling).seed)
@@ -81,7 +81,7 @@ class Talk:
 
     def meter(self) -> str:
         """How full the context is."""
-        context = self.chat.session.context
+        context = self.chat.engine.context
         return f"{min(self.chat.tokens(), context)} of {context} tokens"
 
     def reader(self, encoding: str | None = None) -> Reader:
@@ -185,7 +185,7 @@ class Talk:
         if chat.finish == "interrupted":
             self.note("stopped")
         elif chat.finish == "length":
-            full = chat.session.position >= chat.session.context - 1
+            full = t.prompt_tokens + t.new_tokens >= chat.engine.context
             self.note("the context is full" if full else f"cut off after {t.new_tokens} tokens; /set max-tokens changes that")
         if self.verbose:
             for line in self.statistics():
@@ -218,7 +218,7 @@ class Talk:
 def converse(
     opened: OpenModel, choice: Choice, sampling: Sampling, wishes: Wishes, first: str = "", encoding: str | None = None, hint: str = ""
 ) -> int:
-    """The whole conversation, until /bye, Ctrl-D or the end of stdin; closes the session. Returns how many lines were answered or done.
+    """The whole conversation, until /bye, Ctrl-D or the end of stdin; closes the scheduler. Returns how many lines were answered or done.
 
     first: the first message, where there is one; hint: said before its answer. encoding: of stdin.
     """
@@ -242,4 +242,4 @@ def converse(
                 break
         return count + bool(first)
     finally:
-        opened.session.close()
+        opened.scheduler.close()

@@ -72,9 +72,9 @@ def test_how_many_layers(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 class Clock:
-    """In place of a decoder of 2 layers: 5 ms a layer in a chunk, 1 ms in a token, half of that where the head did not run before."""
+    """In place of an engine of 2 layers: 5 ms a layer in a chunk, 1 ms in a token, half of that where the head did not run before."""
 
-    config = SimpleNamespace(layers=2)
+    engine = SimpleNamespace(config=SimpleNamespace(layers=2))
     head_ran = False
 
     def time_part(self, tokens: int, position: int, layers: int, logits: int, top: int = 0) -> float:
@@ -85,8 +85,9 @@ class Clock:
         return (0.005 if tokens > 1 else 0.001) * layers
 
 
-def test_layers_that_were_not_run_are_added() -> None:
+def test_layers_that_were_not_run_are_added(monkeypatch: pytest.MonkeyPatch) -> None:
     """10 layers, 2 of them run. A prompt of 256 tokens, two chunks, in 30 ms: 8 x 10 ms more. 8 tokens in 24 ms: 8 x 8 x 1 ms more."""
+    monkeypatch.setattr(project, "time_part", Clock.time_part)
     runner = Runner(Clock(), [], Meter(Path("nowhere")), project.Layers(2, 10))  # type: ignore[arg-type]
     assert runner._longer(Trial(256, 0, 10, 0), 30e6) == pytest.approx(110 / 30)
     assert runner._longer(Trial(0, 8, 10, 0), 24e6) == pytest.approx(88 / 24)

@@ -20,7 +20,7 @@ from bitnet_cli.commands.run import Prompt, Request, Show, run
 from bitnet_cli.errors import BadFileError, BitnetError, UsageError
 from bitnet_cli.gguf_file.reader import open_gguf
 from bitnet_cli.model.chat import ContextFullError
-from bitnet_cli.model.opening import Engine, OpenModel, open_model
+from bitnet_cli.model.opening import OpenModel, Options, open_model
 from bitnet_cli.model.sampler import Sampling
 from bitnet_cli.text.chat.choice import choose
 from bitnet_cli.text.chat.templates import Message, checked_messages
@@ -92,9 +92,9 @@ def test_a_loaded_chat_goes_on_with_the_same_tokens(model: Path, tmp_path: Path)
 
 @pytest.fixture
 def opened(model: Path) -> Iterator[OpenModel]:
-    one = open_model(model, Engine(threads=1))
+    one = open_model(model, Options(threads=1))
     yield one
-    one.session.close()
+    one.scheduler.close()
 
 
 @pytest.fixture(scope="module")
@@ -297,9 +297,9 @@ def test_arguments_of_a_template(tmp_path: Path) -> None:
 
 def test_arguments_are_for_a_chat() -> None:
     with pytest.raises(UsageError, match="add -cnv"):
-        run("tiny", Prompt(text="a", raw=True, template_args=["a=1"]), Request(1), Sampling(), Engine(), Show())
+        run("tiny", Prompt(text="a", raw=True, template_args=["a=1"]), Request(1), Sampling(), Options(), Show())
     with pytest.raises(UsageError, match="no chat template of its own"):
-        run("tiny", Prompt(text="a", template_args=["a=1"]), Request(1), Sampling(), Engine(), Show())
+        run("tiny", Prompt(text="a", template_args=["a=1"]), Request(1), Sampling(), Options(), Show())
 
 
 def test_a_saved_chat_with_tools(tokenizer: Tokenizer, tmp_path: Path) -> None:

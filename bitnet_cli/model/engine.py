@@ -1,0 +1,217 @@
+"""The engine: weights, scratch, a team of threads and the pages of the KV cache. `step(rows)` is all that it does.
+
+    rows: (sequence, its new tokens, which of them want logits) -> one step of the kernels through all layers -> logits of those tokens
+
+Texts are sequences (sequence.py); which of them go into a step, a scheduler decides. The kernels do the work (bitnet_kernels.step); this
+module allocates what they need, once.
+"""
+
+import os
+import weakref
+from collections.abc import Sequence as Ids
+from typing import Any, NamedTuple
+
+import numpy as np
+from bitnet_kernels import arrays, kv_cache
+from bitnet_kernels.control import MAX_THREADS, Wanted
+from bitnet_kernels.naive import norm
+from bitnet_kernels.team import Team
+from numpy.typing import NDArray
+
+from bitnet_cli.activations import post_hoc_note, scheme_for
+from bitnet_cli.errors import UsageError
+from bitnet_cli.gguf_file.dequantise import rows_as_float32
+from bitnet_cli.gguf_file.reader import GGUFFile
+from bitnet_cli.gguf_file.types import row_bytes
+from bitnet_cli.model import base3_rows
+from bitnet_cli.model.checks import DEFAULT_CONTEXT, check_model, require_memory
+from bitnet_cli.model.derived import Derived
+from bitnet_cli.model.pages import Pages
+from bitnet_cli.model.sequence import Sequence
+from bitnet_cli.model.weights import embedding_info, head_info, head_note, load_weights, packed_shapes, rope_tables, sizes_of
+from bitnet_cli.text.vocabulary import silent_ids
+
+QUERY_TYPES = {"f32": None, "q4": 4}  # bits of arrays.Sizes
+CHUNK = 128  # tokens: enough to use each unpacked weight many times, few enough that their activations stay in the L2 cache
+WORK_A_CALL = 4e9  # multiply-adds between two chances for Ctrl-C: under 100 ms where two cores do 50e9 a second
+
+
+class Row(NamedTuple):
+    """What a step computes of one text.
+
+    ids     its next tokens, at least one
+    wanted  which of them want logits, ascending
+    top     how many of the largest logits are needed, as Sequence.feed; 0: all
+    states  what is wanted are states after the output norm, (hidden,), in place of logits
+    """
+
+    sequence: Sequence
+    ids: Ids[int]
+    wanted: Ids[int] = ()
+    top: int = 0
+    states: bool = False
+
+
+class Engine:
+    """A model that is ready to compute. Not for two threads at once.
+
+    context    most tokens of a text
+    scheme     what is done to the inputs of projections, a name of activations.SCHEMES
+    note       what a user should know of that, or None
+    head_note  what a user should know of a head that is re-coded, or None
+    batch      most tokens of one step
+    threads    how many compute
+    silent     ids that are never chosen, ascending: tokens that the file says are unused, and rows of the head past the tokenizer
+    pages      who has which part of the KV cache
+    derived    layouts that are made of the weights when they pay
+    """
+
+    def __init__(
+        self,
+        file: GGUFFile,
+        *,
+        context: int = 0,
+        threads: int = 1,
+        cache_type: str = "f32",
+        weight_bits: str = "auto",
+        activations: str = "auto",
+        query_type: str = "f32",
+    ):
+        """context: 0 takes 2048, or the model's if smaller; cache_type: of the KV cache, `f32`, `f16`, `q8`, `q4` or `q3`.
+
+        weight_bits: what decode reads, `2` or `1.6` bits a weight, `auto`: what is quicker here (base3_rows.py).
+
+        activations: `auto`, as the model was trained, or `a8`, `a4`, `fp4` (activations.py; `note` says what that means for the text).
+
+        query_type: of attention's queries, `f32` or `q4`: rounded to 4 bits after RoPE, as the cache type q4 does with keys.
+
+        Raises BitnetError where the cache cannot fit in memory.
+        """
+        self.config = c = check_model(file)
+        self.context = context or min(DEFAULT_CONTEXT, c.context)
+        if not 1 <= self.context <= c.context:
+            raise UsageError(f"context {self.context}: this model was trained for 1 to {c.context} tokens")
+        if not 1 <= threads <= MAX_THREADS:
+            raise UsageError(f"{threads} threads: expected 1 to {MAX_THREADS}")
+        if cache_type not in kv_cache.CACHE_TYPES:
+            *most, last = kv_cache.CACHE_TYPES
+            raise UsageError(f"cache type {cache_type}: expected {', '.join(most)} or {last}")
+        if query_type not in QUERY_TYPES:
+            raise UsageError(f"query type {query_type}: expected {' or '.join(QUERY_TYPES)}")
+        self.cache_type, self.threads = cache_type, threads
+        self.scheme = scheme_for(c.trained_scheme, activations, c.activation == "relu2", str(file.path))
+        self.note = post_hoc_note(c.trained_scheme, self.scheme)
+        require_memory(c, self.context, cache_type)
+        self.silent = np.array(silent_ids(file.metadata, str(file.path), c.vocab), np.int64)
+        cos, sin = rope_tables(file, c, self.context)
+        sizes = sizes_of(file, c, self.scheme, QUERY_TYPES[query_type])
+        weights = load_weights(file, c, cos, sin, self.silent, threads)
+        if len(weights.part_at) and c.float_activations is not False:
+            sizes = sizes._replace(digits=2)
+        weights, base3 = base3_rows.reserve(weights, c, packed_shapes(c), weight_bits)
+        self._embedding, self._embedding_bytes = embedding_info(file), file.raw("token_embd.weight")
+        self.head_note = head_note(file)
+        self.head_bytes = weights.head.size if self.head_note else head_info(file).nbytes
+        self.batch = min(CHUNK, self.context)
+        self.pages = Pages(self.context, 1)
+        cache = kv_cache.new_cache(c.layers, c.kv_heads, c.head_dim, self.context, cache_type)
+        scratch = arrays.new_scratch(sizes, self.batch, self.context, threads)
+        descriptor = file.descriptor(head_info(file)) if len(weights.planes.scales) and os.name != "nt" else None
+        if descriptor is not None:
+            weights.head_file[0] = descriptor
+            weakref.finalize(self, os.close, descriptor)
+        self.arrays = Arrays(sizes, weights, cache, scratch)
+        self.derived = Derived(sizes, weights, base3, scratch, threads, str(file.path))
+        self.team = Team(*self.arrays, threads)
+
+    def start(self) -> None:
+        """Compile the kernels (seconds, once on a machine) or load them (a third of a second), and start the threads."""
+        self.team.start()
+        self.derived.compile()
+
+    def close(self) -> None:
+        """End the worker threads."""
+        self.team.close()
+
+    def cache_bytes(self) -> int:
+        """Bytes of the KV cache when full."""
+        c = self.config
+        return kv_cache.cache_bytes(self.cache_type, c.layers, c.kv_heads, c.head_dim, self.context)
+
+    def check(self, ids: Ids[int], position: int = 0) -> None:
+        """UsageError: tokens that cannot follow `position` others: none, one outside the vocabulary, or more than the context holds."""
+        if not len(ids):
+            raise UsageError("no tokens to process")
+        if position + len(ids) > self.context:
+            raise UsageError(f"{position + len(ids)} tokens do not fit the context of {self.context}; use a larger -c or less text")
+        if min(ids) < 0 or max(ids) >= self.config.vocab:
+            raise UsageError(f"token ids must be 0 to {self.config.vocab - 1}")
+
+    def step(self, rows: Ids[Row]) -> list[NDArray[np.float32]]:
+        """Compute the tokens of all rows, which have passed `check`; returns of each row what is wanted, valid until the next step.
+
+        Logits: (len(wanted), vocab) float32, those that the text would get alone, to the bit. States: (len(wanted), hidden) float32.
+        Whatever ends a step early, sequences hold what they held before. NoPagesError: there is no room (Sequence.reserve).
+        """
+        (row,) = rows
+        count = len(row.ids)
+        if count > self.batch:
+            raise ValueError(f"{count} tokens in one step, expected at most {self.batch}")
+        row.sequence.reserve(count)
+        if count == 1:
+            self.derived.before_decode()
+        self.embedding_rows(row.ids, self.arrays.scratch.x)
+        wanted = [] if row.states else self.wanted(row.wanted, row.top)
+        c, position = self.config, row.sequence.position
+        layers = max(1, int(WORK_A_CALL * c.layers / (c.ternary_weights * count)))
+        for first in range(0, c.layers, layers):
+            last = min(first + layers, c.layers)
+            self.team.run(count, position, first, last, wanted if last == c.layers else ())
+        row.sequence.computed(row.ids)
+        return [self._states(row.wanted) if row.states else self.arrays.scratch.logits[: len(wanted)]]
+
+    def all_logits(self, row: int, place: int) -> NDArray[np.float32]:
+        """All logits of token `row` of the last step, in place of some that stand in `place` of what was wanted. (vocab,) float32."""
+        layers = self.config.layers
+        self.team.run(row + 1, 0, layers, layers, [Wanted(row, 0, place)])
+        logits: NDArray[np.float32] = self.arrays.scratch.logits[place]
+        return logits
+
+    def wanted(self, rows: Ids[int], top: int, place: int = 0) -> list[Wanted]:
+        """What kernels are asked for: logits of these tokens of a step, in places from `place` on."""
+        top = self.derived.top(top) if len(rows) else 0
+        return [Wanted(row, top, place + i) for i, row in enumerate(rows)]
+
+    def _states(self, rows: Ids[int]) -> NDArray[np.float32]:
+        c, w = self.config, self.arrays.weights
+        at = int(w.norm_offsets[c.layers, 0])
+        return norm.rms_norm(self.arrays.scratch.x[np.array(rows)], w.norms[at : at + c.hidden], c.norm_eps)
+
+    def embedding_rows(self, ids: Ids[int], out: NDArray[np.float32] | None = None) -> NDArray[np.float32]:
+        """What the layers begin with: (>= len(ids), hidden) float32, in `out` where given."""
+        c, kind = self.config, self._embedding.type
+        states = np.empty((len(ids), c.hidden), np.float32) if out is None else out
+        size = row_bytes(kind, c.hidden)
+        raw = np.concatenate([self._embedding_bytes[token * size : (token + 1) * size] for token in ids])
+        rows = rows_as_float32(kind, raw, c.hidden)
+        np.multiply(rows, np.float32(c.embedding_scale), out=states[: len(ids)])  # by 1 nothing changes
+        return states
+
+    def page_parts(self, page: int, positions: int) -> list[NDArray[Any]]:
+        """What a page of the KV cache holds of its first positions, as views: what is written there is what sequences read."""
+        del page  # there is one
+        lengths = {"keys": -(-positions // 16), "first_key": None, "first_value": None}  # keys lie in blocks of 16 positions
+        return [array[:, :, : lengths.get(name, positions)] for name, array in self.arrays.cache._asdict().items()]
+
+    def copy_page(self, source: int, target: int) -> None:
+        """What one page of the KV cache holds, the other holds too."""
+        raise NotImplementedError(f"pages {source} and {target}: there is one")
+
+
+class Arrays(NamedTuple):
+    """What kernels work on."""
+
+    sizes: arrays.Sizes
+    weights: arrays.Weights
+    cache: kv_cache.AnyCache
+    scratch: arrays.Scratch

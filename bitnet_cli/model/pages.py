@@ -1,0 +1,149 @@
+"""Who has which page of the KV cache, and which texts begin alike. Of the cache's arrays nothing is known here.
+
+A page holds the keys and values of up to `size` positions. Pages are trees: a page's tokens follow those of its parent, so a page is found
+by all tokens before it and its own, and texts that begin alike meet in the same pages, computed once and stored once. Texts with different
+salts never do: each salt has a tree of its own.
+
+A page whose text has left stays, and may be found again, until its room is needed: of pages that nobody uses, and that have none after
+them, the one that was left first goes.
+"""
+
+import itertools
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
+
+
+class NoPagesError(Exception):
+    """All pages are in use. For the scheduler, which makes room."""
+
+
+class Page:
+    """number: which part of the cache's arrays; ids: tokens that are computed, from its first position on; users: texts that read it."""
+
+    __slots__ = ("children", "ids", "left", "number", "parent", "users")
+
+    def __init__(self, number: int, parent: "Page | None"):
+        self.number, self.parent = number, parent
+        self.ids: list[int] = []
+        self.children: dict[int, list[Page]] = {}  # by their first token
+        self.users = 0
+        self.left = 0  # when the last user left
+
+
+class Found(NamedTuple):
+    """The longest known beginning of a text."""
+
+    pages: list[Page]  # the last one may hold more tokens than are alike
+    tokens: int
+
+
+def common_prefix(a: Sequence[int], b: Sequence[int]) -> int:
+    """How many tokens both begin with."""
+    count = min(len(a), len(b))
+    if a[:count] == b[:count]:
+        return count
+    return next(i for i in range(count) if a[i] != b[i])
+
+
+class Pages:
+    """size: positions of a page; count: how many pages there are. Not for two threads at once."""
+
+    def __init__(self, size: int, count: int):
+        self.size, self.count = size, count
+        self._free = list(range(count - 1, -1, -1))  # numbers that hold nothing; the lowest is taken first
+        self._taken: dict[int, Page] = {}
+        self._roots: dict[str, Page] = {}
+        self._clock = itertools.count(1)
+
+    @property
+    def unused(self) -> int:
+        """Pages that hold nothing."""
+        return len(self._free)
+
+    @property
+    def used(self) -> int:
+        """Pages that texts read, each counted once."""
+        return sum(page.users > 0 for page in self._taken.values())
+
+    def root(self, salt: str) -> Page:
+        """What the first pages of texts with that salt follow."""
+        return self._roots.setdefault(salt, Page(-1, None))
+
+    def find(self, ids: Sequence[int], salt: str = "") -> Found:
+        """The longest beginning of `ids` that is computed."""
+        page, pages, done = self.root(salt), list[Page](), 0
+        while done < len(ids):
+            rest = list(ids[done : done + self.size])
+            there = [(common_prefix(child.ids, rest), child) for child in page.children.get(rest[0], ())]
+            if not there:
+                break
+            count, page = max(there, key=lambda one: one[0])
+            pages.append(page)
+            done += count
+            if count < self.size:
+                break
+        return Found(pages, done)
+
+    def take(self, pages: Sequence[Page]) -> None:
+        """A text reads them from now on."""
+        for page in pages:
+            page.users += 1
+
+    def leave(self, pages: Sequence[Page]) -> None:
+        """A text reads them no longer."""
+        for page in reversed(pages):
+            page.users -= 1
+            if page.users == 0:
+                page.left = next(self._clock)
+                if not page.ids:
+                    self._drop(page)
+
+    def new(self, after: Page) -> Page:
+        """An empty page, taken. NoPagesError: all are in use."""
+        if not self._free:
+            ends = [page for page in self._taken.values() if page.users == 0 and not page.children]
+            if not ends:
+                raise NoPagesError
+            self._drop(min(ends, key=lambda page: page.left))
+        page = Page(self._free.pop(), after)
+        page.users = 1
+        self._taken[page.number] = page
+        return page
+
+    def computed(self, page: Page, ids: Sequence[int]) -> None:
+        """The page holds these tokens too, after those that it held."""
+        assert page.parent is not None
+        if not page.ids and ids:
+            page.parent.children.setdefault(ids[0], []).append(page)
+        page.ids += ids
+
+    def forget(self) -> None:
+        """Give up what nobody reads."""
+        for page in [page for page in self._taken.values() if page.users == 0]:
+            self._drop(page)
+
+    def cut(self, page: Page, length: int) -> None:
+        """The page holds its first `length` tokens only. What came after it, which nobody uses, is given up."""
+        for child in list(_flat(page.children)):
+            self._drop(child)
+        if length == 0:
+            self._unlink(page)
+        del page.ids[length:]
+
+    def _drop(self, page: Page) -> None:
+        for child in list(_flat(page.children)):
+            self._drop(child)
+        self._unlink(page)
+        if self._taken.pop(page.number, None) is not None:
+            self._free.append(page.number)
+
+    def _unlink(self, page: Page) -> None:
+        if page.ids and page.parent is not None:
+            beside = page.parent.children[page.ids[0]]
+            beside.remove(page)
+            if not beside:
+                del page.parent.children[page.ids[0]]
+
+
+def _flat(children: dict[int, list[Page]]) -> Iterator[Page]:
+    return itertools.chain.from_iterable(children.values())

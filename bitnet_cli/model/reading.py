@@ -1,0 +1,47 @@
+"""Reading: texts whose tokens are given, as jobs of a scheduler. What is wanted is logits or states of each token from a place on."""
+
+from collections.abc import Callable
+from collections.abc import Sequence as Ids
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bitnet_cli.model.engine import Row
+from bitnet_cli.model.scheduler import Again, Job
+from bitnet_cli.model.sequence import Sequence
+
+Use = Callable[[int, NDArray[np.float32]], None]  # (number of the first token, logits or states of it and those that follow)
+
+
+class Reading(Job):
+    """A text that is read.
+
+    use     gets what is wanted, in order, as it is computed: (tokens, vocab) or (tokens, hidden) float32, valid until it returns
+    first   number of the first token whose logits are wanted; those before it may be known already
+    states  states after the output norm are wanted, in place of logits
+    """
+
+    def __init__(self, ids: Ids[int], use: Use, first: int = 0, *, states: bool = False, salt: str = ""):
+        super().__init__(ids, salt)
+        self._use, self._next, self._states = use, first, states
+
+    def begin(self, sequence: Sequence) -> None:
+        """As Job.begin. What is wanted must be computed, so no more than what comes before it is taken over."""
+        sequence.engine.check(self.ids)
+        sequence.begin(self.ids[: self._next + 1])
+        self.sequence = sequence
+
+    def row(self, most: int) -> Row:
+        """As Job.row."""
+        assert self.sequence is not None
+        at = self.sequence.position
+        ids = self.ids[at : at + most]
+        return Row(self.sequence, ids, range(max(self._next - at, 0), len(ids)), states=self._states)
+
+    def took(self, row: Row, found: NDArray[np.float32], again: Again, seconds: float) -> None:
+        """As Job.took."""
+        if len(found):
+            self._use(self._next, found)
+            self._next += len(found)
+        assert self.sequence is not None
+        self.done = self.sequence.position == len(self.ids)
