@@ -28,7 +28,7 @@ never gets a control sequence.
 
 **A model** is named by what `bitnet list` shows: the name of an embedded model (`tiny`), of a file in your model folder, or a hub id
 `owner/name` (`owner/name:i2_s` and `owner/name:FILE` say which GGUF file of it); or by a path, said with a slash or the ending:
-`model.gguf`, `./folder`. An address pasted from the hub works as its id. `bitnet pull` downloads, and converts where that is needed; so does
+`model.gguf`, `./folder`. An address pasted from the hub works as its id. `bitnet pull` downloads, and converts where needed; so does
 `run -hf`. Other commands ask on a terminal, and end elsewhere with the line to run.
 
 **Your model folder** is `BITNET_MODELS`, else `bitnet/models` in the platform's folder for data of programs (`~/.local/share` on Linux).

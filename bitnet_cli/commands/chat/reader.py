@@ -180,8 +180,8 @@ def _session(meter: Callable[[], str], commands: Mapping[str, str]) -> PromptSes
 
 
 def _follow_reflow(app: Any) -> None:
-    """When a terminal becomes narrower it breaks lines, and the cursor stands lower than prompt_toolkit believes, which would leave a second
-    prompt. Where its insides are not as they were (3.0), nothing is changed.
+    """When a terminal becomes narrower it breaks lines, and the cursor stands lower than prompt_toolkit believes, which would leave a
+    second prompt. Where its insides are not as they were (3.0), nothing is changed.
     """
     before: Any = getattr(app, "_on_resize", None)
 
