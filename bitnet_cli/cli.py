@@ -16,7 +16,8 @@ from typing import Annotated, Any, NoReturn
 import typer
 
 from bitnet_cli.errors import BitnetError, printable
-from bitnet_cli.options import bench, convert, embed, inspect, models, perplexity, quantize, run
+from bitnet_cli.options import batch, bench, convert, embed, inspect, models, perplexity, quantize, run, serve
+from bitnet_cli.options.eval import evaluate
 from bitnet_cli.options.pages import Command, Group
 
 GRACE = 3.0  # seconds after SIGTERM in which files and the terminal are put in order
@@ -82,11 +83,21 @@ def common(
         raise typer.Exit(2)
 
 
-for _command in (run.run, perplexity.perplexity, embed.embed, convert.convert, quantize.quantize, inspect.inspect):
+for _command in (
+    run.run,
+    serve.serve,
+    batch.batch,
+    perplexity.perplexity,
+    embed.embed,
+    convert.convert,
+    quantize.quantize,
+    inspect.inspect,
+):
     app.command(cls=Command)(_command)
 app.command("list", cls=Command)(models.list_models)
 for _command in (models.pull, models.show, models.rm):
     app.command(cls=Command)(_command)
+app.command("eval", cls=Command)(evaluate)
 app.add_typer(bench.app, name=bench.NAME)
 
 

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from .control import Wanted
 from .group_rows import GROUPS, Groups
 from .kv_cache import BLOCK, UNIT, rounded
+from .kv_cache import zeros as _zeros
 
 _numbers: Any = np.arange(16)
 # NumPy integers, not Python's: Numba compiles a function once for every different Python constant that it is called with.
@@ -97,7 +98,6 @@ class Weights(NamedTuple):
     head_groups: Groups | None = None  # the same of `head`, in place of head_kind
 
 
-CACHE_LINE = 64  # bytes
 EVERYTHING = 1 << 62  # no window
 NO_ROWS = np.zeros(0, np.int64)
 
@@ -239,14 +239,6 @@ def base3_row_bytes(cols: int, width: int) -> int:
     """
     registers = (cols + 4 * width - 1) // (4 * width) * 4
     return (registers + 4) // 5 * width
-
-
-def _zeros(shape: int | tuple[int, ...], dtype: type[np.generic]) -> NDArray[Any]:
-    """As np.zeros, which begins at any 16 bytes. Here at a cache line: loads that cross two made prefill up to 10 % slower."""
-    size = int(np.prod(shape)) * np.dtype(dtype).itemsize
-    raw = np.zeros(size + CACHE_LINE, np.uint8)
-    start = -raw.ctypes.data % CACHE_LINE
-    return raw[start : start + size].view(dtype).reshape(shape)
 
 
 def new_group_scratch(digits: int, rows: int, widest: int, threads: int) -> GroupScratch:

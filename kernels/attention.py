@@ -19,19 +19,19 @@ from numpy.typing import NDArray
 from .exponential import exp
 from .jit import inlined, kernel
 from .kv_cache import BLOCK, UNIT
-from .panels import if_unpacked, in_place, key_place, scale_scores, unit_size, unpack_keys, unpack_values, value_place, weigh_values
-from .simd import floats, selected, vectors
-from .simd.outer_products import ask, moved, new_tile
+from .panels import first_is_whole, key_place, scale_scores, unpack_keys, unpack_values, value_place, weigh_values
+from .simd import floats, selected
+from .simd.cached import few_queries, is_packed, keys_of, unit_size, values_of
+from .simd.outer_products import ask, depths, moved, new_tile
 
 load, store, zero, splat = floats.load_f32, floats.store_f32, floats.zero_f32, floats.splat_f32
 add, sub, mul, total = floats.add_f32, floats.sub_f32, floats.mul_f32, floats.total_f32
 larger, largest_lane, negative_size, fma = floats.max_f32, floats.largest_f32, floats.negative_size_f32, selected.fma
-where_negative, flattened = floats.where_negative_f32, vectors.flattened
+where_negative = floats.where_negative_f32
 _MANY = selected.REGISTERS >= 32 and selected.WIDTH == 64  # one register a vector of 16 floats: 16 sums fit
 _BLOCK, _UNIT, _KEYS, _FOUR = np.int64(BLOCK), np.int64(UNIT), np.int64(16), np.int64(4)
 _FIRST, _NEXT, _VALUES = np.int64(0), np.int64(1), np.int64(-1)
 _ONE = np.float32(1.0)
-FEW = 4  # queries that read the cache in place
 _LOWEST = np.float32(-3.4e38)  # not minus infinity, whose difference from itself is NaN
 SO_FAR, SUM, LAST, LAST_SUM, OLD, NEW = range(6)  # rows of Work.softmax
 zero_one, more_one, store_one = new_tile(1, 4)
@@ -60,15 +60,13 @@ if _MANY:
         """out[to + i * stride + lane] = sum_d left[at + i * stride + d] * source[d, lane] for four rows i and 16 * vectors lanes."""
         if vectors > 2:
             sums = zero_four()
-            for d in range(depth):
-                ask(ahead, d)
-                sums = more_four(sums, left, at + d, stride, source, d)
+            for d in range(0, depth, depths(source)):
+                sums = more_four(sums, left, at + d, stride, source, d, ahead)
             store_four(out, to, stride, sums)
         else:
             few = zero_narrow()
-            for d in range(depth):
-                ask(ahead, d)
-                few = more_narrow(few, left, at + d, stride, source, d)
+            for d in range(0, depth, depths(source)):
+                few = more_narrow(few, left, at + d, stride, source, d, ahead)
             store_narrow(out, to, stride, few)
 
 else:  # registers are few or short
@@ -78,9 +76,8 @@ else:  # registers are few or short
         """out[to + i * stride + lane] = sum_d left[at + i * stride + d] * source[d, lane] for four rows i and 16 * vectors lanes."""
         for v in range(vectors):
             part, sums = moved(source, v, _FIRST), zero_four()
-            for d in range(depth):
-                ask(ahead, d)
-                sums = more_four(sums, left, at + d, stride, part, d)
+            for d in range(0, depth, depths(source)):
+                sums = more_four(sums, left, at + d, stride, part, d, ahead)
             store_four(out, to + v * 16, stride, sums)
 
 
@@ -90,7 +87,7 @@ def _multiply(left, line, rows, places, dim, unit, vectors, source, out, ahead):
 
     source: (array, place, apart, step): 16 numbers of vector v and depth d stand at place + v * apart + d * step; depth is the element of
     keys, or the position from places[0, 0] on of values. ahead: (array, place, step): of each depth d, 64 elements from place + d * step on
-    are asked for, which will be needed next; or None.
+    are asked for, which will be needed next; or None. Depths go up to the next 8, where rows are zero: several may lie in one byte.
     """
     if rows <= 2:
         for row in range(rows):
@@ -98,9 +95,8 @@ def _multiply(left, line, rows, places, dim, unit, vectors, source, out, ahead):
             at, to = row * line + first, row * line + max(unit, 0)
             part = moved(source, _FIRST, first - places[0, 0] if unit < 0 else _FIRST)
             sums = zero_one()
-            for d in range(depth):
-                ask(ahead, d)
-                sums = more_one(sums, left, at + d, _FIRST, part, d)
+            for d in range(0, depth, depths(source)):
+                sums = more_one(sums, left, at + d, _FIRST, part, d, ahead)
             store_one(out, to, _FIRST, sums)
         return
     for row in range(0, rows, 4):
@@ -164,7 +160,10 @@ def _largest(scores, at, low, high):  # type: ignore[no-untyped-def]
     return largest_lane(top)
 
 
-@kernel
+# What a block takes is copied into `attend`: each call would hand over a hundred numbers that describe arrays, 15 % of a block's time.
+
+
+@inlined
 def _weigh(head, work, rows, line, start):  # type: ignore[no-untyped-def]
     """Scores of a block -> weights of what its values are stored as, zero where a row's neighbours see more than it does.
 
@@ -199,39 +198,44 @@ def _add_shares(work, rows, line, column, more, count):  # type: ignore[no-untyp
             _add_share(work.shares, at, work.attended, row * line + column, old, new, count)
 
 
-@kernel
+@inlined
 def _score(head, work, rows, line, dim, start):  # type: ignore[no-untyped-def]
     """Scores of all rows with a block's keys."""
     low, high, panel = work.places[0, 0], work.places[1, rows - 1], (work.panel, _FIRST, _KEYS, _UNIT)
-    keys, values, row = flattened(head.keys), flattened(head.values), value_place(head, _NEXT, _FIRST)
+    keys, values, row = keys_of(head.keys), values_of(head.values), value_place(head, _NEXT, _FIRST)
     for unit in range(low // _UNIT * _UNIT, high, _UNIT):
-        # Two units ahead: values of the same columns. Not what nobody will read: at depth 0 that would be 8 % more memory traffic.
-        ahead = values, value_place(head, start + low, min(unit, dim - 1)), row if high - low >= dim else _FIRST
-        if rows <= FEW and in_place(head) and high - unit > 32 and (start + unit) // 16 + 4 <= head.keys.shape[0]:
-            source = keys, key_place(head, start + unit), key_place(head, _KEYS), _KEYS
+        whole_unit = high - unit > 32 and (start + unit) // 16 + 4 <= head.keys.shape[0]
+        if rows <= few_queries(head) and whole_unit and not first_is_whole(head, start + unit):
+            # Two units ahead: values of the same columns. Not what nobody will read: at depth 0 that would be 8 % more memory traffic.
+            # Of packed values, whose rows may be shorter than a cache line, half of the block's bytes one after the other.
+            first, step = value_place(head, start + low, min(unit, dim - 1)), row
+            if is_packed(head):
+                first, step = value_place(head, start + low, _FIRST) + unit // _UNIT * dim * unit_size(head), unit_size(head)
+            ahead = values, first, step if high - low >= dim else _FIRST
+            source = keys, key_place(head, start + unit), key_place(head, _KEYS), unit_size(head) // 4
             _multiply(work.queries, line, rows, work.places, dim, unit, _FIRST, source, work.scores, ahead)
-            for j in range(dim, high - low):
+            for j in range(dim, 0 if is_packed(head) else high - low):
                 ask(ahead, j)
         else:
             unpack_keys(head, (start + unit) // 16, min((high - unit + 15) // 16, 4), dim, work.panel)
-            _multiply(work.queries, line, rows, work.places, dim, unit, _FIRST, panel, work.scores, if_unpacked(head, ahead))
+            _multiply(work.queries, line, rows, work.places, dim, unit, _FIRST, panel, work.scores, None)
 
 
-@kernel
+@inlined
 def _mix(head, work, rows, line, dim, start):  # type: ignore[no-untyped-def]
     """What a block's values add to the results of all rows."""
     low, high, panel = work.places[0, 0], work.places[1, rows - 1], (work.panel, _FIRST, _KEYS, _UNIT)
-    keys, values, row = flattened(head.keys), flattened(head.values), value_place(head, _NEXT, _FIRST)
+    keys, values, row, size = keys_of(head.keys), values_of(head.values), value_place(head, _NEXT, _FIRST), unit_size(head)
     for column in range(0, dim, _UNIT):
         vectors, more = min((dim - column + 15) // 16, 4), _FIRST
-        ahead = keys, key_place(head, start + _BLOCK + column), unit_size(head) if start + _BLOCK < work.lengths[rows - 1] else _FIRST
-        if rows <= FEW and in_place(head) and row >= _UNIT:
-            more = max(column + _UNIT - row, _FIRST)  # where fewer than 64 are left, so many come again
-            source = values, (start + low) * row + column - more, _KEYS, row
+        if rows <= few_queries(head) and row >= size and not first_is_whole(head, start + low):
+            ahead = keys, key_place(head, start + _BLOCK + column), size if start + _BLOCK < work.lengths[rows - 1] else _FIRST
+            more = max(column + _UNIT - row * _UNIT // size, _FIRST)  # where fewer than 64 are left, so many come again
+            source = values, (start + low) * row + (column - more) * size // _UNIT, _KEYS, row
             _multiply(work.scores, line, rows, work.places, dim, _VALUES, _FOUR, source, work.shares, ahead)
         else:
             unpack_values(head, start + low, start + high, column, work.panel)
-            _multiply(work.scores, line, rows, work.places, dim, _VALUES, vectors, panel, work.shares, if_unpacked(head, ahead))
+            _multiply(work.scores, line, rows, work.places, dim, _VALUES, vectors, panel, work.shares, None)
         _add_shares(work, rows, line, column, more, vectors * 16)
 
 

@@ -28,6 +28,7 @@ COLUMNS = 64  # of values that are unpacked together
 # Attention takes positions in blocks of this many, from position 0 on. The bits of a result depend on it, and on nothing else that could
 # be chosen: it divides whatever a cache is cut into.
 BLOCK = 128
+CACHE_LINE = 64  # bytes
 UNIT = 64  # keys, or columns of values, that attention unpacks at once
 
 
@@ -66,6 +67,14 @@ def rounded(number: int, unit: int) -> int:
     return -(-number // unit) * unit
 
 
+def zeros(shape: int | tuple[int, ...], dtype: type[np.generic] | np.dtype[Any]) -> NDArray[Any]:
+    """As np.zeros, which begins at any 16 bytes. Here at a cache line: loads that cross two made prefill up to 10 % slower."""
+    size = math.prod(shape if isinstance(shape, tuple) else (shape,)) * np.dtype(dtype).itemsize
+    raw = np.zeros(size + CACHE_LINE, np.uint8)
+    start = -raw.ctypes.data % CACHE_LINE
+    return raw[start : start + size].view(dtype).reshape(shape)
+
+
 def _shapes(kind: str, layers: int, kv_heads: int, dim: int, context: int) -> list[tuple[tuple[int, ...], Any]]:
     """Shape and type of each array of a cache, in the order of its fields."""
     blocks, rows = rounded(context, 16) // 16, rounded(dim, ROWS)
@@ -90,5 +99,5 @@ def cache_bytes(kind: str, layers: int, kv_heads: int, head_dim: int, context: i
 
 def new_cache(layers: int, kv_heads: int, head_dim: int, context: int, kind: str = "f32") -> AnyCache:
     """An empty cache of a kind in CACHE_TYPES. Zeros: the operating system gives the memory when it is first written."""
-    parts = [np.zeros(shape, dtype) for shape, dtype in _shapes(kind, layers, kv_heads, head_dim, context)]
+    parts = [zeros(shape, dtype) for shape, dtype in _shapes(kind, layers, kv_heads, head_dim, context)]
     return Cache(*parts) if kind in FLOAT_TYPES else QuantisedCache(*parts)

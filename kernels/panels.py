@@ -15,8 +15,7 @@ from .simd.vectors import flattened
 
 load, store, mul, load_cached = floats.load_f32, floats.store_f32, floats.mul_f32, selected.load_float
 lower_keys, upper_keys, four_values = cached.lower_keys, cached.upper_keys, cached.four_values
-load_steps, value_bits = cached.load_steps, cached.value_bits
-if_unpacked, in_place, unit_size = cached.if_unpacked, cached.in_place, cached.unit_size
+load_steps, value_bits, unit_size = cached.load_steps, cached.value_bits, cached.unit_size
 _UNIT, _ROWS = np.int64(UNIT), np.int64(ROWS)
 
 
@@ -106,6 +105,12 @@ def _key_steps(head, start, scores, at, first, last):  # type: ignore[no-untyped
 @kernel
 def _value_steps(head, start, scores, at, first, last):  # type: ignore[no-untyped-def]
     _times_steps(head.value_steps, start, scores, at, first, last, value_bits(head.values) == 3)
+
+
+@kernel
+def first_is_whole(head, position):  # type: ignore[no-untyped-def]
+    """Whether `position` is the text's first and its key and value are no codes."""
+    return position == 0 and value_bits(head.values) == 3
 
 
 # Each function below is what Python calls; the `overload` after it, what Numba puts in its place where a kernel calls it: functions

@@ -58,6 +58,8 @@ bitnet inspect tiny --json""",
 bitnet convert path/to/folder -o model.gguf --dry-run""",
     "embed": """bitnet embed -m models/bitnet-embedding-0.6b.gguf "a text" "another"
 bitnet embed -m models/bitnet-embedding-0.6b.gguf -f lines.txt -o vectors.npy""",
+    "serve": """bitnet serve --port 8080
+bitnet serve model.gguf --parallel 8 -c 4096""",
     "bench": """bitnet bench tiny -p 32 -n 16 -r 1
 bitnet bench --shape 2B-4T""",
 }

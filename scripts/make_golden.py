@@ -3,7 +3,8 @@
     python scripts/make_golden.py build/tiny --name tiny
 
 In: a folder written by scripts/train.py (checkpoint and tokenizer). Out: the perplexity of tests/golden/excerpt.txt and the greedy
-continuations of a few prompts, by the PyTorch forward pass in float32. --text FILE cuts a new excerpt out of that held-out text; then
+continuations of a few prompts, by the PyTorch forward pass in float32; `orders`, perplexities by other orders of sums (the instruction
+sets, the NumPy twins: docs/log.md), begin with it and are added by hand. --text FILE cuts a new excerpt out of that held-out text; then
 every entry must be made again. For each continuation the smallest lead of the chosen token over the runner-up (in logits) is kept: a
 correct engine may differ by one rounding (docs/log.md), worth about 0.02, so continuations with a lead under 0.1 are cut before that
 token.
@@ -72,7 +73,13 @@ def main() -> None:
         continuations[prompt] = new[:kept]
     file = args.out / "embedded.json"
     golden = json.loads(file.read_text()) if file.exists() else {}
-    golden[args.name] = {"perplexity": math.exp(mean), "nats": mean, "tokens": len(ids) - 1, "greedy": continuations}
+    golden[args.name] = {
+        "perplexity": math.exp(mean),
+        "orders": [math.exp(mean)],
+        "nats": mean,
+        "tokens": len(ids) - 1,
+        "greedy": continuations,
+    }
     file.write_text(json.dumps(golden, indent=1) + "\n")
     print(f"perplexity {math.exp(mean):.4f} over {len(ids) - 1} tokens")
 

@@ -184,8 +184,9 @@ def main() -> None:
         print(run_ours(args.model, shape.layers, *OURS[args.runner], args.threads, tokens))
     elif args.runner:
         from compare_peers import run_llama
+        from peer_tools import Setup
 
-        print(run_llama(args.model, args.threads, 8, tokens)["decode"])
+        print(run_llama(args.model, Setup(args.threads, 8, tokens))["decode"])
     elif args.round:
         print(json.dumps(measure_round(args, name)))
     else:

@@ -33,7 +33,7 @@ LAYERS = [
     {"machine", "embedded", "ternary", "gguf_file", "checkpoint", "text"},
     {"model"},
     {"api"},
-    {"serving"},
+    {"serving", "evaluation"},
     {"commands"},
     {"options"},
     {"cli"},

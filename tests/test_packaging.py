@@ -76,7 +76,10 @@ def test_imports_are_declared(python_files: dict[Path, ast.Module], pyproject: d
     """Whatever the packages import is in the standard library or a declared dependency, those of `serve` and `plot` only in one folder."""
     declared = {normalised(item) for item in pyproject["project"]["dependencies"]}
     optional = pyproject["project"]["optional-dependencies"]
-    more = {folder: {normalised(item) for item in optional[extra]} for folder, extra in (("serving", "serve"), ("bench", "plot"))}
+    more = {
+        folder: {normalised(item) for item in optional[extra]}
+        for folder, extra in (("serving", "serve"), ("bench", "plot"), ("evaluation", "eval"))
+    }
     known = set(sys.stdlib_module_names) | set(IMPORT_NAMES.values())
     missing = []
     for path, tree in python_files.items():

@@ -62,6 +62,7 @@ class Plan:
     watch     sees all logits (minus infinity for silent ids) and the token of every choice, but not of one that ends the text
     form      tokens are chosen among those that it allows, and the text ends where it is done; it goes on with the text
     silent    ids that are no choices (Engine.silent), ascending
+    watch_end  whether `watch` also sees the token that ends the text
     """
 
     limit: int
@@ -71,6 +72,7 @@ class Plan:
     watch: Watch | None = None
     form: Constraint | None = None
     silent: NDArray[np.int64] = field(default_factory=lambda: NO_ROWS)
+    watch_end: bool = False
 
 
 class Text(Job):
@@ -161,6 +163,8 @@ class Text(Job):
         plan, t = self._plan, self.timings
         token = self._choose(logits, again, place)
         if token in plan.ends:
+            if plan.watch and plan.watch_end:
+                plan.watch(self._sampler.heard(logits), token)
             t.finish, self.done = "stop", True
             return False
         if plan.watch:

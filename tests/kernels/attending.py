@@ -27,6 +27,7 @@ def attend(queries: Floats, head: Any, lengths: Sequence[int], window: int = EVE
     work, out = new_work(rows, dim, place), np.full(rows * dim + 1, CANARY)
     line = len(work.panel) // UNIT
     for row in range(rows):
+        work.queries[row * line + dim : row * line + rounded(dim, 8)] = 0
         work.queries[row * line : row * line + dim] = queries[row] * (np.float32(1) / np.sqrt(np.float32(dim)))
     work.lengths[:rows] = lengths
     attention.attend(head, work, rows, dim, window, 0, -(-max(lengths) // BLOCK))
@@ -44,6 +45,7 @@ def attend_block_by_block(queries: Floats, head: Any, lengths: Sequence[int], wi
     base = max(min(lengths) - window, 0) // BLOCK
     kept = np.full((blocks - base) * rows * (line + 16), np.nan, np.float32)
     for row in range(rows):
+        work.queries[row * line + dim : row * line + rounded(dim, 8)] = 0
         work.queries[row * line : row * line + dim] = queries[row] * (np.float32(1) / np.sqrt(np.float32(dim)))
     work.lengths[:rows] = lengths
     for block in range(base, blocks):

@@ -5,6 +5,7 @@ import shutil
 import stat
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -306,3 +307,22 @@ def test_a_full_disk(run_python: Callable[..., Any], tmp_path: Path) -> None:
     assert (done.returncode, done.stderr) == (0, "")
     assert '"right": true' in done.stdout
     assert [path.name for path in (tmp_path / "base").rglob("*") if path.is_file()] == [compile_cache.MARK]
+
+
+@pytest.mark.skipif(not hasattr(os, "getuid") or os.getuid() != 0, reason="only root can be somebody else")
+def test_kernels_that_root_keeps_for_all_users() -> None:
+    """As in a container: another user reads them, adds none, and needs nothing that can be written."""
+    kept = compile_cache.folder()
+    assert kept is not None
+    with tempfile.TemporaryDirectory() as name:
+        Path(name).chmod(0o755)
+        copy = Path(name) / kept.name
+        copy.mkdir(mode=0o755)
+        (copy / "x.code").touch(0o644)
+        code = "from bitnet_kernels import compile_cache as c; print(c.folder(), c.prepare())"
+        env = os.environ | {"BITNET_CACHE_DIR": name, "HOME": "/nonexistent", "PYTHONDONTWRITEBYTECODE": "1"}
+        done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=env, user=12345, cwd="/", check=True)
+        assert done.stdout.split() == [str(copy), "None"]
+        copy.chmod(0o777)
+        done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=env, user=12345, cwd="/", check=True)
+        assert done.stdout.split() == ["None", "None"]

@@ -24,10 +24,11 @@ from bitnet_cli.model.weights import PROJECTIONS
 from bitnet_cli.ternary import i2_s
 from bitnet_cli.text.from_gguf import tokenizer_from_metadata
 
-from .reference import NEAR, TIGHT
+from .reference import TIGHT
 
 pytestmark = pytest.mark.live
 SCHEMES = ("int8", "a4.8", "a4.8-fp4", "v2-a8", "v2-a4")
+NEAR = 1e-6  # distance to a half, as a share of the value: 16 units in the last place of float32
 LOOSE = 0.5  # after a code has flipped: one step of four bits is a seventh of an input's largest value
 VOCAB = 280
 TEXTS = ("It was a fine morning in", "The people of the town were not at all surprised when", "And the king said", "He had been")

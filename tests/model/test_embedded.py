@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from statistics import mean
 
 import pytest
 
@@ -54,6 +55,8 @@ def test_perplexity_to_three_digits(opened: Opened) -> None:
     ids = tokenizer.encode((GOLDEN / "excerpt.txt").read_text(encoding="utf-8"))
     result = score(Scheduler(decoder.engine), ids, decoder.engine.context, decoder.engine.context)
     assert result.tokens == EXPECTED[name]["tokens"]
-    # Orders of float sums differ, and then a rounded activation, now and then: instruction sets were 1e-5 to 6e-4 from it (docs/log.md).
-    assert result.perplexity == pytest.approx(EXPECTED[name]["perplexity"], rel=1e-3)
+    # In another order of float32 sums an activation is rounded the other way, now and then: perplexities of one model by different orders
+    # scatter by 2e-4 and 3e-4 of themselves, the training code's too. So what is held against is the mean of six, which scatters by 1e-4.
+    assert EXPECTED[name]["perplexity"] == EXPECTED[name]["orders"][0]
+    assert result.perplexity == pytest.approx(mean(EXPECTED[name]["orders"]), rel=5e-4)
     assert result.perplexity < 60  # a model that predicts nothing has 4096

@@ -21,7 +21,7 @@ from bitnet_cli.model.sequence import Sequence
 from bitnet_cli.model.weights import check_tensors
 
 from .builder import Model, Sizes, random_model, write_model
-from .reference import NEAR, assert_agree, forward
+from .reference import assert_agree, forward
 
 # 30 layers and one KV head for four, as the original's 30 and 5 for 20. The seed is one whose activations keep away from rounding
 # boundaries for all of IDS, so that no float error can move an integer.
@@ -32,7 +32,7 @@ ABSENT = ("tokenizer.ggml.pre", "hidden_activation", "attention.key_length", "at
 
 @pytest.fixture(scope="module")
 def model() -> Model:
-    return random_model(SIZES, seed=45)
+    return random_model(SIZES, seed=71)
 
 
 @pytest.fixture(scope="module")
@@ -60,7 +60,7 @@ def test_it_is_understood(path: Path, opened: Callable[[Path], GGUFFile]) -> Non
 
 def test_logits_are_those_of_the_formulas(model: Model, path: Path, text_of: Callable[..., Sequence]) -> None:
     want = forward(model, IDS)
-    assert want.margin.min() > NEAR / 2
+    assert want.margin.min() > 1
     decoder = text_of(path)
     assert assert_agree(decoder.feed_all(IDS), want.logits, want.margin) == len(IDS)
     decoder.rewind(0)
