@@ -142,7 +142,7 @@ def test_the_page_for_newcomers() -> None:
     for name, rest in found:
         command = group.commands[name]
         known = {option for parameter in command.params for option in parameter.opts}
-        assert {word for word in re.findall(r"(?<= )--?[a-z][a-z-]*", rest)} <= known, (name, rest)
+        assert set(re.findall(r"(?<= )--?[a-z][a-z-]*", rest)) <= known, (name, rest)
 
 
 @pytest.mark.parametrize("seed", range(3))
