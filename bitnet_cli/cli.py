@@ -39,6 +39,12 @@ class Commands(Group):
             _fail(error, 1)
         except typer.Abort:
             raise SystemExit(1) from None
+        except ImportError as error:  # no memory for its code, or a damaged installation; NumPy's reason is the last of 20 lines
+            reason = [line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
+            _fail(f"a library cannot be loaded: {reason[-1].removeprefix('Original error was: ')}", 1)
+        except MemoryError as error:
+            what = f" ({error})" if str(error) else ""  # NumPy says how much it wanted
+            _fail(f"not enough memory{what}; a smaller -c needs less", 1)
         except Exception as error:
             if not hasattr(error, "format_message"):
                 raise

@@ -17,7 +17,8 @@ from .kv_cache import zeros as _zeros
 _numbers: Any = np.arange(16)
 # NumPy integers, not Python's: Numba compiles a function once for every different Python constant that it is called with.
 # Projections of a layer, in the order of `Weights.offsets` and `Weights.scales`.
-Q, K, V, O, GATE, UP, DOWN = _numbers[:7]  # noqa: E741
+PROJECTIONS = 7
+Q, K, V, O, GATE, UP, DOWN = _numbers[:PROJECTIONS]  # noqa: E741
 # Norms of a layer, in the order of `Weights.norm_offsets`; -1 there means that the model has none at this place.
 ATTENTION_NORM, ATTENTION_SUB_NORM, FFN_NORM, FFN_SUB_NORM = _numbers[:4]
 # After ATTENTION_NORM or FFN_NORM and before one projection (BitNet embedding models); those before O and DOWN are the sub-norms.
@@ -67,18 +68,19 @@ class Sizes(NamedTuple):
     kept: int = 0  # so many of a token's inputs of O, the largest, are kept (inputs.py); 0: all
     query_bits: int | None = None  # 4: queries are rounded to as many bits after RoPE, as the KV cache q4 does with keys; None: not at all
     hadamard: int = 0  # 1: inputs of O and DOWN are transformed (inputs.py)
+    rotated: int | None = None  # values of a head that RoPE rotates, the first ones; None: all
 
 
 class Weights(NamedTuple):
     packed: NDArray[np.uint8]  # (bytes,) I2_S rows of every projection, packed_width(cols) / 4 bytes each
-    offsets: NDArray[np.int64]  # (layers, 7) first byte of each projection in `packed`
-    scales: NDArray[np.float32]  # (layers, 7)
+    offsets: NDArray[np.int64]  # (layers, PROJECTIONS) first byte of each projection in `packed`
+    scales: NDArray[np.float32]  # (layers, PROJECTIONS)
     norms: NDArray[np.float32]  # (floats,) all norm weights, one after the other; the last is the output norm
     norm_offsets: NDArray[np.int64]  # (layers + 1, NORM_PLACES) first element in `norms`; row `layers`, column 0: the output norm
     head: NDArray[np.uint8]  # (bytes,) embedding or head matrix, (vocab, hidden) of type head_kind
     head_offset: NDArray[np.int64]  # (1,)
     head_file: NDArray[np.int64]  # (1,) descriptor of the file that `head` maps, for single rows; -1: there is none
-    cos: NDArray[np.float32]  # (tables * context, head_dim / 2), a table for each base of rotations that layers have
+    cos: NDArray[np.float32]  # (tables * context, rotated values / 2), a table for each kind of rotations that layers have
     sin: NDArray[np.float32]  # as cos
     rope_rows: NDArray[np.int64]  # (layers,) first row of the layer's table in cos and sin
     windows: NDArray[np.int64]  # (layers,) positions that a token sees, itself and those before it; EVERYTHING: all
@@ -86,16 +88,20 @@ class Weights(NamedTuple):
     columns: NDArray[np.uint8]  # (bytes,) the `down` projections column by column (columns.py); empty where they are never read so
     columns_built: NDArray[np.int64]  # (1,) 1 once they are
     base3: NDArray[np.uint8] = np.zeros(0, np.uint8)  # (bytes,) base-3 rows of every projection (base3.py), which decode reads once built
-    base3_offsets: NDArray[np.int64] = np.zeros((0, 7), np.int64)  # (layers, 7) first byte of each projection in `base3`
+    base3_offsets: NDArray[np.int64] = np.zeros(
+        (0, PROJECTIONS), np.int64
+    )  # (layers, PROJECTIONS) first byte of each projection in `base3`
     base3_built: NDArray[np.int64] = np.zeros(1, np.int64)  # (1,) 1 once they are
     # Where there are parts (parts.py), in place of `scales`: the rows of a projection up to part_ends[i] have the scale part_scales[i],
     # those up to part_ends[i + 1] the next, and i = part_at[layer, projection] is the first. The last end is the number of rows.
-    part_at: NDArray[np.int64] = np.zeros((0, 7), np.int64)  # (layers, 7); no layers: there are no parts
+    part_at: NDArray[np.int64] = np.zeros((0, PROJECTIONS), np.int64)  # (layers, PROJECTIONS); no layers: there are no parts
     part_ends: NDArray[np.int64] = np.zeros(0, np.int64)  # (parts,)
     part_scales: NDArray[np.float32] = np.zeros(0, np.float32)  # (parts,)
     # Not None: `packed` has matrices of group_rows.py, whose products are multiplied by `scales`; no parts, columns or base-3 rows.
     groups: Groups | None = None
     head_groups: Groups | None = None  # the same of `head`, in place of head_kind
+    biases: NDArray[np.float32] | None = None  # (layers, (heads + 2 kv_heads) * head_dim) what is added to q, k and v, in this order
+    folds: "Folds | None" = None  # weights that are folded with a Hadamard transform
 
 
 EVERYTHING = 1 << 62  # no window
@@ -114,6 +120,14 @@ class Planes(NamedTuple):
     scales: NDArray[np.float32]  # (rows,) one step of the codes
     errors: NDArray[np.float32]  # (rows, 3) length of what is left of a row after 4, 6 and 8 bits
     ids: NDArray[np.int64]  # (rows,) which row of the head each is, ascending
+
+
+class Folds(NamedTuple):
+    """Which projections take inputs that a Hadamard transform has spread (folds.py)."""
+
+    signs: NDArray[np.float32]  # (values,) +1 or -1
+    at: NDArray[np.int64]  # (layers + 1, PROJECTIONS) first of an input's signs; -1: it is not folded. Row `layers`, column 0: the head
+    block: int  # values that are transformed together, a power of two
 
 
 class CutFrame(NamedTuple):

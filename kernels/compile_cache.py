@@ -21,7 +21,7 @@ import stat
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -93,7 +93,7 @@ def source_hash() -> str:
 
 
 class Refusal:
-    """Why nothing can be kept, in words for the user; None where that is not known, or something can."""
+    """Why nothing can be kept, or something could not be, in words for the user; None where that is not known, or all was."""
 
     reason: str | None = None
 
@@ -185,6 +185,15 @@ def prepare() -> Path | None:
     return path
 
 
+@contextmanager
+def noting_faults() -> Iterator[None]:
+    """What cannot be written, as on a full disk, is not kept; the reason is noted for the user."""
+    try:
+        yield
+    except OSError as error:
+        refused.reason = f"{folder()}: {error.strerror or error}"
+
+
 def tolerate_faults(dispatcher: Any) -> Any:
     """Numba raises where a kept file is damaged or cannot be written, as on a full disk. Here such a kernel is compiled, and not kept."""
     kept = dispatcher._cache
@@ -199,7 +208,7 @@ def tolerate_faults(dispatcher: Any) -> Any:
             return None
 
     def save_overload(signature: Any, data: Any) -> None:
-        with suppress(OSError):
+        with noting_faults():
             save(signature, data)
 
     kept.load_overload, kept.save_overload = load_overload, save_overload

@@ -16,6 +16,7 @@ import numpy as np
 
 from .arrays import BLOCK_ROWS, TILE_BYTES
 from .barrier import barrier
+from .folds import perhaps_fold
 from .group_rows import LARGEST_UNIT, LINE, ROWS, WORD
 from .jit import inlined, kernel
 from .norm import rms_norm
@@ -326,6 +327,7 @@ def logits_by_groups(groups, z, w, s, wanted, thread, threads, control):  # type
     for i in range(first, last):
         row = thread if wanted == 1 else s.wanted[i, 2]
         rms_norm(s.x[s.wanted[i, 0]], w.norms, at, z.hidden, z.norm_eps, x)
+        perhaps_fold(w.folds, z.layers, ZERO, x, z.hidden, x)
         quantise_groups(x, z.hidden, groups, digits, s.codes[row], s.fine_codes[row], s.groups, row, s.residue[thread])
     if wanted > 1:
         barrier(control, threads)

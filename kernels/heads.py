@@ -21,11 +21,22 @@ _BLOCK, _UNIT, _START = np.int64(BLOCK), np.int64(UNIT), np.int64(0)
 
 
 @kernel
+def _rotate_halves(rotated, dim, source, start, cos, sin, out, place):  # type: ignore[no-untyped-def]
+    """rotated: None, all of the head, or how many of its values; an argument, so that Numba leaves out what None does not need."""
+    if rotated is None:
+        rotate(source, start, cos, sin, dim // 2, out, place)
+    else:
+        rotate(source, start, cos, sin, rotated // 2, out, place)
+        for d in range(rotated, dim):
+            out[place + d] = source[start + d]
+
+
+@kernel
 def _rotate(z, source, start, cos, sin, out, place):  # type: ignore[no-untyped-def]
     if z.rope == ROPE_PAIRS:
         rotate_pairs(source, start, cos, sin, z.head_dim // 2, out, place)
     else:
-        rotate(source, start, cos, sin, z.head_dim // 2, out, place)
+        _rotate_halves(z.rotated, z.head_dim, source, start, cos, sin, out, place)
 
 
 @inlined

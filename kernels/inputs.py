@@ -60,12 +60,19 @@ def keep_largest(x, cols, count):  # type: ignore[no-untyped-def]
 
 @inlined
 def hadamard(x, cols):  # type: ignore[no-untyped-def]
-    """x = each block of n of its values times the n x n Hadamard matrix / sqrt(n). x: (>= cols,) float32, cols a multiple of 16.
-
-    n is the largest power of two that divides cols (2,560 = 5 x 512; 6,912 = 27 x 256): the paper's widths are powers of two. Sums and
-    differences of values 1, 2, 4 ... apart, in this order, so that every CPU rounds alike.
+    """As `hadamard_blocks`; n is the largest power of two that divides cols (2,560 = 5 x 512; 6,912 = 27 x 256): the paper's widths are
+    powers of two.
     """
-    n, step = cols & -cols, 16
+    hadamard_blocks(x, cols, cols & -cols)
+
+
+@inlined
+def hadamard_blocks(x, cols, n):  # type: ignore[no-untyped-def]
+    """x = each block of n of its values times the n x n Hadamard matrix / sqrt(n). x: (>= cols,) float32, cols a multiple of n, n of 16.
+
+    Sums and differences of values 1, 2, 4 ... apart, in this order, so that every CPU rounds alike.
+    """
+    step = 16
     for i in range(0, cols, 16):
         store(x, i, butterflies(load(x, i)))
     while step < n:

@@ -35,6 +35,7 @@ from .frame import Frame, Layout
 Call = Callable[..., int]
 _MAGIC = b"bitnet machine code 1\n"
 _TRIAL_SECONDS = 30  # half a second is usual
+WAIT = 120.0  # seconds for another process that compiles: four times what a slow machine takes
 TRIALS, LATER = 3, 86400  # trials without delay after a failed one; seconds between those that follow
 _lock = threading.RLock()
 _engines: list[Any] = []  # they own the machine code
@@ -51,7 +52,10 @@ class Entry:
         """Load the code for the frame's layout, or compile it, which takes seconds. integers: how many there are besides the frame."""
         with _lock:
             if frame.layout not in self._functions:
-                address = self._load(frame.layout) or self._compile(frame.layout, integers)
+                address = self._load(frame.layout)
+                if not address:
+                    with _alone(self._file(frame.layout)):
+                        address = self._load(frame.layout) or self._compile(frame.layout, integers)
                 prototype = ctypes.CFUNCTYPE(ctypes.c_int32, *[ctypes.c_void_p] * 3, *[ctypes.c_int64] * integers)
                 self._functions[frame.layout] = prototype(address)
         return _bound(self._functions[frame.layout], frame)
@@ -85,9 +89,41 @@ class Entry:
         symbol = compiled.fndesc.llvm_func_name
         path = self._file(layout)
         if path:
-            with suppress(Exception):  # Numba's own functions, which may change
+            with suppress(Exception), compile_cache.noting_faults():  # Numba's own functions, which may change
                 keep(path, symbol, loaded_code(kernel) or compiled.library.serialize_using_object_code()[2][0])
         return int(compiled.library.get_pointer_to_function(symbol))
+
+
+@contextmanager
+def _alone(path: Path | None) -> Iterator[None]:
+    """One process compiles what is kept in `path`, and others that want the same wait, for as long as it may take: then they find it done.
+
+    The lock goes with its process. Where there is none (Windows, some network file systems, no folder), all compile.
+    """
+    if path is None or sys.platform == "win32":
+        yield
+        return
+    import fcntl
+
+    try:
+        handle = os.open(path.with_suffix(".lock"), os.O_RDWR | os.O_CREAT | getattr(os, "O_CLOEXEC", 0), 0o600)
+    except OSError:
+        yield
+        return
+    try:
+        until = time.monotonic() + WAIT
+        while time.monotonic() < until:
+            try:
+                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                time.sleep(0.05)
+                continue
+            except OSError:
+                pass
+            break
+        yield
+    finally:
+        os.close(handle)
 
 
 def _bound(function: Any, frame: Frame) -> Call:

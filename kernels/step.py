@@ -39,6 +39,7 @@ from .base3 import base3_matvec, base3_matvec_chosen
 from .columns import BLOCK, find_active, matvec_by_columns
 from .control import ASLEEP, DONE, FIRST_LAYER, LAST_LAYER, POSITION, STEP, STOP, TOKENS, WANTED
 from .dense import head_matvec
+from .folds import perhaps_fold
 from .glu import gated
 from .grouped import logits_by_groups, perhaps_quantise, project_groups, row_unit
 from .head_search import top_logits
@@ -77,10 +78,11 @@ def _packed_width(cols):  # type: ignore[no-untyped-def]
 
 
 @kernel
-def prepare(x, cols, w, norm_at, then_at, eps, kind, kept, turned, s, tokens, thread, threads, control):  # type: ignore[no-untyped-def]
+def prepare(x, cols, w, layer, which, norm_at, then_at, eps, kind, kept, turned, s, tokens, thread, threads, control):  # type: ignore[no-untyped-def]
     """x: (tokens, >= cols) -> RMSNorm where norm_at >= 0, another where then_at >= 0 -> rows of codes of a kind (arrays.py) in s.codes.
 
-    Between norm and codes, a Hadamard transform where turned is not zero, and all but the `kept` largest become zero where that is not.
+    Between norm and codes, a Hadamard transform where turned is not zero, and all but the `kept` largest become zero where that is not;
+    what `which`, the first projection of this input, needs where weights are folded (folds.py).
 
     One token: every thread makes its own copy, in row `thread`, which costs less than a barrier. More: tokens are split, then a barrier.
     """
@@ -98,6 +100,8 @@ def prepare(x, cols, w, norm_at, then_at, eps, kind, kept, turned, s, tokens, th
             hadamard(source, cols)
         if kept > 0:
             keep_largest(source, cols, kept)
+        if perhaps_fold(w.folds, layer, which, source, cols, s.normed[row]):
+            source = s.normed[row]
         if kind != INT8:
             s.factors[row], s.sums[row] = quantise_row_4(source, cols, kind, s.codes[row], _kernel_length(cols))
             continue
@@ -181,6 +185,19 @@ def project(w, s, layer, which, cols, rows, out, place, accumulate, tokens, thre
     _project(w.groups, w, s, layer, which, cols, rows, out, place, accumulate, tokens, thread, first, last)
 
 
+@kernel
+def perhaps_add_bias(biases, groups, out, layer, place, rows, tokens, thread, threads):  # type: ignore[no-untyped-def]
+    """out[t, place + r] += biases[layer, place + r] for the rows r of a projection that this thread has just written.
+
+    biases: Weights.biases; None is known when this is compiled, and nothing is left of it.
+    """
+    if biases is not None:
+        first, last = share(rows, row_unit(groups), thread, threads)
+        for t in range(tokens):
+            for r in range(place + first, place + last):
+                out[t, r] += biases[layer, r]
+
+
 @inlined
 def up_where_gate_is_open(z, w, s, layer, thread, threads):  # type: ignore[no-untyped-def]
     """Rows of `up` for one token, of those hidden units only whose gate is above zero: relu(gate)² makes the others exact zeros.
@@ -246,15 +263,20 @@ def run_layer(z, w, cache, s, layer, tokens, position, thread, threads, control)
         if which == Q or norm_at >= 0:
             if which > Q and tokens > 1:
                 barrier(control, threads)  # others may still read the codes
-            prepare(s.x, z.hidden, w, at[ATTENTION_NORM], norm_at, eps, z.codes, START, START, s, tokens, thread, threads, control)
-        place = START if which == Q else inner + (which - K) * kv
-        project(w, s, layer, which, z.hidden, inner if which == Q else kv, s.qkv, place, WRITE, tokens, thread, threads)
+            prepare(
+                s.x, z.hidden, w, layer, Q, at[ATTENTION_NORM], norm_at, eps, z.codes, START, START, s, tokens, thread, threads, control
+            )
+        place, rows = (START, inner) if which == Q else (inner + (which - K) * kv, kv)
+        project(w, s, layer, which, z.hidden, rows, s.qkv, place, WRITE, tokens, thread, threads)
+        perhaps_add_bias(w.biases, w.groups, s.qkv, layer, place, rows, tokens, thread, threads)
     barrier(control, threads)
     if at[Q_HEAD_NORM] >= 0:
         norm_heads(z, w, at[Q_HEAD_NORM], at[K_HEAD_NORM], s, tokens, thread, threads, control)
     attention(z, w, cache, s, layer, tokens, position, thread, threads, control)
     barrier(control, threads)
-    prepare(s.mixed, inner, w, at[ATTENTION_SUB_NORM], NONE, eps, z.codes_o, z.kept, z.hadamard, s, tokens, thread, threads, control)
+    prepare(
+        s.mixed, inner, w, layer, O, at[ATTENTION_SUB_NORM], NONE, eps, z.codes_o, z.kept, z.hadamard, s, tokens, thread, threads, control
+    )
     straight = at[ATTENTION_OUT_NORM] < 0
     project(w, s, layer, O, inner, z.hidden, s.x if straight else s.branch, START, straight, tokens, thread, threads)
     barrier(control, threads)
@@ -265,7 +287,7 @@ def run_layer(z, w, cache, s, layer, tokens, position, thread, threads, control)
         if which == GATE or norm_at >= 0:
             if which > GATE and tokens > 1:
                 barrier(control, threads)
-            prepare(s.x, z.hidden, w, at[FFN_NORM], norm_at, eps, z.codes, START, START, s, tokens, thread, threads, control)
+            prepare(s.x, z.hidden, w, layer, GATE, at[FFN_NORM], norm_at, eps, z.codes, START, START, s, tokens, thread, threads, control)
         if which == UP and tokens == 1 and z.activation == RELU2 and row_unit(w.groups) == FOUR:
             up_where_gate_is_open(z, w, s, layer, thread, threads)
         else:
@@ -275,7 +297,24 @@ def run_layer(z, w, cache, s, layer, tokens, position, thread, threads, control)
     for t in range(tokens):
         gated(s.gate[t], s.up[t], z.activation, first, last)
     barrier(control, threads)
-    prepare(s.gate, z.feed_forward, w, at[FFN_SUB_NORM], NONE, eps, z.codes_down, START, z.hadamard, s, tokens, thread, threads, control)
+    prepare(
+        s.gate,
+        z.feed_forward,
+        w,
+        layer,
+        DOWN,
+        at[FFN_SUB_NORM],
+        NONE,
+        eps,
+        z.codes_down,
+        START,
+        z.hadamard,
+        s,
+        tokens,
+        thread,
+        threads,
+        control,
+    )
     straight = at[FFN_OUT_NORM] < 0
     if not (straight and tokens == 1 and w.columns_built[0] and down_by_columns(z, w, s, layer, thread, threads)):
         project(w, s, layer, DOWN, z.feed_forward, z.hidden, s.x if straight else s.branch, START, straight, tokens, thread, threads)
@@ -291,6 +330,7 @@ def logits_of_rows(z, w, s, wanted, thread, threads, control):  # type: ignore[n
     for i in range(wanted):
         row, top, logits = s.wanted[i, 0], s.wanted[i, 1], s.logits[s.wanted[i, 2]]
         rms_norm(s.x[row], w.norms, w.norm_offsets[z.layers, 0], z.hidden, z.norm_eps, x)
+        perhaps_fold(w.folds, z.layers, Q, x, z.hidden, x)
         if top > 0:
             top_logits(w, z, x, s, logits, top, thread, threads, control)
         else:

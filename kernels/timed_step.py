@@ -13,15 +13,15 @@ from llvmlite import ir
 from numba import types
 
 from . import grouped, head_search, heads, step
-from .arrays import DOWN, UP, Scratch
+from .arrays import DOWN, PROJECTIONS, UP, Scratch
 from .barrier import barrier
 from .jit import inlined, kernel
 from .simd.vectors import call, intrinsic
 
-# Slots of a thread's laps, 0 to 6 as arrays.Q to arrays.DOWN. INPUTS: norm and rounding of what projections take; NORMS: of heads, and
+# Slots of a thread's laps, the first as arrays.Q to arrays.DOWN. INPUTS: norm and rounding of what projections take; NORMS: of heads, and
 # before something is added to the residual stream; WAITING: for other threads, at barriers.
-ATTENTION, STORE, INPUTS, GLU, NORMS, HEAD, WAITING = range(7, 14)
-SLOTS, LAST, WORDS = 14, 14, 16  # LAST: the clock when it was last read
+ATTENTION, STORE, INPUTS, GLU, NORMS, HEAD, WAITING = range(PROJECTIONS, PROJECTIONS + 7)
+SLOTS, LAST, WORDS = WAITING + 1, WAITING + 1, 16  # LAST: the clock when it was last read
 MACHINE = platform.machine().lower()
 HAS_CLOCK = MACHINE in ("x86_64", "amd64", "aarch64", "arm64")
 
@@ -91,8 +91,8 @@ _top_logits = _bound(head_search.top_logits, kernel, _threshold=_threshold)
 
 
 @inlined
-def _timed_prepare(x, cols, w, norm_at, then_at, eps, kind, kept, turned, s, tokens, thread, threads, both):  # type: ignore[no-untyped-def]
-    _prepare(x, cols, w, norm_at, then_at, eps, kind, kept, turned, s, tokens, thread, threads, both)
+def _timed_prepare(x, cols, w, layer, which, norm_at, then_at, eps, kind, kept, turned, s, tokens, thread, threads, both):  # type: ignore[no-untyped-def]
+    _prepare(x, cols, w, layer, which, norm_at, then_at, eps, kind, kept, turned, s, tokens, thread, threads, both)
     lap(s.laps, INPUTS)
 
 

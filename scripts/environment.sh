@@ -1,7 +1,7 @@
 # Sourced by check and test. Goes to the root of the repository and puts the tools of the extra `dev` on PATH.
 #
 # The virtual environment is $BITNET_VENV, else the active one, else .venv, which is made on first use with $PYTHON (default: python3).
-# The package is installed there in editable form, and again only after pyproject.toml changed.
+# The package is installed there in editable form, and again only after pyproject.toml changed. BITNET_LOCK names a lock with digests.
 
 caller=$PWD
 cd -- "$(dirname -- "${BASH_SOURCE[0]}")/.."
@@ -26,9 +26,15 @@ stamp=$venv/bitnet-dev.stamp
 if ! compgen -G "$venv/lib*/python*/site-packages/__editable__.bitnet_cli-*.pth" >/dev/null ||
     ! { echo "$PWD" && cat pyproject.toml; } | cmp -s - "$stamp"; then
     echo "installing bitnet with its development tools into $venv" >&2
+    # With BITNET_LOCK, as in CI, what the lock names and nothing else: a release that was put in another's place is refused by its digest.
+    arguments=(--editable '.[dev]')
+    if [ -n "${BITNET_LOCK:-}" ]; then
+        "$venv/bin/python" -m pip install --quiet --disable-pip-version-check --require-hashes --requirement "$BITNET_LOCK"
+        arguments=(--no-deps --no-build-isolation --editable .)
+    fi
     # setuptools warns of folders with the package's name at every editable install; here they are meant.
     PYTHONWARNINGS="ignore:Editable installation" \
-        "$venv/bin/python" -m pip install --quiet --disable-pip-version-check --editable '.[dev]'
+        "$venv/bin/python" -m pip install --quiet --disable-pip-version-check "${arguments[@]}"
     { echo "$PWD" && cat pyproject.toml; } >"$stamp"
 fi
 PATH=$venv/bin:$PATH

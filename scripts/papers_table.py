@@ -30,6 +30,7 @@ from bitnet_cli.commands.bench.project import CACHES, LEAST
 from bitnet_cli.commands.bench.shapes import SHAPES, Shape, write_shape
 from bitnet_cli.gguf_file.reader import open_gguf
 from bitnet_cli.gguf_file.types import TensorType, nbytes
+from bitnet_cli.layer_table import projection_shapes
 from bitnet_cli.machine.cpu import last_cache_bytes
 
 # Shape -> tokens/s of llama.cpp (float16) and bitnet.cpp on the Intel i7-13700H, all threads (arXiv 2410.16144, table 4).
@@ -69,7 +70,7 @@ def run_ours(model: Path, whole: int, activation: str, top: int, threads: int, t
 
 def layers_for(shape: Shape, kind: TensorType, memory: float) -> list[int]:
     """Layers of the files to measure: all, or two numbers from which all are projected. None where memory does not hold two."""
-    layer = sum(nbytes(kind, size) for size in shape.projections().values())
+    layer = sum(nbytes(kind, size) for size in projection_shapes(shape).values())
     head = 2 * shape.vocab * shape.hidden
     if layer * shape.layers + head <= memory:
         return [shape.layers]

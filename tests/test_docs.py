@@ -49,13 +49,25 @@ def reason_not_to_run(line: str) -> str | None:
     return next((reason for pattern, reason in ELSEWHERE.items() if re.search(pattern, line)), None)
 
 
-@pytest.fixture(scope="module")
-def script() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("make_cli_docs", ROOT / "scripts" / "make_cli_docs.py")
+def loaded(name: str) -> ModuleType:
+    """A module of scripts/."""
+    spec = importlib.util.spec_from_file_location(name, ROOT / "scripts" / f"{name}.py")
     assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
+
+
+@pytest.fixture(scope="module")
+def script() -> ModuleType:
+    return loaded("make_cli_docs")
+
+
+def test_the_page_of_faults_names_tests_that_are_there() -> None:
+    script = loaded("make_faults_docs")
+    assert (ROOT / "docs" / "faults.md").read_text(encoding="utf-8") == script.page(), "stale: run python scripts/make_faults_docs.py"
+    with pytest.raises(ValueError, match="no test"):
+        script.location("hostile/gguf::no_such_test")
 
 
 def test_the_page_of_commands_is_made_from_the_options(script: ModuleType) -> None:

@@ -29,7 +29,7 @@ HEAVY = {
 # A module may import its own layer and those below. The package itself (`from bitnet_cli import load`) stands for the whole engine, so only
 # its version may be asked for from below; it is the top layer.
 LAYERS = [
-    {"errors", "activations", "__version__"},
+    {"errors", "activations", "layer_table", "__version__"},
     {"machine", "embedded", "ternary", "gguf_file", "checkpoint", "text"},
     {"model"},
     {"api"},
@@ -42,7 +42,7 @@ LAYERS = [
 ]
 RANK = {name: rank for rank, layer in enumerate(LAYERS) for name in layer}
 # These know files, layouts and text, not how the numbers are computed.
-WITHOUT_KERNELS = {"errors", "activations", "ternary", "gguf_file", "checkpoint", "text", "embedded", "options", "cli"}
+WITHOUT_KERNELS = {"errors", "activations", "layer_table", "ternary", "gguf_file", "checkpoint", "text", "embedded", "options", "cli"}
 # These compute nothing, and both packages need them.
 FOR_ALL = {"bitnet_kernels.child", "bitnet_kernels.private"}
 

@@ -72,7 +72,7 @@ def read_config(folder: Path) -> ModelConfig:
         raise UnsupportedError(f"{path}: hidden_act: {_short(activation)} is not supported; {known}")
     rope = read_rope(fields, head_dim, family.rope_theta, windows=family.windows, divisors=family.pairs)
     layers = fields.integer("num_hidden_layers", 1, 1 << 12)
-    refuse_switches(fields, neutral_sizes(hidden, layers, head_dim, "self_attn.q_norm" in family.layer))
+    refuse_switches(fields, neutral_sizes(hidden, layers, head_dim, family))
     vocab_size = fields.integer("vocab_size", 1, 1 << 24)
     return ModelConfig(
         family=family,

@@ -5,19 +5,7 @@ Names on the left are a checkpoint's (inside `model.layers.N.` for a layer), on 
 
 from dataclasses import dataclass
 
-# GGUF name -> (kind of tensor, shape as names of sizes). Sizes: h hidden, f feed-forward, q heads * head_dim, k kv_heads * head_dim.
-PROJECTIONS = {
-    "attn_q": ("q", "h"),
-    "attn_k": ("k", "h"),
-    "attn_v": ("k", "h"),
-    "attn_output": ("h", "q"),
-    "ffn_gate": ("f", "h"),
-    "ffn_up": ("f", "h"),
-    "ffn_down": ("h", "f"),
-}
-NORMS = {"attn_norm": "h", "attn_sub_norm": "q", "ffn_norm": "h", "ffn_sub_norm": "f"}
-NORMS |= {"attn_q_norm": "d", "attn_k_norm": "d", "post_attention_norm": "h", "post_ffw_norm": "h"}  # d head_dim
-NORMS |= {f"{projection}_norm_in": cols for projection, (_, cols) in PROJECTIONS.items()}
+from bitnet_cli.layer_table import ORDER, PROJECTIONS
 
 _LAYER = {
     "input_layernorm": "attn_norm",
@@ -32,6 +20,7 @@ _LAYER = {
 }
 
 
+_QWEN2 = _LAYER | {f"self_attn.{name}_proj.bias": f"attn_{name}.bias" for name in "qkv"}
 _QWEN3 = _LAYER | {"self_attn.q_norm": "attn_q_norm", "self_attn.k_norm": "attn_k_norm"}
 _GEMMA3 = _QWEN3 | {
     "post_attention_layernorm": "post_attention_norm",
@@ -62,11 +51,7 @@ class Family:
 
 
 def _in_compute_order(layer: dict[str, str]) -> dict[str, str]:
-    order = ["attn_norm", "attn_q_norm_in", "attn_q", "attn_k_norm_in", "attn_k", "attn_v_norm_in", "attn_v", "attn_q_norm", "attn_k_norm"]
-    order += ["attn_sub_norm", "attn_output_norm_in", "attn_output", "post_attention_norm"]
-    order += ["ffn_norm", "ffn_gate_norm_in", "ffn_gate", "ffn_up_norm_in", "ffn_up"]
-    order += ["ffn_sub_norm", "ffn_down_norm_in", "ffn_down", "post_ffw_norm"]
-    return dict(sorted(layer.items(), key=lambda item: order.index(item[1])))
+    return dict(sorted(layer.items(), key=lambda item: ORDER[item[1]]))
 
 
 def with_input_norms(layer: dict[str, str]) -> dict[str, str]:
@@ -108,6 +93,16 @@ FAMILIES = {
             gguf={"silu": "llama"},
             norm_eps=1e-6,
             pairs=True,
+        ),
+        # the decoder of VibeVoice-ASR, and any ternary Qwen2
+        Family(
+            "Qwen2ForCausalLM",
+            _in_compute_order(_QWEN2),
+            activation="silu",
+            rope_theta=10000.0,
+            float_is_master=False,
+            gguf={"silu": "qwen2"},
+            norm_eps=1e-6,
         ),
         # microsoft/bitnet-embedding-0.6b, and with a head any ternary Qwen3
         *(

@@ -3,8 +3,8 @@
     A  online         float master weights, linear_class autobitlinear, mode online       absmean
     B  packed         2-bit codes and weight_scale, linear_class autobitlinear            scale = weight_scale
     C  packed         2-bit codes and weight_scale, any other linear_class                scale = 1 / weight_scale
-    D  dequantised    floats of three values -s, 0, s, no quantization_config             scale = s; several: s of each block of 256, or row
-    E  master         float master weights, no quantization_config                        absmean, of the tensor or of each row (rows.py)
+    D  dequantised    floats of three values -s, 0, s, no quantization_config             scale = s; several: s of each block, group, or row
+    E  master         float master weights, no quantization_config                        absmean, of the tensor, each row, or each group
     F  unpacked       floats -1, 0, 1 and weight_scale                                    scale as in B or C
 
 B and C differ in one word of config.json: transformers' AutoBitLinear multiplies by weight_scale and its BitLinear divides by it
@@ -32,8 +32,10 @@ class Flavour(Enum):
     PACKED_DIVIDE = "C (packed, bitlinear)"
     DEQUANTISED = "D (dequantised ternary)"
     SEVERAL = "D (dequantised ternary, several scales a tensor)"
+    GROUPS = "D (dequantised ternary, a scale a group)"
     ROWS = "D (dequantised ternary, a scale a row)"
     MASTER = "E (float master)"
+    MASTER_GROUPS = "E (float master, a scale a group)"
     MASTER_ROWS = "E (float master, a scale a row)"
     UNPACKED_MULTIPLY = "F (unpacked, autobitlinear)"
     UNPACKED_DIVIDE = "F (unpacked, bitlinear)"
@@ -48,11 +50,16 @@ class Flavour(Enum):
             return "multiply by weight_scale"
         if self in (Flavour.PACKED_DIVIDE, Flavour.UNPACKED_DIVIDE):
             return "divide by weight_scale"
-        if self is Flavour.SEVERAL:
+        if self in (Flavour.SEVERAL, Flavour.GROUPS):
             return "max|W| of each block"
+        if self is Flavour.MASTER_GROUPS:
+            return "mean|W| of each group, in float16"
         if self in (Flavour.ROWS, Flavour.MASTER_ROWS):
             return f"{'max' if self is Flavour.ROWS else 'mean'}|W| of each row"
         return "max|W|" if self is Flavour.DEQUANTISED else "mean|W|"
+
+
+BY_BLOCK = (Flavour.SEVERAL, Flavour.GROUPS, Flavour.MASTER_GROUPS)  # blocks.py
 
 
 @dataclass(frozen=True)
@@ -94,34 +101,17 @@ def largest_value(weight: StoredTensor) -> np.float32:
 
 
 def looks_ternary(weight: StoredTensor) -> bool:
-    """Whether a float tensor holds only -s, 0, s, or such values with one s in each group of 32 weights in a row.
+    """Whether a float tensor holds only -s, 0, s, or such values and 2 s with one s in each group of 32 weights in a row.
 
     Master weights never do: the first 32 trained floats do not agree in size. Zeros alone say nothing, so the search goes on.
     """
     for chunk in weight.float32_chunks():
         size = np.abs(chunk)
         groups = size.reshape(-1, 32) if size.shape[-1] % 32 == 0 else size
-        if not np.all((groups == 0) | (groups == groups.max(axis=1, keepdims=True))):
+        largest = groups.max(axis=1, keepdims=True)
+        if not np.all((groups == 0) | (groups == largest) | (2 * groups == largest)):
             return False
     return True
-
-
-def read_blocks(weight: StoredTensor, block: int, rows: int) -> Iterator[tuple[NDArray[np.int8], NDArray[np.float16]]]:
-    """A tensor of -s, 0, s with one s in each block of weights, as int8 (chunk rows, cols) and s (chunk rows, cols / block); 0: no weights.
-
-    rows: chunks are a multiple of it. UnsupportedError for other values, and where s is no float16: packed types hold such scales only.
-    """
-    step = max(1, CHUNK // (weight.shape[1] * rows)) * rows
-    for start in range(0, weight.shape[0], step):
-        chunk = weight.float32(start, min(start + step, weight.shape[0]))
-        blocks = chunk.reshape(-1, block)
-        scales = np.abs(blocks).max(axis=1)
-        with np.errstate(over="ignore"):
-            stored = scales.astype(np.float16)
-        ternary = (blocks == 0) | (np.abs(blocks) == scales[:, None])
-        if not (ternary.all() and np.array_equal(stored.astype(np.float32), scales)):
-            raise UnsupportedError(f"{weight.path}: {weight.name}: not one float16 scale in each {block} neighbours of a row")
-        yield np.sign(chunk).astype(np.int8), stored.reshape(len(chunk), -1)
 
 
 def has_one_scale(weight: StoredTensor) -> bool:

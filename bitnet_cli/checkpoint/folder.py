@@ -3,24 +3,26 @@
 Everything that can be refused without reading weights is refused here, before an output file exists.
 """
 
+import dataclasses
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
-from numpy.typing import NDArray
-
 from bitnet_cli.activations import FLOAT, INT8
 from bitnet_cli.checkpoint.as_stored import as_stored
+from bitnet_cli.checkpoint.blocks import Rows, Table, read_blocks, round_blocks, table_of
 from bitnet_cli.checkpoint.config import ModelConfig, is_skipped, read_config
-from bitnet_cli.checkpoint.families import IGNORED, NORMS, PROJECTIONS, with_input_norms
-from bitnet_cli.checkpoint.flavours import Flavour, has_one_scale, is_packed, looks_ternary, read_blocks
-from bitnet_cli.checkpoint.packing import scale_table
+from bitnet_cli.checkpoint.families import IGNORED, with_input_norms
+from bitnet_cli.checkpoint.flavours import BY_BLOCK, Flavour, has_one_scale, is_packed, looks_ternary
+from bitnet_cli.checkpoint.packing import FINEST, scale_table
 from bitnet_cli.checkpoint.pooling import POOLING_FILE
 from bitnet_cli.checkpoint.rows import rows_have_one_scale
 from bitnet_cli.checkpoint.shards import read_tensors, refuse_pickle
 from bitnet_cli.checkpoint.stored import StoredTensor
 from bitnet_cli.checkpoint.tokenizer import TOKENIZER_FILES
 from bitnet_cli.errors import BadFileError, UnsupportedError, UsageError
+from bitnet_cli.layer_table import PROJECTIONS, VECTORS, file_name, projection_shapes, shapes
+from bitnet_cli.ternary.layouts import rows_or_columns
 
 
 @dataclass(frozen=True)
@@ -31,7 +33,12 @@ class Projection:
     weight: StoredTensor
     scale: StoredTensor | None
     flavour: Flavour | None
-    scales: NDArray[np.float16] | None = None  # of Flavour.SEVERAL: packing.scale_table, rows as in the checkpoint
+    scales: Table | None = None  # of BY_BLOCK: packing.scale_table, rows as in the checkpoint
+    group: int = 0  # of Flavour.MASTER_GROUPS: weights that share a scale
+
+    def blocks(self, size: int, rows: int = 1) -> Iterator[Rows]:
+        """Of BY_BLOCK: all rows, scales for each `size` weights. rows: chunks are a multiple of it."""
+        return round_blocks(self.weight, self.group, size, rows) if self.group else read_blocks(self.weight, size, rows)
 
 
 @dataclass(frozen=True)
@@ -42,16 +49,17 @@ class Checkpoint:
     config: ModelConfig
     flavour: Flavour
     dense: dict[str, StoredTensor]  # token_embd, output: (vocab_size, hidden)
-    norms: dict[str, StoredTensor]  # 1-dimensional
+    norms: dict[str, StoredTensor]  # and biases: 1-dimensional
     projections: dict[str, Projection]
     order: tuple[str, ...] = ()  # all names, as the written file has them
     dropped: tuple[str, ...] = ()  # tensors that the written file does without: buffers, a copy of a tied embedding
     activation_type: str = INT8  # a name of activations.SCHEMES
+    group: int = 0  # of Flavour.MASTER_GROUPS: weights that share a scale
 
     @property
     def assumed_master(self) -> bool:
         """Whether only the caller says that these floats are BitNet master weights; nothing in the folder does."""
-        return self.flavour in (Flavour.MASTER, Flavour.MASTER_ROWS) and not _is_master(self.config, self.order)
+        return self.flavour in (Flavour.MASTER, Flavour.MASTER_ROWS, Flavour.MASTER_GROUPS) and not _is_master(self.config, self.order)
 
     @property
     def files(self) -> list[Path]:
@@ -61,12 +69,14 @@ class Checkpoint:
         return [self.config.path, *(self.folder / name for name in others), *dict.fromkeys(t.path for t in stored)]
 
 
-def open_checkpoint(folder: Path, *, float_is_master: bool = False, by_row: bool = False, activations: str = "auto") -> Checkpoint:
+def open_checkpoint(
+    folder: Path, *, float_is_master: bool = False, by_row: bool = False, group: int = 0, activations: str = "auto"
+) -> Checkpoint:
     """`activations`: a name of activations.SCHEMES, or `auto`: as config.json says; where it says nothing, float where a row has several
     scales, which so far only models have that are ternary in their weights only, else int8.
 
     `float_is_master`: treat float weights without a quantization_config as BitNet master weights (`--ternarise`).
-    `by_row`: such weights have a scale for each row (`--ternarise-by row`).
+    `by_row`: such weights have a scale for each row (`--ternarise-by row`); `group`: for so many neighbours of a row (`--group`).
 
     Raises UsageError where that has to be said and is not, BadFileError and UnsupportedError for what the folder holds.
     """
@@ -81,14 +91,16 @@ def open_checkpoint(folder: Path, *, float_is_master: bool = False, by_row: bool
     if missing := [name for name in names if name not in tensors]:
         more = f" and {len(missing) - 5} more" if len(missing) > 5 else ""
         raise BadFileError(folder, "tensors", f"missing: {', '.join(missing[:5])}{more}")
-    flavour = _flavour(tensors, names, config, float_is_master or by_row or _is_master(config, tuple(names.values())))
-    if by_row:
-        if flavour not in (Flavour.MASTER, Flavour.ROWS):
-            raise UsageError(f"{folder}: --ternarise-by row is for float master weights; these are flavour {flavour.value}")
-        flavour = Flavour.MASTER_ROWS if flavour is Flavour.MASTER else flavour
+    flavour = _flavour(tensors, names, config, float_is_master or by_row or group > 0 or _is_master(config, tuple(names.values())))
+    if by_row or group:
+        wanted, there = (Flavour.MASTER_ROWS, Flavour.ROWS) if by_row else (Flavour.MASTER_GROUPS, Flavour.GROUPS)
+        if flavour not in (Flavour.MASTER, there):
+            option = "--ternarise-by row" if by_row else "--group"
+            raise UsageError(f"{folder}: {option} is for float master weights; these are flavour {flavour.value}")
+        flavour = wanted if flavour is Flavour.MASTER else flavour
     scheme = _scheme(config, flavour) if activations == "auto" else activations
     used = set(names) | {f"{name}_scale" for name in names}
-    checkpoint = Checkpoint(folder, config, flavour, {}, {}, {}, tuple(names.values()), tuple(sorted(tensors.keys() - used)), scheme)
+    checkpoint = Checkpoint(folder, config, flavour, {}, {}, {}, tuple(names.values()), tuple(sorted(tensors.keys() - used)), scheme, group)
     for name, target in names.items():
         _place(checkpoint, name, target, tensors)
     return checkpoint
@@ -108,7 +120,7 @@ def _source_names(config: ModelConfig, tensors: dict[str, StoredTensor]) -> dict
         layer = with_input_norms(layer)
     names = {f"{prefix}embed_tokens.weight": "token_embd"}
     for n in range(config.layers):
-        names |= {f"{prefix}layers.{n}.{source}.weight": f"blk.{n}.{target}" for source, target in layer.items()}
+        names |= {file_name(f"{prefix}layers.{n}.{source}"): f"blk.{n}.{target}" for source, target in layer.items()}
     names[f"{prefix}norm.weight"] = "output_norm"
     if not config.tied:
         names["lm_head.weight"] = "output"
@@ -121,7 +133,7 @@ def _is_master(config: ModelConfig, order: tuple[str, ...]) -> bool:
 
 
 def _kind(target: str) -> str:
-    return target.rsplit(".", 1)[-1]
+    return target.split(".", 2)[-1]
 
 
 def _refuse_extra(tensors: dict[str, StoredTensor], names: dict[str, str], config: ModelConfig) -> None:
@@ -161,28 +173,32 @@ def _flavour(tensors: dict[str, StoredTensor], names: dict[str, str], config: Mo
         return Flavour.MASTER
     raise UsageError(
         f"{config.path}: quantization_config: missing, and the weights are plain floats: nothing says that they were trained for "
-        "ternary values; if they were, --ternarise rounds them, with one scale a tensor (BitNet), or --ternarise-by row (axolotl)"
+        "ternary values; if they were, --ternarise rounds them, with one scale a tensor (BitNet), --ternarise-by row (axolotl), or "
+        "--group 128 (Bonsai)"
     )
 
 
 def _dequantised(tensors: dict[str, StoredTensor], names: dict[str, str], config: ModelConfig) -> Flavour:
-    """One scale a tensor, a row, or a block: what all projections have. Those of one scale are read whole, 4 GB in some seconds."""
+    """One scale a tensor, a row, or a block: what all projections have. Those of one scale are read whole, 4 GB in some seconds.
+
+    Scales of blocks that differ by row alone or by column alone are shares of a matrix (TriLM), others are scales of groups (Bonsai).
+    """
     chosen = [tensors[name] for name, target in names.items() if _kind(target) in PROJECTIONS and not _skipped(name, config)]
     floats = [tensor for tensor in chosen if tensor.is_float and len(tensor.shape) == 2]  # `_place` refuses the others
     if all(map(has_one_scale, floats)):
         return Flavour.DEQUANTISED
-    return Flavour.ROWS if all(map(rows_have_one_scale, floats)) else Flavour.SEVERAL
+    if all(map(rows_have_one_scale, floats)):
+        return Flavour.ROWS
+    for tensor in floats:
+        if tensor.shape[1] % FINEST == 0:
+            scales = table_of(read_blocks(tensor, FINEST, 1)).scales
+            if rows_or_columns(scales, FINEST) is None:
+                return Flavour.GROUPS
+    return Flavour.SEVERAL
 
 
 def _skipped(name: str, config: ModelConfig) -> bool:
     return is_skipped(name.removesuffix(".weight"), config)
-
-
-def _shape(target: str, config: ModelConfig) -> tuple[int, int]:
-    sizes = {"h": config.hidden, "f": config.feed_forward}
-    sizes |= {"q": config.heads * config.head_dim, "k": config.kv_heads * config.head_dim}
-    rows, cols = PROJECTIONS[_kind(target)]
-    return sizes[rows], sizes[cols]
 
 
 def _place(checkpoint: Checkpoint, name: str, target: str, tensors: dict[str, StoredTensor]) -> None:
@@ -192,9 +208,8 @@ def _place(checkpoint: Checkpoint, name: str, target: str, tensors: dict[str, St
     if kind in PROJECTIONS:
         checkpoint.projections[target] = _projection(name, target, tensors, checkpoint)
         return
-    if kind in NORMS or kind == "output_norm":
-        sizes = {"h": config.hidden, "f": config.feed_forward, "q": config.heads * config.head_dim, "d": config.head_dim}
-        _require_float(weight, (sizes[NORMS.get(kind, "h")],))
+    if kind in VECTORS or kind == "output_norm":
+        _require_float(weight, shapes(config).get(kind, (config.hidden,)))
         checkpoint.norms[target] = weight
         return
     if weight.dtype == "U8" or (checkpoint.flavour is Flavour.ONLINE and not _head_is_float(config)):
@@ -209,7 +224,7 @@ def _head_is_float(config: ModelConfig) -> bool:
 
 
 def _projection(name: str, target: str, tensors: dict[str, StoredTensor], checkpoint: Checkpoint) -> Projection:
-    weight, scale, shape = tensors[name], tensors.get(f"{name}_scale"), _shape(target, checkpoint.config)
+    weight, scale, shape = tensors[name], tensors.get(f"{name}_scale"), projection_shapes(checkpoint.config)[_kind(target)]
     if _skipped(name, checkpoint.config):
         _require_float(weight, shape)
         return Projection(shape, weight, None, None)
@@ -224,9 +239,12 @@ def _projection(name: str, target: str, tensors: dict[str, StoredTensor], checkp
             raise BadFileError(weight.path, name, f"{weight.dtype} {list(weight.shape)}, expected {expected}: four weights a byte")
     elif not (weight.dtype == "I8" and flavour.has_stored_scale and weight.shape == shape):
         _require_float(weight, shape)
-    if flavour is not Flavour.SEVERAL:
+    if flavour not in BY_BLOCK:
         return Projection(shape, weight, scale, flavour)
-    return Projection(shape, weight, None, flavour, scale_table(shape, weight.path, name, lambda size: read_blocks(weight, size, 1)))
+    found = Projection(shape, weight, None, flavour, group=checkpoint.group if flavour is Flavour.MASTER_GROUPS else 0)
+    if found.group and shape[1] % found.group:
+        raise UsageError(f"{weight.path}: {name}: --group {found.group} does not divide rows of {shape[1]} weights")
+    return dataclasses.replace(found, scales=scale_table(shape, weight.path, name, found.blocks))
 
 
 def _require_float(tensor: StoredTensor, shape: tuple[int, ...]) -> None:

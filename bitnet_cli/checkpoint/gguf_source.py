@@ -1,10 +1,9 @@
 """GGUF file with projections in float or packed types -> the tensors of the same model with projections in another of them.
 
-Packed projections are I2_S (both orders), TQ1_0, TQ2_0, Q2_0 and ik_llama.cpp's types: values and scale are kept to the bit. Other
-converters write float tensors whose values are -s, 0, s already: sign and s are kept exactly. Anything else is taken as BitNet master
-weights and rounded by absmean, and reported in `rounded`. Scales in tensors of their own (`blk.N.attn_q.scale`) become part of their
-projection's, unless that has several (TriLM): these stay in blocks, and the tensor beside them. Scales of rows that float16 has not are
-written as rows.py has them.
+Packed projections are of any type of ternary/: values and scales are kept to the bit. Other converters write float tensors whose values are
+-s, 0, s already: sign and s are kept exactly. Anything else is taken as BitNet master weights and rounded by absmean, and reported in
+`rounded`. Scales in tensors of their own (`blk.N.attn_q.scale`) become part of their projection's, unless that has several (TriLM, Bonsai):
+these stay in blocks, and the tensor beside them. Scales of rows that float16 has not are written as rows.py has them.
 """
 
 import dataclasses
@@ -17,9 +16,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bitnet_cli.checkpoint import dense
-from bitnet_cli.checkpoint.families import PROJECTIONS
-from bitnet_cli.checkpoint.flavours import Flavour, TernaryWeight, has_one_scale, looks_ternary, read_blocks, read_ternary
-from bitnet_cli.checkpoint.packing import Blocks, block_tensor, scale_table, ternary_tensors
+from bitnet_cli.checkpoint.blocks import Blocks, read_blocks
+from bitnet_cli.checkpoint.flavours import Flavour, TernaryWeight, has_one_scale, looks_ternary, read_ternary
+from bitnet_cli.checkpoint.packing import block_tensor, scale_table, ternary_tensors
 from bitnet_cli.checkpoint.rows import RowWeight, row_tensors
 from bitnet_cli.checkpoint.stored import CHUNK, OpenFile, PartedFile, StoredTensor
 from bitnet_cli.errors import BadFileError, UnsupportedError, UsageError
@@ -27,6 +26,7 @@ from bitnet_cli.gguf_file.dequantise import FLOATS, READABLE, rows_as_float32
 from bitnet_cli.gguf_file.reader import TensorInfo, open_gguf
 from bitnet_cli.gguf_file.types import PREFIXES, TensorType, row_bytes
 from bitnet_cli.gguf_file.writer import OutputTensor
+from bitnet_cli.layer_table import PROJECTIONS
 from bitnet_cli.ternary import i2_s_order
 from bitnet_cli.ternary.layouts import LAYOUTS, TWOS, PackedTensor, block_of
 
@@ -149,7 +149,10 @@ class GGUFSource:
                 reason = f"{info.type.name} with rows of {shape[1]} weights, not a multiple of {block_of(info.type)}"
                 raise BadFileError(self._file.path, info.name, reason)
             # Read again when it is written, so that memory holds one at a time.
-            scales = None if info.type is TensorType.I2_S else self._packed(info, shape).block_scales()
+            packed = self._packed(info, shape)
+            scales = packed.block_scales()
+            if scales is None and packed.needs_groups():  # the value 2
+                return self._in_blocks(info, weight_type, lambda size: self._packed(info, shape).in_blocks(size))
             if scales is not None:
                 with np.errstate(over="ignore"):
                     halves = bool((scales.astype(np.float16) == scales).all())

@@ -4,6 +4,8 @@ I2_S holds both to the bit. So do TQ1_0, TQ2_0 and Q2_0, with block scales of 1 
 applies. IQ2_BN, which ik_llama.cpp reads, has the float32 scale before every row. F16 holds the product, -s, 0, s: it is 8 times as large
 and its s has 11 bits, but anything can read it.
 
+Q1_0 has no zeros. Tensors with a scale for each block (blocks.py) go into a type whose blocks hold them.
+
 A row must be whole blocks. Where it is not, another type stands in that holds the tensor to the bit: Q2_0 with its blocks of 64 (the down
 projection of bitnet_b1_58-3B has rows of 8,640), and for rows that 64 does not divide (5,460 in bitnet_b1_58-xl) F16 with the values -1, 0
 and 1 and a tensor `.scale`. No packed type that llama.cpp or bitnet.cpp know has smaller blocks than 64 but Q4_0, Q8_0 and the like with
@@ -11,26 +13,39 @@ and 1 and a tensor `.scale`. No packed type that llama.cpp or bitnet.cpp know ha
 """
 
 import dataclasses
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
+from bitnet_cli.checkpoint.blocks import Blocks, Table, table_of
 from bitnet_cli.checkpoint.flavours import TernaryWeight
 from bitnet_cli.errors import UnsupportedError
 from bitnet_cli.gguf_file.types import PREFIXES, TensorType, nbytes
 from bitnet_cli.gguf_file.writer import OutputTensor
 from bitnet_cli.ternary import i2_s, q2_0
-from bitnet_cli.ternary.layouts import LAYOUTS, ONE_SCALE, block_of
+from bitnet_cli.ternary.layouts import LAYOUTS, ONE_SCALE, WITH_TWOS, WITHOUT_ZEROS, block_of
 
 # Not IQ1_BN, whose scale has 11 bits, nor IQ2_BN_R4, which ik_llama.cpp makes of IQ2_BN itself (--run-time-repack).
-WRITTEN = (TensorType.I2_S, TensorType.TQ1_0, TensorType.TQ2_0, TensorType.Q2_0, TensorType.IQ2_BN, TensorType.F16)
-OUTTYPES = {kind.name.lower(): kind for kind in WRITTEN}
+OUTTYPES = {
+    kind.name.lower(): kind
+    for kind in (
+        TensorType.I2_S,
+        TensorType.TQ1_0,
+        TensorType.TQ2_0,
+        TensorType.Q2_0,
+        TensorType.PQ2_0,
+        TensorType.PTQ1_0,
+        TensorType.Q1_0,
+        TensorType.IQ2_BN,
+        TensorType.F16,
+    )
+}
 # general.file_type: 40 is bitnet.cpp's number for I2_S (mainline's for Q1_0), 137 ik_llama.cpp's, the others are llama.cpp's
 # (include/llama.h).
 FILE_TYPES = {TensorType.I2_S: 40, TensorType.TQ1_0: 36, TensorType.TQ2_0: 37, TensorType.Q2_0: 41, TensorType.F16: 1}
-FILE_TYPES |= {TensorType.IQ2_BN: 137}
+FILE_TYPES |= {TensorType.IQ2_BN: 137, TensorType.Q1_0: 40, TensorType.PQ2_0: 1024, TensorType.PTQ1_0: 1024}  # 1024: not said
 QUANTIZATION_VERSION = 2  # of ggml
 
 
@@ -64,33 +79,32 @@ def ternary_tensors(
     return tensors
 
 
-Blocks = Callable[[int], Iterator[tuple[NDArray[np.int8], NDArray[np.float16]]]]
-
-
 FINEST = q2_0.BLOCK  # weights that can share a scale, at least
 
 
-def scale_table(shape: tuple[int, int], path: Path, stored_name: str, read: Blocks) -> NDArray[np.float16]:
-    """Scales of a tensor in blocks of FINEST weights, (rows, cols / FINEST), 0 where there are no weights.
-
-    UnsupportedError: it has others.
-    """
+def scale_table(shape: tuple[int, int], path: Path, stored_name: str, read: Blocks) -> Table:
+    """Of a tensor, in blocks of FINEST weights. UnsupportedError: they have no scale each."""
     if shape[1] % FINEST:
         raise UnsupportedError(f"{path}: {stored_name}: several scales in rows of {shape[1]} weights, which {FINEST} does not divide")
-    return np.concatenate([scales for _, scales in read(FINEST)])
+    return table_of(read(FINEST))
 
 
-def _holds(kind: TensorType, table: NDArray[np.float16]) -> bool:
-    """Whether blocks of a type have one scale each, given those of FINEST weights. Not of types without scales of blocks."""
+def _holds(kind: TensorType, table: Table) -> bool:
+    """Whether a type has the values, and a scale for each of its blocks, which are given in FINEST weights."""
     count, rest = divmod(block_of(kind), FINEST)
-    if kind in ONE_SCALE or rest or table.shape[1] % count:
+    if kind in ONE_SCALE or rest or table.scales.shape[1] % count:
         return False
-    blocks = table.reshape(len(table), -1, count)
+    if (table.twos and kind not in WITH_TWOS) or (table.zeros and kind in WITHOUT_ZEROS):
+        return False
+    blocks = table.scales.reshape(len(table.scales), -1, count)
     return bool(((blocks == 0) | (blocks == blocks.max(axis=2, keepdims=True))).all())
 
 
+STAND_INS = (TensorType.TQ2_0, TensorType.Q2_0)  # which llama.cpp reads
+
+
 def block_tensor(
-    name: str, shape: tuple[int, int], wanted: TensorType, source: tuple[Path, str], read: Blocks, table: NDArray[np.float16]
+    name: str, shape: tuple[int, int], wanted: TensorType, source: tuple[Path, str], read: Blocks, table: Table
 ) -> OutputTensor:
     """A tensor with several scales, which lie in the blocks of a type that has them: where `wanted` has no place for them, TQ2_0 or Q2_0.
 
@@ -98,9 +112,15 @@ def block_tensor(
 
     `read` is called once, with a number of weights: chunks of whole rows, and the scales of their blocks of that many weights.
     """
-    kind = next((kind for kind in (wanted, TensorType.TQ2_0, TensorType.Q2_0) if kind in LAYOUTS and _holds(kind, table)), None)
+    kind = next((kind for kind in (wanted, *STAND_INS) if kind in LAYOUTS and _holds(kind, table)), None)
     if kind is None or (kind is not wanted and wanted in LAYOUTS and wanted not in ONE_SCALE and shape[1] % block_of(wanted) == 0):
         where = f"{source[0]}: {source[1]}"
+        if kind is not None and table.twos and wanted not in WITH_TWOS:
+            raise UnsupportedError(
+                f"{where}: has the value 2 beside -1, 0, 1, which q2_0 and pq2_0 hold and {wanted.name.lower()} does not"
+            )
+        if kind is not None and wanted in WITHOUT_ZEROS and table.zeros:
+            raise UnsupportedError(f"{where}: has zeros, which {wanted.name.lower()} does not hold")
         raise UnsupportedError(f"{where}: not one scale in each {block_of(wanted)} neighbours of a row; q2_0 has blocks of {FINEST}")
     layout = LAYOUTS[kind]
 
@@ -121,9 +141,12 @@ def block_tensor(
 
 
 def file_type(wanted: TensorType, tensors: list[OutputTensor]) -> TensorType:
-    """The type that general.file_type names (FILE_TYPES): TQ2_0 where it stands in for one that has no place for several scales."""
-    stands_in = wanted in ONE_SCALE and any(tensor.type is TensorType.TQ2_0 for tensor in tensors)
-    return TensorType.TQ2_0 if stands_in else wanted
+    """The type that general.file_type names (FILE_TYPES): that which stands in for one that has no place for several scales."""
+    scaled = {tensor.name.removesuffix("scale") + "weight" for tensor in tensors if tensor.name.endswith(".scale")}
+    # Q2_0 beside a `.scale` may stand in because of its rows (type_of_rows), TQ2_0 never does.
+    ours = [tensor for tensor in tensors if tensor.name.startswith("blk.")]
+    blocked = {tensor.type for tensor in ours if tensor.type is TensorType.TQ2_0 or tensor.name not in scaled}
+    return next((kind for kind in STAND_INS if wanted in ONE_SCALE and kind in blocked), wanted)
 
 
 def encode(weight: TernaryWeight, kind: TensorType, path: Path, name: str) -> NDArray[np.uint8]:
@@ -137,6 +160,8 @@ def encode(weight: TernaryWeight, kind: TensorType, path: Path, name: str) -> ND
             raise UnsupportedError(f"{path}: {name}: the scale {weight.scale:g} is beyond the range of F16's normal numbers")
     done = 0
     for chunk in weight.chunks():
+        if kind in WITHOUT_ZEROS and not chunk.all():
+            raise UnsupportedError(f"{path}: {name}: has zeros, which {kind.name.lower()} does not hold")
         scales = (weight.scale,) if kind in PREFIXES else ()
         part = _halves(chunk, half).view(np.uint8) if kind is TensorType.F16 else LAYOUTS[kind].pack_rows(chunk, *scales)
         result[done : done + part.size] = part.reshape(-1)
@@ -166,6 +191,8 @@ def type_notes(architecture: str, wanted: TensorType, tensors: list[OutputTensor
     finer = sum(tensor.type is TensorType.Q2_0 and tensor.name not in ternary and tensor.name.startswith("blk.") for tensor in tensors)
     if finer and wanted in ONE_SCALE:
         told.append(f"{finer} projections have scales for fewer than 256 neighbours and are Q2_0, which has one for every 64")
+    if wanted in (TensorType.PQ2_0, TensorType.PTQ1_0):
+        told.append(f"`bitnet run` and PrismML's fork of llama.cpp read {wanted.name}; llama.cpp does not")
     if wanted is TensorType.IQ2_BN:
         told.append("`bitnet run` and ik_llama.cpp read IQ2_BN; llama.cpp and bitnet.cpp do not")
     if wanted in LAYOUTS and wanted not in ONE_SCALE and architecture.startswith("bitnet-"):

@@ -95,7 +95,7 @@ def _weights(tensor: OutputTensor) -> int:
 def _ternary_effect(checkpoint: Checkpoint, kind: TensorType, own_scale: bool, one_a_row: bool) -> str | None:
     """Packed types hold -1, 0, 1 and the scale exactly; float types hold the product of both, unless the scale is a tensor of its own."""
     rounded = None
-    if checkpoint.flavour in (Flavour.ONLINE, Flavour.MASTER, Flavour.MASTER_ROWS):
+    if checkpoint.flavour in (Flavour.ONLINE, Flavour.MASTER, Flavour.MASTER_ROWS, Flavour.MASTER_GROUPS):
         rounded = f"rounded to -s, 0, s with s = {checkpoint.flavour.scale_rule}"
         rounded += "; nothing says that the model was trained for that" if checkpoint.assumed_master else ", as in training"
     if checkpoint.flavour in BY_ROW and not one_a_row and kind is not TensorType.IQ2_BN:

@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from bitnet_cli.checkpoint.blocks import Table
 from bitnet_cli.checkpoint.flavours import Flavour, TernaryWeight
 from bitnet_cli.checkpoint.packing import FINEST, block_tensor, encode, type_of_rows
 from bitnet_cli.checkpoint.stored import StoredTensor
@@ -92,7 +93,7 @@ def row_tensors(
             yield chunk, np.repeat(halves[row : row + len(chunk)], shape[1] // size, axis=1)
             row += len(chunk)
 
-    one_a_row = np.ones((1, max(1, shape[1] // FINEST)), np.float16)
+    one_a_row = Table(np.ones((1, max(1, shape[1] // FINEST)), np.float16), twos=False, zeros=True)
     if shape[1] % FINEST:
         raise UnsupportedError(f"{source[0]}: {source[1]}: scales of rows of {shape[1]} weights, which {FINEST} does not divide")
     tensors = [block_tensor(name, shape, wanted, source, blocks, one_a_row)]

@@ -1,7 +1,7 @@
 """Keys of config.json that change what a model computes and that no written file could express, in one table: values that change nothing
 pass, others are refused by name. null is as good as absent.
 
-The keys are those that transformers' classes of our families read (models/bitnet, llama, qwen3, gemma3), 1bitLLM's own, and those of
+The keys are those that transformers' classes of our families read (models/bitnet, llama, qwen2, qwen3, gemma3), 1bitLLM's own, and those of
 models near them that somebody may have left in a folder of ours; what config.py, rope.py and windows.py read is not among them.
 """
 
@@ -9,6 +9,7 @@ import math
 from collections.abc import Mapping
 from typing import Any, Protocol
 
+from bitnet_cli.checkpoint.families import Family
 from bitnet_cli.errors import UnsupportedError
 
 
@@ -73,10 +74,13 @@ def refuse_switches(fields: Fields, sizes: Mapping[str, tuple[float, ...]]) -> N
         raise UnsupportedError(f"{fields.path}: {key}: {shown} is not supported; {known} is")
 
 
-def neutral_sizes(hidden: int, layers: int, head_dim: int, head_norms: bool) -> dict[str, tuple[float, ...]]:
+def neutral_sizes(hidden: int, layers: int, head_dim: int, family: Family) -> dict[str, tuple[float, ...]]:
     """Keys that change nothing where they say what a model of these sizes has anyway."""
+    head_norms, biases = "self_attn.q_norm" in family.layer, "self_attn.q_proj.bias" in family.layer
     neutral: dict[str, tuple[float, ...]] = {"attention_multiplier": (head_dim**-0.5,), "rotary_dim": (head_dim,)}
     neutral |= {"scale_depth": (math.sqrt(layers),), "dim_model_base": (hidden,)}
+    if biases:  # as its class has them, whatever is said
+        neutral |= dict.fromkeys(("attention_bias", "qkv_bias", "use_qkv_bias"), (0, 1))
     return neutral | dict.fromkeys(("qk_layernorm", "qk_norm", "use_qk_norm"), (float(head_norms),))
 
 

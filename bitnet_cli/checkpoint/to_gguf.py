@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from bitnet_cli.activations import INT8, SPARSE, TOP_K
 from bitnet_cli.checkpoint import dense
-from bitnet_cli.checkpoint.flavours import Flavour, TernaryWeight, read_blocks, read_ternary
+from bitnet_cli.checkpoint.flavours import BY_BLOCK, Flavour, TernaryWeight, read_ternary
 from bitnet_cli.checkpoint.folder import Checkpoint, Projection
 from bitnet_cli.checkpoint.packing import FILE_TYPES, QUANTIZATION_VERSION, block_tensor, ternary_tensors
 from bitnet_cli.checkpoint.pooling import read_pooling
@@ -23,9 +23,10 @@ from bitnet_cli.checkpoint.rows import BY_ROW, RowWeight, read_rows, row_tensors
 from bitnet_cli.checkpoint.stored import CHUNK, StoredTensor
 from bitnet_cli.gguf_file.types import TensorType
 from bitnet_cli.gguf_file.writer import OutputTensor
-from bitnet_cli.ternary.layouts import ONE_SCALE
+from bitnet_cli.layer_table import file_name
 
 ROTATED = ("attn_q", "attn_k")
+DEQUANTISED_BLOCKS = (Flavour.SEVERAL, Flavour.GROUPS)
 
 
 def architecture(checkpoint: Checkpoint) -> str:
@@ -34,7 +35,7 @@ def architecture(checkpoint: Checkpoint) -> str:
 
 
 def model_metadata(checkpoint: Checkpoint, weight_type: TensorType = TensorType.I2_S) -> dict[str, Any]:
-    """Everything but the tokenizer. `weight_type`: of the ternary weights."""
+    """Everything but the tokenizer. `weight_type`: of the ternary weights, as packing.file_type has it."""
     config, arch = checkpoint.config, architecture(checkpoint)
     hyperparameters: dict[str, Any] = {
         "vocab_size": config.vocab_size,
@@ -65,13 +66,11 @@ def model_metadata(checkpoint: Checkpoint, weight_type: TensorType = TensorType.
     pooling = read_pooling(checkpoint.folder, config.family.base)
     if pooling is not None:
         hyperparameters["pooling_type"] = pooling
-    several = checkpoint.flavour in (Flavour.SEVERAL, *BY_ROW)
+    several = checkpoint.flavour in (*BY_BLOCK, *BY_ROW)
     if checkpoint.activation_type != INT8 or several:  # a file with several scales that says nothing is float
         hyperparameters["activation_type"] = checkpoint.activation_type
     if checkpoint.activation_type in SPARSE:
         hyperparameters["activation_top_k"] = config.quantization.top_k if config.quantization else TOP_K
-    if checkpoint.flavour is Flavour.SEVERAL and weight_type in ONE_SCALE:
-        weight_type = TensorType.TQ2_0  # packing.py says why
     general = {
         "general.name": _name(checkpoint.folder),
         "general.file_type": FILE_TYPES[weight_type],
@@ -115,14 +114,14 @@ def _norm(name: str, tensor: StoredTensor, unit: bool) -> OutputTensor:
 
 def _dense(name: str, tensor: StoredTensor, kind: TensorType) -> OutputTensor:
     dense.require_blocks(tensor, kind)
-    return OutputTensor(f"{name}.weight", kind, tensor.shape, lambda: dense.encode(tensor, kind))
+    return OutputTensor(file_name(name), kind, tensor.shape, lambda: dense.encode(tensor, kind))
 
 
 def _projection(name: str, projection: Projection, weight_type: TensorType, checkpoint: Checkpoint) -> list[OutputTensor]:
     weight, flavour, shape = projection.weight, projection.flavour, projection.shape
     rotated = checkpoint.config.family.pairs and name.endswith(ROTATED)
     head_dim = checkpoint.config.head_dim
-    if flavour is None or (flavour is Flavour.SEVERAL and weight_type is TensorType.F16):  # None: modules_to_not_convert
+    if flavour is None or (flavour in DEQUANTISED_BLOCKS and weight_type is TensorType.F16):  # None: modules_to_not_convert
         tensor = _dense(name, weight, TensorType.F16)
         if rotated:
             made = tensor.produce
@@ -130,10 +129,10 @@ def _projection(name: str, projection: Projection, weight_type: TensorType, chec
         return [tensor]
 
     def blocks(size: int) -> Iterator[tuple[NDArray[np.int8], NDArray[np.float16]]]:
-        for values, scales in read_blocks(weight, size, head_dim if rotated else 1):
+        for values, scales in projection.blocks(size, head_dim if rotated else 1):
             yield (side_by_side(values, head_dim), side_by_side(scales, head_dim)) if rotated else (values, scales)
 
-    if flavour is Flavour.SEVERAL:
+    if flavour in BY_BLOCK:
         assert projection.scales is not None
         return [block_tensor(name, shape, weight_type, (weight.path, weight.name), blocks, projection.scales)]
 

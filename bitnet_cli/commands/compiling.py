@@ -45,8 +45,10 @@ def compiling(quiet: bool) -> Iterator[None]:
     finally:
         stop.set()
         teller.join()
-    if compile_cache.folder() is None and isa.chosen() != isa.NAIVE and time.perf_counter() - start > PATIENCE:
-        why = f" ({reason})" if (reason := compile_cache.refused.reason) else ""
+    reason = compile_cache.refused.reason
+    lost = reason is not None or compile_cache.folder() is None
+    if lost and isa.chosen() != isa.NAIVE and time.perf_counter() - start > PATIENCE:
+        why = f" ({reason})" if reason else ""
         Reporter(quiet).note(
             f"compiled kernels could not be kept{why}, so every start compiles them; BITNET_CACHE_DIR names a private folder"
         )

@@ -15,7 +15,7 @@ from bitnet_cli.checkpoint.flavours import Flavour
 from bitnet_cli.checkpoint.folder import Checkpoint, open_checkpoint
 from bitnet_cli.checkpoint.hub import Listing, Repository, UnreachableError
 from bitnet_cli.checkpoint.hub_id import is_hub_id
-from bitnet_cli.checkpoint.packing import OUTTYPES, type_notes
+from bitnet_cli.checkpoint.packing import OUTTYPES, file_type, type_notes
 from bitnet_cli.checkpoint.plan import Plan, make_plan
 from bitnet_cli.checkpoint.rows import BY_ROW, read_rows, row_notes
 from bitnet_cli.checkpoint.to_gguf import architecture, model_metadata, model_tensors
@@ -40,10 +40,23 @@ ASSUMED_MASTER = (
 )
 SCALE_OF_TENSOR = "one scale a tensor, as BitNet models are trained; for one a row (axolotl) there is --ternarise-by row"
 SCALE_OF_ROW = "one scale a row, as axolotl trains; for one a tensor (BitNet) there is --ternarise-by tensor"
+SCALE_OF_GROUP = "one float16 scale for each group of neighbours in a row, as Bonsai has them"
+INT8_BY_GROUP = (
+    "int8 activations with one scale for each 128 of a token, where training had floats: what that adds is in the noise of an evaluation; "
+    "--activations float rounds nothing, at half the speed"
+)
 ASSUMED_INT8 = (
     "int8 activations, as BitNet models are trained, though nothing says so; a model that is ternary in its weights only (TriLM) wants "
     "--activations float"
 )
+
+
+class Master(NamedTuple):
+    """Whether float weights may be BitNet master weights, and what one scale of them is taken of: a tensor, a row, or a group."""
+
+    allowed: bool
+    by_row: bool = False
+    group: int = 0  # neighbours of a row
 
 
 class HubOptions(NamedTuple):
@@ -64,6 +77,7 @@ def convert(
     embedding_type: str = "f16",
     ternarise: bool = False,
     ternarise_by: str | None = None,
+    group: int = 0,
     activations: str = "auto",
     hub: HubOptions = HubOptions(),  # noqa: B008
     force: bool = False,
@@ -73,7 +87,7 @@ def convert(
 ) -> None:
     """Raises BitnetError, and leaves no output file, for anything that cannot be converted faithfully.
 
-    ternarise_by: `tensor` or `row`, what one scale is taken of; either is `ternarise` too.
+    ternarise_by: `tensor` or `row`, what one scale is taken of; group: so many neighbours of a row. Any of them is `ternarise` too.
     """
     from_hub, pins = is_hub_id(str(source)), parse_pins(hub.sha256)
     if hub.revision is not None and not from_hub:
@@ -91,7 +105,10 @@ def convert(
         folder = found
     if unpinned := check_pins(folder, pins):
         report.warn(f"--sha256 says nothing of {', '.join(unpinned)}; NAME=DIGITS pins them too")
-    plan = planned(folder, str(source), target, outtype, embedding_type, ternarise or ternarise_by is not None, ternarise_by, activations)
+    if group and ternarise_by is not None:
+        raise UsageError("--group and --ternarise-by: each says what one scale is taken of; one of them is enough")
+    master = Master(ternarise or ternarise_by is not None or group > 0, ternarise_by == "row", group)
+    plan = planned(folder, str(source), target, outtype, embedding_type, master, activations)
     if dry_run:
         with report.progress("reading") as progress:
             plan.make_all(progress)
@@ -138,21 +155,20 @@ def planned(
     target: Path,
     outtype: str = "auto",
     embedding_type: str = "f16",
-    float_is_master: bool = True,
-    ternarise_by: str | None = None,
+    master: Master = Master(True),  # noqa: B008
     activations: str = "auto",
 ) -> Conversion:
     """What `convert` would write. BitnetError: what it would end with before the first tensor. outtype: `auto` or one of OUTTYPES."""
-    checkpoint = open_checkpoint(folder, float_is_master=float_is_master, by_row=ternarise_by == "row", activations=activations)
+    checkpoint = open_checkpoint(folder, float_is_master=master.allowed, by_row=master.by_row, group=master.group, activations=activations)
     for path in checkpoint.files:
         refuse_same_file(path, target)
     weight_type = OUTTYPES.get(outtype, TensorType.I2_S)
     tensors = model_tensors(checkpoint, EMBEDDING_TYPES[embedding_type], weight_type)
     tokenizer = tokenizer_metadata(folder, checkpoint.config)
-    metadata = model_metadata(checkpoint, weight_type) | tokenizer.values
+    metadata = model_metadata(checkpoint, file_type(weight_type, tensors)) | tokenizer.values
     plan = make_plan(checkpoint, architecture(checkpoint), metadata, tensors)
     notes = tokenizer.notes + type_notes(plan.architecture, weight_type, tensors) + _assumptions(checkpoint, activations, weight_type)
-    scales: dict[str, Scales] = {f"{name}.weight": p.scales for name, p in checkpoint.projections.items() if p.scales is not None}
+    scales: dict[str, Scales] = {f"{name}.weight": p.scales.scales for name, p in checkpoint.projections.items() if p.scales is not None}
     if checkpoint.config.activation == "relu2" and checkpoint.flavour in BY_ROW:  # whether they differ matters in these models only
         rows = {name: read_rows(p.weight, p.shape, p.flavour)[1] for name, p in checkpoint.projections.items() if p.flavour in BY_ROW}
         scales |= {f"{name}.weight": values[:, None] for name, values in rows.items()}
@@ -181,10 +197,11 @@ def _assumptions(checkpoint: Checkpoint, activations: str, weight_type: TensorTy
     told = list(checkpoint.config.notes)
     assumed = checkpoint.flavour in (Flavour.DEQUANTISED, *BY_ROW) or checkpoint.assumed_master
     own_norms = any(target.endswith(("sub_norm", "_norm_in")) for target in checkpoint.order)
-    if activations == "auto" and assumed and not own_norms:
-        told.append(ASSUMED_INT8)
+    by_group = checkpoint.flavour in (Flavour.GROUPS, Flavour.MASTER_GROUPS)
+    if activations == "auto" and (assumed or by_group) and not own_norms:
+        told.append(INT8_BY_GROUP if by_group else ASSUMED_INT8)
     if checkpoint.assumed_master:
-        told.append(SCALE_OF_ROW if checkpoint.flavour in BY_ROW else SCALE_OF_TENSOR)
+        told.append(SCALE_OF_GROUP if checkpoint.group else SCALE_OF_ROW if checkpoint.flavour in BY_ROW else SCALE_OF_TENSOR)
     return told + (row_notes(weight_type) if checkpoint.flavour in BY_ROW else [])
 
 

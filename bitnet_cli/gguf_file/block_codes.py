@@ -8,11 +8,15 @@ In: (blocks, bytes of a block) uint8. Out: `Coded`, in the order of the weights.
 Source: ggml-common.h (the structs `block_*`) and ggml-quants.c (`dequantize_row_*`) of llama.cpp. Oracle: gguf.quants of the gguf package.
 """
 
+from types import ModuleType
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
+from bitnet_cli.ternary import pq2_0 as ternary_pq2_0
+from bitnet_cli.ternary import ptq1_0 as ternary_ptq1_0
+from bitnet_cli.ternary import q1_0 as ternary_q1_0
 from bitnet_cli.ternary import q2_0 as ternary_q2_0
 from bitnet_cli.ternary import tq1_0 as ternary_tq1_0
 from bitnet_cli.ternary import tq2_0 as ternary_tq2_0
@@ -188,16 +192,36 @@ def nvfp4(blocks: Bytes) -> Coded:
     return Coded(_looked_up(halves(blocks[:, 4:], 8), _E2M1), table[blocks[:, :4]].reshape(-1))
 
 
+def _ternary(layout: ModuleType, blocks: Bytes) -> Coded:
+    """A layout of ternary/. Code 3 of those of two bits is +2."""
+    return Coded(layout.unpack_rows(blocks.reshape(-1), layout.BLOCK).reshape(-1), half(blocks, layout.SCALE_AT)[:, 0])
+
+
 def tq1_0(blocks: Bytes) -> Coded:
     """ternary/tq1_0.py."""
-    return Coded(ternary_tq1_0.unpack_rows(blocks.reshape(-1), 256).reshape(-1), half(blocks, ternary_tq1_0.SCALE_AT)[:, 0])
+    return _ternary(ternary_tq1_0, blocks)
 
 
 def tq2_0(blocks: Bytes) -> Coded:
-    """ternary/tq2_0.py. Code 3, which packers do not write, is +2."""
-    return Coded(ternary_tq2_0.unpack_rows(blocks.reshape(-1), 256).reshape(-1), half(blocks, ternary_tq2_0.SCALE_AT)[:, 0])
+    """ternary/tq2_0.py."""
+    return _ternary(ternary_tq2_0, blocks)
 
 
 def q2_0(blocks: Bytes) -> Coded:
-    """ternary/q2_0.py. Code 3 is +2."""
-    return Coded(ternary_q2_0.unpack_rows(blocks.reshape(-1), 64).reshape(-1), half(blocks, ternary_q2_0.SCALE_AT)[:, 0])
+    """ternary/q2_0.py."""
+    return _ternary(ternary_q2_0, blocks)
+
+
+def pq2_0(blocks: Bytes) -> Coded:
+    """ternary/pq2_0.py."""
+    return _ternary(ternary_pq2_0, blocks)
+
+
+def ptq1_0(blocks: Bytes) -> Coded:
+    """ternary/ptq1_0.py."""
+    return _ternary(ternary_ptq1_0, blocks)
+
+
+def q1_0(blocks: Bytes) -> Coded:
+    """ternary/q1_0.py."""
+    return _ternary(ternary_q1_0, blocks)

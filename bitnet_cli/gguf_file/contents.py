@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from bitnet_cli.gguf_file.dequantise import FLOATS, rows_as_float32
 from bitnet_cli.gguf_file.grid_codes import iq1_m_scale
 from bitnet_cli.gguf_file.reader import GGUFFile, TensorInfo
-from bitnet_cli.gguf_file.types import BLOCKS, LEGACY_Q2_0, PREFIXES, TAILS, TOGETHER, TensorType, row_bytes
+from bitnet_cli.gguf_file.types import BLOCKS, PREFIXES, TAILS, TOGETHER, TensorType, row_bytes
 from bitnet_cli.ternary import counts
 
 PARTS = ("ternary", "head_embedding", "norms", "other")
@@ -31,7 +31,7 @@ TERNARY = (
     "TL1",
     "PTQ1_0",
     "PQ2_0",
-    LEGACY_Q2_0,
+    "Q1_0",
 )  # names of types, also of types that are not read
 DENSE = ("token_embd.weight", "output.weight")
 SAMPLE, RUNS = 1 << 16, 16  # bytes of a ternary tensor that are sampled, in so many runs spread over it
@@ -58,7 +58,10 @@ HALVES = {
     TensorType.IQ4_XS: (0,),
     TensorType.TQ1_0: (52,),
     TensorType.TQ2_0: (64,),
+    TensorType.Q1_0: (0,),
     TensorType.Q2_0: (0,),
+    TensorType.PQ2_0: (0,),
+    TensorType.PTQ1_0: (26,),
 }
 # Integer type, and the bits that are all set in NaN and infinities and in nothing else.
 EXPONENTS = {TensorType.F32: ("<u4", 0x7F800000), TensorType.F16: ("<u2", 0x7C00), TensorType.BF16: ("<u2", 0x7F80)}

@@ -2,7 +2,8 @@
 
 IQ1_BN and IQ2_BN of ik_llama.cpp had no scales of rows before October 2024 (its pull request 106). One tensor may fit both sizes, since the
 next one begins at a multiple of the alignment; a file of which all tensors do is read as today's ik_llama.cpp reads it.
-Number 39 is TL2 in older files of bitnet.cpp, and MXFP4 in mainline.
+Number 39 is TL2 in older files of bitnet.cpp, and MXFP4 in mainline. Number 42, mainline's Q2_0 with 64 weights a block, is PQ2_0 with 128
+in PrismML's files of April to July 2026.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from bitnet_cli.errors import UnsupportedError
-from bitnet_cli.gguf_file.types import PREFIXES, TensorType, tl2_nbytes
+from bitnet_cli.gguf_file.types import BLOCKS, PREFIXES, TensorType, nbytes, tl2_nbytes
 
 if TYPE_CHECKING:
     from bitnet_cli.gguf_file.parse import TensorInfo, UnreadTensor
@@ -48,6 +49,15 @@ def without_row_scales(
             f"{os.fspath(path)}: IQ1_BN of an ik_llama.cpp before October 2024, without scales of rows, is not supported"
         )
     return {info.name: replace(info, type=TensorType.IQ2_BN_UNSCALED) for info in shorter}
+
+
+def in_groups_of_128(table: Mapping[str, TensorInfo | UnreadTensor]) -> dict[str, TensorInfo]:
+    """Tensors with number 42 as PQ2_0, those of rows that 128 divides: what a file has in which Q2_0 does not fit (parse.py)."""
+    return {
+        name: replace(info, type=TensorType.PQ2_0, nbytes=nbytes(TensorType.PQ2_0, info.shape))
+        for name, info in table.items()
+        if info.type is TensorType.Q2_0 and info.shape[-1] % BLOCKS[TensorType.PQ2_0][0] == 0
+    }
 
 
 def tl2_tensors(table: Mapping[str, TensorInfo | UnreadTensor], end: int, alignment: int) -> list[str]:

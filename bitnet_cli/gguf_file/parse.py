@@ -13,7 +13,7 @@ Layout (GGUF specification, versions 2 and 3, little-endian):
 
 from __future__ import annotations
 
-import math
+import contextlib
 import struct
 from array import array
 from collections.abc import Mapping
@@ -23,9 +23,9 @@ from pathlib import Path
 from typing import NoReturn, TypeAlias
 
 from bitnet_cli.errors import BadFileError
-from bitnet_cli.gguf_file.dialects import SCALED, tl2_tensors, without_row_scales
+from bitnet_cli.gguf_file.dialects import SCALED, in_groups_of_128, tl2_tensors, without_row_scales
 from bitnet_cli.gguf_file.metadata import TYPECODES, Typed, ValueType
-from bitnet_cli.gguf_file.types import LEGACY_BLOCK, LEGACY_Q2_0, TL2, UNREAD, TensorType, nbytes, not_read, tensor_type
+from bitnet_cli.gguf_file.types import TL2, UNREAD, TensorType, nbytes, not_read, tensor_type
 
 # Caps, each several times what a published model needs (Gemma 3: 262,144 tokens, 514,906 merges, 15 MB in all).
 MAX_HEADER = 64 << 20  # bytes of metadata and tensor table: bounds the memory that a file can make us take
@@ -119,21 +119,15 @@ def parse(data: mmap, path: Path, *, unread: bool = False) -> Header:
 
 
 def _placed(parser: _Parser, table: Table, alignment: int) -> tuple[Table, int]:
-    """As `_Parser.place`. A file in which only LEGACY_Q2_0 makes all tensors follow each other has tensors of that type."""
+    """As `_Parser.place`. A file whose tensors follow each other only if its Q2_0 is PQ2_0 has that (dialects.py)."""
     try:
         return parser.place(table, alignment)
     except BadFileError:
-        weights, size = LEGACY_BLOCK
-        old = {n: t for n, t in table.items() if isinstance(t, TensorInfo) and t.type is TensorType.Q2_0 and t.shape[-1] % weights == 0}
-        resized = {name: replace(info, nbytes=math.prod(info.shape) // weights * size) for name, info in old.items()}
-        try:
-            placed, trailing = parser.place({**table, **resized}, alignment)
-        except BadFileError:
-            placed, trailing = {}, 0
-        if not (old and placed):
-            raise
-    named = {name: UnreadTensor(name, LEGACY_Q2_0, placed[name].shape, placed[name].offset, placed[name].nbytes) for name in old}
-    return placed | named, trailing
+        old = in_groups_of_128(table)
+        with contextlib.suppress(BadFileError):
+            if old:
+                return parser.place({**table, **old}, alignment)
+        raise
 
 
 def require_read(path: Path, others: Mapping[str, UnreadTensor]) -> None:
@@ -318,7 +312,7 @@ class _Parser:
             size = nbytes(kind, shape)
         except ValueError as error:
             self.fail(f"{field} shape", str(error), at)
-        # LEGACY_Q2_0 takes less, rows without their scales and TL2 too.
+        # PQ2_0 under its number takes less, rows without their scales and TL2 too.
         if size > self.size and kind not in (TensorType.Q2_0, TensorType.MXFP4, *SCALED):
             self.fail(f"{field} shape", f"{shape} of {kind.name} needs {size} bytes, the file has {self.size}", at)
         return TensorInfo(name, kind, shape, self.u64(f"{field} offset"), size)

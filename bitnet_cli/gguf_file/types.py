@@ -6,7 +6,7 @@ is n / 4 bytes of weights and 32 bytes of tail, whatever the shape. Rows of ik_l
 four rows lie together.
 
 Ids and block sizes: ggml.h and ggml-common.h of llama.cpp; 36 from the ggml.h of microsoft/BitNet; 134, 135, 335 from ik_llama.cpp
-(ggml/include/ggml.h, and row_meta_size in ggml/src/ggml.c).
+(ggml/include/ggml.h, and row_meta_size in ggml/src/ggml.c); 142 and 143 from PrismML's fork of llama.cpp.
 """
 
 import math
@@ -47,9 +47,12 @@ class TensorType(IntEnum):
     I2_S = 36
     MXFP4 = 39
     NVFP4 = 40
+    Q1_0 = 41
     Q2_0 = 42
     IQ1_BN = 134
     IQ2_BN = 135
+    PQ2_0 = 142  # a file may say 42 (dialects.py)
+    PTQ1_0 = 143
     IQ2_BN_R4 = 335
     IQ2_BN_UNSCALED = 1 << 32 | 135  # a file says 135 (dialects.py)
 
@@ -82,7 +85,10 @@ BLOCKS: dict[TensorType, tuple[int, int]] = {  # weights in a block, bytes in a 
     TensorType.I2_S: (4, 1),  # the size rule only: the layout groups 128 weights, which whoever unpacks it checks
     TensorType.MXFP4: (32, 17),
     TensorType.NVFP4: (64, 36),
+    TensorType.Q1_0: (128, 18),
     TensorType.Q2_0: (64, 18),
+    TensorType.PQ2_0: (128, 34),
+    TensorType.PTQ1_0: (128, 28),
     TensorType.IQ1_BN: (64, 13),
     TensorType.IQ2_BN: (64, 16),
     TensorType.IQ2_BN_R4: (64, 16),
@@ -108,13 +114,7 @@ UNREAD: dict[int, str] = {
     33: "Q4_0_8_8",
     37: "I8_S",
     38: "TL1",
-    41: "Q1_0",
-    142: "PQ2_0",
-    143: "PTQ1_0",
 }
-
-# Id 42 too, in PrismML's files of April to July 2026; only the sizes of all tensors together tell it from Q2_0, whose blocks have 64.
-LEGACY_Q2_0, LEGACY_BLOCK = "Q2_0 in groups of 128 (PrismML, before August 2026)", (128, 34)
 
 TL2 = "TL2"  # of bitnet.cpp's older files: id 39, which is MXFP4 in mainline
 
@@ -132,7 +132,7 @@ def tensor_type(type_id: int, path: str | os.PathLike[str], field: str, offset: 
 
 def not_read(path: str | os.PathLike[str], field: str, name: str) -> UnsupportedError:
     """The error for a type that has a name and is not read."""
-    number = next((number for number, known in UNREAD.items() if known == name), int(TensorType.MXFP4 if name == TL2 else TensorType.Q2_0))
+    number = next((number for number, known in UNREAD.items() if known == name), int(TensorType.MXFP4))
     supported = ", ".join(t.name for t in TensorType if t < 1 << 32)
     return UnsupportedError(f"{os.fspath(path)}: {field}: type {name} ({number}) is not supported; supported: {supported}")
 

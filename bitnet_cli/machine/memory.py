@@ -11,7 +11,45 @@ from numpy.typing import NDArray
 HUGE_PAGE = 2 << 20
 
 
-def available_bytes(meminfo: Path = Path("/proc/meminfo")) -> int | None:
+def available_bytes() -> int | None:
+    """Bytes that can be allocated without swapping and within the control group's limit; None where nobody says."""
+    known = [size for size in (system_bytes(), group_bytes()) if size is not None]
+    return min(known) if known else None
+
+
+def group_bytes(own: Path = Path("/proc/self/cgroup"), root: Path = Path("/sys/fs/cgroup")) -> int | None:
+    """What the limits of this process's control group (Linux, v1 and v2), and of those above it, leave; None where there are none.
+
+    Pages of files that nobody uses can be given back, so they count as free.
+    """
+    free: list[int] = []
+    try:
+        lines = [line.split(":", 2) for line in own.read_text().splitlines()]
+    except OSError:
+        return None
+    for _, names, path in (line for line in lines if len(line) == 3):
+        if names in ("", "memory"):
+            base = root / names
+            home, limit, used = base / path.strip("/"), *(V1 if names else V2)
+            free += [size for folder in (home, *home.parents) if folder.is_relative_to(base) for size in _room(folder, limit, used)]
+    return max(0, min(free)) if free else None
+
+
+V1, V2 = ("memory.limit_in_bytes", "memory.usage_in_bytes"), ("memory.max", "memory.current")
+NO_LIMIT = 1 << 60  # v1 writes a number near 2^63
+
+
+def _room(folder: Path, limit: str, used: str) -> list[int]:
+    """Free bytes of one group; none where it has no limit."""
+    try:
+        most, now = int((folder / limit).read_text()), int((folder / used).read_text())
+        stat = dict(line.split() for line in (folder / "memory.stat").read_text().splitlines())
+        return [most - now + int(stat.get("inactive_file", 0))] if most < NO_LIMIT else []
+    except (OSError, ValueError):  # `max` is no number
+        return []
+
+
+def system_bytes(meminfo: Path = Path("/proc/meminfo")) -> int | None:
     """Bytes that can be allocated without swapping, by the operating system's estimate; None where it does not say."""
     try:
         for line in meminfo.read_text().splitlines():

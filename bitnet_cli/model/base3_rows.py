@@ -39,7 +39,7 @@ def reserve(weights: arrays.Weights, c: ModelConfig, shapes: Sequence[tuple[int,
     nothing = Plan((), 0, False)
     if choice == "2" or isa.chosen() == isa.NAIVE:
         return weights, nothing
-    if len(weights.part_at):
+    if len(weights.part_at) or weights.groups:
         if choice == "auto":
             return weights, nothing
         raise UnsupportedError("1.6 bits a weight: not supported with several scales in a tensor, nor with float activations")

@@ -22,8 +22,10 @@ from bitnet_cli.gguf_file.reader import GGUFFile, TensorType
 from bitnet_cli.gguf_file.table import TensorTable
 from bitnet_cli.machine.memory import available_bytes
 from bitnet_cli.model.config import ACTIVATION_TYPE, NO_POOLING, NO_TEXT, ModelConfig, read_config
+from bitnet_cli.model.folds import read_folding
+from bitnet_cli.model.grouped import BLOCKED, examine_groups, has_grouped_head, has_groups, head_name, require_groups
 from bitnet_cli.model.parts import Scales, require_movable
-from bitnet_cli.model.projections import examine, extra_scale, has_row_scales, i2_s_scale, infos_of, require_layout, scale_name
+from bitnet_cli.model.projections import SAMPLE, examine, extra_scale, has_row_scales, i2_s_scale, infos_of, require_layout, scale_name
 from bitnet_cli.model.weights import check_tensors, embedding_info, head_info, norm_names, norm_values, rope_factors
 from bitnet_cli.ternary import i2_s_order
 from bitnet_cli.ternary.layouts import rows_or_columns
@@ -32,8 +34,6 @@ from bitnet_cli.text.tokenizer import Tokenizer
 from bitnet_cli.text.vocabulary import silent_ids
 
 DEFAULT_CONTEXT = 2048  # tokens
-# Keys that change what weights mean, by their beginning, and are not applied.
-FOREIGN_KEYS = {"prism.hadamard.": "weights that are folded with a Hadamard transform"}
 # Beginnings of tensors that are a part of a model: one that is not read would be arithmetic left out (a norm, more layers, experts).
 # `.input_scale` is what other engines round activations by, in types that are not ours.
 PARTS = ("blk.", "token_", "position_", "rope_f", "output", "cls.", "dense_", "per_layer_")
@@ -51,8 +51,9 @@ def check_model(file: TensorTable, evidence: i2_s_order.Evidence | None = None) 
 
     evidence: of the order of I2_S weights, where it is known already.
     """
-    _require_read(file)
+    require_read(file.path, file.unread)
     c = read_config(file)
+    read_folding(file, c)
     for name in check_tensors(file, c):
         if name.endswith((".bias", ".scale")) or (name.startswith(PARTS) and not name.endswith(".input_scale")):
             raise UnsupportedError(f"{file.path}: tensor {name}: changes the result and is not supported by {c.architecture} here")
@@ -79,14 +80,6 @@ def check_model(file: TensorTable, evidence: i2_s_order.Evidence | None = None) 
     return c
 
 
-def _require_read(file: TensorTable) -> None:
-    require_read(file.path, file.unread)
-    for prefix, meaning in FOREIGN_KEYS.items():
-        key = next((key for key in file.metadata if key.startswith(prefix)), None)
-        if key is not None:
-            raise UnsupportedError(f"{file.path}: {key}: {meaning} are not supported: without it the model writes nonsense")
-
-
 def require_activations(path: str, c: ModelConfig) -> None:
     """UnsupportedError where the model lacks what its activation scheme needs. Papers: activations.SCHEMES."""
     if c.float_activations and c.activation == "relu2":
@@ -99,12 +92,26 @@ def require_activations(path: str, c: ModelConfig) -> None:
                 )
 
 
-def require_memory(c: ModelConfig, context: int, cache_type: str) -> None:
-    """BitnetError where the KV cache of so many tokens does not fit into this machine's free memory."""
+def require_memory(c: ModelConfig, context: int, cache_type: str, weights: int = 0) -> None:
+    """BitnetError where the KV cache of so many tokens does not fit into this machine's free memory. weights: bytes of `own_bytes`."""
     free, need = available_bytes(), cache_bytes(cache_type, c.layers, c.kv_heads, c.head_dim, context)
-    if free is not None and need > free:
-        have = free / 2**30
-        raise BitnetError(f"a context of {context} tokens needs {need / 2**30:.1f} GiB of memory, {have:.1f} are free; use a smaller -c")
+    if free is None or need + weights <= free:
+        return
+    told = f"a context of {context} tokens needs {need / 2**30:.1f} GiB of memory, {free / 2**30:.1f} are free"
+    told += f", of which the weights take {weights / 2**30:.1f}" if weights else ""
+    fits = max(0, free - weights) * context // need
+    told += f"; use a smaller -c (up to {fits} tokens)" if fits else "; the model does not fit"
+    if cache_type in ("f32", "f16"):
+        told += f", or --cache-type q8: {cache_bytes('q8', c.layers, c.kv_heads, c.head_dim, context) / 2**30:.1f} GiB"
+    raise BitnetError(told)
+
+
+def own_bytes(file: TensorTable, c: ModelConfig) -> int:
+    """Bytes that projections and head take beside the mapped file: layouts that kernels do not read in place are moved to memory."""
+    infos = [info for layer in infos_of(file, c) for info in layer]
+    moved = infos if any(info.type is not TensorType.I2_S for info in infos) else []
+    head = [file.tensors[head_name(file)]] if has_grouped_head(file) else []
+    return sum(max(info.shape[0] * info.shape[1] // 4, info.nbytes if info.type in BLOCKED else 0) for info in [*moved, *head])
 
 
 def check_text(file: TensorTable, c: ModelConfig, *, embeds: bool = False) -> Tokenizer:
@@ -128,7 +135,10 @@ def check_plan(file: PlannedFile) -> None:
         found = []
         for info in layer:
             table, one = file.scales.get(info.name), Scales(np.ones(info.shape[0], np.float32))
-            split = None if table is None else rows_or_columns(table, info.shape[1] // table.shape[1], f"{file.path}: tensor {info.name}")
+            split = None if table is None else rows_or_columns(table, info.shape[1] // table.shape[1])
+            if table is not None and split is None:
+                require_groups(str(file.path), c, infos_of(file, c))
+                return
             found.append(one if split is None else Scales(*split))
         require_movable(str(file.path), c, number, found)
 
@@ -145,8 +155,8 @@ def why_not(file: GGUFFile, evidence: i2_s_order.Evidence | None = None, *, embe
         if embeds and c.pooling is None:
             raise UnsupportedError(NO_POOLING)
         check_model(file, evidence)
-        require_memory(c, min(DEFAULT_CONTEXT, c.context), "f16")
-        sampled = not examine(file, c, full)
+        require_memory(c, min(DEFAULT_CONTEXT, c.context), "f16", own_bytes(file, c))
+        sampled = not (examine_groups if has_groups(file, c, None if full else SAMPLE) else examine)(file, c, full)
     except BitnetError as error:
         return Verdict(str(error).removeprefix(f"{file.path}: "))
     return Verdict(None, sampled)

@@ -6,12 +6,14 @@ Keys are `<arch>.<name>` as llama.cpp registers them (facts: `block_count`, `emb
 import math
 from array import array
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from bitnet_kernels.naive.rope import UNSCALED, Scaling
 
 from bitnet_cli.activations import FLOAT, INT8, SAME_ACTIVATIONS, TOP_K, known_scheme
 from bitnet_cli.errors import BadFileError, UnsupportedError
 from bitnet_cli.gguf_file.table import TensorTable
+from bitnet_cli.layer_table import HEAD_NORMS, INPUT_NORMS, OUT_NORMS, QKV_BIASES, SUB_NORMS, layer_weights
 from bitnet_cli.model.rope import read_scaling
 from bitnet_cli.model.switches import refuse_switches
 
@@ -21,21 +23,22 @@ class Architecture:
     """What the name of an architecture implies."""
 
     activation: str  # where the key `hidden_activation` is absent
-    sub_norms: bool  # norms before the output and down projections
-    head_norms: bool = False  # of every query and key head, before RoPE
-    out_norms: bool = False  # of what attention and feed-forward add to the residual stream
+    has: frozenset[str] = frozenset()  # groups of layer_table.LAYER
     scaled_embedding: bool = False  # by sqrt(hidden)
     pairs: bool = False  # q and k rows are ordered for rotations of neighbours (2 i, 2 i + 1); `rope_freqs.weight` may stretch them
+    windows: bool = False  # some layers see a window of positions
+    global_rope: bool = True  # whether layers that see all positions have rotations, beside others that see a window
 
 
 # `bitnet-25` is the name in Microsoft's first release of BitNet 2B-4T; `bitnet` is llama.cpp's, for the SiLU models of 1bitLLM.
 ARCHITECTURES = {
-    "bitnet-b1.58": Architecture("relu2", sub_norms=True),
-    "bitnet-25": Architecture("relu2", sub_norms=True),
-    "bitnet": Architecture("silu", sub_norms=True),
-    "qwen3": Architecture("silu", sub_norms=False, head_norms=True),
-    "gemma3": Architecture("gelu_pytorch_tanh", sub_norms=False, head_norms=True, out_norms=True, scaled_embedding=True),
-    "llama": Architecture("silu", sub_norms=False, pairs=True),
+    "bitnet-b1.58": Architecture("relu2", frozenset({SUB_NORMS})),
+    "bitnet-25": Architecture("relu2", frozenset({SUB_NORMS})),
+    "bitnet": Architecture("silu", frozenset({SUB_NORMS})),
+    "qwen3": Architecture("silu", frozenset({HEAD_NORMS})),
+    "gemma3": Architecture("gelu_pytorch_tanh", frozenset({HEAD_NORMS, OUT_NORMS}), scaled_embedding=True, windows=True),
+    "qwen2": Architecture("silu", frozenset({QKV_BIASES})),
+    "llama": Architecture("silu", pairs=True),
 }
 # Keys of what enters a projection (activations.py). Absent: float if tensors have several scales, else int8. Of this package; llama.cpp
 # rounds to int8 in blocks.
@@ -47,6 +50,20 @@ INPUT_NORM = "blk.0.attn_q_norm_in.weight"  # BitNet embedding models have a nor
 NO_TEXT = "an embedding model: `bitnet embed` makes vectors with it, and it writes no text"
 NO_POOLING = "says no pooling_type, so it is no embedding model; --pooling last or --pooling mean makes vectors with it all the same"
 WINDOW_PERIOD = 6  # where the file does not say (llama.cpp, src/models/gemma3.cpp)
+
+
+class Rope(NamedTuple):
+    """Rotations of queries and keys."""
+
+    theta: float
+    scaling: Scaling = UNSCALED
+
+
+class LayerKind(NamedTuple):
+    """What differs between the layers of a model."""
+
+    rope: Rope | None  # None: nothing rotates
+    window: int = 0  # positions that a token sees, itself and those before it; 0: all
 
 
 @dataclass(frozen=True)
@@ -62,21 +79,15 @@ class ModelConfig:
     vocab: int
     context: int  # tokens that the model was trained for
     norm_eps: float
-    rope_theta: float
     activation: str
-    sub_norms: bool
     rope_pairs: bool
     activation_type: str | None  # of ACTIVATION_TYPE; None: the file does not say
     tied: bool  # the embedding is also the head
-    input_norms: bool = False  # of the input of every projection; those of the output and down projections take the place of sub_norms
-    head_norms: bool = False
-    out_norms: bool = False
+    kinds: tuple[LayerKind, ...]  # of each layer
+    rotated: int  # values of each query and key head that rotate, the first ones
+    has: frozenset[str] = frozenset()  # groups of layer_table.LAYER
     embedding_scale: float = 1.0
     query_factor: float = 1.0  # what attention scores are multiplied by, beside head_dim^-0.5
-    window: int = 0  # positions that a token sees in sliding layers; 0: there are none
-    window_period: int = WINDOW_PERIOD  # every so many layers the last one is not sliding
-    window_theta: float = 10000.0  # rope_theta of the sliding layers
-    rope_scaling: Scaling = UNSCALED  # of the layers that are not sliding
     top_k: float = TOP_K  # share of the inputs of `o` that a sparse scheme keeps
     pooling: str | None = None  # how tokens' states become one embedding, a value of POOLING; None: a model that writes text
 
@@ -95,14 +106,9 @@ class ModelConfig:
         """Width of all query heads together."""
         return self.heads * self.head_dim
 
-    def is_sliding(self, layer: int) -> bool:
-        """Whether tokens of a layer see `window` positions only."""
-        return self.window > 0 and (layer + 1) % self.window_period != 0
-
     @property
     def ternary_weights(self) -> int:
-        kv = self.kv_heads * self.head_dim
-        return self.layers * self.hidden * (2 * self.inner + 2 * kv + 3 * self.feed_forward)
+        return self.layers * layer_weights(self)
 
 
 def read_config(file: TensorTable) -> ModelConfig:
@@ -117,14 +123,11 @@ def read_config(file: TensorTable) -> ModelConfig:
     heads = _of_all_layers(file, f"{arch}.attention.head_count", 4096)
     hidden = file.require_int(f"{arch}.embedding_length", 1, 1 << 20)
     head_dim = file.optional_int(f"{arch}.attention.key_length", 2, 4096, hidden // heads)
-    context, theta = (
-        file.require_int(f"{arch}.context_length", 1, 1 << 24),
-        file.optional_float(f"{arch}.rope.freq_base", 1.0, 1e12, 10000.0),
-    )
+    layers, context = file.require_int(f"{arch}.block_count", 1, 4096), file.require_int(f"{arch}.context_length", 1, 1 << 24)
     config = ModelConfig(
         architecture=arch,
         name=file.optional_str("general.name", file.path.stem),
-        layers=file.require_int(f"{arch}.block_count", 1, 4096),
+        layers=layers,
         hidden=hidden,
         feed_forward=_of_all_layers(file, f"{arch}.feed_forward_length", 1 << 22),
         heads=heads,
@@ -133,18 +136,12 @@ def read_config(file: TensorTable) -> ModelConfig:
         vocab=embedding.shape[0],
         context=context,
         norm_eps=file.require_float(f"{arch}.attention.layer_norm_rms_epsilon", 0.0, 1.0),
-        rope_theta=theta,
-        rope_scaling=read_scaling(file, arch, context, theta),
         activation=_activation(file, arch, known.activation),
-        sub_norms=known.sub_norms and file.optional_bool(f"{arch}.{USE_SUB_NORMS}", True),
-        input_norms=known.head_norms and INPUT_NORM in file.tensors,
-        head_norms=known.head_norms,
-        out_norms=known.out_norms,
+        has=_groups(file, arch, known),
+        kinds=_kinds(file, arch, known, layers, context),
+        rotated=file.optional_int(f"{arch}.rope.dimension_count", 2, 4096, head_dim),
         embedding_scale=math.sqrt(hidden) if known.scaled_embedding else 1.0,
         query_factor=_query_factor(file, arch, head_dim),
-        window=file.optional_int(f"{arch}.attention.sliding_window", 0, 1 << 30, 0) if known.out_norms else 0,
-        window_period=_window_period(file, arch),
-        window_theta=file.optional_float(f"{arch}.rope.freq_base_swa", 1.0, 1e12, 10000.0),
         pooling=_pooling(file, arch),
         rope_pairs=known.pairs,
         activation_type=_activation_type(file, arch),
@@ -175,16 +172,31 @@ def _activation(file: TensorTable, arch: str, default: str) -> str:
     return name
 
 
-def _window_period(file: TensorTable, arch: str) -> int:
-    """A number, or for every layer whether it sees a window (llama.cpp, src/llama-model.cpp, load_swa_pattern)."""
+def _groups(file: TensorTable, arch: str, known: Architecture) -> frozenset[str]:
+    """Groups of layer_table.LAYER. BadFileError: USE_SUB_NORMS is no boolean."""
+    has = known.has if file.optional_bool(f"{arch}.{USE_SUB_NORMS}", True) else known.has - {SUB_NORMS}
+    return has | {INPUT_NORMS} if HEAD_NORMS in has and INPUT_NORM in file.tensors else has
+
+
+def _kinds(file: TensorTable, arch: str, known: Architecture, layers: int, context: int) -> tuple[LayerKind, ...]:
+    theta = file.optional_float(f"{arch}.rope.freq_base", 1.0, 1e12, 10000.0)
+    window = file.optional_int(f"{arch}.attention.sliding_window", 0, 1 << 30, 0) if known.windows else 0
+    rope = Rope(theta, read_scaling(file, arch, context, theta))
+    sliding = LayerKind(Rope(file.optional_float(f"{arch}.rope.freq_base_swa", 1.0, 1e12, 10000.0)), window)
+    seeing_all = LayerKind(rope if known.global_rope or not window else None)
+    return tuple(sliding if window and slides else seeing_all for slides in _sliding(file, arch, layers))
+
+
+def _sliding(file: TensorTable, arch: str, layers: int) -> list[bool]:
+    """For each layer whether it sees a window, or a number: of every so many layers the last one does not (llama.cpp, load_swa_pattern)."""
     key = f"{arch}.attention.sliding_window_pattern"
-    layers = file.metadata.get(key)
-    if not isinstance(layers, list | array):
-        return file.optional_int(key, 1, 4097, WINDOW_PERIOD)
-    for period in range(1, len(layers) + 2):
-        if all(bool(sliding) == bool((i + 1) % period) for i, sliding in enumerate(layers)):
-            return period
-    raise UnsupportedError(f"{file.path}: {key}: layers that see everything in another order than once in every so many are not supported")
+    found = file.metadata.get(key)
+    if not isinstance(found, list | array):
+        period = file.optional_int(key, 1, 4097, WINDOW_PERIOD)
+        return [(i + 1) % period != 0 for i in range(layers)]
+    if len(found) != layers:
+        raise BadFileError(file.path, key, f"has {len(found)} values, expected one for each of {layers} layers")
+    return [bool(sliding) for sliding in found]
 
 
 def _query_factor(file: TensorTable, arch: str, head_dim: int) -> float:
@@ -220,7 +232,7 @@ def _neutral_sizes(file: TensorTable, c: ModelConfig) -> dict[str, tuple[float, 
     neutral: dict[str, tuple[float, ...]] = dict.fromkeys(heads, (0, c.head_dim))
     neutral |= {"embedding_length_out": (0, c.hidden), "embedding_scale": (0, c.embedding_scale)}
     window = file.optional_int(f"{c.architecture}.attention.sliding_window", 0, 1 << 30, 0)
-    if not c.out_norms and window < c.context:  # a window that is never full shows everything
+    if not ARCHITECTURES[c.architecture].windows and window < c.context:  # a window that is never full shows everything
         neutral["attention.sliding_window"] = (0,)
     return neutral
 
@@ -238,10 +250,12 @@ def _check(file: TensorTable, c: ModelConfig) -> None:
     value_dim = file.optional_int(f"{arch}.attention.value_length", 1, 4096, c.head_dim)
     if value_dim != c.head_dim:
         raise UnsupportedError(f"{file.path}: {arch}.attention.value_length: {value_dim} differs from the key length {c.head_dim}")
-    rotary = file.optional_int(f"{arch}.rope.dimension_count", 1, 4096, c.head_dim)
-    if rotary != c.head_dim:
-        raise UnsupportedError(f"{file.path}: {arch}.rope.dimension_count: {rotary} differs from the head's {c.head_dim}")
-    if c.query_factor != 1.0 and not c.head_norms:
+    key = f"{arch}.rope.dimension_count"
+    if c.rotated > c.head_dim or c.rotated % 2:
+        raise BadFileError(file.path, key, f"is {c.rotated}, expected an even number up to the head's {c.head_dim}")
+    if c.rotated != c.head_dim and c.rope_pairs:  # llama.cpp ends with an error here too
+        raise UnsupportedError(f"{file.path}: {key}: {c.rotated} differs from the head's {c.head_dim}, which {arch} rotates whole")
+    if c.query_factor != 1.0 and HEAD_NORMS not in c.has:
         raise UnsupportedError(f"{file.path}: {arch}.attention.scale: is supported where queries have a norm, as in gemma3")
     tokens = file.optional_strings("tokenizer.ggml.tokens", None)  # more or fewer than rows: the tokenizer's business (text/from_gguf.py)
     declared = file.optional_int(f"{arch}.vocab_size", 1, 1 << 24, c.vocab)

@@ -24,8 +24,9 @@ from bitnet_cli.gguf_file.dequantise import rows_as_float32
 from bitnet_cli.gguf_file.reader import GGUFFile
 from bitnet_cli.gguf_file.types import row_bytes
 from bitnet_cli.model import base3_rows
-from bitnet_cli.model.checks import DEFAULT_CONTEXT, check_model, require_memory
+from bitnet_cli.model.checks import DEFAULT_CONTEXT, check_model, own_bytes, require_memory
 from bitnet_cli.model.derived import Derived
+from bitnet_cli.model.folds import embedding_fold
 from bitnet_cli.model.pages import Pages
 from bitnet_cli.model.sequence import Sequence
 from bitnet_cli.model.weights import embedding_info, head_info, head_note, load_weights, packed_shapes, rope_tables, sizes_of
@@ -101,21 +102,23 @@ class Engine:
         self.cache_type, self.threads = cache_type, threads
         self.scheme = scheme_for(c.trained_scheme, activations, c.activation == "relu2", str(file.path))
         self.note = post_hoc_note(c.trained_scheme, self.scheme)
-        require_memory(c, self.context, cache_type)
+        require_memory(c, self.context, cache_type, own_bytes(file, c))
         self.silent = np.array(silent_ids(file.metadata, str(file.path), c.vocab), np.int64)
         cos, sin = rope_tables(file, c, self.context)
         sizes = sizes_of(file, c, self.scheme, QUERY_TYPES[query_type])
         weights = load_weights(file, c, cos, sin, self.silent, threads)
-        if len(weights.part_at) and c.float_activations is not False:
+        groups = weights.groups or weights.head_groups
+        if c.float_activations is not False if len(weights.part_at) else groups and c.float_activations:
             sizes = sizes._replace(digits=2)
         weights, base3 = base3_rows.reserve(weights, c, packed_shapes(c), weight_bits)
         self._embedding, self._embedding_bytes = embedding_info(file), file.raw("token_embd.weight")
         self.head_note = head_note(file)
-        self.head_bytes = weights.head.size if self.head_note else head_info(file).nbytes
+        self._embedding_fold = embedding_fold(file, c)
+        self.head_bytes = weights.head.size if self.head_note or weights.head_groups else head_info(file).nbytes
         self.batch = min(CHUNK, self.context)
         self.pages = Pages(self.context, 1)
         cache = kv_cache.new_cache(c.layers, c.kv_heads, c.head_dim, self.context, cache_type)
-        scratch = arrays.new_scratch(sizes, self.batch, self.context, threads)
+        scratch = arrays.new_scratch(sizes, self.batch, self.context, threads, groups)
         descriptor = file.descriptor(head_info(file)) if len(weights.planes.scales) and os.name != "nt" else None
         if descriptor is not None:
             weights.head_file[0] = descriptor
@@ -194,6 +197,8 @@ class Engine:
         size = row_bytes(kind, c.hidden)
         raw = np.concatenate([self._embedding_bytes[token * size : (token + 1) * size] for token in ids])
         rows = rows_as_float32(kind, raw, c.hidden)
+        if self._embedding_fold is not None:
+            rows = self._embedding_fold.unfold(rows)
         np.multiply(rows, np.float32(c.embedding_scale), out=states[: len(ids)])  # by 1 nothing changes
         return states
 

@@ -10,9 +10,9 @@ from bitnet_kernels.control import Wanted, new_control
 from numpy.typing import NDArray
 
 from bitnet_cli.errors import UnsupportedError
+from bitnet_cli.layer_table import PROJECTIONS
 from bitnet_cli.machine.threads import split
 from bitnet_cli.model.engine import Engine
-from bitnet_cli.model.projections import PROJECTIONS
 from bitnet_cli.model.sequence import Sequence
 from bitnet_cli.model.traffic import reset_counts
 

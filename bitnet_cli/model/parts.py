@@ -10,10 +10,11 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
-from bitnet_kernels.arrays import DOWN, UP, O, V
+from bitnet_kernels.arrays import DOWN, PROJECTIONS, UP, O, V
 from numpy.typing import NDArray
 
 from bitnet_cli.errors import UnsupportedError
+from bitnet_cli.layer_table import INPUT_NORMS, SUB_NORMS
 from bitnet_cli.model.config import ModelConfig
 
 Floats = NDArray[np.float32]
@@ -35,7 +36,7 @@ class Parts(NamedTuple):
     scales: Floats
 
 
-NO_PARTS = Parts(np.zeros((0, 7), np.int64), np.zeros(0, np.int64), np.zeros(0, np.float32))
+NO_PARTS = Parts(np.zeros((0, PROJECTIONS), np.int64), np.zeros(0, np.int64), np.zeros(0, np.float32))
 
 
 def parts_of(path: str, c: ModelConfig, layers: Sequence[Sequence[Scales]]) -> Parts:
@@ -65,7 +66,7 @@ def require_movable(path: str, c: ModelConfig, number: int, layer: Sequence[Scal
         where = f"{path}: layer {number}: scales that differ between the columns of a projection"
         if which not in MAKES:
             raise UnsupportedError(f"{where} are supported in attn_output and ffn_down only")
-        if c.sub_norms or c.input_norms or c.float_activations is False:
+        if {SUB_NORMS, INPUT_NORMS} & c.has or c.float_activations is False:
             raise UnsupportedError(f"{where} need float activations, and no norm before it")
         heads = scales.columns.reshape(c.kv_heads, -1, c.head_dim) if which == O else scales.columns[None, None]
         if not (heads == heads[:, :1]).all():

@@ -14,6 +14,7 @@ from typing import NamedTuple
 
 import numpy as np
 from bitnet_kernels.arrays import packed_width
+from bitnet_kernels.group_rows import Groups
 from numpy.typing import NDArray
 
 from bitnet_cli.errors import BadFileError, UnsupportedError
@@ -21,12 +22,12 @@ from bitnet_cli.gguf_file.dequantise import FLOATS as FLOAT_TYPES
 from bitnet_cli.gguf_file.dequantise import rows_as_float32
 from bitnet_cli.gguf_file.reader import GGUFFile, TensorInfo, TensorType
 from bitnet_cli.gguf_file.table import TensorTable
+from bitnet_cli.layer_table import PROJECTIONS, file_name
 from bitnet_cli.model.config import ModelConfig
 from bitnet_cli.model.parts import NO_PARTS, Parts, Scales, parts_of, require_movable
 from bitnet_cli.ternary import i2_s
 from bitnet_cli.ternary.layouts import CHUNK, LAYOUTS, PackedTensor, block_of, exact_signs
 
-PROJECTIONS = ("attn_q", "attn_k", "attn_v", "attn_output", "ffn_gate", "ffn_up", "ffn_down")  # order of arrays.Q .. arrays.DOWN
 FLOATS = {TensorType.F32: "<f4", TensorType.F16: "<f2"}  # of ternary values, where rows fit no layout
 SAMPLE = 1 << 16  # bytes of a tensor that `examine` looks at
 SMALLEST = np.finfo(np.float32).tiny  # a denormal scale is damage: no trained weights are that small
@@ -34,14 +35,15 @@ SMALLEST = np.finfo(np.float32).tiny  # a denormal scale is damage: no trained w
 
 class Projections(NamedTuple):
     packed: NDArray[np.uint8]  # (bytes,) read-only
-    offsets: NDArray[np.int64]  # (layers, 7) first byte of each of PROJECTIONS
-    scales: NDArray[np.float32]  # (layers, 7); of one that has several: 1
+    offsets: NDArray[np.int64]  # (layers, arrays.PROJECTIONS) first byte of each of PROJECTIONS
+    scales: NDArray[np.float32]  # (layers, arrays.PROJECTIONS); of one that has several: 1
     parts: Parts = NO_PARTS  # in place of `scales`, where a projection has several or activations are float
+    groups: Groups | None = None  # as Weights.groups: `packed` has rows of group_rows.py (grouped.py)
 
 
-def weight_name(layer: int, projection: str) -> str:
-    """GGUF's name of a projection's weights."""
-    return f"blk.{layer}.{projection}.weight"
+def weight_name(layer: int, name: str) -> str:
+    """GGUF's name of a tensor of layer_table.LAYER."""
+    return file_name(f"blk.{layer}.{name}")
 
 
 def scale_name(weight: str) -> str:
@@ -80,7 +82,7 @@ def examine(file: GGUFFile, c: ModelConfig, full: bool) -> bool:
             if info.type is TensorType.I2_S:  # checks.check_model has seen its one scale, and any code has a meaning
                 found.append(_scales(file, info, np.float32(1)))
                 continue
-            values = _values(file, info, None if full else SAMPLE)
+            values = values_of(file, info, None if full else SAMPLE)
             everything &= values.rows == info.shape[0]
             for _ in values.chunks():
                 pass
@@ -165,7 +167,7 @@ def _repacked(file: GGUFFile, infos: list[list[TensorInfo]], c: ModelConfig) -> 
     several = False
     for layer, row in enumerate(infos):
         for which, info in enumerate(row):
-            values = _values(file, info)
+            values = values_of(file, info)
             every[layer].append(_scales(file, info, values.scales))
             if isinstance(values.scales, Scales) or has_row_scales(file, info.name):
                 several = True
@@ -182,13 +184,13 @@ def _repacked(file: GGUFFile, infos: list[list[TensorInfo]], c: ModelConfig) -> 
     return Projections(packed, offsets, scales, parts)
 
 
-class _Values(NamedTuple):
+class Values(NamedTuple):
     scales: np.float32 | Scales
     rows: int  # that were looked at
     chunks: Callable[[], Iterator[NDArray[np.int8]]]  # ternary values, whole rows
 
 
-def _values(file: GGUFFile, info: TensorInfo, sample: int | None = None) -> _Values:
+def values_of(file: GGUFFile, info: TensorInfo, sample: int | None = None) -> Values:
     """The scale or scales of a projection, and its values. sample: of a few rows only, of so many bytes."""
     shape, extra, field = (info.shape[0], info.shape[1]), extra_scale(file, info.name), f"tensor {info.name}"
     if info.type in LAYOUTS:
@@ -197,11 +199,11 @@ def _values(file: GGUFFile, info: TensorInfo, sample: int | None = None) -> _Val
             source = source.some_rows(sample)
         several = source.several()
         found, chunks = source.read() if several is None else (Scales(*several[:2]), several[2])
-        return _Values(found, source.shape[0], chunks)
+        return Values(found, source.shape[0], chunks)
     return _float_values(file, info, extra, sample)
 
 
-def _float_values(file: GGUFFile, info: TensorInfo, extra: np.float32, sample: int | None) -> _Values:
+def _float_values(file: GGUFFile, info: TensorInfo, extra: np.float32, sample: int | None) -> Values:
     floats, field = file.raw(info.name).view(FLOATS[info.type]).reshape(info.shape), f"tensor {info.name}"
     if sample is not None:
         floats = floats[: max(4, sample // (floats.itemsize * info.shape[1]))]
@@ -220,4 +222,4 @@ def _float_values(file: GGUFFile, info: TensorInfo, extra: np.float32, sample: i
         scale = np.float32(size * extra)
     if not np.isfinite(scale) or scale < SMALLEST:
         raise BadFileError(file.path, field, f"has the scale {scale}, expected a positive number", info.offset)
-    return _Values(scale, len(floats), chunks)
+    return Values(scale, len(floats), chunks)

@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 from bitnet_cli import __version__
 from bitnet_cli.checkpoint.strict_json import open_regular
 from bitnet_cli.errors import BadFileError, BitnetError, UsageError
-from bitnet_cli.gguf_file.part_file import part_file
+from bitnet_cli.gguf_file.part_file import explain_write_errors, part_file
 from bitnet_cli.model.opening import OpenModel
 from bitnet_cli.model.sequence import Sequence
 
@@ -74,7 +74,7 @@ def save(opened: OpenModel, tokens: Ids[int], path: Path) -> None:
     header = json.dumps(_header(opened, count, parts)).encode() + b"\n"
     ids = np.array(tokens, "<i4")
     size = len(MAGIC) + len(header) + ids.nbytes + sum(part.nbytes for part in parts) + 32
-    with part_file(path, size, mode=0o600) as part, part.open("wb") as file:
+    with part_file(path, size, mode=0o600) as part, explain_write_errors(path, size), part.open("wb") as file:
         digest = hashlib.sha256()
         for data in (MAGIC, header, ids.tobytes()):
             digest.update(data)

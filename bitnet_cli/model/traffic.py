@@ -12,10 +12,9 @@ import numpy as np
 from bitnet_kernels import arrays, kv_cache
 from numpy.typing import NDArray
 
+from bitnet_cli.layer_table import projection_shapes
 from bitnet_cli.model.config import ModelConfig
 from bitnet_cli.model.head import bytes_read
-from bitnet_cli.model.projections import PROJECTIONS
-from bitnet_cli.model.weights import projection_shapes
 
 if TYPE_CHECKING:
     from bitnet_cli.model.engine import Engine
@@ -82,7 +81,7 @@ def projection_bytes_a_token(engine: Engine) -> list[float]:
     """The ternary part of `bytes_a_token` by projection, of all layers, in the order of arrays.Q to arrays.DOWN."""
     c, w, s = engine.config, engine.arrays.weights, engine.arrays.scratch
     a_weight = len(w.base3) / c.ternary_weights if w.base3_built[0] else 0.25
-    sizes = [c.layers * rows * cols * a_weight for rows, cols in projection_shapes(c)]
+    sizes = [c.layers * rows * cols * a_weight for rows, cols in projection_shapes(c).values()]
     seen, by_columns = s.counts[:, 0].sum(), s.column_counts[0, 0]
     sizes[arrays.UP] *= 1 - skipped_share(s)
     columns = c.layers * c.hidden * c.feed_forward * (1 - skipped_columns_share(s)) / 4  # of 2 bits a weight
@@ -119,7 +118,7 @@ def prefill_traffic(engine: Engine, depth: int, tokens: int) -> Traffic:
 
 def operations(c: ModelConfig, depth: int, tokens: int, logits: int) -> Operations:
     """Mean over `tokens` tokens after `depth`, of which `logits` get logits."""
-    seen = sum(min(depth + (tokens + 1) / 2, c.window if c.is_sliding(layer) else float("inf")) for layer in range(c.layers))
+    seen = sum(min(depth + (tokens + 1) / 2, kind.window or float("inf")) for kind in c.kinds)
     return Operations(2.0 * c.ternary_weights, 2.0 * c.vocab * c.hidden * logits / tokens, 4.0 * c.inner * seen)
 
 
@@ -136,9 +135,9 @@ def kernel_work(engine: Engine, position: int, tokens: int, logits: float, searc
     One token: by the engine's counts of what was read, as `decode_traffic`.
     """
     c = engine.config
-    weights = [float(c.layers * rows * cols) for rows, cols in projection_shapes(c)]
-    sizes = projection_bytes_a_token(engine) if tokens == 1 else [count / 4 / tokens for count in weights]
-    work = {name: Work(size, 2 * count) for name, size, count in zip(PROJECTIONS, sizes, weights, strict=True)}
+    weights = {name: float(c.layers * rows * cols) for name, (rows, cols) in projection_shapes(c).items()}
+    sizes = projection_bytes_a_token(engine) if tokens == 1 else [count / 4 / tokens for count in weights.values()]
+    work = {name: Work(size, 2 * count) for (name, count), size in zip(weights.items(), sizes, strict=True)}
     work["attention"] = Work(cache_bytes_at(engine, position + tokens - 1) / tokens, operations(c, position, tokens, 1).attention)
     work["head"] = Work(head_bytes_a_token(engine, searched) * logits, 2.0 * c.vocab * c.hidden * logits)
     return work

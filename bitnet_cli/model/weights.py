@@ -17,10 +17,13 @@ from bitnet_cli.errors import BadFileError, UnsupportedError
 from bitnet_cli.gguf_file.dequantise import FLOATS, READABLE, rows_as_float32
 from bitnet_cli.gguf_file.reader import GGUFFile, TensorInfo, TensorType
 from bitnet_cli.gguf_file.table import TensorTable
+from bitnet_cli.layer_table import BIASES, EVERY, LAYER, PROJECTIONS, QKV_BIASES, VECTORS, projection_shapes, shapes
 from bitnet_cli.model.columns import columns_for
-from bitnet_cli.model.config import ModelConfig
+from bitnet_cli.model.config import ModelConfig, Rope
+from bitnet_cli.model.folds import folds_of
+from bitnet_cli.model.grouped import BLOCKED, has_grouped_head, has_groups, head_name, load_groups, load_head
 from bitnet_cli.model.head import planes_for
-from bitnet_cli.model.projections import PROJECTIONS, load_projections, scale_name
+from bitnet_cli.model.projections import load_projections, scale_name, weight_name
 from bitnet_cli.model.recode import RECODED, recode_note, recoded
 
 ROPE_FACTORS = "rope_freqs.weight"
@@ -36,43 +39,35 @@ HEAD_KINDS = {
 }
 
 
-def projection_shapes(c: ModelConfig) -> tuple[tuple[int, int], ...]:
-    """(rows, cols) of each of PROJECTIONS."""
-    kv = c.kv_heads * c.head_dim
-    return (
-        (c.inner, c.hidden),
-        (kv, c.hidden),
-        (kv, c.hidden),
-        (c.hidden, c.inner),
-        (c.feed_forward, c.hidden),
-        (c.feed_forward, c.hidden),
-        (c.hidden, c.feed_forward),
-    )
+# Place of each norm in arrays.Weights.norm_offsets. Norms of the inputs of O and DOWN stand where other models have their sub-norms.
+PLACES = {
+    "attn_norm": arrays.ATTENTION_NORM,
+    "attn_sub_norm": arrays.ATTENTION_SUB_NORM,
+    "ffn_norm": arrays.FFN_NORM,
+    "ffn_sub_norm": arrays.FFN_SUB_NORM,
+    "attn_q_norm_in": arrays.Q_NORM,
+    "attn_k_norm_in": arrays.K_NORM,
+    "attn_v_norm_in": arrays.V_NORM,
+    "attn_output_norm_in": arrays.ATTENTION_SUB_NORM,
+    "ffn_gate_norm_in": arrays.GATE_NORM,
+    "ffn_up_norm_in": arrays.UP_NORM,
+    "ffn_down_norm_in": arrays.FFN_SUB_NORM,
+    "attn_q_norm": arrays.Q_HEAD_NORM,
+    "attn_k_norm": arrays.K_HEAD_NORM,
+    "post_attention_norm": arrays.ATTENTION_OUT_NORM,
+    "post_ffw_norm": arrays.FFN_OUT_NORM,
+}
 
 
 def packed_shapes(c: ModelConfig) -> tuple[tuple[int, int], ...]:
     """(rows, cols) of each of PROJECTIONS as they lie in memory: cols in whole blocks of 128."""
-    return tuple((rows, arrays.packed_width(cols)) for rows, cols in projection_shapes(c))
+    return tuple((rows, arrays.packed_width(cols)) for rows, cols in projection_shapes(c).values())
 
 
-def norms_of(c: ModelConfig) -> dict[int, tuple[str, int]]:
-    """Place (arrays.ATTENTION_NORM ...) -> GGUF name in a layer and length of each norm that the model has.
-
-    Names of the input norms: microsoft/BitNet, docs/bitnet-embeddings-i2s-guide.md, section 3.2; all others are llama.cpp's.
-    """
-    norms = {arrays.ATTENTION_NORM: ("attn_norm", c.hidden), arrays.FFN_NORM: ("ffn_norm", c.hidden)}
-    if c.sub_norms:
-        norms |= {arrays.ATTENTION_SUB_NORM: ("attn_sub_norm", c.inner), arrays.FFN_SUB_NORM: ("ffn_sub_norm", c.feed_forward)}
-    if c.input_norms:
-        places = {"attn_q": arrays.Q_NORM, "attn_k": arrays.K_NORM, "attn_v": arrays.V_NORM, "attn_output": arrays.ATTENTION_SUB_NORM}
-        places |= {"ffn_gate": arrays.GATE_NORM, "ffn_up": arrays.UP_NORM, "ffn_down": arrays.FFN_SUB_NORM}
-        cols = {name: shape[1] for name, shape in zip(PROJECTIONS, projection_shapes(c), strict=True)}
-        norms |= {place: (f"{name}_norm_in", cols[name]) for name, place in places.items()}
-    if c.head_norms:
-        norms |= {arrays.Q_HEAD_NORM: ("attn_q_norm", c.head_dim), arrays.K_HEAD_NORM: ("attn_k_norm", c.head_dim)}
-    if c.out_norms:
-        norms |= {arrays.ATTENTION_OUT_NORM: ("post_attention_norm", c.hidden), arrays.FFN_OUT_NORM: ("post_ffw_norm", c.hidden)}
-    return norms
+def layer_shapes(c: ModelConfig) -> dict[str, tuple[int, ...]]:
+    """Name -> shape of the tensors that each layer of a model has."""
+    every = shapes(c)
+    return {tensor.name: every[tensor.name] for tensor in LAYER if tensor.group == EVERY or tensor.group in c.has}
 
 
 def expected_shapes(c: ModelConfig) -> Iterator[tuple[str, tuple[int, ...]]]:
@@ -82,10 +77,8 @@ def expected_shapes(c: ModelConfig) -> Iterator[tuple[str, tuple[int, ...]]]:
     if not c.tied:
         yield "output.weight", (c.vocab, c.hidden)
     for layer in range(c.layers):
-        for name, shape in zip(PROJECTIONS, projection_shapes(c), strict=True):
-            yield f"blk.{layer}.{name}.weight", shape
-        for name, size in norms_of(c).values():
-            yield f"blk.{layer}.{name}.weight", (size,)
+        for name, shape in layer_shapes(c).items():
+            yield weight_name(layer, name), shape
 
 
 def check_tensors(file: TensorTable, c: ModelConfig) -> list[str]:
@@ -98,19 +91,19 @@ def check_tensors(file: TensorTable, c: ModelConfig) -> list[str]:
     for name, shape in expected.items():
         if file.tensors[name].shape != shape:
             raise BadFileError(file.path, f"tensor {name}", f"has shape {file.tensors[name].shape}, expected {shape}")
-    read = {scale_name(f"blk.{layer}.{name}.weight") for layer in range(c.layers) for name in PROJECTIONS}
+    read = {scale_name(weight_name(layer, name)) for layer in range(c.layers) for name in PROJECTIONS}
     if c.rope_pairs:
         read.add(ROPE_FACTORS)
     return [name for name in file.tensors if name not in expected and name not in read]
 
 
 def rope_factors(file: TensorTable, c: ModelConfig) -> NDArray[np.float32] | None:
-    """What rotations are divided by, (head_dim / 2,) float32; None where the file has none (llama.cpp, src/models/llama.cpp)."""
+    """What rotations are divided by, (rotated / 2,) float32; None where the file has none (llama.cpp, src/models/llama.cpp)."""
     info = file.tensors.get(ROPE_FACTORS)
     if info is None or not c.rope_pairs:
         return None
-    if info.type != TensorType.F32 or info.shape != (c.head_dim // 2,):
-        raise BadFileError(file.path, f"tensor {ROPE_FACTORS}", f"is {info.type.name} {info.shape}, expected F32 ({c.head_dim // 2},)")
+    if info.type != TensorType.F32 or info.shape != (c.rotated // 2,):
+        raise BadFileError(file.path, f"tensor {ROPE_FACTORS}", f"is {info.type.name} {info.shape}, expected F32 ({c.rotated // 2},)")
     factors = file.raw(ROPE_FACTORS).view("<f4").astype(np.float32)
     if not ((factors >= MIN_ROPE_FACTOR) & (factors <= 1 / MIN_ROPE_FACTOR)).all():
         raise BadFileError(file.path, f"tensor {ROPE_FACTORS}", "holds values that are not positive numbers of a sane size", info.offset)
@@ -118,20 +111,25 @@ def rope_factors(file: TensorTable, c: ModelConfig) -> NDArray[np.float32] | Non
 
 
 def rope_tables(file: GGUFFile, c: ModelConfig, context: int) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """cos and sin of every position: (context, head_dim / 2), and as many rows again for sliding layers where the model has them."""
-    factors = rope_factors(file, c)
-    tables = [rope.angles(context, c.head_dim, c.rope_theta, factors, c.rope_scaling)]
-    if c.window > 0:
-        tables.append(rope.angles(context, c.head_dim, c.window_theta, factors))
+    """cos and sin of every position: (context, rotated / 2), and as many rows again for each further kind of rotations that layers have."""
+    factors, still = rope_factors(file, c), np.ones((context, c.rotated // 2), np.float32)
+    tables = [
+        (still, np.zeros_like(still)) if kind is None else rope.angles(context, c.rotated, kind.theta, factors, kind.scaling)
+        for kind in _ropes(c)
+    ]
     cos, sin = (np.concatenate(parts) for parts in zip(*tables, strict=True))
     return cos, sin
 
 
+def _ropes(c: ModelConfig) -> list[Rope | None]:
+    """Kinds of rotations, in the order of their tables: those of layers that see all positions come first."""
+    return list(dict.fromkeys(kind.rope for kind in sorted(c.kinds, key=lambda kind: kind.window > 0)))
+
+
 def norm_names(c: ModelConfig) -> Iterator[str]:
-    """Names of all norms, which `norm_values` reads."""
+    """Names of all norms and biases, which `norm_values` reads."""
     for layer in range(c.layers):
-        for name, _ in norms_of(c).values():
-            yield f"blk.{layer}.{name}.weight"
+        yield from (weight_name(layer, name) for name in layer_shapes(c) if name in VECTORS)
     yield "output_norm.weight"
 
 
@@ -159,36 +157,45 @@ def load_weights(
 
     cos, sin: of `rope_tables`; silent: rows as Engine.silent; threads: that re-code a head.
     """
-    projections = load_projections(file, c)
+    projections = (load_groups if has_groups(file, c) else load_projections)(file, c)
     norm_offsets = np.full((c.layers + 1, arrays.NORM_PLACES), -1, np.int64)
     norms: list[NDArray[np.float32]] = []
     size = 0
     for layer in range(c.layers):
-        for place, (name, length) in norms_of(c).items():
-            norm_offsets[layer, place] = size
-            weights = norm_values(file, f"blk.{layer}.{name}.weight")
+        for name in filter(PLACES.__contains__, layer_shapes(c)):
+            norm_offsets[layer, PLACES[name]] = size
+            weights = norm_values(file, weight_name(layer, name))
             # Attention divides scores by sqrt(head_dim); another scale is put where every query passes.
-            norms.append(weights * np.float32(c.query_factor) if place == arrays.Q_HEAD_NORM else weights)
-            size += length
+            norms.append(weights * np.float32(c.query_factor) if PLACES[name] == arrays.Q_HEAD_NORM else weights)
+            size += len(weights)
     norm_offsets[c.layers, 0] = size
     norms.append(norm_values(file, "output_norm.weight"))
-    head = head_info(file)
+    head, head_groups = head_info(file), None
+    if has_grouped_head(file):
+        matrix, head_groups = load_head(file)
+    else:
+        matrix = file.file_bytes() if head.type in HEAD_KINDS else recoded(file, head, threads)
+    biases = [norm_values(file, weight_name(layer, name)) for layer in range(c.layers) for name in BIASES if QKV_BIASES in c.has]
     return arrays.Weights(
         packed=projections.packed,
         offsets=projections.offsets,
         scales=projections.scales,
+        groups=projections.groups,
+        biases=np.concatenate(biases).reshape(c.layers, -1) if biases else None,
+        folds=folds_of(file, c),
         part_at=projections.parts.at,
         part_ends=projections.parts.ends,
         part_scales=projections.parts.scales,
         norms=np.concatenate(norms),
         norm_offsets=norm_offsets,
-        head=file.file_bytes() if head.type in HEAD_KINDS else recoded(file, head, threads),
+        head=matrix,
+        head_groups=head_groups,
         head_offset=np.array([head.offset if head.type in HEAD_KINDS else 0], np.int64),
         head_file=np.array([-1], np.int64),
         cos=cos,
         sin=sin,
-        rope_rows=np.array([len(cos) // 2 if c.is_sliding(layer) else 0 for layer in range(c.layers)], np.int64),
-        windows=np.array([c.window if c.is_sliding(layer) else arrays.EVERYTHING for layer in range(c.layers)], np.int64),
+        rope_rows=np.array([len(cos) // len(_ropes(c)) * _ropes(c).index(kind.rope) for kind in c.kinds], np.int64),
+        windows=np.array([kind.window or arrays.EVERYTHING for kind in c.kinds], np.int64),
         # A head that is re-coded has no pages of the file to give back: planes beside it would be as large again.
         planes=planes_for(HEAD_KINDS.get(head.type), c.vocab, c.hidden, silent),
         columns=columns_for(c),
@@ -206,13 +213,13 @@ def _dense(file: TensorTable, name: str) -> TensorInfo:
 
 def head_info(file: TensorTable) -> TensorInfo:
     """The matrix that makes logits: `output.weight`, or the embedding where they are tied."""
-    return _dense(file, "output.weight" if "output.weight" in file.tensors else "token_embd.weight")
+    return _dense(file, head_name(file))
 
 
 def head_note(file: TensorTable) -> str | None:
     """What a user should know of a head that is re-coded; None where it is not, or cannot be, or is not there."""
-    info = file.tensors.get("output.weight") or file.tensors.get("token_embd.weight")
-    return recode_note(info) if info is not None and info.type in READABLE and info.type not in HEAD_KINDS else None
+    info = file.tensors.get(head_name(file))
+    return recode_note(info) if info is not None and info.type in READABLE and info.type not in (*HEAD_KINDS, *BLOCKED) else None
 
 
 def embedding_info(file: TensorTable) -> TensorInfo:
@@ -234,6 +241,7 @@ def sizes_of(file: GGUFFile, c: ModelConfig, scheme: str = INT8, query_bits: int
         norm_eps=float(c.norm_eps),
         head_kind=HEAD_KINDS.get(head_info(file).type, RECODED),
         rope=arrays.ROPE_PAIRS if c.rope_pairs else arrays.ROPE_HALVES,
+        rotated=None if c.rotated == c.head_dim else c.rotated,
         query_bits=query_bits,
         **_inputs(c, scheme),
     )

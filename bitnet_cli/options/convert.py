@@ -11,6 +11,14 @@ from bitnet_cli.options.shared import EmbeddingType, OutType, SchemeType
 OUTPUT_HELP = "GGUF file to write. Default: NAME.gguf in models/, where there is such a folder, else in your model folder (BITNET_MODELS)."
 
 
+class Group(str, Enum):
+    """Weights that share a scale."""
+
+    g64 = "64"
+    g128 = "128"
+    g256 = "256"
+
+
 class ScaleOf(str, Enum):
     tensor = "tensor"
     row = "row"
@@ -23,7 +31,8 @@ def convert(
         OutType,
         typer.Option(
             "--outtype",
-            help="Ternary weights. auto: i2_s, or what holds the scales. llama.cpp: tq1_0, tq2_0, q2_0; ik_llama.cpp: iq2_bn; f16: floats.",
+            help="Ternary weights. auto: i2_s, or what holds the scales. llama.cpp: tq1_0, tq2_0, q2_0; PrismML's: pq2_0, ptq1_0; "
+            "ik_llama.cpp: iq2_bn; f16: floats.",
         ),
     ] = OutType.auto,
     embedding_type: Annotated[EmbeddingType, typer.Option("--embedding-type", help="Type of the embedding and head.")] = EmbeddingType.f16,
@@ -35,6 +44,9 @@ def convert(
         typer.Option(
             "--ternarise-by", "--ternarize-by", help="The same, and what one scale is taken of: tensor (BitNet) or row (axolotl)."
         ),
+    ] = None,
+    group: Annotated[
+        Group | None, typer.Option("--group", help="The same, with one scale for each so many neighbours of a row: 128 as Bonsai has it.")
     ] = None,
     activations: Annotated[
         SchemeType,
@@ -67,6 +79,7 @@ def convert(
         embedding_type=embedding_type.value,
         ternarise=ternarise,
         ternarise_by=ternarise_by.value if ternarise_by else None,
+        group=int(group.value) if group else 0,
         activations=activations.value,
         hub=command.HubOptions(revision, token, cache_dir, offline, sha256 or ()),
         force=force,

@@ -26,7 +26,8 @@ def quantize(
         QuantizedType,
         typer.Argument(
             metavar="TYPE",
-            help="Type of the ternary weights. llama.cpp reads tq1_0, tq2_0, q2_0, f16; ik_llama.cpp iq2_bn. f16: weight * scale.",
+            help="Type of the ternary weights. llama.cpp reads tq1_0, tq2_0, q2_0, q1_0, f16; PrismML's fork pq2_0, ptq1_0; ik_llama.cpp "
+            "iq2_bn. f16: weight * scale.",
         ),
     ] = QuantizedType.i2_s,
     embedding_type: Annotated[EmbeddingType | None, typer.Option("--embedding-type", help="Default: as in the input.")] = None,

@@ -73,6 +73,9 @@ class OutType(str, Enum):
     tq1_0 = "tq1_0"
     tq2_0 = "tq2_0"
     q2_0 = "q2_0"
+    pq2_0 = "pq2_0"
+    ptq1_0 = "ptq1_0"
+    q1_0 = "q1_0"
     f16 = "f16"
 
 
@@ -81,6 +84,9 @@ class QuantizedType(str, Enum):
     tq1_0 = "tq1_0"
     tq2_0 = "tq2_0"
     q2_0 = "q2_0"
+    pq2_0 = "pq2_0"
+    ptq1_0 = "ptq1_0"
+    q1_0 = "q1_0"
     iq2_bn = "iq2_bn"
     f16 = "f16"
 

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bitnet_cli.gguf_file.types import PREFIXES, TOGETHER, TensorType, row_bytes
-from bitnet_cli.ternary import i2_s, iq1_bn, iq2_bn, q2_0, tq1_0, tq2_0
+from bitnet_cli.ternary import i2_s, iq1_bn, iq2_bn, pq2_0, ptq1_0, q1_0, q2_0, tq1_0, tq2_0
 
 Table = NDArray[np.int64]
 
@@ -28,7 +28,7 @@ NONE = Counts(0, 0, 0)
 
 
 def _two_bits() -> tuple[Table, Table]:
-    """Four codes a byte: 1 is zero, 3 is no ternary value (the value 2 in Q2_0)."""
+    """Four codes a byte: 1 is zero, 3 is no ternary value."""
     codes = np.arange(256)[:, None] >> np.array([0, 2, 4, 6]) & 3
     return (codes == 1).sum(1).astype(np.int64), (codes == 3).sum(1).astype(np.int64)
 
@@ -54,12 +54,16 @@ class _Layout:
     parts: tuple[tuple[int, int, Table, Table], ...]
 
 
-_TWO = _two_bits()
+_TWO, _NONE = _two_bits(), np.zeros(256, np.int64)
 _IQ2_BN = _Layout(iq2_bn.BLOCK, iq2_bn.BLOCK_BYTES, ((0, 16, *_TWO),))  # four rows interleaved are as many codes
 _LAYOUTS = {
     TensorType.I2_S: _Layout(i2_s.BLOCK, i2_s.BLOCK // 4, ((0, i2_s.BLOCK // 4, *_TWO),)),
     TensorType.TQ2_0: _Layout(tq2_0.BLOCK, tq2_0.BLOCK_BYTES, ((0, 64, *_TWO),)),
-    TensorType.Q2_0: _Layout(q2_0.BLOCK, q2_0.BLOCK_BYTES, ((2, 18, *_TWO),)),
+    # Code 3 of these two is the weight 2, and Q1_0 has no zeros.
+    TensorType.Q2_0: _Layout(q2_0.BLOCK, q2_0.BLOCK_BYTES, ((2, 18, _TWO[0], _NONE),)),
+    TensorType.PQ2_0: _Layout(pq2_0.BLOCK, pq2_0.BLOCK_BYTES, ((2, 34, _TWO[0], _NONE),)),
+    TensorType.Q1_0: _Layout(q1_0.BLOCK, q1_0.BLOCK_BYTES, ((2, 18, _NONE, _NONE),)),
+    TensorType.PTQ1_0: _Layout(ptq1_0.BLOCK, ptq1_0.BLOCK_BYTES, ((0, 24, *_trits(5)), (24, 26, *_trits(4)))),
     TensorType.TQ1_0: _Layout(tq1_0.BLOCK, tq1_0.BLOCK_BYTES, ((0, 48, *_trits(5)), (48, 52, *_trits(4)))),
     TensorType.IQ1_BN: _Layout(iq1_bn.BLOCK, iq1_bn.BLOCK_BYTES, ((0, 12, *_trits(5, True)), (12, 13, *_trits(4, True)))),
     TensorType.IQ2_BN: _IQ2_BN,

@@ -3,8 +3,8 @@
 I2_S has one scale a tensor. The others have a float16 scale a block; what we write there is 1, and the tensor's float32 scale is a tensor
 of its own, `<name>.scale` of shape (1,), by which llama.cpp multiplies the product (src/llama-model.cpp, "generic pass: load optional
 per-tensor .scale tensors"; src/llama-graph.cpp, build_lora_mm). So nothing is rounded. Files of other tools have the tensor's scale in
-every block instead; a block of zeros may have any. ik_llama.cpp's have a scale a row, all the same in a BitNet model but for rows of zeros,
-which have the scale 0: they are read as blocks that share their row's.
+every block instead, or scales that all differ (Bonsai: `needs_groups`); a block of zeros may have any. ik_llama.cpp's have a scale a row,
+all the same in a BitNet model but for rows of zeros, which have the scale 0: they are read as blocks that share their row's.
 """
 
 import functools
@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from bitnet_cli.errors import BadFileError, UnsupportedError
 from bitnet_cli.gguf_file.types import PREFIXES, TOGETHER, TensorType, row_bytes
-from bitnet_cli.ternary import i2_s, iq1_bn, iq2_bn, iq2_bn_r4, iq2_bn_unscaled, q2_0, tq1_0, tq2_0
+from bitnet_cli.ternary import i2_s, iq1_bn, iq2_bn, iq2_bn_r4, iq2_bn_unscaled, pq2_0, ptq1_0, q1_0, q2_0, tq1_0, tq2_0
 
 Chunks = Callable[[], Iterator[NDArray[np.int8]]]
 Scales = NDArray[np.float16] | NDArray[np.float32]
@@ -33,12 +33,17 @@ LAYOUTS: dict[TensorType, ModuleType] = {
     TensorType.TQ1_0: tq1_0,
     TensorType.TQ2_0: tq2_0,
     TensorType.Q2_0: q2_0,
+    TensorType.PQ2_0: pq2_0,
+    TensorType.PTQ1_0: ptq1_0,
+    TensorType.Q1_0: q1_0,
     TensorType.IQ1_BN: iq1_bn,
     TensorType.IQ2_BN: iq2_bn,
     TensorType.IQ2_BN_R4: iq2_bn_r4,
     TensorType.IQ2_BN_UNSCALED: iq2_bn_unscaled,
 }
 TWOS = (TensorType.IQ2_BN, TensorType.IQ2_BN_R4, TensorType.IQ2_BN_UNSCALED)  # code 3, a sign of damage, runs as 2: so ik_llama.cpp has it
+WITH_TWOS = (TensorType.Q2_0, TensorType.PQ2_0)  # code 3 is the weight 2
+WITHOUT_ZEROS = (TensorType.Q1_0,)
 ONE_SCALE = (TensorType.I2_S, TensorType.IQ2_BN)  # types that are written with the tensor's float32 scale, and need no tensor `.scale`
 
 
@@ -48,17 +53,17 @@ def block_of(kind: TensorType) -> int:
     return block
 
 
-def rows_or_columns(table: Scales, block: int, where: str) -> tuple[NDArray[np.float32], NDArray[np.float32] | None]:
+def rows_or_columns(table: Scales, block: int) -> tuple[NDArray[np.float32], NDArray[np.float32] | None] | None:
     """Scales of blocks, (rows, blocks of a row), 0 where a block has only zeros -> those of rows, (rows,), and of columns, None for 1.
 
-    UnsupportedError, which begins with `where`: they differ neither by row alone nor by column alone.
+    None: they differ neither by row alone nor by column alone.
     """
     rows, blocks = table.max(1).astype(np.float32), table.max(0).astype(np.float32)
     if ((table == rows[:, None]) | (table == 0)).all():
         return np.where(rows, rows, np.float32(1)), None
     if ((table == blocks) | (table == 0)).all():
         return np.ones(len(table), np.float32), np.repeat(np.where(blocks, blocks, np.float32(1)), block)
-    raise UnsupportedError(f"{where}: scales that differ both along rows and along columns are not supported")
+    return None
 
 
 def exact_signs(chunk: NDArray[np.floating] | NDArray[np.int8], scale: np.float32) -> NDArray[np.int8] | None:
@@ -89,9 +94,9 @@ class PackedTensor:
     def read(self, strict: bool = False) -> tuple[np.float32, Chunks]:
         """The scale (a normal float32 above 0), and a function that gives the values, chunks of whole rows, int8 in {-1, 0, 1}.
 
-        UnsupportedError: blocks with different scales, or a value 2 (when the chunk with it comes), which only Q2_0 allows.
-        BadFileError: a scale that is no positive number, a value 2 in other layouts; with `strict` also bytes that no packer writes, and a
-        value 2 in those of TWOS, which without it is given as it is.
+        UnsupportedError: blocks with different scales. BadFileError: a scale that is no positive number, a value 2 (when the chunk with
+        it comes) in other layouts than WITH_TWOS; with `strict` also bytes that no packer writes, and a value 2 in those of TWOS, which
+        without it is given as it is.
         """
         if strict:
             self._require_written()
@@ -108,19 +113,61 @@ class PackedTensor:
     def several(self, strict: bool = False) -> tuple[NDArray[np.float32], NDArray[np.float32] | None, Chunks] | None:
         """Scales of the rows, (rows,), and of the columns, (cols,) or None for 1, and the values as from `read`; None where `read` has it.
 
-        UnsupportedError: scales that differ neither by row alone nor by column alone.
+        Not of what `needs_groups`.
         """
         if strict:
             self._require_written()
         table = self.block_scales()
         if table is None:
             return None
-        rows, columns = rows_or_columns(table, block_of(self.kind), f"{os.fspath(self.path)}: {self.field}")
+        split = rows_or_columns(table, block_of(self.kind))
+        assert split is not None
+        rows, columns = split
         with np.errstate(over="ignore", under="ignore"):
             scales = rows * np.float32(self.extra)
         if not ((scales >= np.finfo(np.float32).tiny) & (scales < np.inf)).all():
             raise self._bad(f"has the scales {scales.min():g} to {scales.max():g} of rows, expected positive numbers")
         return scales, columns, functools.partial(self._values, table.reshape(-1) == 0, strict)
+
+    def needs_groups(self) -> bool:
+        """Whether every block needs its own scale: they differ neither by row alone nor by column alone, or weights have the value 2."""
+        if self.kind is TensorType.I2_S or self.kind in PREFIXES:
+            return False
+        table = self.block_scales()
+        if table is not None and rows_or_columns(table, block_of(self.kind)) is None:
+            return True
+        return self.kind in WITH_TWOS and any(chunk.max(initial=0) > 1 for chunk in self._chunks())
+
+    def shares(self, size: int) -> bool:
+        """Whether the blocks in each `size` neighbours of a row have one scale. Of a layout with a scale a block."""
+        count, rest = divmod(size, block_of(self.kind))
+        if rest:
+            return size < block_of(self.kind)
+        blocks = self._stored_scales().reshape(-1, count)
+        return self.shape[1] % size == 0 and bool((blocks == blocks[:, :1]).all())
+
+    def in_groups(self, size: int, together: int) -> Iterator[tuple[NDArray[np.uint8], NDArray[np.float16]]]:
+        """Chunks of rows: their codes as Q2_0 has them, (rows, cols / 4), and scales as stored, (rows, cols / size).
+
+        Of a layout with a scale a block. size: divides its block, or is that of blocks that share a scale (`shares`); together: chunks but
+        the last have a multiple of so many rows.
+        BadFileError: as from `read`, and a scale that is negative or not finite.
+        """
+        block, row, (rows, cols) = block_of(self.kind), 0, self.shape
+        scales = self._stored_scales().astype(np.float16).reshape(rows, -1)
+        if not (scales >= 0).all() or not np.isfinite(scales).all():
+            raise self._bad("the scale of a block is negative or not finite")
+        table = np.repeat(scales, max(1, block // size), axis=1)[:, :: max(1, size // block)]
+        if self.kind in WITH_TWOS:
+            codes, step = self.raw.reshape(-1, LAYOUTS[self.kind].BLOCK_BYTES)[:, 2:], max(1, CHUNK // cols // together) * together
+            blocks = cols // block
+            for row in range(0, rows, step):
+                part = codes[row * blocks : (row + step) * blocks]
+                yield part.reshape(-1, cols // 4), table[row : row + step]
+            return
+        for values in self._values(None, True, together):
+            yield q2_0.code_bytes(values), table[row : row + len(values)]
+            row += len(values)
 
     def some_rows(self, most_bytes: int) -> "PackedTensor":
         """The same with a few whole rows only, spread over the tensor, of about so many bytes; itself where it has no more. No I2_S."""
@@ -152,14 +199,13 @@ class PackedTensor:
         return np.where(weighty, scales, scales.dtype.type(0)).reshape(self.shape[0], -1)
 
     def in_blocks(self, size: int) -> Iterator[tuple[NDArray[np.int8], NDArray[np.float16]]]:
-        """Of a tensor with `block_scales`: chunks of whole rows, (rows, cols), and the scales of blocks of `size`, (rows, cols / size).
+        """Chunks of whole rows, (rows, cols), and the scales of blocks of `size`, (rows, cols / size). Not of I2_S.
 
         Scales are float16 numbers; a block of zeros has the scale 0. UnsupportedError: weights with different scales would share a block.
         """
         self._require_written()
         wide = self.block_scales()
-        assert wide is not None
-        table = wide.astype(np.float16)
+        table = (self._stored_scales().reshape(self.shape[0], -1) if wide is None else wide).astype(np.float16)
         own, row = block_of(self.kind), 0
         fine = math.gcd(own, size)
         for values in self._values(table.reshape(-1) == 0, True):
@@ -173,7 +219,8 @@ class PackedTensor:
             row += len(values)
 
     def _require_written(self) -> None:
-        if (self.kind is TensorType.TQ1_0 and tq1_0.has_unwritten_bytes(self.raw)) or (
+        trits: ModuleType | None = {TensorType.TQ1_0: tq1_0, TensorType.PTQ1_0: ptq1_0}.get(self.kind)
+        if (trits is not None and trits.has_unwritten_bytes(self.raw)) or (
             self.kind is TensorType.IQ1_BN and iq1_bn.has_unwritten_bytes(self.raw, self.shape[1])
         ):
             raise self._bad("a byte is none of the 243 that stand for five ternary values")
@@ -197,24 +244,20 @@ class PackedTensor:
     def _bad(self, reason: str) -> BadFileError:
         return BadFileError(self.path, self.field, reason)
 
-    def _chunks(self) -> Iterator[NDArray[np.int8]]:
-        """Codes less 1 of consecutive rows: values where no scale is 0."""
+    def _chunks(self, together: int = 1) -> Iterator[NDArray[np.int8]]:
+        """Codes less 1 of consecutive rows, a multiple of `together` but for the last: values where no scale is 0."""
         rows, cols = self.shape
-        stride, together = row_bytes(self.kind, cols), TOGETHER.get(self.kind, 1)
+        stride, together = row_bytes(self.kind, cols), TOGETHER.get(self.kind, together)
         step = max(1, CHUNK // cols // together) * together
         for row in range(0, rows, step):
             part = self.raw[row * stride : min(row + step, rows) * stride]
             yield i2_s.unpack_rows(part, cols, self.arm) if self.kind is TensorType.I2_S else LAYOUTS[self.kind].unpack_rows(part, cols)
 
-    def _values(self, empty: NDArray[np.bool_] | None, strict: bool) -> Iterator[NDArray[np.int8]]:
+    def _values(self, empty: NDArray[np.bool_] | None, strict: bool, together: int = 1) -> Iterator[NDArray[np.int8]]:
         """`empty`: (blocks,) blocks whose scale is 0; None where there are none."""
-        block, done, twos = block_of(self.kind), 0, self.kind in TWOS and not strict
-        for chunk in self._chunks():
+        block, done, twos = block_of(self.kind), 0, self.kind in WITH_TWOS or (self.kind in TWOS and not strict)
+        for chunk in self._chunks(together):
             if not twos and chunk.max(initial=0) > 1:
-                if self.kind is TensorType.Q2_0:
-                    raise UnsupportedError(
-                        f"{os.fspath(self.path)}: {self.field}: has the value 2 beside -1, 0, 1; only ternary Q2_0 is supported"
-                    )
                 raise self._bad("a 2-bit code is 3; only 0, 1 and 2 mean a ternary value")
             if empty is not None:
                 blocks = chunk.reshape(-1, block)

@@ -33,10 +33,14 @@ from ..arrays import (
 from ..control import FIRST_LAYER, LAST_LAYER, POSITION, TOKENS, WANTED
 from ..kv_cache import AnyCache
 from . import attention, dense, glu, grouped, kv_cache, norm, rope, ternary
+from .folds import fold
 from .inputs import hadamard, keep_largest
 from .quantise import quantise
 
 Floats = NDArray[np.float32]
+
+
+INPUT_OF = {K: Q, V: Q, UP: GATE}  # projections that share an input with another
 
 
 def _norm(z: Sizes, w: Weights, layer: int, place: int, x: Floats) -> Floats:
@@ -47,6 +51,7 @@ def _norm(z: Sizes, w: Weights, layer: int, place: int, x: Floats) -> Floats:
 def _project(z: Sizes, w: Weights, layer: int, which: int, x: Floats, rows: int) -> Floats:
     """(tokens, cols) float32 -> codes, in one digit or two -> (tokens, rows) float32."""
     y: Floats
+    x = fold(w.folds, layer, INPUT_OF.get(which, which), x)
     if which in (O, DOWN) and z.hadamard:
         x = hadamard(x)
     if which == O and z.kept:
@@ -80,12 +85,15 @@ def run_layer(z: Sizes, w: Weights, cache: AnyCache, layer: int, x: Floats, posi
     tokens, inner, kv = len(x), z.heads * z.head_dim, z.kv_heads * z.head_dim
     places = slice(w.rope_rows[layer] + position, w.rope_rows[layer] + position + tokens)
     n = _norm(z, w, layer, ATTENTION_NORM, x)
-    q = _project(z, w, layer, Q, _norm(z, w, layer, Q_NORM, n), inner).reshape(tokens, z.heads, z.head_dim)
-    k = _project(z, w, layer, K, _norm(z, w, layer, K_NORM, n), kv).reshape(tokens, z.kv_heads, z.head_dim)
-    v = _project(z, w, layer, V, _norm(z, w, layer, V_NORM, n), kv).reshape(tokens, z.kv_heads, z.head_dim)
+    norms, rows = {Q: Q_NORM, K: K_NORM, V: V_NORM}, {Q: inner, K: kv, V: kv}
+    made = [_project(z, w, layer, which, _norm(z, w, layer, norms[which], n), rows[which]) for which in (Q, K, V)]
+    if w.biases is not None:
+        made = [part + bias for part, bias in zip(made, np.split(w.biases[layer], [inner, inner + kv]), strict=True)]
+    q, k, v = (part.reshape(tokens, -1, z.head_dim) for part in made)
     q, k = _norm(z, w, layer, Q_HEAD_NORM, q), _norm(z, w, layer, K_HEAD_NORM, k)
     rotate = rope.rotate_pairs if z.rope == ROPE_PAIRS else rope.rotate
-    q, k = (rotate(a, w.cos[places], w.sin[places]) for a in (q, k))
+    turning = z.rotated or z.head_dim
+    q, k = (np.concatenate([rotate(a[..., :turning], w.cos[places], w.sin[places]), a[..., turning:]], -1) for a in (q, k))
     if z.query_bits:
         q = kv_cache.dequantise(*kv_cache.quantise(q, z.query_bits), z.query_bits)
     attention.store(cache, layer, position, k, v)
@@ -114,6 +122,6 @@ def run_step(z: Sizes, w: Weights, cache: AnyCache, s: Scratch, control: NDArray
     for layer in range(int(control[FIRST_LAYER]), int(control[LAST_LAYER])):
         x[:] = run_layer(z, w, cache, layer, x, int(control[POSITION]))
     for row, _, place in s.wanted[: int(control[WANTED])].tolist():
-        state = _norm(z, w, z.layers, 0, s.x[row])
+        state = fold(w.folds, z.layers, 0, _norm(z, w, z.layers, 0, s.x[row : row + 1]))[0]
         logits(z, w, state, s.logits[place])
     return 0

@@ -46,7 +46,7 @@ def test_kill_at_random_moments(bitnet: Callable[..., Any], models: ModuleType, 
     base.mkdir()
     out = base / "out.gguf"
     start = time.perf_counter()
-    bitnet("convert", folder, "-o", out, check=True)
+    bitnet("convert", folder, "-o", out, check=True, process=True)
     seconds, new = time.perf_counter() - start, out.read_bytes()
     rng = random.Random(0)
     killed = 0

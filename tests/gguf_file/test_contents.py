@@ -29,6 +29,7 @@ PLACES = {
     TensorType.Q6_K: 208,
     TensorType.TQ1_0: 52,
     TensorType.TQ2_0: 64,
+    TensorType.PTQ1_0: 26,
     TensorType.IQ1_M: 48,
 }
 

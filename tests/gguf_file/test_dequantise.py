@@ -10,7 +10,8 @@ from bitnet_cli.gguf_file.dequantise import FLOATS, READABLE, coded, rows_as_flo
 from bitnet_cli.gguf_file.types import BLOCKS, TensorType, row_bytes
 
 COLS = 512
-THEIRS = [kind for kind in READABLE if kind is not TensorType.Q2_0 and (kind is not TensorType.NVFP4 or hasattr(gguf.quants, "NVFP4"))]
+OURS = (TensorType.Q1_0, TensorType.Q2_0, TensorType.PQ2_0, TensorType.PTQ1_0)  # that the gguf package does not know: tests/ternary
+THEIRS = [kind for kind in READABLE if kind not in OURS and (kind is not TensorType.NVFP4 or hasattr(gguf.quants, "NVFP4"))]
 
 
 def raw_rows(kind: TensorType, rows: int = 64) -> np.ndarray:
@@ -39,12 +40,19 @@ def test_codes_leave_room_for_their_sign_and_groups_are_whole(kind: TensorType) 
     assert parts.scales.dtype == np.float32 and (parts.minima is None or parts.minima.shape == parts.scales.shape)
 
 
-def test_q2_0_by_its_formula() -> None:
+@pytest.mark.parametrize("kind", [TensorType.Q2_0, TensorType.PQ2_0])
+def test_two_bits_by_their_formula(kind: TensorType) -> None:
     """Code 3 is +2 d: Bonsai has it."""
-    block = np.zeros(18, np.uint8)
+    weights, size = BLOCKS[kind]
+    block = np.full(size, 0b11100100, np.uint8)
     block[:2] = np.array([0.5], "<f2").view(np.uint8)
-    block[2:] = 0b11100100
-    assert rows_as_float32(TensorType.Q2_0, block, 64).tolist() == [[-0.5, 0.0, 0.5, 1.0] * 16]
+    assert rows_as_float32(kind, block, weights).tolist() == [[-0.5, 0.0, 0.5, 1.0] * (weights // 4)]
+
+
+def test_bits_by_their_formula() -> None:
+    block = np.full(18, 0b00000101, np.uint8)
+    block[:2] = np.array([0.25], "<f2").view(np.uint8)
+    assert rows_as_float32(TensorType.Q1_0, block, 128).tolist() == [[0.25, -0.25, 0.25, *[-0.25] * 5] * 16]
 
 
 def test_every_type_but_those_of_projections_has_rows() -> None:

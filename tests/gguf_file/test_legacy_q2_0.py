@@ -4,9 +4,9 @@ from pathlib import Path
 
 import pytest
 
-from bitnet_cli.errors import BadFileError, UnsupportedError
+from bitnet_cli.errors import BadFileError
 from bitnet_cli.gguf_file.reader import open_gguf
-from bitnet_cli.gguf_file.types import LEGACY_Q2_0
+from bitnet_cli.gguf_file.types import TensorType
 
 from ..hostile import forge
 
@@ -23,18 +23,15 @@ def file(path: Path, rows: tuple[int, ...], bytes_a_row: int) -> Path:
     return path
 
 
-def test_it_is_named_and_shown(tmp_path: Path) -> None:
-    path = file(tmp_path / "m.gguf", (64, 1, 96), 34)
-    with pytest.raises(UnsupportedError, match=r"tensor t0: type Q2_0 in groups of 128 .* \(42\) is not supported"):
-        open_gguf(path)
-    with open_gguf(path, unread=True) as opened:
-        assert [(t.type, t.nbytes) for t in opened.unread.values()] == [(LEGACY_Q2_0, n * 34) for n in (64, 1, 96)]
+def test_it_is_pq2_0(tmp_path: Path) -> None:
+    with open_gguf(file(tmp_path / "m.gguf", (64, 1, 96), 34)) as opened:
+        assert [(t.type, t.nbytes) for t in opened.tensors.values()] == [(TensorType.PQ2_0, n * 34) for n in (64, 1, 96)]
 
 
 def test_the_official_type_and_what_fits_both_stay_official(tmp_path: Path) -> None:
     for rows, size in (((64, 1, 96), 36), ((1,), 34)):  # 34 bytes and 36 both take 64 of the file
         with open_gguf(file(tmp_path / "m.gguf", rows, size)) as opened:
-            assert [t.nbytes for t in opened.tensors.values()] == [n * 36 for n in rows]
+            assert [(t.type, t.nbytes) for t in opened.tensors.values()] == [(TensorType.Q2_0, n * 36) for n in rows]
 
 
 def test_a_size_of_neither_is_damage(tmp_path: Path) -> None:

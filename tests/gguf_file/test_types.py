@@ -6,7 +6,15 @@ import pytest
 from bitnet_cli.errors import BadFileError, UnsupportedError
 from bitnet_cli.gguf_file.types import BLOCKS, PREFIXES, TAILS, TOGETHER, UNREAD, TensorType, nbytes, tensor_type
 
-OWN = {TensorType.I2_S, TensorType.Q2_0, *PREFIXES, TensorType.IQ2_BN_UNSCALED}  # ids that the gguf package does not know
+OWN = {
+    TensorType.I2_S,
+    TensorType.Q1_0,
+    TensorType.Q2_0,
+    TensorType.PQ2_0,
+    TensorType.PTQ1_0,
+    *PREFIXES,
+    TensorType.IQ2_BN_UNSCALED,
+}  # ids that the gguf package does not know
 UPSTREAM = sorted(set(TensorType) - OWN)
 
 
@@ -35,6 +43,9 @@ def test_every_type_of_gguf_is_known() -> None:
         (TensorType.TQ1_0, (4, 256), 4 * 54),
         (TensorType.TQ2_0, (4, 512), 4 * 2 * 66),
         (TensorType.Q2_0, (4, 128), 4 * 2 * 18),
+        (TensorType.Q1_0, (4, 256), 4 * 2 * 18),
+        (TensorType.PQ2_0, (4, 256), 4 * 2 * 34),
+        (TensorType.PTQ1_0, (4, 256), 4 * 2 * 28),
         (TensorType.I2_S, (2560, 6912), 2560 * 6912 // 4 + 32),
         (TensorType.I2_S, (3, 2, 128), 3 * 2 * 32 + 32),  # one tail a tensor, not one a matrix
         (TensorType.IQ1_BN, (3, 128), 3 * (2 + 2 * 13)),

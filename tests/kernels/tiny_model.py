@@ -80,13 +80,13 @@ def head_bytes(weights: Floats, kind: int) -> NDArray[np.uint8]:
     return np.concatenate([scales.view(np.uint8), values.view(np.uint8)], -1).reshape(-1)
 
 
-NO_PARTS = (np.zeros((0, 7), np.int64), np.zeros(0, np.int64), np.zeros(0, np.float32))
+NO_PARTS = (np.zeros((0, arrays.PROJECTIONS), np.int64), np.zeros(0, np.int64), np.zeros(0, np.float32))
 
 
 def random_parts(rows: list[int], scales: Floats, rng: np.random.Generator) -> tuple[NDArray[np.int64], NDArray[np.int64], Floats]:
     """One to five parts a projection, some of one row, with scales near those of whole projections."""
     ends: list[NDArray[np.int64]] = []
-    at = np.zeros((len(scales), 7), np.int64)
+    at = np.zeros((len(scales), arrays.PROJECTIONS), np.int64)
     for layer, which in np.ndindex(at.shape):
         at[layer, which] = sum(map(len, ends))
         inside = rng.integers(1, rows[which], which % 5) if rows[which] > 1 else []
@@ -117,7 +117,10 @@ def random_weights(shape: Shape, rng: np.random.Generator) -> arrays.Weights:
     if shape.every_norm:
         sizes += [*[shape.hidden] * 5, shape.head_dim, shape.head_dim, shape.hidden, shape.hidden]
     parts, norms, at, norm_at = [], [], 0, 0
-    offsets, norm_offsets = np.zeros((shape.layers, 7), np.int64), np.full((shape.layers + 1, arrays.NORM_PLACES), -1, np.int64)
+    offsets, norm_offsets = (
+        np.zeros((shape.layers, arrays.PROJECTIONS), np.int64),
+        np.full((shape.layers + 1, arrays.NORM_PLACES), -1, np.int64),
+    )
     for layer in range(shape.layers):
         for which, (rows, cols) in enumerate(matrices):
             start, matrix = packed_matrix(shape, rng, rows, cols, shape.closed if which == arrays.GATE else None)

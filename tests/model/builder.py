@@ -23,7 +23,7 @@ BOS, EOS, EOT, PAD = 256, 257, 258, 259
 CONTROLS = ("<|begin_of_text|>", "<|end_of_text|>", "<|eot_id|>", "<|pad|>")
 NORMS = ("attn_norm", "attn_sub_norm", "ffn_norm", "ffn_sub_norm")
 PROJECTIONS = ("attn_q", "attn_k", "attn_v", "attn_output", "ffn_gate", "ffn_up", "ffn_down")
-GLOBAL = ("general.", "tokenizer.")  # keys that do not begin with the architecture's name
+GLOBAL = ("general.", "tokenizer.", "prism.")  # keys that do not begin with the architecture's name
 
 
 @dataclass(frozen=True)
@@ -60,6 +60,7 @@ class Model:
     ternary: dict[str, NDArray[np.int8]] = field(default_factory=dict)  # blk.N.<projection> -> (rows, cols)
     scales: dict[str, np.float32] = field(default_factory=dict)
     norms: dict[str, NDArray[np.float32]] = field(default_factory=dict)  # blk.N.<norm>, output_norm
+    biases: dict[str, NDArray[np.float32]] = field(default_factory=dict)  # blk.N.<projection> -> (rows,)
     embedding: NDArray[np.float32] = field(default_factory=lambda: np.empty((0, 0), np.float32))
     head: NDArray[np.float32] | None = None
     embedding_type: TensorType = TensorType.F16
@@ -67,6 +68,8 @@ class Model:
     rope_amplitude: float = 1.0  # what cos and sin are multiplied by
     embedding_scale: float = 1.0
     query_scalar: float = 0.0  # scores are divided by its root; 0: head_dim
+    rotated: int = 0  # values of a head that rotate, the first ones; 0: all
+    still: frozenset[int] = frozenset()  # layers without rotations
     windows: dict[int, int] = field(default_factory=dict)  # layer -> positions that a token sees, itself and those before it
     window_theta: float = 0.0  # of the layers in `windows`
 
@@ -155,7 +158,7 @@ def model_metadata(model: Model) -> dict[str, Any]:
         "attention.key_length": z.head_dim,
         "attention.value_length": z.head_dim,
         "attention.layer_norm_rms_epsilon": z.eps,
-        "rope.dimension_count": z.head_dim,
+        "rope.dimension_count": model.rotated or z.head_dim,
         "rope.freq_base": z.theta,
         "hidden_activation": model.activation,
     } | tokenizer_metadata(z.vocab)
@@ -179,6 +182,7 @@ def model_tensors(model: Model) -> dict[str, OutputTensor]:
     tensors = [dense("token_embd.weight", model.embedding, model.embedding_type)]
     tensors += [packed(f"{name}.weight", values, float(model.scales[name])) for name, values in model.ternary.items()]
     tensors += [f32(f"{name}.weight", values) for name, values in model.norms.items()]
+    tensors += [f32(f"{name}.bias", values) for name, values in model.biases.items()]
     if model.head is not None:
         tensors.append(dense("output.weight", model.head, model.embedding_type))
     return {tensor.name: tensor for tensor in tensors}

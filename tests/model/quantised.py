@@ -23,7 +23,10 @@ HALVES = {
     TensorType.IQ1_S: (0,),
     TensorType.IQ4_NL: (0,),
     TensorType.IQ4_XS: (0,),
+    TensorType.Q1_0: (0,),
     TensorType.Q2_0: (0,),
+    TensorType.PQ2_0: (0,),
+    TensorType.PTQ1_0: (26,),
 }
 
 

@@ -55,14 +55,19 @@ class Rounded:
 
 @dataclass(frozen=True)
 class Activations:
-    """Which int8 activations share a scale: `block` neighbours; 0: all of a token, as BitNet has it. `half`: that scale is a float16."""
+    """Which int8 activations share a scale: `block` neighbours; 0: all of a token, as BitNet has it. `half`: that scale is a float16.
+
+    `exact`: nothing is rounded.
+    """
 
     block: int = 0
     half: bool = False
+    exact: bool = False
 
 
 # What llama.cpp quantises to before it multiplies (ggml-quants.c): Q8_K for TQ1_0 and TQ2_0, Q8_0 for Q2_0.
 Q8_K, Q8_0 = Activations(256), Activations(32, half=True)
+FLOAT = Activations(exact=True)
 
 
 @dataclass
@@ -72,6 +77,8 @@ class _Rounding:
 
     def quantise(self, x: Rounded) -> Rounded:
         """The values that the int8 codes stand for."""
+        if self.activations.exact:
+            return x
         blocks, tokens = x.value.reshape(len(x.value), -1, self.activations.block or x.value.shape[-1]), len(x.value)
         variance, sizes = x.variance.reshape(blocks.shape), np.abs(blocks)
         at = sizes.argmax(-1)[..., None]
@@ -102,22 +109,34 @@ def forward(model: Model, ids: list[int], activations: Activations = Activations
 def _layer(model: Model, layer: int, x: Rounded, rounding: _Rounding) -> Rounded:
     z, block, tokens = model.sizes, f"blk.{layer}", len(x.value)
     window = model.windows.get(layer, tokens)
-    cos, sin = _angles(tokens, z.head_dim, model.window_theta if layer in model.windows else z.theta, model.rope_factors)
+    turning = model.rotated or z.head_dim
+    cos, sin = _angles(tokens, turning, model.window_theta if layer in model.windows else z.theta, model.rope_factors)
     cos, sin = cos * model.rope_amplitude, sin * model.rope_amplitude
+
+    def rotate(heads: Rounded) -> Rounded:
+        if layer in model.still:
+            return heads
+        first = _rotate(Rounded(heads.value[..., :turning], heads.variance[..., :turning]), cos, sin)
+        rest = (heads.value[..., turning:], heads.variance[..., turning:])
+        return Rounded(np.concatenate([first.value, rest[0]], -1), np.concatenate([first.variance, rest[1]], -1))
 
     def linear(name: str, value: Rounded) -> Rounded:
         codes, ternary = rounding.quantise(norm(f"{name}_norm_in", value)), model.ternary[f"{block}.{name}"].T.astype(np.float64)
         scale = np.asarray(model.scales[f"{block}.{name}"], np.float64)  # one, or one a row
         product = codes.value @ ternary * scale
-        return Rounded(product, codes.variance @ ternary**2 * scale**2 + 2 * product**2)
+        made = Rounded(product, codes.variance @ ternary**2 * scale**2 + 2 * product**2)
+        if rounding.activations.block and not rounding.activations.half:  # the engine's groups of 64 or 128 are added in float32
+            made = Rounded(product, made.variance + len(ternary) / 128 * (codes.value**2 @ ternary**2 * scale**2))
+        bias = model.biases.get(f"{block}.{name}")
+        return made if bias is None else made + Rounded(bias + np.zeros_like(product), np.zeros_like(product))
 
     def norm(name: str, value: Rounded) -> Rounded:
         weight = model.norms.get(f"{block}.{name}")
         return value if weight is None else _rms(value, weight, z.eps)
 
     h = norm("attn_norm", x)
-    q = _rotate(norm("attn_q_norm", linear("attn_q", h).reshape(tokens, z.heads, z.head_dim)), cos, sin)
-    k = _rotate(norm("attn_k_norm", linear("attn_k", h).reshape(tokens, z.kv_heads, z.head_dim)), cos, sin)
+    q = rotate(norm("attn_q_norm", linear("attn_q", h).reshape(tokens, z.heads, z.head_dim)))
+    k = rotate(norm("attn_k_norm", linear("attn_k", h).reshape(tokens, z.kv_heads, z.head_dim)))
     v = linear("attn_v", h).reshape(tokens, z.kv_heads, z.head_dim)
     mixed = _attend(q, k, v, model.query_scalar or z.head_dim, window)
     x = x + norm("post_attention_norm", linear("attn_output", norm("attn_sub_norm", mixed.reshape(tokens, -1))))

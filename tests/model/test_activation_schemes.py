@@ -137,7 +137,9 @@ def model_of(training: ModuleType, path: Path, scheme: str) -> Any:
 
     with open_gguf(path) as file:
         c = read_config(file)
-        shape = training.Shape(c.vocab, c.hidden, c.feed_forward, c.layers, c.heads, c.kv_heads, c.context, c.rope_theta, c.norm_eps)
+        shape = training.Shape(
+            c.vocab, c.hidden, c.feed_forward, c.layers, c.heads, c.kv_heads, c.context, c.kinds[0].rope.theta, c.norm_eps
+        )
         model = training.BitNet(shape, scheme)
         info = file.tensors["token_embd.weight"]
         assert info.type == TensorType.F16

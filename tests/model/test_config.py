@@ -13,7 +13,7 @@ from bitnet_kernels.naive.rope import UNSCALED, Scaling
 from bitnet_cli.errors import BadFileError, BitnetError, UnsupportedError
 from bitnet_cli.gguf_file.metadata import Typed, ValueType
 from bitnet_cli.gguf_file.reader import GGUFFile, open_gguf
-from bitnet_cli.model.config import ARCHITECTURES, ModelConfig, read_config
+from bitnet_cli.model.config import ARCHITECTURES, LayerKind, ModelConfig, Rope, read_config
 
 from ..hostile import forge
 from .builder import Sizes, f32, random_model, tokenizer_metadata, write_model
@@ -57,9 +57,10 @@ def test_a_valid_file(tmp_path: Path) -> None:
         vocab=260,
         context=64,
         norm_eps=pytest.approx(1e-5),
-        rope_theta=10000.0,
+        kinds=(LayerKind(Rope(10000.0)),) * 2,
+        rotated=32,
         activation="relu2",
-        sub_norms=True,
+        has=frozenset({"sub_norms"}),
         rope_pairs=False,
         activation_type=None,
         tied=True,
@@ -72,7 +73,7 @@ def test_defaults_of_absent_keys(tmp_path: Path) -> None:
     absent = ["attention.head_count_kv", "attention.key_length", "attention.value_length", "rope.dimension_count", "vocab_size"]
     absent += [THETA, "hidden_activation", "general.name", *tokenizer_metadata()]
     c = config(tmp_path, **dict.fromkeys(absent))
-    assert (c.kv_heads, c.head_dim, c.vocab, c.rope_theta) == (4, 32, 260, 10000.0)
+    assert (c.kv_heads, c.head_dim, c.vocab, c.kinds[0].rope.theta) == (4, 32, 260, 10000.0)
     assert (c.activation, c.name) == ("relu2", "model")
 
 
@@ -84,7 +85,7 @@ def test_an_architecture_implies_its_activation(tmp_path: Path, arch: str, activ
 
 
 def test_every_architecture_is_tested() -> None:
-    assert set(ARCHITECTURES) == {"bitnet-b1.58", "bitnet-25", "bitnet", "llama", "qwen3", "gemma3"}
+    assert set(ARCHITECTURES) == {"bitnet-b1.58", "bitnet-25", "bitnet", "llama", "qwen2", "qwen3", "gemma3"}
 
 
 def test_an_unknown_activation(tmp_path: Path) -> None:
@@ -178,6 +179,8 @@ def test_a_string_of_another_type(tmp_path: Path, key: str) -> None:
         ("attention.head_count_kv", 3, {}, ("3", "4")),
         ("attention.head_count_kv", 8, {}, ("8", "4")),
         ("attention.key_length", 31, {}, ("31", "even")),
+        ("rope.dimension_count", 34, {}, ("34", "32")),
+        ("rope.dimension_count", 15, {}, ("15", "even")),
         ("vocab_size", 261, {}, ("260", "261")),
     ],
 )
@@ -191,7 +194,6 @@ def test_numbers_that_disagree(tmp_path: Path, key: str, value: Any, others: dic
     ("key", "value", "expected"),
     [
         ("attention.value_length", 64, "64 differs from the key length 32"),
-        ("rope.dimension_count", 16, "16 differs from the head's 32"),
         ("rope.scaling.type", "longrope", "'longrope' is not supported; supported are none, default, linear, yarn"),
         ("rope.scaling.alpha", 1000.0, "1000 is not supported with the scaling type linear"),
         ("rope.scaling.yarn_ext_factor", 1.0, "1 is not supported with the scaling type linear"),
@@ -208,6 +210,11 @@ def test_numbers_that_disagree(tmp_path: Path, key: str, value: Any, others: dic
 def test_known_but_unsupported(tmp_path: Path, key: str, value: Any, expected: str) -> None:
     message = refused(tmp_path, UnsupportedError, key, value)
     assert message == f"{ARCH}.{key}: {expected}"
+
+
+def test_llama_rotates_whole_heads(tmp_path: Path) -> None:
+    message = refused(tmp_path, UnsupportedError, "rope.dimension_count", 16, arch="llama", hidden_activation="silu")
+    assert message == "llama.rope.dimension_count: 16 differs from the head's 32, which llama rotates whole"
 
 
 def test_a_width_that_no_head_has(tmp_path: Path) -> None:
@@ -269,30 +276,30 @@ def test_keys_that_change_nothing(tmp_path: Path) -> None:
     assert config(tmp_path, **NEUTRAL) == config(tmp_path)
     assert config(tmp_path, **{"attention.scale": 0.0, "rope.scale_linear": 1.0, "logit_scale": 0.0}) == config(tmp_path)
     for kind in ("none", "yarn"):
-        scaled = config(tmp_path, **{"rope.scaling.type": kind, "rope.scaling.factor": 1.0}).rope_scaling
+        scaled = config(tmp_path, **{"rope.scaling.type": kind, "rope.scaling.factor": 1.0}).kinds[0].rope.scaling
         assert (scaled.factor, scaled.amplitude) == (1.0, 1.0)
 
 
 def test_linear_scaling(tmp_path: Path) -> None:
     """Without a type it is linear, and 0 is no factor (llama.cpp)."""
-    assert config(tmp_path, **{"rope.scaling.factor": 2.5}).rope_scaling == UNSCALED._replace(factor=2.5)
-    assert config(tmp_path, **{"rope.scale_linear": 2.5}).rope_scaling == UNSCALED._replace(factor=2.5)
-    assert config(tmp_path, **{"rope.scaling.factor": 0.0}).rope_scaling == UNSCALED
-    assert config(tmp_path, **{"rope.scaling.type": "none", "rope.scaling.factor": 2.5}).rope_scaling == UNSCALED
-    assert config(tmp_path, **{"rope.scaling.type": "default", "rope.scaling.factor": 2.5}).rope_scaling == UNSCALED
-    assert config(tmp_path, **{"rope.scaling.attn_factor": 0.5}).rope_scaling == UNSCALED._replace(amplitude=0.5)
+    assert config(tmp_path, **{"rope.scaling.factor": 2.5}).kinds[0].rope.scaling == UNSCALED._replace(factor=2.5)
+    assert config(tmp_path, **{"rope.scale_linear": 2.5}).kinds[0].rope.scaling == UNSCALED._replace(factor=2.5)
+    assert config(tmp_path, **{"rope.scaling.factor": 0.0}).kinds[0].rope.scaling == UNSCALED
+    assert config(tmp_path, **{"rope.scaling.type": "none", "rope.scaling.factor": 2.5}).kinds[0].rope.scaling == UNSCALED
+    assert config(tmp_path, **{"rope.scaling.type": "default", "rope.scaling.factor": 2.5}).kinds[0].rope.scaling == UNSCALED
+    assert config(tmp_path, **{"rope.scaling.attn_factor": 0.5}).kinds[0].rope.scaling == UNSCALED._replace(amplitude=0.5)
 
 
 def test_yarn(tmp_path: Path) -> None:
     """What Bonsai's files have, and the keys that make its amplitude another."""
     yarn = {"rope.scaling.type": "yarn", "rope.scaling.factor": 4.0, "rope.scaling.original_context_length": 16}
     usual = 0.1 * math.log(4) + 1
-    assert config(tmp_path, **yarn).rope_scaling == Scaling(4.0, 16, amplitude=usual)
-    assert config(tmp_path, **yarn | {"rope.scaling.original_context_length": None}).rope_scaling.trained == 64
+    assert config(tmp_path, **yarn).kinds[0].rope.scaling == Scaling(4.0, 16, amplitude=usual)
+    assert config(tmp_path, **yarn | {"rope.scaling.original_context_length": None}).kinds[0].rope.scaling.trained == 64
     turns = {"rope.scaling.yarn_beta_fast": 8.0, "rope.scaling.yarn_beta_slow": 0.5, "rope.scaling.yarn_truncate": False}
-    assert config(tmp_path, **yarn, **turns).rope_scaling == Scaling(4.0, 16, 8.0, 0.5, False, usual)
+    assert config(tmp_path, **yarn, **turns).kinds[0].rope.scaling == Scaling(4.0, 16, 8.0, 0.5, False, usual)
     for keys in ({"yarn_attn_factor": 0.75}, {"attn_factor": 0.75 / usual}, {"yarn_attn_factor": 0.75, "attn_factor": 0.75 / usual}):
-        scaled = config(tmp_path, **yarn, **{f"rope.scaling.{key}": value for key, value in keys.items()}).rope_scaling
+        scaled = config(tmp_path, **yarn, **{f"rope.scaling.{key}": value for key, value in keys.items()}).kinds[0].rope.scaling
         assert scaled.amplitude == pytest.approx(0.75)
     assert "do not agree" in refused(
         tmp_path, UnsupportedError, "rope.scaling.yarn_attn_factor", 0.5, **yarn, **{"rope.scaling.attn_factor": 0.75}
@@ -323,16 +330,17 @@ def test_numbers_of_a_scaling_that_are_none(tmp_path: Path, key: str, value: Any
 def test_layers_with_windows_one_by_one(tmp_path: Path) -> None:
     key = "attention.sliding_window_pattern"
     keys = {"arch": "gemma3", "hidden_activation": None, "attention.sliding_window": 16}
-    assert config(tmp_path, **keys, **{key: Typed(array("B", [1, 1, 0]), ValueType.ARRAY, ValueType.BOOL)}).window_period == 3
-    assert config(tmp_path, **keys, **{key: Typed(array("B", [0, 0]), ValueType.ARRAY, ValueType.BOOL)}).window_period == 1
-    assert config(tmp_path, **keys, **{key: 4}).window_period == 4
-    message = refused(tmp_path, UnsupportedError, key, Typed(array("B", [0, 1, 1]), ValueType.ARRAY, ValueType.BOOL), **keys)
-    assert "in another order" in message
+    for layers in ([1, 0], [0, 1], [0, 0], [1, 1]):
+        c = config(tmp_path, **keys, **{key: Typed(array("B", layers), ValueType.ARRAY, ValueType.BOOL)})
+        assert [kind.window for kind in c.kinds] == [16 * sliding for sliding in layers]
+    assert [kind.window for kind in config(tmp_path, **keys, **{key: 4}, sizes=Sizes(layers=9)).kinds] == [16, 16, 16, 0] * 2 + [16]
+    message = refused(tmp_path, BadFileError, key, Typed(array("B", [0, 1, 1]), ValueType.ARRAY, ValueType.BOOL), **keys)
+    assert "has 3 values, expected one for each of 2 layers" in message
 
 
 def test_a_model_without_sub_norms_says_so(tmp_path: Path) -> None:
-    assert config(tmp_path, use_sub_norms=False).sub_norms is False
-    assert config(tmp_path, use_sub_norms=True).sub_norms is True
+    assert config(tmp_path, use_sub_norms=False).has == frozenset()
+    assert config(tmp_path, use_sub_norms=True).has == {"sub_norms"}
     assert "use_sub_norms: is UINT32" in refused(tmp_path, BadFileError, "use_sub_norms", 0)
 
 

@@ -186,7 +186,7 @@ def test_a_file_as_microsofts_converter_writes_it(converted: dict[str, Path], tm
     with open_gguf(tmp_path / "m.gguf") as file:
         assert why_not(file, embeds=True).reason is None
         c = read_config(file)
-        assert (c.pooling, c.window, c.activation, c.query_factor) == ("mean", 0, "gelu_pytorch_tanh", 1.0)
+        assert (c.pooling, c.kinds[0].window, c.activation, c.query_factor) == ("mean", 0, "gelu_pytorch_tanh", 1.0)
     assert np.isfinite(text_of(tmp_path / "m.gguf").states([1, 2, 3])).all()
 
 

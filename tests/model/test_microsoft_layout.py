@@ -54,7 +54,7 @@ def test_the_layout(path: Path, opened: Callable[[Path], GGUFFile]) -> None:
 def test_it_is_understood(path: Path, opened: Callable[[Path], GGUFFile]) -> None:
     c = read_config(opened(path))
     assert (c.layers, c.heads, c.kv_heads, c.head_dim, c.vocab, c.context) == (30, 4, 1, 32, 260, 4096)
-    assert (c.activation, c.sub_norms, c.tied, c.rope_theta) == ("relu2", True, True, 500000.0)
+    assert (c.activation, c.has, c.tied, c.kinds[0].rope.theta) == ("relu2", {"sub_norms"}, True, 500000.0)
     assert check_tensors(opened(path), c) == []
 
 

@@ -66,7 +66,9 @@ def converted(folder: Path) -> Path:
 def arrays_of(file: GGUFFile) -> Model:
     """The file's tensors as the formulas take them."""
     c = read_config(file)
-    sizes = Sizes(c.layers, c.hidden, c.feed_forward, c.heads, c.kv_heads, c.head_dim, c.vocab, c.context, c.rope_theta, c.norm_eps)
+    sizes = Sizes(
+        c.layers, c.hidden, c.feed_forward, c.heads, c.kv_heads, c.head_dim, c.vocab, c.context, c.kinds[0].rope.theta, c.norm_eps
+    )
     model = Model(sizes, c.activation)
     for name, info in file.tensors.items():
         short = name.removesuffix(".weight")

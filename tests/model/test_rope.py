@@ -6,6 +6,7 @@ The formulas here are written out again from arXiv 2309.00071; beside them stand
 import json
 import math
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -16,11 +17,12 @@ from numpy.typing import NDArray
 
 from bitnet_cli.commands.convert import convert
 from bitnet_cli.gguf_file.reader import open_gguf
-from bitnet_cli.model.config import read_config
+from bitnet_cli.model.config import ARCHITECTURES, read_config
 from bitnet_cli.model.sequence import Sequence
 from bitnet_cli.model.weights import rope_tables
 
 from . import embedding_models
+from .builder import Sizes, random_model, write_model
 from .families import model_of, write
 from .reference import assert_agree, forward
 from .test_oracle import compare, hf_of, oracle_of, prompts
@@ -190,7 +192,29 @@ def test_bitnet_without_sub_norms(activation: str, maker: ModuleType, tmp_path: 
     model.activation = activation
     model.norms = {name: value for name, value in model.norms.items() if "sub_norm" not in name}
     ids = [int(i) for i in np.random.default_rng(6).integers(0, 282, 40)]
-    want, decoder = forward(model, ids), text_of(tmp_path / "m.gguf")
-    assert assert_agree(decoder.feed_all(ids), want.logits, want.margin) > 8
-    decoder.rewind(0)
-    assert_agree(np.stack([decoder.feed([token]).copy() for token in ids]), want.logits, want.margin)
+    want, text = forward(model, ids), text_of(tmp_path / "m.gguf")
+    assert assert_agree(text.feed_all(ids), want.logits, want.margin) > 8
+    text.rewind(0)
+    assert_agree(np.stack([text.feed([token]).copy() for token in ids]), want.logits, want.margin)
+
+
+def test_half_of_a_head_rotates(tmp_path: Path, text_of: Callable[..., Sequence]) -> None:
+    model = random_model(seed=5)
+    model.rotated = 12
+    ids = [int(i) for i in np.random.default_rng(6).integers(0, 256, 40)]
+    want, text = forward(model, ids), text_of(write_model(tmp_path / "m.gguf", model))
+    assert assert_agree(text.feed_all(ids), want.logits, want.margin) > 12
+    text.rewind(0)
+    assert_agree(np.stack([text.feed([token]).copy() for token in ids]), want.logits, want.margin)
+
+
+def test_layers_without_rotations(tmp_path: Path, text_of: Callable[..., Sequence], monkeypatch: pytest.MonkeyPatch) -> None:
+    """As a value of an architecture whose other layers see a window; no architecture here has it yet."""
+    kind = replace(ARCHITECTURES["bitnet"], windows=True, global_rope=False)
+    monkeypatch.setitem(ARCHITECTURES, "bitnet", kind)
+    model = random_model(Sizes(layers=3), seed=5, activation="silu")
+    model.windows, model.window_theta, model.still = {0: 9, 2: 9}, 500.0, frozenset({1})
+    keys = {"attention.sliding_window": 9, "attention.sliding_window_pattern": 2, "rope.freq_base_swa": 500.0}
+    ids = [int(i) for i in np.random.default_rng(6).integers(0, 256, 40)]
+    want, text = forward(model, ids), text_of(write_model(tmp_path / "m.gguf", model, arch="bitnet", metadata=keys))
+    assert assert_agree(text.feed_all(ids), want.logits, want.margin) > 12

@@ -95,3 +95,15 @@ def allowed_of(count: int, where: list[int]) -> NDArray[np.bool_]:
 def test_a_form_that_allows_what_is_not_there(options: dict[str, Any]) -> None:
     logits = logits_of([NONE, 1.0, 2.0, NONE, 0.5])
     assert {Sampler(sampling(**options)).choose_allowed(logits, allowed_of(5, [0, 1, 3])) for _ in range(20)} == {1}
+
+
+@pytest.mark.parametrize("never", [(), (3,), (3, 17, 18)])
+@pytest.mark.parametrize(("options", "count"), [({"temperature": 0.0}, 1), ({"top_k": 5}, 5), ({"top_k": 0}, 0), ({"mirostat": 2}, 0)])
+def test_how_many_logits_are_asked_for(options: dict[str, Any], count: int, never: tuple[int, ...]) -> None:
+    """Those that may be chosen, and as many more as are never chosen and might be the largest."""
+    sampler = Sampler(sampling(**options), never)
+    assert sampler.top == (count + len(never) if count else 0)
+    logits = logits_of([float(n == 3) + 0.5 * (n in (17, 18)) + 0.01 * n for n in range(30)])
+    if count == 1:
+        logits[logits < np.sort(logits)[-sampler.top]] = NONE
+        assert sampler.choose(logits) not in never

@@ -27,7 +27,7 @@ from .reference import assert_agree, forward
 
 Open = Callable[[Path], GGUFFile]
 ANGLES = np.zeros((1, 16), np.float32)
-RUN = "I2_S, TQ1_0, TQ2_0, Q2_0, IQ1_BN, IQ2_BN, IQ2_BN_R4"
+RUN = "I2_S, TQ1_0, TQ2_0, Q2_0, PQ2_0, PTQ1_0, Q1_0, IQ1_BN, IQ2_BN, IQ2_BN_R4"
 IDS = [256, 84, 104, 101, 32, 255, 0, 66]
 
 
@@ -85,7 +85,8 @@ def test_names_of_missing_tensors(tmp_path: Path) -> None:
     assert refused(tmp_path, BadFileError, {"blk.1.ffn_sub_norm.weight": None}) == "tensors: missing blk.1.ffn_sub_norm.weight"
     whole_layer = {f"blk.1.{name}.weight": None for name in (*PROJECTIONS, *NORMS)}
     message = refused(tmp_path, BadFileError, whole_layer)
-    assert message == "tensors: missing " + ", ".join(f"blk.1.{name}.weight" for name in PROJECTIONS[:5]) + " and 6 more"
+    first = ("attn_norm", "attn_q", "attn_k", "attn_v", "attn_sub_norm")
+    assert message == "tensors: missing " + ", ".join(f"blk.1.{name}.weight" for name in first) + " and 6 more"
 
 
 @pytest.mark.parametrize("name", ["output_norm", *(f"blk.0.{name}" for name in (*PROJECTIONS, *NORMS))])
@@ -94,7 +95,7 @@ def test_each_tensor_is_needed(tmp_path: Path, name: str) -> None:
 
 
 def test_more_layers_than_tensors(tmp_path: Path) -> None:
-    assert "missing blk.2.attn_q.weight" in refused(tmp_path, BadFileError, {}, block_count=3)
+    assert "missing blk.2.attn_norm.weight" in refused(tmp_path, BadFileError, {}, block_count=3)
 
 
 @pytest.mark.parametrize("name", PROJECTIONS)

@@ -8,13 +8,15 @@ import pytest
 from bitnet_cli.gguf_file.types import TOGETHER, TensorType
 from bitnet_cli.ternary import counts, iq1_bn
 from bitnet_cli.ternary.layouts import LAYOUTS as EVERY
+from bitnet_cli.ternary.layouts import WITH_TWOS, WITHOUT_ZEROS
 
 LAYOUTS = list(EVERY.items())
 
 
 @pytest.mark.parametrize(("kind", "layout"), LAYOUTS)
 def test_zeros_of_random_weights(kind: TensorType, layout: ModuleType) -> None:
-    values = np.random.default_rng(1).choice([-1, 0, 1], (24, 768), p=[0.5, 0.2, 0.3]).astype(np.int8)
+    shares = [0.7, 0, 0.3] if kind in WITHOUT_ZEROS else [0.5, 0.2, 0.3]
+    values = np.random.default_rng(1).choice([-1, 0, 1], (24, 768), p=shares).astype(np.int8)
     assert counts.count(kind, layout.pack_rows(values), 768) == (values.size, int((values == 0).sum()), 0)
 
 
@@ -28,14 +30,16 @@ def test_every_byte(kind: TensorType, layout: ModuleType) -> None:
     values = layout.unpack_rows(raw, layout.BLOCK)
     found = counts.count(kind, raw, layout.BLOCK)
     assert (found.weights, found.zeros) == (weights, int((values == 0).sum()))
-    if kind is TensorType.TQ1_0:
-        five = np.unique((np.arange(243) * 256 + 242) // 243)
+    if kind in (TensorType.TQ1_0, TensorType.PTQ1_0):
+        five, (fives, fours) = np.unique((np.arange(243) * 256 + 242) // 243), (48, 52) if kind is TensorType.TQ1_0 else (24, 26)
         blocks = raw.reshape(-1, size)
-        assert found.invalid == int((~np.isin(blocks[:, :48], five)).sum() + (~np.isin(blocks[:, 48:52], five[::3])).sum())
+        assert found.invalid == int((~np.isin(blocks[:, :fives], five)).sum() + (~np.isin(blocks[:, fives:fours], five[::3])).sum())
     elif kind is TensorType.IQ1_BN:
         five = np.unique((np.arange(243) * 256 + 242) // 243)
         blocks = raw.reshape(-1, size)[:, 2:]
         assert found.invalid == int((~np.isin(blocks[:, :12], five)).sum() + (~np.isin(blocks[:, 12], five[:81])).sum())
+    elif kind in WITH_TWOS:
+        assert found.invalid == 0
     else:
         assert found.invalid == int((values == 2).sum())
 

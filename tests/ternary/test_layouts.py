@@ -12,11 +12,12 @@ from numpy.typing import NDArray
 
 from bitnet_cli.errors import BadFileError, UnsupportedError
 from bitnet_cli.gguf_file.types import BLOCKS, PREFIXES, TOGETHER, TensorType, nbytes, row_bytes
-from bitnet_cli.ternary import i2_s, layouts, q2_0, tq1_0, tq2_0
-from bitnet_cli.ternary.layouts import LAYOUTS, PackedTensor, block_of
+from bitnet_cli.ternary import i2_s, layouts, pq2_0, ptq1_0, q1_0, q2_0, tq1_0, tq2_0
+from bitnet_cli.ternary.layouts import LAYOUTS, WITH_TWOS, WITHOUT_ZEROS, PackedTensor, block_of
 
 ROWED = tuple(PREFIXES)
-BLOCKED = (TensorType.TQ1_0, TensorType.TQ2_0, TensorType.Q2_0)
+BLOCKED = (TensorType.TQ1_0, TensorType.TQ2_0, TensorType.Q2_0, TensorType.PQ2_0, TensorType.PTQ1_0)
+GROUPED = (*BLOCKED, TensorType.Q1_0)  # with a scale a block; the last has no zeros
 SHAPES = {128: [(1, 128), (3, 384), (5, 640)], 256: [(1, 256), (3, 768), (7, 2560)], 64: [(1, 64), (3, 192), (5, 640)]}
 FOURS = [(4, 64), (12, 192), (20, 640)]
 EVERY = [(kind, shape) for kind in LAYOUTS for shape in (FOURS if kind in TOGETHER else SHAPES[block_of(kind)])]
@@ -43,7 +44,7 @@ def read(raw: NDArray[np.uint8], kind: TensorType, shape: tuple[int, int], **opt
 
 @pytest.mark.parametrize(("kind", "shape"), EVERY)
 def test_there_and_back(kind: TensorType, shape: tuple[int, int]) -> None:
-    values = random(shape)
+    values = random(shape) if kind not in WITHOUT_ZEROS else random(shape) | np.int8(1)
     raw = LAYOUTS[kind].pack_rows(values)
     assert raw.dtype == np.uint8 and raw.size == nbytes(kind, shape) - (i2_s.TAIL if kind is TensorType.I2_S else 0)
     assert np.array_equal(LAYOUTS[kind].unpack_rows(raw, shape[1]), values)
@@ -55,6 +56,8 @@ def test_there_and_back_at_any_size(kind: TensorType, rows: int, blocks: int, se
     """Values, and the scales of rows where rows have them."""
     shape = (rows * TOGETHER.get(kind, 1), blocks * block_of(kind))
     values, scales = random(shape, seed), (np.random.default_rng(seed).uniform(0.1, 2, shape[0]).astype(np.float16),)
+    values = values | np.int8(1) if kind in WITHOUT_ZEROS else values
+    values[values == 1] += (np.arange((values == 1).sum()) % 5 == 0).astype(np.int8) if kind in WITH_TWOS else np.int8(0)
     raw = LAYOUTS[kind].pack_rows(values, *(scales if kind in PREFIXES else ()))
     assert np.array_equal(LAYOUTS[kind].unpack_rows(raw, shape[1]), values)
     if kind in PREFIXES:
@@ -62,7 +65,7 @@ def test_there_and_back_at_any_size(kind: TensorType, rows: int, blocks: int, se
 
 
 def test_the_table_of_types_has_the_same_blocks() -> None:
-    for kind in (*BLOCKED, *ROWED, TensorType.IQ2_BN_UNSCALED):
+    for kind in (*GROUPED, *ROWED, TensorType.IQ2_BN_UNSCALED):
         assert BLOCKS[kind] == (LAYOUTS[kind].BLOCK, LAYOUTS[kind].BLOCK_BYTES)
 
 
@@ -96,8 +99,14 @@ def by_words(kind: TensorType, block: NDArray[np.uint8], weight: int) -> int:
     if kind is TensorType.TQ2_0:
         half, place = divmod(weight, 128)
         return (int(block[32 * half + place % 32]) >> 2 * (place // 32) & 3) - 1
-    if kind is TensorType.Q2_0:
+    if kind in (TensorType.Q2_0, TensorType.PQ2_0):
         return (int(block[2 + weight // 4]) >> 2 * (weight % 4) & 3) - 1
+    if kind is TensorType.Q1_0:
+        return 2 * (int(block[2 + weight // 8]) >> weight % 8 & 1) - 1
+    if kind is TensorType.PTQ1_0:
+        first, count, start = (0, 16, 0) if weight < 80 else (16, 8, 80) if weight < 120 else (24, 2, 120)
+        digit, byte = divmod(weight - start, count)
+        return int(block[first + byte]) * 3**digit % 256 * 3 // 256 - 1
     first, count, start = (0, 32, 0) if weight < 160 else (32, 16, 160) if weight < 240 else (48, 4, 240)
     digit, byte = divmod(weight - start, count)
     return int(block[first + byte]) * 3**digit % 256 * 3 // 256 - 1
@@ -120,26 +129,29 @@ def test_i2_s_of_arm_builds() -> None:
         assert values[0, weight] == (int(raw[16 * half + place % 16]) >> (6 - 2 * (place // 16)) & 3) - 1
 
 
-@pytest.mark.parametrize("layout", [tq1_0, tq2_0, q2_0, i2_s])
+@pytest.mark.parametrize("layout", [tq1_0, tq2_0, q2_0, pq2_0, ptq1_0, q1_0, i2_s])
 def test_rows_that_are_no_whole_blocks(layout: Any) -> None:
     with pytest.raises(ValueError, match=f"multiple of {layout.BLOCK} weights, not 96"):
         layout.pack_rows(random((2, 96)))
 
 
-def test_tq1_0_bytes_that_no_packer_writes() -> None:
+@pytest.mark.parametrize(("kind", "five", "four"), [(TensorType.TQ1_0, 7, 50), (TensorType.PTQ1_0, 20, 25)])
+def test_bytes_that_no_packer_writes(kind: TensorType, five: int, four: int) -> None:
+    """five, four: a byte with so many codes in a block."""
+    layout = LAYOUTS[kind]
     values = np.concatenate([random((40, 2560), seed=4), np.ones((1, 2560), np.int8), -np.ones((1, 2560), np.int8)])
-    raw = tq1_0.pack_rows(values)
-    assert not tq1_0.has_unwritten_bytes(raw)
+    raw = layout.pack_rows(values)
+    assert not layout.has_unwritten_bytes(raw)
     written = {(number * 256 + 242) // 243 for number in range(243)}
-    for place, allowed in ((7, written), (50, {(3 * number * 256 + 242) // 243 for number in range(81)})):
+    for place, allowed in ((five, written), (four, {(3 * number * 256 + 242) // 243 for number in range(81)})):
         for byte in range(256):
             changed = raw.copy()
-            changed[54 * 3 + place] = byte
-            assert tq1_0.has_unwritten_bytes(changed) == (byte not in allowed)
+            changed[layout.BLOCK_BYTES * 3 + place] = byte
+            assert layout.has_unwritten_bytes(changed) == (byte not in allowed)
     raw[0] = next(byte for byte in range(256) if byte not in written)
-    read(raw, TensorType.TQ1_0, values.shape)
+    read(raw, kind, values.shape)
     with pytest.raises(BadFileError, match="t: a byte is none of the 243"):
-        read(raw, TensorType.TQ1_0, values.shape, strict=True)
+        read(raw, kind, values.shape, strict=True)
 
 
 @pytest.mark.parametrize("kind", BLOCKED)
@@ -215,5 +227,35 @@ def test_values_that_are_not_ternary() -> None:
     for kind in (TensorType.TQ2_0, TensorType.I2_S):
         with pytest.raises(BadFileError, match="a 2-bit code is 3"):
             with_code_3(kind)()
-    with pytest.raises(UnsupportedError, match="has the value 2 beside -1, 0, 1; only ternary Q2_0"):
-        with_code_3(TensorType.Q2_0)()
+    for kind in WITH_TWOS:
+        assert with_code_3(kind)()[1].max() == 2
+
+
+@pytest.mark.parametrize("kind", GROUPED)
+@pytest.mark.parametrize("size", [32, 64, 128, 256])
+def test_groups_as_they_are_stored(kind: TensorType, size: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Codes as Q2_0 has them; chunks of whole panels of rows."""
+    monkeypatch.setattr(layouts, "CHUNK", 1)
+    rows, block = 21, block_of(kind)
+    values = random((rows, 512)) | np.int8(kind in WITHOUT_ZEROS)
+    if kind in WITH_TWOS:
+        values[3, 5] = 2
+    scales = np.random.default_rng(3).uniform(0, 1, (rows, 512 // max(block, size))).astype(np.float16)
+    scales[4, 1] = 0
+    stored = np.repeat(scales, max(block, size) // block, axis=1)
+    source = PackedTensor(kind, (rows, 512), set_scales(LAYOUTS[kind].pack_rows(values), kind, stored.reshape(-1)), "m.gguf", "t")
+    assert source.needs_groups() and source.shares(size) and not (max(block, size) < 512 and source.shares(512))
+    parts = list(source.in_groups(size, 8))
+    assert [len(codes) for codes, _ in parts] == [8, 8, 5]
+    codes = np.concatenate([codes for codes, _ in parts])
+    assert np.array_equal((codes[..., None] >> np.array([0, 2, 4, 6], np.uint8) & 3).reshape(rows, 512), values + 1)
+    assert np.array_equal(np.concatenate([part for _, part in parts]), np.repeat(scales, max(block, size) // size, axis=1))
+
+
+@pytest.mark.parametrize("scale", [-1.0, np.nan, np.inf])
+def test_scales_that_no_group_has(scale: float) -> None:
+    stored = np.full(8, 0.5)
+    stored[5] = scale
+    raw = set_scales(LAYOUTS[TensorType.PQ2_0].pack_rows(random((2, 512))), TensorType.PQ2_0, stored)
+    with pytest.raises(BadFileError, match="t: the scale of a block is negative or not finite"):
+        list(PackedTensor(TensorType.PQ2_0, (2, 512), raw, "m.gguf", "t").in_groups(128, 16))

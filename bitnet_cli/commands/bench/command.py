@@ -19,6 +19,7 @@ from bitnet_cli.commands.opening import find_model
 from bitnet_cli.commands.reporting import Reporter, put
 from bitnet_cli.errors import UnsupportedError, UsageError
 from bitnet_cli.gguf_file.reader import GGUFFile, open_gguf
+from bitnet_cli.layer_table import layer_weights
 from bitnet_cli.machine.energy import Meter
 from bitnet_cli.machine.threads import physical_cores
 from bitnet_cli.model.config import NO_TEXT, read_config
@@ -104,7 +105,7 @@ def _measure_shape(run: "Run", name: str, shapes: Shapes) -> None:
     with temporary_model(shape._replace(layers=layers.measured), name, shapes.activation) as file:
         keys: rows.Row = {"model_filename": name, "projected": layers.projected}
         if layers.projected:
-            more = (layers.whole - layers.measured) * shape.layer_weights()
+            more = (layers.whole - layers.measured) * layer_weights(shape)
             keys |= {"layers": layers.whole, "layers_measured": layers.measured, "ternary_weights": shape.ternary_weights()}
             keys |= {"more_weights": more, "method": method(layers, shape)}
         run.measure(file, layers, keys)

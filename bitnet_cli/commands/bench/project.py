@@ -13,6 +13,7 @@ import numpy as np
 from bitnet_kernels import kv_cache
 
 from bitnet_cli.commands.bench.shapes import Shape
+from bitnet_cli.layer_table import layer_weights
 from bitnet_cli.machine.cpu import last_cache_bytes
 from bitnet_cli.machine.memory import available_bytes
 from bitnet_cli.model.engine import CHUNK
@@ -53,7 +54,7 @@ def layers_to_measure(shape: Shape, need: int, forced: bool) -> Layers:
     free = available_bytes()
     if not forced and (free is None or need <= SHARE * free):
         return Layers(shape.layers, shape.layers)
-    layer = shape.layer_weights() // 4
+    layer = layer_weights(shape) // 4
     enough = -(-max(LEAST, CACHES * last_cache_bytes()) // layer)
     # A small model, which a cache holds whole, can only be projected from as many layers as fill the same cache.
     return Layers(max(1, min(enough, shape.layers - 1)), shape.layers)
@@ -77,7 +78,7 @@ def layer_seconds(sequence: Sequence, prompt: bool, tokens: int, depth: int, top
 
 def method(layers: Layers, shape: Shape) -> str:
     """How a projected figure came about, in a sentence."""
-    size, cache = layers.measured * shape.layer_weights() // 4, last_cache_bytes()
+    size, cache = layers.measured * layer_weights(shape) // 4, last_cache_bytes()
     beside = "exceed" if size >= CACHES * cache else f"are less than {CACHES} times"
     return (
         f"{layers.measured} of {layers.whole} layers were run, with the whole head, on {size / 1e6:.0f} MB of weights, which {beside} the "

@@ -19,11 +19,11 @@ from bitnet_cli.commands.bench.measure import Result
 from bitnet_cli.commands.bench.plan import Setup
 from bitnet_cli.errors import UsageError
 from bitnet_cli.gguf_file.reader import GGUFFile, TensorType
+from bitnet_cli.layer_table import PROJECTIONS
 from bitnet_cli.machine import energy
 from bitnet_cli.machine.cpu import cpu_name, host_cpus
 from bitnet_cli.model.config import read_config
 from bitnet_cli.model.engine import CHUNK
-from bitnet_cli.model.projections import PROJECTIONS
 
 NOISY = 0.10  # half the range of the samples, as a share of their median
 HASH_WHOLE = 4 << 30  # bytes: SHA-256 of so many takes two seconds

@@ -21,6 +21,7 @@ from bitnet_cli.errors import BitnetError
 from bitnet_cli.gguf_file.reader import GGUFFile, open_gguf
 from bitnet_cli.gguf_file.types import TensorType, nbytes
 from bitnet_cli.gguf_file.writer import OutputTensor, write_gguf
+from bitnet_cli.layer_table import EVERY, LAYER, PROJECTIONS, SUB_NORMS, layer_weights, shapes
 from bitnet_cli.ternary import i2_s
 
 POOL = 1 << 24  # bytes, or a little less
@@ -42,19 +43,9 @@ class Shape(NamedTuple):
     def head_dim(self) -> int:
         return self.hidden // self.heads
 
-    def projections(self) -> dict[str, tuple[int, int]]:
-        """Name -> (rows, cols) of the ternary matrices of one layer."""
-        h, kv, f = self.hidden, self.kv_heads * self.head_dim, self.feed_forward
-        names = ("attn_q", "attn_k", "attn_v", "attn_output", "ffn_gate", "ffn_up", "ffn_down")
-        return dict(zip(names, ((h, h), (kv, h), (kv, h), (h, h), (f, h), (f, h), (h, f)), strict=True))
-
-    def layer_weights(self) -> int:
-        """Ternary weights of one layer."""
-        return sum(rows * cols for rows, cols in self.projections().values())
-
     def ternary_weights(self) -> int:
         """Of all layers."""
-        return self.layers * self.layer_weights()
+        return self.layers * layer_weights(self)
 
     def file_bytes(self) -> int:
         """Bytes of the GGUF file, nearly: two bits a weight and a float16 head."""
@@ -171,14 +162,15 @@ def write_model(
         OutputTensor("token_embd.weight", head[0], (shape.vocab, shape.hidden), head[1]),
         OutputTensor("output_norm.weight", TensorType.F32, (shape.hidden,), functools.partial(np.ones, shape.hidden, np.float32)),
     ]
-    norms = {"attn_norm": shape.hidden, "attn_sub_norm": shape.hidden, "ffn_norm": shape.hidden, "ffn_sub_norm": shape.feed_forward}
+    sizes = shapes(shape)
     for layer in range(shape.layers):
-        for i, (part, (rows, cols)) in enumerate(shape.projections().items()):
-            produce = projections[1](7 * layer + i, part, rows, cols)
+        for i, part in enumerate(PROJECTIONS):
+            rows, cols = sizes[part]
+            produce = projections[1](len(PROJECTIONS) * layer + i, part, rows, cols)
             tensors.append(OutputTensor(f"blk.{layer}.{part}.weight", projections[0], (rows, cols), produce))
-        for norm, size in norms.items():
-            ones = functools.partial(np.ones, size, np.float32)
-            tensors.append(OutputTensor(f"blk.{layer}.{norm}.weight", TensorType.F32, (size,), ones))
+        for norm in (tensor.name for tensor in LAYER if not tensor.is_projection and tensor.group in (EVERY, SUB_NORMS)):
+            ones = functools.partial(np.ones, sizes[norm], np.float32)
+            tensors.append(OutputTensor(f"blk.{layer}.{norm}.weight", TensorType.F32, sizes[norm], ones))
     metadata: dict[str, str | int | float] = {
         "general.name": name,
         f"{arch}.vocab_size": shape.vocab,

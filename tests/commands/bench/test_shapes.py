@@ -12,6 +12,7 @@ from bitnet_cli.commands.bench.measure import Runner
 from bitnet_cli.commands.bench.plan import Trial
 from bitnet_cli.commands.bench.rows import Power
 from bitnet_cli.errors import BitnetError, UsageError
+from bitnet_cli.layer_table import layer_weights
 from bitnet_cli.machine.energy import Meter
 from bitnet_cli.model.config import read_config
 from bitnet_cli.ternary import i2_s
@@ -110,7 +111,7 @@ def test_the_command(projected: bool, monkeypatch: pytest.MonkeyPatch, capsys: p
         assert row["ternary_ops_a_token"] == 2 * SMALL.ternary_weights()
         # Where rows were skipped, as many in the mean layer; the naive kernels skip none.
         if row["n_gen"]:
-            share = row["skipped_up"] * 256 * 384 / SMALL.layer_weights()
+            share = row["skipped_up"] * 256 * 384 / layer_weights(SMALL)
             assert row["ternary_bytes_a_token"] == pytest.approx(SMALL.ternary_weights() / 4 * (1 - share))
             assert row["kv_bytes_a_token"] == pytest.approx((row["n_depth"] + 2) * 3 * 2 * 128 * 2)
 
