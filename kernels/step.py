@@ -257,7 +257,7 @@ def run_layer(z, w, cache, s, layer, tokens, position, thread, threads, control)
     Projections of one input stand in loops: a call that is written once is compiled once.
     """
     at, inner, eps = w.norm_offsets[layer], z.heads * z.head_dim, z.norm_eps
-    kv = z.kv_heads * z.head_dim
+    kv, wide, turned = z.kv_heads * z.head_dim, z.feed_forward, z.hadamard
     for which in range(Q, V + 1):
         norm_at = at[Q_NORM + which - Q]
         if which == Q or norm_at >= 0:
@@ -274,9 +274,7 @@ def run_layer(z, w, cache, s, layer, tokens, position, thread, threads, control)
         norm_heads(z, w, at[Q_HEAD_NORM], at[K_HEAD_NORM], s, tokens, thread, threads, control)
     attention(z, w, cache, s, layer, tokens, position, thread, threads, control)
     barrier(control, threads)
-    prepare(
-        s.mixed, inner, w, layer, O, at[ATTENTION_SUB_NORM], NONE, eps, z.codes_o, z.kept, z.hadamard, s, tokens, thread, threads, control
-    )
+    prepare(s.mixed, inner, w, layer, O, at[ATTENTION_SUB_NORM], NONE, eps, z.codes_o, z.kept, turned, s, tokens, thread, threads, control)
     straight = at[ATTENTION_OUT_NORM] < 0
     project(w, s, layer, O, inner, z.hidden, s.x if straight else s.branch, START, straight, tokens, thread, threads)
     barrier(control, threads)
@@ -297,24 +295,7 @@ def run_layer(z, w, cache, s, layer, tokens, position, thread, threads, control)
     for t in range(tokens):
         gated(s.gate[t], s.up[t], z.activation, first, last)
     barrier(control, threads)
-    prepare(
-        s.gate,
-        z.feed_forward,
-        w,
-        layer,
-        DOWN,
-        at[FFN_SUB_NORM],
-        NONE,
-        eps,
-        z.codes_down,
-        START,
-        z.hadamard,
-        s,
-        tokens,
-        thread,
-        threads,
-        control,
-    )
+    prepare(s.gate, wide, w, layer, DOWN, at[FFN_SUB_NORM], NONE, eps, z.codes_down, START, turned, s, tokens, thread, threads, control)
     straight = at[FFN_OUT_NORM] < 0
     if not (straight and tokens == 1 and w.columns_built[0] and down_by_columns(z, w, s, layer, thread, threads)):
         project(w, s, layer, DOWN, z.feed_forward, z.hidden, s.x if straight else s.branch, START, straight, tokens, thread, threads)

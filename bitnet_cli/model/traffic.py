@@ -80,7 +80,8 @@ def bytes_a_token(engine: Engine, searched: bool = True) -> float:
 def projection_bytes_a_token(engine: Engine) -> list[float]:
     """The ternary part of `bytes_a_token` by projection, of all layers, in the order of arrays.Q to arrays.DOWN."""
     c, w, s = engine.config, engine.arrays.weights, engine.arrays.scratch
-    a_weight = len(w.base3) / c.ternary_weights if w.base3_built[0] else 0.25
+    rows = w.base3 if w.base3_built[0] else w.packed if w.groups else None
+    a_weight = 0.25 if rows is None else len(rows) / c.ternary_weights
     sizes = [c.layers * rows * cols * a_weight for rows, cols in projection_shapes(c).values()]
     seen, by_columns = s.counts[:, 0].sum(), s.column_counts[0, 0]
     sizes[arrays.UP] *= 1 - skipped_share(s)

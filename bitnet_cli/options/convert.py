@@ -24,6 +24,16 @@ class ScaleOf(str, Enum):
     row = "row"
 
 
+Trained = Annotated[
+    SchemeType,
+    typer.Option(
+        "--activations",
+        help="What the model was trained to multiply by: int8 (BitNet b1.58), float (TriLM), a4.8 ... auto: as config.json says, or "
+        "by the weights.",
+    ),
+]
+
+
 def convert(
     source: Annotated[str, typer.Argument(help="Hugging Face folder (config.json, *.safetensors, tokenizer files), or hub id owner/name.")],
     output: Annotated[Path | None, typer.Option("-o", "--output", "--outfile", help=OUTPUT_HELP, show_default=False)] = None,
@@ -48,14 +58,7 @@ def convert(
     group: Annotated[
         Group | None, typer.Option("--group", help="The same, with one scale for each so many neighbours of a row: 128 as Bonsai has it.")
     ] = None,
-    activations: Annotated[
-        SchemeType,
-        typer.Option(
-            "--activations",
-            help="What the model was trained to multiply by: int8 (BitNet b1.58), float (TriLM), a4.8 ... auto: as config.json says, or "
-            "by the weights.",
-        ),
-    ] = SchemeType.auto,
+    activations: Trained = SchemeType.auto,
     revision: Annotated[str | None, typer.Option("--revision", help="Hub: branch, tag or commit. Default: main.")] = None,
     token: Annotated[str | None, typer.Option("--token", help="Hub: access token; HF_TOKEN keeps it out of process lists.")] = None,
     cache_dir: Annotated[Path | None, typer.Option("--cache-dir", help="Hub: folder of the cache. Default: HF_HUB_CACHE.")] = None,

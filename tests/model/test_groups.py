@@ -20,6 +20,7 @@ from bitnet_cli.gguf_file.types import TensorType
 from bitnet_cli.gguf_file.writer import OutputTensor
 from bitnet_cli.model.checks import why_not
 from bitnet_cli.model.sequence import Sequence
+from bitnet_cli.model.traffic import projection_bytes_a_token
 from bitnet_cli.ternary import i2_s
 
 from .builder import packed
@@ -129,6 +130,9 @@ def test_pairs_of_groups_of_64(tmp_path: Path, text_of: Make) -> None:
     one, other = (text_of(tmp_path / f"{name}.gguf").engine.arrays.weights for name in "ab")
     assert one.groups == other.groups == Groups(128)
     assert np.array_equal(one.packed, other.packed) and np.array_equal(one.scales, other.scales)
+    text = text_of(tmp_path / "a.gguf")
+    assert sum(projection_bytes_a_token(text.engine)) == pytest.approx(len(one.packed))
+    assert len(one.packed) < 1.05 * text.engine.config.ternary_weights * 34 / 128  # scales of a panel begin and end at 64 bytes
 
 
 def test_a_code_3_alone_makes_groups(tmp_path: Path, text_of: Make) -> None:
