@@ -284,6 +284,28 @@ def new_group_scratch(digits: int, rows: int, widest: int, threads: int) -> Grou
     )
 
 
+def _head_scratch(z: Sizes, chunk: int, threads: int) -> dict[str, Any]:
+    """The fields of Scratch that only the head uses."""
+    return {
+        "wanted": _zeros((chunk, len(Wanted._fields)), np.int64),
+        "logits": _zeros((chunk, z.vocab), np.float32),
+        "listed": _zeros((threads, chunk), np.int64),
+        "head_places": _zeros((threads, chunk), np.int64),
+        "digits": _zeros((2 * TOGETHER + 8, padded(z.hidden)), np.int8),
+        "terms": _zeros((TOGETHER, TERMS), np.float64),
+        "plane_sums": _zeros((threads, 2 * TOGETHER * 64), np.int32),
+        "rest": _zeros((threads, z.hidden), np.float32),
+        "head_values": _zeros((threads, 2 * HEAD_COLS), np.float32),
+        "head_sums": _zeros((threads, HEAD_ROWS * HEAD_TOKENS, 32), np.float32),
+        "nearly": _zeros((TOGETHER, z.vocab), np.float32),
+        "candidates": _zeros(z.vocab, np.int64),
+        "head_row": _zeros((threads, 4 * z.hidden), np.uint8),
+        "best": _zeros((threads, MAX_TOP), np.int64),
+        "best_logits": _zeros((TOGETHER, threads, MAX_TOP), np.float32),
+        "head_counts": _zeros((threads, 3), np.int64),
+    }
+
+
 def new_scratch(z: Sizes, chunk: int, context: int, threads: int, groups: Groups | None = None) -> Scratch:
     """Scratch for steps of up to `chunk` tokens, by `threads` threads, over a cache of `context` tokens.
 
@@ -328,22 +350,7 @@ def new_scratch(z: Sizes, chunk: int, context: int, threads: int, groups: Groups
         positions=_zeros((chunk, 2), np.int64),
         tables=_zeros((chunk, -(-context // z.page)), np.int64),
         turn=_zeros(1, np.int64),
-        wanted=_zeros((chunk, len(Wanted._fields)), np.int64),
-        logits=_zeros((chunk, z.vocab), np.float32),
-        listed=_zeros((threads, chunk), np.int64),
-        head_places=_zeros((threads, chunk), np.int64),
-        digits=_zeros((2 * TOGETHER + 8, padded(z.hidden)), np.int8),
-        terms=_zeros((TOGETHER, TERMS), np.float64),
-        plane_sums=_zeros((threads, 2 * TOGETHER * 64), np.int32),
-        rest=_zeros((threads, z.hidden), np.float32),
-        head_values=_zeros((threads, 2 * HEAD_COLS), np.float32),
-        head_sums=_zeros((threads, HEAD_ROWS * HEAD_TOKENS, 32), np.float32),
-        nearly=_zeros((TOGETHER, z.vocab), np.float32),
-        candidates=_zeros(z.vocab, np.int64),
-        head_row=_zeros((threads, 4 * z.hidden), np.uint8),
-        best=_zeros((threads, MAX_TOP), np.int64),
-        best_logits=_zeros((TOGETHER, threads, MAX_TOP), np.float32),
-        head_counts=_zeros((threads, 3), np.int64),
+        **_head_scratch(z, chunk, threads),
         fine_codes=_zeros((rows if z.digits == 2 else 0, padded(widest) + 256), np.int8),
         fine_factors=np.ones(rows, np.float32),
         fine_sums=_zeros(rows, np.int32),

@@ -7,23 +7,8 @@ from typing import Any
 from llvmlite import ir
 from numba import types
 
-from .vectors import (
-    F32,
-    F64,
-    I8,
-    I16,
-    I32,
-    Vector,
-    binary,
-    call,
-    constant,
-    element_pointer,
-    integer_total,
-    intrinsic,
-    lanewise,
-    loader,
-    storer,
-)
+from . import vectors
+from .vectors import F32, F64, I8, I16, I32, Vector, binary, call, constant, element_pointer, integer_total, intrinsic, loader, storer
 
 F32x16 = Vector(F32, 16)
 
@@ -46,8 +31,8 @@ def _nearest(b: Any, value: Any) -> Any:
     return b.sub(b.bitcast(b.fadd(value, F32x16.splat(_ROUND)), I32x16.llvm), I32x16.splat(_ROUND_BITS))
 
 
-nearest_i32 = lanewise(F32x16, I32x16, _nearest)
-nearest_f32 = lanewise(F32x16, F32x16, lambda b, value: b.fsub(b.fadd(value, F32x16.splat(_ROUND)), F32x16.splat(_ROUND)))
+nearest_i32 = vectors.lanewise(F32x16, I32x16, _nearest)
+nearest_f32 = vectors.lanewise(F32x16, F32x16, lambda b, value: b.fsub(b.fadd(value, F32x16.splat(_ROUND)), F32x16.splat(_ROUND)))
 
 
 def _power_of_two(b: Any, value: Any) -> Any:
@@ -55,7 +40,7 @@ def _power_of_two(b: Any, value: Any) -> Any:
     return b.bitcast(b.shl(b.add(_nearest(b, value), I32x16.splat(127)), I32x16.splat(23)), F32x16.llvm)
 
 
-power_of_two_f32 = lanewise(F32x16, F32x16, _power_of_two)
+power_of_two_f32 = vectors.lanewise(F32x16, F32x16, _power_of_two)
 
 
 @intrinsic
@@ -73,7 +58,7 @@ def _negative_size(b: Any, value: Any) -> Any:
     return b.bitcast(b.or_(b.bitcast(value, I32x16.llvm), I32x16.splat(-0x80000000)), F32x16.llvm)
 
 
-negative_size_f32 = lanewise(F32x16, F32x16, _negative_size)
+negative_size_f32 = vectors.lanewise(F32x16, F32x16, _negative_size)
 
 
 def clamped_f32(low: float, high: float) -> Any:
@@ -84,7 +69,7 @@ def clamped_f32(low: float, high: float) -> Any:
             value = b.select(b.fcmp_ordered(sign, value, F32x16.splat(end)), F32x16.splat(end), value)
         return value
 
-    return lanewise(F32x16, F32x16, emit)
+    return vectors.lanewise(F32x16, F32x16, emit)
 
 
 @intrinsic
@@ -231,7 +216,7 @@ def _butterflies(b: Any, value: Any) -> Any:
     return value
 
 
-butterflies_f32 = lanewise(F32x16, F32x16, _butterflies)
+butterflies_f32 = vectors.lanewise(F32x16, F32x16, _butterflies)
 
 
 def _widen_half(b: Any, bits: Any) -> Any:

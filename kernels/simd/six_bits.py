@@ -37,6 +37,14 @@ def _byte_pointer(ctx: Any, b: Any, kind: Any, array: Any, at: Any) -> Any:
     return b.bitcast(element_pointer(ctx, b, kind, array, at), selected.Bytes.llvm.as_pointer())
 
 
+def _ask(ctx: Any, b: Any, high: Any, middle: Any, at: Any) -> None:
+    """Bring what a row has from byte `at` of `middle` on, and from twice that of `high`, to the L1 cache. Both are (type, array)."""
+    lines = [(*middle, at)] + [(*high, b.add(b.shl(at, I64(1)), I64(line))) for line in range(0, 2 * WIDTH, 64)]
+    for kind, array, place in lines:
+        pointer = b.bitcast(element_pointer(ctx, b, kind, array, place), ir.IntType(8).as_pointer())
+        call(b, "llvm.prefetch.p0", ir.VoidType(), [pointer, I32(0), I32(3), I32(1)])
+
+
 def operations(rows: int, tokens: int) -> tuple[Any, Any, Any]:
     """Sums of so many rows, a multiple of 2, with so many tokens, kept in registers: a tuple, tokens one after the other.
 
@@ -59,16 +67,9 @@ def operations(rows: int, tokens: int) -> tuple[Any, Any, Any]:
         def codegen(ctx: Any, b: Any, sig: Any, args: Any) -> Any:
             totals, upper, lower, starts, ahead, byte, activations, first, gap = args
 
-            def ask(row: int) -> None:
-                at = b.add(b.extract_value(ahead, row), byte)
-                lines = [(middle, lower, at)] + [(high, upper, b.add(b.shl(at, I64(1)), I64(line))) for line in range(0, 2 * WIDTH, 64)]
-                for kind, array, place in lines:
-                    pointer = b.bitcast(element_pointer(ctx, b, kind, array, place), ir.IntType(8).as_pointer())
-                    call(b, "llvm.prefetch.p0", ir.VoidType(), [pointer, I32(0), I32(3), I32(1)])
-
             planes = []
             for row in range(rows):
-                ask(row)
+                _ask(ctx, b, (high, upper), (middle, lower), b.add(b.extract_value(ahead, row), byte))
                 at = b.add(b.extract_value(starts, row), byte)
                 twice = b.shl(at, I64(1))
                 pointers = [_byte_pointer(ctx, b, middle, lower, at)]
