@@ -67,7 +67,7 @@ def pretend(name: str, cpu: str) -> None:
 
 def compile_operations() -> None:
     """The operations that tests call directly, and with them the kernels that they are made of."""
-    from bitnet_kernels import base3, dense, grouped, peak, quantise, recode, ternary
+    from bitnet_kernels import base3, dense, grouped, head_sums, peak, quantise, recode, ternary
     from bitnet_kernels.group_rows import Groups
     from numba import typeof, types
 
@@ -83,6 +83,11 @@ def compile_operations() -> None:
     where = number, types.float32, floats, number, types.boolean
     grouped.matmul_packed.compile((data, number, number, groups, *tokens, number, *where, values, values, number, number))
     grouped.matmul_tiles.compile((data, number, number, groups, *tokens, *where, types.uint8[::1], values, values, number, number))
+    starts, at = types.UniTuple(number, head_sums.PACKED_ROWS), (number, codes, number, number, sums, number, number, number)
+    head_sums.six_bit_sums_2.compile((types.uint8[::1], types.uint8[::1], starts, starts, *at))
+    if head_sums.MANY:
+        starts = types.UniTuple(number, 2)
+        head_sums.six_bit_sums_8.compile((types.uint8[::1], types.uint8[::1], starts, starts, *at))
     peak._products.compile((number, types.uint8[::1], codes, sums))
     peak._floats.compile((number, values, values))
     quantise.quantise_row.compile((values, number, codes, number))

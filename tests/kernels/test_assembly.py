@@ -215,6 +215,23 @@ def test_rows_with_groups_keep_their_sums_in_registers(compiled: tuple[str, Asse
     assert all(loops_with(assembly[kernel], instruction) for kernel in ("_sums_1", "_sums_some", "_tile_sums"))
 
 
+def test_six_bits_of_the_head_make_one_product(compiled: tuple[str, Assembly]) -> None:
+    """Of each row three registers of planes make four of codes, and these a product each with every vector."""
+    name, assembly = compiled
+    if maker(name) != "x86":
+        return
+    instruction = VNNI if name == "avxvnni" else PRODUCTS[name][0]
+    # Vectors, rows, and lines that are asked for in a step.
+    shapes = {"six_bit_sums_2": (2, 4, 12), "six_bit_sums_8": (8, 2, 6)} if name == "avx512vnni" else {"six_bit_sums_2": (2, 2, 4)}
+    for kernel, (vectors, rows, lines) in shapes.items():
+        loops = [loop for loop in loops_with(assembly[kernel], instruction) if count(loop, PREFETCH)]
+        assert loops
+        for loop in loops:
+            assert count(loop, instruction) * lines == 4 * rows * vectors * count(loop, PREFETCH)
+            # 16 sums, 8 registers of planes, codes and masks: for some CPUs LLVM keeps two of those on the stack, no sum.
+            assert len([line for line in loop if STACK.search(line) and "%zmm" in line]) <= 4
+
+
 def test_the_head_needs_no_library(compiled: tuple[str, Assembly]) -> None:
     """float16 is converted, and products are added, by instructions."""
     name, assembly = compiled
