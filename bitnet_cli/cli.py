@@ -16,7 +16,7 @@ from typing import Annotated, Any, NoReturn
 import typer
 
 from bitnet_cli.errors import BitnetError, printable
-from bitnet_cli.options import batch, bench, convert, embed, inspect, perplexity, quantize, run, serve
+from bitnet_cli.options import batch, bench, convert, embed, inspect, models, perplexity, quantize, run, serve
 from bitnet_cli.options.eval import evaluate
 from bitnet_cli.options.pages import Command, Group
 
@@ -99,6 +99,9 @@ for _command in (
     quantize.quantize,
     inspect.inspect,
 ):
+    app.command(cls=Command)(_command)
+app.command("list", cls=Command)(models.list_models)
+for _command in (models.pull, models.show, models.rm):
     app.command(cls=Command)(_command)
 app.command("eval", cls=Command)(evaluate)
 app.add_typer(bench.app, name=bench.NAME)

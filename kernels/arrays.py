@@ -45,6 +45,9 @@ HEAD_BLOCKS = {  # weights, bytes
 BLOCK_ROWS = 48
 TILE_BYTES = BLOCK_ROWS * 512
 QUERIES = 128  # that attention takes at once: unpacking a block of keys and values is under 4 % of the work then
+HEAD_ROWS, HEAD_COLS, HEAD_TOKENS = 8, 2048, 8  # of the head, and tokens that meet them before others do (dense_rows.py)
+TOGETHER = 16  # tokens that are searched at once, by one pass over the planes
+TERMS = 7  # numbers that the search knows of each (head_search.py)
 MAX_TOP = 256  # largest number of top logits that is searched for with the head's planes
 
 
@@ -119,7 +122,7 @@ class Planes(NamedTuple):
     middle: NDArray[np.uint8]  # (rows * padded / 4,) next two bits
     low: NDArray[np.uint8]  # (rows * padded / 4,) last two bits
     scales: NDArray[np.float32]  # (rows,) one step of the codes
-    errors: NDArray[np.float32]  # (rows, 3) length of what is left of a row after 4, 6 and 8 bits
+    errors: NDArray[np.float32]  # (3, rows) length of what is left of a row after 6 and 8 bits, and of the row itself
     ids: NDArray[np.int64]  # (rows,) which row of the head each is, ascending
 
 
@@ -169,18 +172,18 @@ def new_planes(rows: int, cols: int, width: int = 64, silent: NDArray[np.int64] 
     length, ids = padded(cols, width), np.delete(np.arange(rows), silent)
     rows = len(ids)
     return Planes(
-        high=np.zeros(rows * length // 2, np.uint8),
-        middle=np.zeros(rows * length // 4, np.uint8),
-        low=np.zeros(rows * length // 4, np.uint8),
+        high=_zeros(rows * length // 2, np.uint8),
+        middle=_zeros(rows * length // 4, np.uint8),
+        low=_zeros(rows * length // 4, np.uint8),
         scales=np.zeros(rows, np.float32),
-        errors=np.zeros((rows, 3), np.float32),
+        errors=np.zeros((3, rows), np.float32),
         ids=ids,
     )
 
 
 class Scratch(NamedTuple):
     x: NDArray[np.float32]  # (tokens, hidden) residual stream
-    codes: NDArray[np.int8]  # (rows, widest padded + 256) activations in kernel order; rows = max(tokens rounded up, threads)
+    codes: NDArray[np.int8]  # (rows, widest padded + 256) activations in kernel order; rows = max(tokens rounded up to 16, threads)
     factors: NDArray[np.float32]  # (rows,) 127 / max|x|
     sums: NDArray[np.int32]  # (rows,) sum of the codes
     qkv: NDArray[np.float32]  # (tokens, (heads + 2 kv_heads) * head_dim)
@@ -206,21 +209,28 @@ class Scratch(NamedTuple):
     column_sums: NDArray[np.int32]  # (hidden, padded)
     column_counts: NDArray[np.int64]  # (threads, 2) columns of `down`, where it was read by columns, and of these not read
     tile: NDArray[np.uint8]  # (threads, TILE_BYTES) unpacked weight rows
-    block_sums: NDArray[np.int32]  # (threads, (tokens rounded up + 1) * BLOCK_ROWS)
+    block_sums: NDArray[np.int32]  # (threads, (tokens rounded up to 16 + 1) * BLOCK_ROWS)
     texts: NDArray[np.int64]  # (tokens, 3) which rows are whose: control.Text
     positions: NDArray[np.int64]  # (tokens, 2) of each row: its position, and which of the texts it is of
     tables: NDArray[np.int64]  # (tokens, pages of a context) of each text: numbers of its pages of the KV cache, in order
     turn: NDArray[np.int64]  # (1,) the part of attention that is nobody's yet: threads take them one by one
     wanted: NDArray[np.int64]  # (tokens, 3) whose logits a step is asked for: control.Wanted
     logits: NDArray[np.float32]  # (tokens, vocab), of which only what is asked for takes memory
-    fine: NDArray[np.int8]  # (threads, padded hidden) second digits of the head's activations
+    # What the search for the largest logits of up to TOGETHER tokens works on (head_search.py, head_sums.py).
+    listed: NDArray[np.int64]  # (threads, tokens) rows of `wanted`: those whose logits are all wanted, then the others
+    head_places: NDArray[np.int64]  # (threads, tokens) places in `logits` of the first
+    digits: NDArray[np.int8]  # (2 TOGETHER + 8, padded hidden) first and second digits of the head's activations
+    terms: NDArray[np.float64]  # (TOGETHER, TERMS) what is known of them
+    plane_sums: NDArray[np.int32]  # (threads, 2 TOGETHER * 64) code sums of some rows of the planes
     rest: NDArray[np.float32]  # (threads, hidden) what the first digits leave
-    nearly: NDArray[np.float64]  # (vocab,) logits of the rows of the planes, from what is read of them so far
+    head_values: NDArray[np.float32]  # (threads, 2 HEAD_COLS) parts of rows of the head
+    head_sums: NDArray[np.float32]  # (threads, HEAD_ROWS * HEAD_TOKENS, 32) their sums with tokens
+    nearly: NDArray[np.float32]  # (TOGETHER, vocab) logits of the rows of the planes, from what is read of them so far
     candidates: NDArray[np.int64]  # (vocab,) rows of the planes that may still be among the largest, each thread's from its first row on
     head_row: NDArray[np.uint8]  # (threads, bytes of a row in float32) one row of the head
     best: NDArray[np.int64]  # (threads, MAX_TOP) rows of the planes with the largest such logits
-    best_logits: NDArray[np.float32]  # (threads, MAX_TOP) their exact logits
-    head_counts: NDArray[np.int64]  # (threads, 4) rows read since the start: upper four bits, middle two, lower two, exact
+    best_logits: NDArray[np.float32]  # (TOGETHER, threads, MAX_TOP) their exact logits
+    head_counts: NDArray[np.int64]  # (threads, 3) rows read since the start: upper six bits, lower two, exact
     # Second digits of activations (parts.py); no rows where there are none.
     fine_codes: NDArray[np.int8]  # as codes
     fine_factors: NDArray[np.float32]  # as factors
@@ -274,6 +284,28 @@ def new_group_scratch(digits: int, rows: int, widest: int, threads: int) -> Grou
     )
 
 
+def _head_scratch(z: Sizes, chunk: int, threads: int) -> dict[str, Any]:
+    """The fields of Scratch that only the head uses."""
+    return {
+        "wanted": _zeros((chunk, len(Wanted._fields)), np.int64),
+        "logits": _zeros((chunk, z.vocab), np.float32),
+        "listed": _zeros((threads, chunk), np.int64),
+        "head_places": _zeros((threads, chunk), np.int64),
+        "digits": _zeros((2 * TOGETHER + 8, padded(z.hidden)), np.int8),
+        "terms": _zeros((TOGETHER, TERMS), np.float64),
+        "plane_sums": _zeros((threads, 2 * TOGETHER * 64), np.int32),
+        "rest": _zeros((threads, z.hidden), np.float32),
+        "head_values": _zeros((threads, 2 * HEAD_COLS), np.float32),
+        "head_sums": _zeros((threads, HEAD_ROWS * HEAD_TOKENS, 32), np.float32),
+        "nearly": _zeros((TOGETHER, z.vocab), np.float32),
+        "candidates": _zeros(z.vocab, np.int64),
+        "head_row": _zeros((threads, 4 * z.hidden), np.uint8),
+        "best": _zeros((threads, MAX_TOP), np.int64),
+        "best_logits": _zeros((TOGETHER, threads, MAX_TOP), np.float32),
+        "head_counts": _zeros((threads, 3), np.int64),
+    }
+
+
 def new_scratch(z: Sizes, chunk: int, context: int, threads: int, groups: Groups | None = None) -> Scratch:
     """Scratch for steps of up to `chunk` tokens, by `threads` threads, over a cache of `context` tokens.
 
@@ -281,8 +313,8 @@ def new_scratch(z: Sizes, chunk: int, context: int, threads: int, groups: Groups
     """
     inner, group = z.heads * z.head_dim, z.heads // z.kv_heads
     queries, line = min(QUERIES, rounded(chunk * group, 4)), max(BLOCK, rounded(z.head_dim, UNIT))
-    widest, fours = max(z.hidden, inner, z.feed_forward), -(-chunk // 4) * 4
-    rows = max(-(-chunk // 8) * 8 + 8 if groups else fours, threads)  # grouped.py reads eight at a time, from any row on
+    widest, padded_tokens = max(z.hidden, inner, z.feed_forward), rounded(chunk, 16)
+    rows = max(padded_tokens + 8 if groups else padded_tokens, threads)  # grouped.py reads eight at a time, from any row on
     return Scratch(
         x=_zeros((chunk, z.hidden), np.float32),
         codes=_zeros((rows, padded(widest) + 256), np.int8),  # 256: base-3 rows meet up to four registers more than there are
@@ -313,21 +345,12 @@ def new_scratch(z: Sizes, chunk: int, context: int, threads: int, groups: Groups
         column_sums=_zeros(padded(z.hidden), np.int32),
         column_counts=_zeros((threads, 2), np.int64),
         tile=_zeros((threads, TILE_BYTES), np.uint8),
-        block_sums=_zeros((threads, (fours + 1) * BLOCK_ROWS), np.int32),
+        block_sums=_zeros((threads, (padded_tokens + 1) * BLOCK_ROWS), np.int32),
         texts=_zeros((chunk, len(Text._fields)), np.int64),
         positions=_zeros((chunk, 2), np.int64),
         tables=_zeros((chunk, -(-context // z.page)), np.int64),
         turn=_zeros(1, np.int64),
-        wanted=_zeros((chunk, len(Wanted._fields)), np.int64),
-        logits=_zeros((chunk, z.vocab), np.float32),
-        fine=_zeros((threads, padded(z.hidden)), np.int8),
-        rest=_zeros((threads, z.hidden), np.float32),
-        nearly=_zeros(z.vocab, np.float64),
-        candidates=_zeros(z.vocab, np.int64),
-        head_row=_zeros((threads, 4 * z.hidden), np.uint8),
-        best=_zeros((threads, MAX_TOP), np.int64),
-        best_logits=_zeros((threads, MAX_TOP), np.float32),
-        head_counts=_zeros((threads, 4), np.int64),
+        **_head_scratch(z, chunk, threads),
         fine_codes=_zeros((rows if z.digits == 2 else 0, padded(widest) + 256), np.int8),
         fine_factors=np.ones(rows, np.float32),
         fine_sums=_zeros(rows, np.int32),

@@ -10,6 +10,7 @@ The same folder holds the machine code of what Python calls, which runs without 
 MARK in it, and only such a folder is ever removed.
 """
 
+import errno
 import hashlib
 import importlib.metadata
 import importlib.util
@@ -101,7 +102,7 @@ refused = Refusal()
 
 
 def _private(folder: Path) -> bool:
-    """Make the folder 0700; False where it cannot be made, or others can write in it or put another in its place."""
+    """Make the folder 0700; False where it cannot be made, others can write in it or replace it, or it is empty and stays so."""
     try:
         if private.make(folder) and _NAME.fullmatch(folder.name):
             (folder / MARK).write_bytes(MARKED)
@@ -113,7 +114,8 @@ def _private(folder: Path) -> bool:
         probe.unlink()
     except OSError as error:
         refused.reason = f"{folder}: {error.strerror or error}"
-        return False
+        # Kernels that are there are used also where none can be added: in a container they are the administrator's, or all is read-only.
+        return error.errno in (errno.EACCES, errno.EPERM, errno.EROFS) and any(folder.glob("**/*.code"))
     return True
 
 
@@ -175,6 +177,8 @@ def prepare() -> Path | None:
     import numba
 
     path = folder()
+    if path is not None and not os.access(path, os.W_OK):
+        return None  # Numba would refuse to compile what it cannot keep
     if path is not None:
         config: Any = numba.config
         config.CACHE_DIR = str(path)

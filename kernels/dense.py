@@ -6,9 +6,10 @@
     q4_0    32 weights in 18 bytes: float16 d, 16 bytes; weight j is the lower half of byte j, weight 16 + j the upper;   w = d (q - 8)
     q6_K    256 weights in 210 bytes: 128 bytes of lower four bits, 64 of upper two, 16 int8 scales s, float16 d;   w = d s (q - 32)
     q4_K    256 weights in 144 bytes: float16 d, float16 e, 12 bytes of six-bit s and m for each 32 weights, 128 bytes;   w = d s q - e m
-            of each 32 bytes the lower halves are 32 weights, the upper ones the next 32; of s and m see `_scale_q4_k`
+            of each 32 bytes the lower halves are 32 weights, the upper ones the next 32; of s and m see `scale_q4_k`
 
-Decode reads every byte once: the loops are written for memory speed, with software prefetch.
+Decode reads every byte once: the loops are written for memory speed, with software prefetch. A logit is two times 16 sums, of the even and
+of the odd 16 columns in their order, of products with weights in float32: dense_rows.py adds the same for many tokens.
 """
 
 import numpy as np
@@ -82,57 +83,58 @@ def _row_bf16(data, at, cols, x):  # type: ignore[no-untyped-def]
 
 @kernel
 def _row_q8_0(data, at, cols, x):  # type: ignore[no-untyped-def]
-    sums = zero()
+    a, b = zero(), zero()
     for k in range(0, cols, 32):
         block = at + k // 32 * 34
         prefetch(data, block + PREFETCH)
         scale = splat(one_f16(data, block))
-        part = mul(load_i8(data, block + 2), load_f32(x, k))
-        part = fma(load_i8(data, block + 18), load_f32(x, k + 16), part)
-        sums = fma(part, scale, sums)
-    return total(sums)
+        a = fma(mul(load_i8(data, block + 2), scale), load_f32(x, k), a)
+        b = fma(mul(load_i8(data, block + 18), scale), load_f32(x, k + 16), b)
+    return total(add(a, b))
 
 
 @kernel
 def _row_q4_0(data, at, cols, x):  # type: ignore[no-untyped-def]
-    sums = zero()
+    a, b = zero(), zero()
     for k in range(0, cols, 32):
         block = at + k // 32 * 18
         prefetch(data, block + PREFETCH)
         scale = splat(one_f16(data, block))
-        part = mul(low_nibbles(data, block + 2), load_f32(x, k))
-        part = fma(high_nibbles(data, block + 2), load_f32(x, k + 16), part)
-        sums = fma(part, scale, sums)
-    return total(sums)
+        a = fma(mul(low_nibbles(data, block + 2), scale), load_f32(x, k), a)
+        b = fma(mul(high_nibbles(data, block + 2), scale), load_f32(x, k + 16), b)
+    return total(add(a, b))
 
 
 @kernel
-def _half_q6_k(data, low, high, scales, d, x, k, sums):  # type: ignore[no-untyped-def]
-    """sums + the products of 128 weights of a q6_K block with x[k : k + 128]."""
+def _half_q6_k(data, low, high, scales, d, x, k, a, b):  # type: ignore[no-untyped-def]
+    """a and b + the products of 128 weights of a q6_K block with x[k : k + 128]."""
+    sums = a
     for half in range(2):
         i = 16 * half
-        sums = fma(mul(six0(data, low + i, high + i), load_f32(x, k + i)), splat(d * np.int8(data[scales + half])), sums)
-        sums = fma(mul(six1(data, low + 32 + i, high + i), load_f32(x, k + 32 + i)), splat(d * np.int8(data[scales + 2 + half])), sums)
-        sums = fma(mul(six2(data, low + i, high + i), load_f32(x, k + 64 + i)), splat(d * np.int8(data[scales + 4 + half])), sums)
-        sums = fma(mul(six3(data, low + 32 + i, high + i), load_f32(x, k + 96 + i)), splat(d * np.int8(data[scales + 6 + half])), sums)
-    return sums
+        sums = fma(mul(six0(data, low + i, high + i), splat(d * np.int8(data[scales + half]))), load_f32(x, k + i), sums)
+        sums = fma(mul(six1(data, low + 32 + i, high + i), splat(d * np.int8(data[scales + 2 + half]))), load_f32(x, k + 32 + i), sums)
+        sums = fma(mul(six2(data, low + i, high + i), splat(d * np.int8(data[scales + 4 + half]))), load_f32(x, k + 64 + i), sums)
+        sums = fma(mul(six3(data, low + 32 + i, high + i), splat(d * np.int8(data[scales + 6 + half]))), load_f32(x, k + 96 + i), sums)
+        if half == 0:
+            a, sums = sums, b
+    return a, sums
 
 
 @kernel
 def _row_q6_k(data, at, cols, x):  # type: ignore[no-untyped-def]
-    sums = zero()
+    a, b = zero(), zero()
     for k in range(0, cols, 256):
         block = at + k // 256 * 210
         for line in range(0, 210, 64):
             prefetch(data, block + line + PREFETCH)
         d = one_f16(data, block + 208)
-        sums = _half_q6_k(data, block, block + 128, block + 192, d, x, k, sums)
-        sums = _half_q6_k(data, block + 64, block + 160, block + 200, d, x, k + 128, sums)
-    return total(sums)
+        a, b = _half_q6_k(data, block, block + 128, block + 192, d, x, k, a, b)
+        a, b = _half_q6_k(data, block + 64, block + 160, block + 200, d, x, k + 128, a, b)
+    return total(add(a, b))
 
 
 @inlined
-def _scale_q4_k(data, at, i):  # type: ignore[no-untyped-def]
+def scale_q4_k(data, at, i):  # type: ignore[no-untyped-def]
     """Scale and minimum of the i-th 32 weights of a q4_K block, six bits each; at: their 12 bytes.
 
     Bytes 0 to 3 and 4 to 7 hold s and m of the first four in their lower six bits, and in their upper two those of the last four, whose
@@ -145,11 +147,10 @@ def _scale_q4_k(data, at, i):  # type: ignore[no-untyped-def]
 
 
 @inlined
-def _pair_q4_k(sums, codes, more, x, k, d, e, s, m):  # type: ignore[no-untyped-def]
-    """sums + the products of 32 weights, given by their codes, with x[k : k + 32]."""
+def _pair_q4_k(a, b, codes, more, x, k, d, e, s, m):  # type: ignore[no-untyped-def]
+    """a and b + the products of 16 weights each, given by their codes, with x[k : k + 32]."""
     scale, least = splat(d * s), splat(-e * m)
-    sums = fma(fma(codes, scale, least), load_f32(x, k), sums)
-    return fma(fma(more, scale, least), load_f32(x, k + 16), sums)
+    return fma(fma(codes, scale, least), load_f32(x, k), a), fma(fma(more, scale, least), load_f32(x, k + 16), b)
 
 
 @kernel
@@ -162,54 +163,11 @@ def _row_q4_k(data, at, cols, x):  # type: ignore[no-untyped-def]
         d, e = one_f16(data, block), one_f16(data, block + 2)
         for pair in range(4):
             codes, j = block + 16 + 32 * pair, k + 64 * pair
-            s, m = _scale_q4_k(data, block + 4, 2 * pair)
-            a = _pair_q4_k(a, low_codes(data, codes), low_codes(data, codes + 16), x, j, d, e, s, m)
-            s, m = _scale_q4_k(data, block + 4, 2 * pair + 1)
-            b = _pair_q4_k(b, high_codes(data, codes), high_codes(data, codes + 16), x, j + 32, d, e, s, m)
+            s, m = scale_q4_k(data, block + 4, 2 * pair)
+            a, b = _pair_q4_k(a, b, low_codes(data, codes), low_codes(data, codes + 16), x, j, d, e, s, m)
+            s, m = scale_q4_k(data, block + 4, 2 * pair + 1)
+            a, b = _pair_q4_k(a, b, high_codes(data, codes), high_codes(data, codes + 16), x, j + 32, d, e, s, m)
     return total(add(a, b))
-
-
-@inlined
-def _keep_q4_k(codes, more, out, k, d, e, s, m):  # type: ignore[no-untyped-def]
-    """The 32 weights of these codes -> out[k : k + 32]."""
-    scale, least = splat(d * s), splat(-e * m)
-    store_f32(out, k, fma(codes, scale, least))
-    store_f32(out, k + 16, fma(more, scale, least))
-
-
-@kernel
-def values_q4_k(data, at, cols, out):  # type: ignore[no-untyped-def]
-    """The q4_K row at byte `at` -> out: (>= cols,) float32, as `_row_q4_k` multiplies it."""
-    for k in range(0, cols, 256):
-        block = at + k // 256 * 144
-        d, e = one_f16(data, block), one_f16(data, block + 2)
-        for pair in range(4):
-            codes, j = block + 16 + 32 * pair, k + 64 * pair
-            s, m = _scale_q4_k(data, block + 4, 2 * pair)
-            _keep_q4_k(low_codes(data, codes), low_codes(data, codes + 16), out, j, d, e, s, m)
-            s, m = _scale_q4_k(data, block + 4, 2 * pair + 1)
-            _keep_q4_k(high_codes(data, codes), high_codes(data, codes + 16), out, j + 32, d, e, s, m)
-
-
-@kernel
-def _half_values_q6_k(data, low, high, scales, d, out, k):  # type: ignore[no-untyped-def]
-    """128 weights of a q6_K block -> out[k : k + 128]."""
-    for half in range(2):
-        i = 16 * half
-        store_f32(out, k + i, mul(six0(data, low + i, high + i), splat(d * np.int8(data[scales + half]))))
-        store_f32(out, k + 32 + i, mul(six1(data, low + 32 + i, high + i), splat(d * np.int8(data[scales + 2 + half]))))
-        store_f32(out, k + 64 + i, mul(six2(data, low + i, high + i), splat(d * np.int8(data[scales + 4 + half]))))
-        store_f32(out, k + 96 + i, mul(six3(data, low + 32 + i, high + i), splat(d * np.int8(data[scales + 6 + half]))))
-
-
-@kernel
-def values_q6_k(data, at, cols, out):  # type: ignore[no-untyped-def]
-    """The q6_K row at byte `at` -> out: (>= cols,) float32."""
-    for k in range(0, cols, 256):
-        block = at + k // 256 * 210
-        d = one_f16(data, block + 208)
-        _half_values_q6_k(data, block, block + 128, block + 192, d, out, k)
-        _half_values_q6_k(data, block + 64, block + 160, block + 200, d, out, k + 128)
 
 
 @kernel

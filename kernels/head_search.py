@@ -1,163 +1,82 @@
-"""The largest logits, exactly, from few of the head's bytes. Twin: all logits (naive/dense.py), of which these are the largest.
+"""The largest logits of one token or several, exactly, from few of the head's bytes. Twin: naive/head_planes.py, from all logits.
 
-Logits that a sampler with top-k looks at are the k largest. Rows of the head are ruled out by their planes (head_planes.py):
+Logits that a sampler with top-k looks at are the k largest. Rows of the head are ruled out by their planes (head_planes.py), which are
+read once for all tokens of a step:
 
-    1. upper four bits of every row                  -> a logit that is at most E4 off
+    1. upper six bits of every row               -> a logit that is at most E6 off
     2. exact logits of at least k rows with large ones; T, the k-th largest of these, is at most the k-th largest of all
-    3. rows with logit + E4 >= T: next two bits      -> at most E6 off; then 2 again, with these: T comes nearer
-    4. those with logit + E6 >= T: last two bits     -> at most E8 off
-    5. those with logit + E8 >= T: exact logits, by the same kernel as without planes
+    3. rows with logit + E6 >= T: last two bits  -> at most E8 off
+    4. those with logit + E8 >= T: exact logits, by the same kernel as without planes
 
 Proof that no row of the k largest is lost. Let w be a row, x the activations, y the float32 logit that the head's kernel computes. x is
-taken in two digits, x = x' + x'' + d2 = x' + d1 with int8 codes for x' and x''; d1 and d2 are known, and so are their lengths.
-After 4 bits, with w = w4 + e4,
+taken in one digit or two, x = x' + d1 = x' + x'' + d2 with int8 codes for x' and x''; d1 and d2 are known, and so are their lengths. After
+6 bits, with w = w6 + e6, z = x' or x' + x'', and d what it leaves,
 
-    |w.x - w4.(x' + x'')| = |e4.x + w4.d2| <= |e4| |x| + |w4| |d2|,   |w4| <= 120 s sqrt(cols)
+    |w.x - w6.z| = |e6.x + w6.d| <= |e6| |x| + (|w| + |e6|) |d|
 
-and each later plane p replaces |e4| by |e6| or |e8| and adds |p| |d1| where only the first digit is multiplied, |p| |d2| where both are,
-with |p| <= 6 s sqrt(cols) or 1.5 s sqrt(cols). Both are for activations with outliers, whose first digit is coarse for all the others.
-Last, |y - w.x| <= g |w| |x| with g = n 2^-24 for float32 sums of n terms one after the other (Higham 2002, section 3.1). E is the sum of
-these bounds. A row that is not ruled out is computed exactly, and one that is has y <= logit + E < T. Float64 sums here err by 1e-13, and
-E is taken larger by 1e-5 of itself.
+and after 8 bits likewise. Planes keep |e6|, |e8| and |w|. The second digit is for activations with outliers, whose first digit is coarse
+for all the others; with one token, which waits for memory, it costs nothing, and with more it is multiplied where it matters, else for
+the few rows of step 4, before any is computed. Last, |y - w.x| <= g |w| |x| with g = n 2^-24 for float32 sums of n terms one after the
+other (Higham 2002, section 3.1), and what is kept of logits between steps is rounded to float32, under ten times: 1e-6 (|w| + |e|) |x|. E
+is the sum of these bounds. A row that is not ruled out is computed exactly, and one that is has y <= logit + E < T. Float64 sums here err
+by 1e-13, and E is taken larger by 1e-5 of itself.
 
 Rows are numbered as in the planes, which leave out those that may not be chosen; `planes.ids` says which row of the head each is.
 """
 
 import numpy as np
 
+from .arrays import TERMS
 from .barrier import barrier
 from .dense import head_matvec, row_bytes
+from .head_sums import add_six_bits, add_two_bits, six_bits_of_all
 from .jit import fast_kernel, inlined, kernel
 from .quantise import quantise_row
-from .row_sums import four_rows, load, one_row
-from .simd import selected, vectors
+from .simd import floats, selected
 from .simd.files import read_at
 
-WIDTH = selected.WIDTH
-prefetch, dot, fold, totals = vectors.prefetch, selected.dot, selected.fold, selected.totals
-zero_narrow, zero_wide = selected.zero_narrow, selected.zero_wide
-lower, upper = vectors.bit_field(selected.Bytes, 0, 4), vectors.bit_field(selected.Bytes, 4, 4)
-# Codes up to 15 instead of 2: an eighth of the steps until int16 sums must be widened. A group makes four steps.
-_BYTES_PER_FOLD = max(selected.STEPS_PER_FOLD // 8 // 4, 1) * 2 * WIDTH
-AHEAD = 2048  # bytes prefetched in each stream, as in ternary.py
+WIDTH, fma = selected.WIDTH, selected.fma
+load_f32, splat = floats.load_f32, floats.splat_f32
+lanes_not_below, lowest_bit = floats.lanes_not_below, floats.lowest_bit
 L2_ROWS = 1024  # rows of a 2-bit plane that stay in the L2 cache for the second digit: 640 KB at 2,560 columns
 START, ONE = np.int64(0), np.int64(1)
-NEAR = np.int64(3)  # rows prefetched in each stream of chosen rows
+FELT = 0.4  # of what 6 bits leave of a row: where less would be felt of the first digit's error, the second waits until few rows are left
+# What is known of a token, Scratch.terms: of x' and x'', a step of their codes times 4 and their sums; lengths of x, d1 and d2.
+COARSE, FINE, TOTAL, FINE_TOTAL, SIZE, REST, REST_2 = range(TERMS)
+LENGTH = 2  # row of Planes.errors
 
 
 @inlined
-def _dot_group(sums, v0, v1, x0, x1, x2, x3):  # type: ignore[no-untyped-def]
-    return dot(dot(dot(dot(sums, lower(v0), x0), upper(v0), x1), lower(v1), x2), upper(v1), x3)
-
-
-@kernel
-def four_rows_of_four_bits(high, r0, r1, r2, r3, length, coarse, fine):  # type: ignore[no-untyped-def]
-    """Code sums of the rows at bytes r0 .. r3 of a 4-bit plane with both digits: (4 sums with coarse), (4 with fine).
-
-    length: padded columns, two a byte; coarse, fine: (length,) int8 in kernel order.
-    """
-    s0, s1, s2, s3 = zero_wide(), zero_wide(), zero_wide(), zero_wide()
-    t0, t1, t2, t3 = zero_wide(), zero_wide(), zero_wide(), zero_wide()
-    begin, stride = 0, length // 2
-    while begin < stride:
-        end = min(begin + _BYTES_PER_FOLD, stride)
-        n0, n1, n2, n3 = zero_narrow(), zero_narrow(), zero_narrow(), zero_narrow()
-        m0, m1, m2, m3 = zero_narrow(), zero_narrow(), zero_narrow(), zero_narrow()
-        for byte in range(begin, end, 2 * WIDTH):
-            k = byte * 2
-            x0, x1, x2, x3 = load(coarse, k), load(coarse, k + WIDTH), load(coarse, k + 2 * WIDTH), load(coarse, k + 3 * WIDTH)
-            y0, y1, y2, y3 = load(fine, k), load(fine, k + WIDTH), load(fine, k + 2 * WIDTH), load(fine, k + 3 * WIDTH)
-            for line in range(0, 2 * WIDTH, 64):
-                prefetch(high, r0 + byte + line + AHEAD)
-                prefetch(high, r1 + byte + line + AHEAD)
-                prefetch(high, r2 + byte + line + AHEAD)
-                prefetch(high, r3 + byte + line + AHEAD)
-            v, w = load(high, r0 + byte), load(high, r0 + byte + WIDTH)
-            n0, m0 = _dot_group(n0, v, w, x0, x1, x2, x3), _dot_group(m0, v, w, y0, y1, y2, y3)
-            v, w = load(high, r1 + byte), load(high, r1 + byte + WIDTH)
-            n1, m1 = _dot_group(n1, v, w, x0, x1, x2, x3), _dot_group(m1, v, w, y0, y1, y2, y3)
-            v, w = load(high, r2 + byte), load(high, r2 + byte + WIDTH)
-            n2, m2 = _dot_group(n2, v, w, x0, x1, x2, x3), _dot_group(m2, v, w, y0, y1, y2, y3)
-            v, w = load(high, r3 + byte), load(high, r3 + byte + WIDTH)
-            n3, m3 = _dot_group(n3, v, w, x0, x1, x2, x3), _dot_group(m3, v, w, y0, y1, y2, y3)
-        s0, s1, s2, s3 = fold(s0, n0), fold(s1, n1), fold(s2, n2), fold(s3, n3)
-        t0, t1, t2, t3 = fold(t0, m0), fold(t1, m1), fold(t2, m2), fold(t3, m3)
-        begin = end
-    return totals(s0, s1, s2, s3), totals(t0, t1, t2, t3)
-
-
-@kernel
-def nearly_all(planes, length, coarse, fine, c0, c1, c2, nearly, first, last):  # type: ignore[no-untyped-def]
-    """nearly[r] = scale of r * (coarse sum * c0 + fine sum * c1 - c2), from the 4-bit plane, for first <= r < last."""
-    stride, quarter = length // 2, (last - first + 3) // 4
-    for row in range(first, first + quarter):
-        # Where rows do not divide by four, the last streams meet rows of the ones before, and write the same again.
-        r1, r2, r3 = min(row + quarter, last - 1), min(row + 2 * quarter, last - 1), min(row + 3 * quarter, last - 1)
-        a, b = four_rows_of_four_bits(planes.high, row * stride, r1 * stride, r2 * stride, r3 * stride, length, coarse, fine)
-        nearly[row] = planes.scales[row] * (a[0] * c0 + b[0] * c1 - c2)
-        nearly[r1] = planes.scales[r1] * (a[1] * c0 + b[1] * c1 - c2)
-        nearly[r2] = planes.scales[r2] * (a[2] * c0 + b[2] * c1 - c2)
-        nearly[r3] = planes.scales[r3] * (a[3] * c0 + b[3] * c1 - c2)
-
-
-@kernel
-def refine(plane, scales, length, codes, c0, c1, nearly, rows, begin, count):  # type: ignore[no-untyped-def]
-    """nearly[r] += scale of r * (code sum with a 2-bit plane * c0 - c1) for r in rows[begin : begin + count]."""
-    stride, quarter = length // 4, count // 4
-    for i in range(begin, begin + quarter):
-        a, b, c, d = rows[i], rows[i + quarter], rows[i + 2 * quarter], rows[i + 3 * quarter]
-        j = min(i + NEAR, begin + quarter - 1)
-        p0, p1, p2, p3 = rows[j], rows[j + quarter], rows[j + 2 * quarter], rows[j + 3 * quarter]
-        sums = four_rows(
-            plane, a * stride, b * stride, c * stride, d * stride, p0 * stride, p1 * stride, p2 * stride, p3 * stride, stride, codes
-        )
-        nearly[a] += scales[a] * (sums[0] * c0 - c1)
-        nearly[b] += scales[b] * (sums[1] * c0 - c1)
-        nearly[c] += scales[c] * (sums[2] * c0 - c1)
-        nearly[d] += scales[d] * (sums[3] * c0 - c1)
-    for i in range(begin + 4 * quarter, begin + count):
-        a = rows[i]
-        nearly[a] += scales[a] * (one_row(plane, a * stride, stride, codes) * c0 - c1)
-
-
-@kernel
-def largest_of(nearly, rows, begin, count, top, best):  # type: ignore[no-untyped-def]
-    """Those of rows[begin : begin + count] with the `top` largest values of nearly -> best; returns how many there are."""
-    found, place = 0, 0  # place: of the smallest in the list
-    least = -np.inf
-    for i in range(begin, begin + count):
-        r = rows[i]
-        if found < top:
-            best[found] = r
-            found += 1
-        elif nearly[r] > least:
-            best[place] = r
-        else:
-            continue
-        if found == top:
-            place = 0
-            for k in range(1, found):
-                if nearly[best[k]] < nearly[best[place]]:
-                    place = k
-            least = nearly[best[place]]
+def largest_of(nearly, first, last, top, best):  # type: ignore[no-untyped-def]
+    """The rows with the `top` largest values of nearly[first:last] -> best; returns how many there are."""
+    found, place, r = 0, 0, first  # place: of the smallest in the list
+    least = np.float32(-np.inf)
+    while r < last:
+        # Sixteen at a time, most of which are less than any in the list.
+        stop = r + 1
+        if found == top and r + 16 <= last:
+            bits = lanes_not_below(load_f32(nearly, r), least)
+            if bits == 0:
+                r += 16
+                continue
+            r, stop = r + lowest_bit(bits), r + 16
+        while r < stop:
+            if found < top:
+                best[found] = r
+                found += 1
+            elif nearly[r] > least:
+                best[place] = r
+            else:
+                r += 1
+                continue
+            if found == top:
+                place = 0
+                for k in range(1, found):
+                    if nearly[best[k]] < nearly[best[place]]:
+                        place = k
+                least = nearly[best[place]]
+            r += 1
     return found
-
-
-@inlined
-def _threshold(w, z, x, s, logits, rows, begin, count, top, thread, threads, control):  # type: ignore[no-untyped-def]
-    """The `top`-th largest exact logit of those rows, all threads' together and at least `top` if there are, that look largest so far.
-
-    Returns it and how many logits this thread has computed.
-    """
-    best = s.best[thread]
-    found = largest_of(s.nearly, rows, begin, count, min(top, top // threads + 8), best)
-    exact_logits(w, z, x, s.head_row[thread], logits, best, START, found)
-    for i in range(top):
-        s.best_logits[thread, i] = logits[w.planes.ids[best[i]]] if i < found else np.float32(-np.inf)
-    barrier(control, threads)
-    threshold = np.float64(kth_largest(s.best_logits, threads, top))
-    barrier(control, threads)  # all have read it before anyone writes the next ones
-    return threshold, found
 
 
 @kernel
@@ -180,16 +99,41 @@ def kth_largest(values, threads, top):  # type: ignore[no-untyped-def]
         limit = following
 
 
+@inlined
+def _bound(planes, r, step, of_error, of_length):  # type: ignore[no-untyped-def]
+    """How far the logit of row r may be from what its bits say, step 0: six, 1: eight."""
+    return (planes.errors[step, r] * of_error + planes.errors[LENGTH, r] * of_length) * 1.00001
+
+
 @kernel
-def _still_in(nearly, planes, step, size, extra, threshold, rows, begin, count):  # type: ignore[no-untyped-def]
-    """Keep those of rows[begin : begin + count] whose logit may reach the threshold; returns how many. size: |x|; extra: per scale."""
+def _still_in(nearly, planes, step, of_error, of_length, threshold, rows, begin, count):  # type: ignore[no-untyped-def]
+    """Keep those of rows[begin : begin + count] whose logit may reach the threshold; returns how many. of_error, of_length: as _bound."""
     kept = begin
     for i in range(begin, begin + count):
         r = rows[i]
         rows[kept] = r
-        out = nearly[r] + (planes.errors[r, step] * size + planes.scales[r] * extra) * 1.00001 < threshold
-        kept += not out  # written so that NaN stays in
+        kept += not nearly[r] + _bound(planes, r, step, of_error, of_length) < threshold  # written so that NaN stays in
     return kept - begin
+
+
+@inlined
+def _first_in(nearly, errors, lengths, of_error, of_length, threshold, rows, first, last):  # type: ignore[no-untyped-def]
+    """As _still_in, of all rows from `first` to `last` - 1, sixteen at a time: a list from rows[first] on."""
+    kept, r = first, first
+    a, b, least = np.float32(of_error * 1.00001), np.float32(of_length * 1.00001), np.float32(threshold)
+    while r + 16 <= last:
+        most = fma(load_f32(errors, r), splat(a), fma(load_f32(lengths, r), splat(b), load_f32(nearly, r)))
+        bits = lanes_not_below(most, least)
+        while bits != 0:
+            rows[kept] = r + lowest_bit(bits)
+            kept += 1
+            bits &= bits - np.int32(1)
+        r += 16
+    while r < last:
+        rows[kept] = r
+        kept += not nearly[r] + errors[r] * a + lengths[r] * b < least
+        r += 1
+    return kept - first
 
 
 @fast_kernel
@@ -204,69 +148,110 @@ def _lengths(x, rest, fine_factor, cols):  # type: ignore[no-untyped-def]
     return xx, dd, ff
 
 
-@kernel
-def _two_digits(x, cols, length, coarse, fine, rest):  # type: ignore[no-untyped-def]
-    """x = x' + x'' + d2: codes of x' -> coarse, of x'' -> fine, x - x' -> rest. Returns both factors and both sums of codes."""
+@inlined
+def _two_digits(x, cols, length, coarse, fine, rest, terms):  # type: ignore[no-untyped-def]
+    """x = x' + x'' + d2: codes of x' -> coarse, of x'' -> fine, x - x' -> rest, and what is to be known of them -> terms."""
     factor, total = quantise_row(x, cols, coarse, length)
     for i in range(cols):
         rest[i] = np.float32(np.float64(x[i]) - np.rint(x[i] * factor) / np.float64(factor))
     fine_factor, fine_total = quantise_row(rest, cols, fine, length)
-    return factor, fine_factor, np.float64(total) / factor, np.float64(fine_total) / fine_factor
+    xx, dd, ff = _lengths(x, rest, fine_factor, cols)
+    terms[COARSE], terms[FINE] = 4 / np.float64(factor), 4 / np.float64(fine_factor)
+    terms[TOTAL], terms[FINE_TOTAL] = np.float64(total) / factor, np.float64(fine_total) / fine_factor
+    # 1e-6: rest is rounded to float32.
+    terms[SIZE], terms[REST], terms[REST_2] = np.sqrt(xx), np.sqrt(dd) * 1.000001, np.sqrt(ff) + 1e-6 * np.sqrt(dd)
 
 
-@kernel
-def top_logits(w, z, x, s, logits, top, thread, threads, control):  # type: ignore[no-untyped-def]
-    """logits: of rows that may be chosen, the `top` largest and all that equal them, exactly; others too, or minus infinity.
+@inlined
+def _digits(z, planes, s, begin, count, thread, threads, control):  # type: ignore[no-untyped-def]
+    """Digits and terms of tokens begin .. begin + count - 1 of s.normed. Returns whether second digits matter from the start."""
+    cols, length = z.hidden, (z.hidden + 4 * WIDTH - 1) // (4 * WIDTH) * (4 * WIDTH)
+    for t in range(count * thread // threads, count * (thread + 1) // threads):
+        _two_digits(s.normed[begin + t], cols, length, s.digits[t], s.digits[count + t], s.rest[thread], s.terms[t])
+    barrier(control, threads)
+    both = count == 1
+    for t in range(count):
+        both = both or planes.errors[LENGTH, 0] * s.terms[t, REST] > FELT * planes.errors[0, 0] * s.terms[t, SIZE]
+    return both
 
-    logits: (vocab,) float32; x: (hidden,) float32 after the output norm; w, z, s: Weights, Sizes, Scratch (arrays.py), w.planes built;
-    1 <= top <= MAX_TOP.
-    """
-    cols, planes, nearly, rows, counts = z.hidden, w.planes, s.nearly, s.candidates, s.head_counts[thread]
-    length = (cols + 4 * WIDTH - 1) // (4 * WIDTH) * (4 * WIDTH)
-    ids = planes.ids
-    first, last = len(ids) * thread // threads, len(ids) * (thread + 1) // threads
-    coarse, fine = s.codes[thread], s.fine[thread]
-    factor, fine_factor, total, fine_total = _two_digits(x, cols, length, coarse, fine, s.rest[thread])
-    xx, dd, ff = _lengths(x, s.rest[thread], fine_factor, cols)
-    root, size = np.sqrt(np.float64(cols)), np.sqrt(xx)
-    reorder = (cols / 16 + 32) * 2.0**-24 * 127.5 * size  # sums of the head's kernel: 16 lanes, their total, scales
-    extra4 = root * (120 * (np.sqrt(ff) + 1e-6 * np.sqrt(dd)) + reorder)  # 1e-6: rest is rounded to float32
-    # Both digits where the first one's error would be felt: 6 % of what 6 bits leave of a row (of any row; all are alike in this).
-    both = last > first and root * 6 * np.sqrt(dd) * planes.scales[first] > 0.06 * size * planes.errors[first, 1]
-    left = np.sqrt(ff) + 1e-6 * np.sqrt(dd) if both else np.sqrt(dd)
-    extra6 = extra4 + root * 6 * left
-    extra8 = extra6 + root * 1.5 * left
 
-    if last > first:
-        nearly_all(planes, length, coarse, fine, 16 / factor, 16 / fine_factor, 120 * (total + fine_total), nearly, first, last)
-    for r in range(first, last):
-        rows[r] = r
-    threshold, computed = _threshold(w, z, x, s, logits, rows, first, last - first, top, thread, threads, control)
-    count = _still_in(nearly, planes, 0, size, extra4, threshold, rows, first, last - first)
-    # Of the head's rows that have no planes, a thread clears those before each of its own, and the last one those at the end.
+@inlined
+def _clear(z, ids, logits, first, last):  # type: ignore[no-untyped-def]
+    """Minus infinity for a thread's rows. Of the head's rows that have no planes, a thread clears those before each of its own, and the
+    last one those at the end."""
     begin = ids[first - 1] + 1 if first > 0 else START
     end = z.vocab if last == len(ids) else ids[last - 1] + 1 if last > 0 else START
     for r in range(begin, end):
         logits[r] = -np.inf
-    counts[0] += last - first
+
+
+@inlined
+def _seeds(w, z, s, x, logits, t, top, first, last, thread, threads):  # type: ignore[no-untyped-def]
+    """Exact logits of this thread's rows that look largest so far, of all threads together at least `top` if there are -> s.best_logits."""
+    best = s.best[thread]
+    found = largest_of(s.nearly[t], first, last, min(top, top // threads + 8), best)
+    exact_logits(w, z, x, s.head_row[thread], logits, best, START, found)
+    for i in range(top):
+        s.best_logits[t, thread, i] = logits[w.planes.ids[best[i]]] if i < found else np.float32(-np.inf)
+    return found
+
+
+@inlined
+def _refined(w, z, s, x, logits, t, tokens, both, threshold, first, last, thread):  # type: ignore[no-untyped-def]
+    """Exact logits of this thread's rows that may reach the threshold. Counts the rows that are read."""
+    planes, nearly, rows, terms, counts = w.planes, s.nearly[t], s.candidates, s.terms[t], s.head_counts[thread]
+    cols, coarse, fine = z.hidden, s.digits[t], s.digits[tokens + t]
+    length, size = (cols + 4 * WIDTH - 1) // (4 * WIDTH) * (4 * WIDTH), terms[SIZE]
+    rounding = (cols / 16 + 32) * 2.0**-24 + 1e-6  # sums of the head's kernel: 16 lanes, their total, scales; and those here
+    left = terms[REST_2] if both else terms[REST]
+    of_error, of_length = size * 1.000001 + left, left + rounding * size
+    count = _first_in(nearly, planes.errors[0], planes.errors[LENGTH], of_error, of_length, threshold, rows, first, last)
     counts[1] += count
+    c0, c1, f0, f1 = terms[COARSE] / 4, 1.5 * terms[TOTAL], terms[FINE] / 4, 1.5 * terms[FINE_TOTAL]
     for begin in range(0, count, L2_ROWS):
         some = min(L2_ROWS, count - begin)
-        refine(planes.middle, planes.scales, length, coarse, 4 / factor, 6 * total, nearly, rows, first + begin, some)
+        add_two_bits(planes.low, planes.scales, length, coarse, c0, c1, nearly, rows, first + begin, some)
         if both:
-            refine(planes.middle, planes.scales, length, fine, 4 / fine_factor, 6 * fine_total, nearly, rows, first + begin, some)
-    better, more = _threshold(w, z, x, s, logits, rows, first, count, top, thread, threads, control)
-    threshold = max(threshold, better)
-    count = _still_in(nearly, planes, 1, size, extra6, threshold, rows, first, count)
-    counts[2] += count
-    for begin in range(0, count, L2_ROWS):
-        some = min(L2_ROWS, count - begin)
-        refine(planes.low, planes.scales, length, coarse, 1 / factor, 1.5 * total, nearly, rows, first + begin, some)
-        if both:
-            refine(planes.low, planes.scales, length, fine, 1 / fine_factor, 1.5 * fine_total, nearly, rows, first + begin, some)
-    count = _still_in(nearly, planes, 2, size, extra8, threshold, rows, first, count)
-    counts[3] += count + computed + more
-    exact_logits(w, z, x, s.head_row[thread], logits, rows, first, count)
+            add_two_bits(planes.low, planes.scales, length, fine, f0, f1, nearly, rows, first + begin, some)
+    count = _still_in(nearly, planes, 1, of_error, of_length, threshold, rows, first, count)
+    if not both:
+        add_six_bits(planes, length, s.digits, tokens + t, terms[FINE], 84 * f1, nearly, rows, first, count, s.plane_sums[thread])
+        add_two_bits(planes.low, planes.scales, length, fine, f0, f1, nearly, rows, first, count)
+        of_error, of_length = size * 1.000001 + terms[REST_2], terms[REST_2] + rounding * size
+        count = _still_in(nearly, planes, 1, of_error, of_length, threshold, rows, first, count)
+    kept = first
+    for i in range(first, first + count):  # those that are there already
+        rows[kept] = rows[i]
+        kept += not logits[planes.ids[rows[i]]] > -np.inf
+    counts[2] += kept - first
+    exact_logits(w, z, x, s.head_row[thread], logits, rows, first, kept - first)
+
+
+@inlined
+def top_logits(w, z, s, listed, begin, count, thread, threads, control):  # type: ignore[no-untyped-def]
+    """s.logits of tokens: of rows that may be chosen, the largest and all that equal them, exactly; others too, or minus infinity.
+
+    The tokens: places begin .. begin + count - 1 of s.normed, (hidden,) float32 after the output norm; listed: which row of s.wanted
+    (control.Wanted) each place is of. w, z, s: Weights, Sizes, Scratch (arrays.py), w.planes built; count <= TOGETHER, 1 <= top <= MAX_TOP.
+    """
+    planes, length = w.planes, (z.hidden + 4 * WIDTH - 1) // (4 * WIDTH) * (4 * WIDTH)
+    ids = planes.ids
+    first, last = len(ids) * thread // threads, len(ids) * (thread + 1) // threads
+    both = _digits(z, planes, s, begin, count, thread, threads, control)
+    if last > first:
+        six_bits_of_all(planes, length, s.digits, s.terms, count, both, s.nearly, s.plane_sums[thread], first, last)
+    s.head_counts[thread, 0] += last - first
+    for t in range(count):
+        asked = s.wanted[listed[begin + t]]
+        logits = s.logits[asked[2]]
+        _clear(z, ids, logits, first, last)
+        s.head_counts[thread, 2] += _seeds(w, z, s, s.normed[begin + t], logits, t, asked[1], first, last, thread, threads)
+    barrier(control, threads)
+    for t in range(count):
+        asked = s.wanted[listed[begin + t]]
+        threshold = np.float64(kth_largest(s.best_logits[t], threads, asked[1]))
+        _refined(w, z, s, s.normed[begin + t], s.logits[asked[2]], t, count, both, threshold, first, last, thread)
+    barrier(control, threads)  # digits and bests are read: others may follow
 
 
 @kernel

@@ -11,8 +11,10 @@ import platform
 from functools import cache
 
 # Fastest first. Each needs all of its LLVM feature names; `portable` and `naive` need none.
+_AVX512VNNI = frozenset({"avx512f", "avx512bw", "avx512vl", "avx512vnni", "avx2", "fma", "f16c"})
 REQUIRED_FEATURES: dict[str, frozenset[str]] = {
-    "avx512vnni": frozenset({"avx512f", "avx512bw", "avx512vl", "avx512vnni", "avx2", "fma", "f16c"}),
+    "amx": _AVX512VNNI | {"amx-tile", "amx-int8"},
+    "avx512vnni": _AVX512VNNI,
     "avxvnni": frozenset({"avxvnni", "avx2", "fma", "f16c"}),
     "avx2": frozenset({"avx2", "fma", "f16c"}),
     "dotprod": frozenset({"neon", "dotprod"}),
@@ -20,7 +22,7 @@ REQUIRED_FEATURES: dict[str, frozenset[str]] = {
     "portable": frozenset(),
 }
 NAIVE = "naive"
-WIDE = frozenset({"avx512vnni"})  # sets with registers of 64 bytes; the others have 32
+WIDE = frozenset({"amx", "avx512vnni"})  # sets with registers of 64 bytes; the others have 32
 
 
 class InstructionSetError(Exception):
@@ -43,6 +45,17 @@ def has_dot_products() -> bool:
     return False
 
 
+def may_use_tiles() -> bool:
+    """Whether Linux lets this process use AMX's tiles, which it must be asked for (arch_prctl); other systems are not asked yet."""
+    if platform.system() != "Linux" or platform.machine().lower() not in ("x86_64", "amd64"):
+        return False
+    number, request, tile_data = 158, 0x1023, 18  # arch_prctl, ARCH_REQ_XCOMP_PERM, XFEATURE_XTILEDATA
+    try:
+        return bool(ctypes.CDLL(None).syscall(ctypes.c_long(number), ctypes.c_long(request), ctypes.c_long(tile_data)) == 0)
+    except (OSError, AttributeError):
+        return False
+
+
 @cache
 def cpu_features() -> frozenset[str]:
     """LLVM names of the features of this CPU, as the operating system lets them be used."""
@@ -55,6 +68,8 @@ def cpu_features() -> frozenset[str]:
     if platform.machine().lower() in ("aarch64", "arm64"):
         # LLVM leaves dot products out on Linux and names nothing at all on macOS. NEON is part of aarch64.
         features |= {"neon", "dotprod"} if has_dot_products() else {"neon"}
+    if "amx-tile" in features and not may_use_tiles():
+        features -= {"amx-tile", "amx-int8"}
     return frozenset(features)
 
 

@@ -1,7 +1,8 @@
 """What arithmetic alone can do, on values that stay in registers: prefill is measured against it.
 
 Products: the instructions of the ternary matmul (tile.py), with as many independent sums, and for sets with narrow sums the same additions
-and folds; without loads, unpacking and scaling, and without waiting for a cache. Floats: multiply-adds, as attention makes them.
+and folds, or AMX's tiles; without loads, unpacking and scaling, and without waiting for a cache. Floats: multiply-adds, as attention makes
+them.
 """
 
 import numpy as np
@@ -9,26 +10,43 @@ from numpy.typing import NDArray
 
 from . import isa
 from .jit import kernel
-from .simd import floats, registers, selected, tiles
+from .simd import floats, matrix, registers, selected, tiles
+from .tile import MATRIX
 
 TOKENS, ROWS = selected.TILE_TOKENS, selected.TILE_BLOCKS * tiles.LANES
 FLOAT_SUMS = 12 if "avx512f" in isa.cpu_features() else 6  # of 16 floats: 12 registers, where one holds 8 or 16
-PRODUCTS, FLOATS = ROWS * TOKENS * 4, 16 * FLOAT_SUMS  # in a step
+SUMS, EACH = (4 * 256, 64) if MATRIX else (ROWS * TOKENS, 4)  # of a step, and products that each of them gets
+PRODUCTS, FLOATS = SUMS * EACH, 16 * FLOAT_SUMS  # in a step
 STEPS = min(selected.STEPS_PER_FOLD, 4096)
 load, load_f32 = selected.load, floats.load_f32
 no_sums, _, add_to = tiles.operations(selected.TILE_BLOCKS, TOKENS)
 product_step = registers.product_step(selected.TILE_BLOCKS * TOKENS)
 float_step, load_floats, store_floats = registers.float_steps(FLOAT_SUMS)
+begin_tiles, end_tiles = matrix.begin, matrix.end
+start_tiles, tile_step, store_tiles = matrix.arithmetic()
 
 
-@kernel
-def _products(rounds, data, values, sums):  # type: ignore[no-untyped-def]
-    codes, x = load(data, 0), load(values, 0)
-    for _ in range(rounds):
-        totals = no_sums()
-        for _ in range(STEPS):
-            totals = product_step(totals, codes, x)
-        add_to(totals, sums, 0, ROWS, 0, ROWS)
+if MATRIX:
+
+    @kernel
+    def _products(rounds, data, values, sums):  # type: ignore[no-untyped-def]
+        begin_tiles()
+        start_tiles(data)
+        for _ in range(rounds * STEPS):
+            tile_step()
+        store_tiles(sums, 0, 64)  # four tiles beside each other
+        end_tiles()
+
+else:
+
+    @kernel
+    def _products(rounds, data, values, sums):  # type: ignore[no-untyped-def]
+        codes, x = load(data, 0), load(values, 0)
+        for _ in range(rounds):
+            totals = no_sums()
+            for _ in range(STEPS):
+                totals = product_step(totals, codes, x)
+            add_to(totals, sums, 0, ROWS, 0, ROWS)
 
 
 @kernel
@@ -40,9 +58,9 @@ def _floats(rounds, values, sums):  # type: ignore[no-untyped-def]
 
 
 def multiply_bytes(rounds: int) -> NDArray[np.int32]:
-    """rounds * STEPS * PRODUCTS multiply-adds of ones, by the thread that calls, without the GIL. Returns the sums: (ROWS * TOKENS,)."""
-    sums = np.zeros(ROWS * TOKENS, np.int32)
-    _products(rounds, np.ones(64, np.uint8), np.ones(64, np.int8), sums)
+    """rounds * STEPS * PRODUCTS multiply-adds of ones, by the thread that calls, without the GIL. Returns the sums: (SUMS,)."""
+    sums = np.zeros(SUMS, np.int32)
+    _products(rounds, np.ones(1024, np.uint8), np.ones(64, np.int8), sums)
     return sums
 
 

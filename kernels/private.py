@@ -1,8 +1,8 @@
 """Folders that belong to the user alone, the way to them included. Only the standard library is imported.
 
 Whoever can write into a folder, or rename one on the way to it and put another in its place, decides what is read there. On POSIX a folder
-counts as private if it is the user's and nobody else can write there, and if every folder and every link on the way belongs to the user or
-to the administrator, and none lets others rename what is in it: it is not writable for them, or has the sticky bit, as /tmp has. A group
+counts as private if nobody but its owner can write there, and if it and every folder and every link on the way belong to the user or to the
+administrator, and none lets others rename what is in it: it is not writable for them, or has the sticky bit, as /tmp has. A group
 that holds the owner alone is nobody else. Windows keeps what is in a user's profile from others by itself.
 """
 
@@ -53,7 +53,7 @@ def objection(folder: Path) -> str | None:
     if not hasattr(os, "getuid"):
         return None
     info = folder.stat()
-    if info.st_uid != os.getuid():
+    if info.st_uid not in (0, os.getuid()):  # the administrator could put anything anywhere
         return f"{folder} belongs to another user"
     if info.st_mode & (GROUP | OTHERS):
         return f"others can write in {folder}"

@@ -28,6 +28,7 @@ from .arrays import (
     Q_HEAD_NORM,
     Q_NORM,
     RELU2,
+    TOGETHER,
     UP,
     K,
     O,
@@ -39,6 +40,7 @@ from .base3 import base3_matvec, base3_matvec_chosen
 from .columns import BLOCK, find_active, matvec_by_columns
 from .control import ASLEEP, CREW, DONE, FIRST_LAYER, LAST_LAYER, STEP, STOP, TEXTS, TOKENS, WANTED
 from .dense import head_matvec
+from .dense_rows import head_rows
 from .folds import perhaps_fold
 from .glu import gated
 from .grouped import logits_by_groups, perhaps_quantise, project_groups, row_unit
@@ -309,16 +311,28 @@ def run_layer(z, w, cache, s, layer, tokens, texts, thread, threads, control):  
 @inlined
 def logits_of_rows(z, w, s, wanted, thread, threads, control):  # type: ignore[no-untyped-def]
     """This thread's part of the first `wanted` logits that s.wanted lists, from the residual stream after the last layer."""
-    x = s.normed[thread]
+    listed, places, whole, searched = s.listed[thread], s.head_places[thread], 0, 0
     for i in range(wanted):
-        row, top, logits = s.wanted[i, 0], s.wanted[i, 1], s.logits[s.wanted[i, 2]]
-        rms_norm(s.x[row], w.norms, w.norm_offsets[z.layers, 0], z.hidden, z.norm_eps, x)
-        perhaps_fold(w.folds, z.layers, Q, x, z.hidden, x)
-        if top > 0:
-            top_logits(w, z, x, s, logits, top, thread, threads, control)
-        else:
-            first, last = share(z.vocab, FOUR, thread, threads)
-            head_matvec(w.head, w.head_offset[0], z.head_kind, z.hidden, x, logits, np.int64(first), np.int64(last))
+        if s.wanted[i, 1] == 0:
+            listed[whole], places[whole] = i, s.wanted[i, 2]
+            whole += 1
+    for i in range(wanted):
+        if s.wanted[i, 1] > 0:
+            listed[whole + searched] = i
+            searched += 1
+    first, last = share(wanted, ONE, thread, threads)
+    for i in range(first, last):
+        rms_norm(s.x[s.wanted[listed[i], 0]], w.norms, w.norm_offsets[z.layers, 0], z.hidden, z.norm_eps, s.normed[i])
+        perhaps_fold(w.folds, z.layers, Q, s.normed[i], z.hidden, s.normed[i])
+    barrier(control, threads)
+    first, last = share(z.vocab, FOUR, thread, threads)
+    if whole == 1:
+        head_matvec(w.head, w.head_offset[0], z.head_kind, z.hidden, s.normed[0], s.logits[places[0]], first, last)
+    elif whole > 1:
+        values, sums = s.head_values[thread], s.head_sums[thread]
+        head_rows(w.head, w.head_offset[0], z.head_kind, z.hidden, s.normed, whole, s.logits, places, values, sums, first, last)
+    for begin in range(whole, wanted, TOGETHER):
+        top_logits(w, z, s, listed, begin, min(TOGETHER, wanted - begin), thread, threads, control)
 
 
 @kernel

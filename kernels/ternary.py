@@ -15,7 +15,23 @@ import numpy as np
 from .jit import kernel
 from .row_sums import four_rows, one_row
 from .simd import selected, vectors
-from .tile import BLOCK, PACKED_ROWS, TILE_ROWS, TOKENS, ask_for, packed_sums_2, packed_sums_8, scale_sums, sums_4, sums_8, unpack_rows
+from .simd.matrix import begin as begin_tiles
+from .simd.matrix import end as end_tiles
+from .tile import (
+    BLOCK,
+    MATRIX,
+    PACKED_ROWS,
+    TILE_ROWS,
+    TOKENS,
+    ask_for,
+    packed_sums_2,
+    packed_sums_8,
+    scale_sums,
+    sums_4,
+    sums_8,
+    sums_16,
+    unpack_rows,
+)
 
 WIDTH = selected.WIDTH
 NEXT_PACKED = 8  # rows ahead that few tokens ask for; more are gone from L1 before they are read
@@ -24,7 +40,7 @@ PREFETCH = 2048  # bytes ahead in each of the four streams: 39 GB/s on a Zen 5 c
 load, load_half, store = selected.load, selected.load_half, selected.store
 field0, field1, field2, field3 = selected.field0, selected.field1, selected.field2, selected.field3
 flattened = vectors.flattened
-FEW = 16 if TOKENS == 8 else 6  # tokens that meet packed rows; more are worth unpacking rows to a tile (docs/log.md)
+FEW = 8 if MATRIX else 16 if TOKENS == 8 else 6  # tokens that meet packed rows; more are worth unpacking rows to a tile (docs/log.md)
 L1_BYTES = 14 * WIDTH  # packed bytes of a row at a time, so that the activations of 8 tokens, 28 KiB, stay in L1
 
 
@@ -125,16 +141,19 @@ def _packed_sums(packed, at, stride, rows, codes, tokens, sums):  # type: ignore
 def matmul_scaled(packed, offset, cols, codes, code_sums, factors, scale, tokens, out, place, add, tile, sums, first, last):  # type: ignore[no-untyped-def]
     """out[t, place + r] (+)= (code sum of row r with token t - code_sums[t]) * (scale / factors[t]) for first <= r < last.
 
-    codes: (>= tokens rounded up to 4, padded cols) int8;  code_sums: (tokens,) int32;  factors: (tokens,) float32;
+    codes: (>= tokens rounded up to 16, padded cols) int8;  code_sums: (tokens,) int32;  factors: (tokens,) float32;
     out: (tokens, >= place + rows) float32;  add: to what is there;
-    tile: (TILE_BYTES,) uint8 and sums: (>= tokens rounded up to 4, and one more, times BLOCK_ROWS) int32, overwritten.
+    tile: (TILE_BYTES,) uint8 and sums: (>= tokens rounded up to 16, and one more, times BLOCK_ROWS) int32, overwritten.
     """
     stride, values, gap = cols // 4, flattened(codes), codes.shape[1]
     length, block = (stride + WIDTH - 1) // WIDTH * WIDTH, BLOCK
-    groups = (tokens + TOKENS - 1) // TOKENS
+    each = 16 if MATRIX else TOKENS
+    groups = (tokens + each - 1) // each
     advance = (TILE_ROWS * stride + length * groups - 1) // (length * groups)  # so that the next tile's bytes are there in time
     for i in range(TILE_ROWS):
         sums[i] = 0  # what all sums begin with
+    if MATRIX:
+        begin_tiles()
     for row in range(first, last, TILE_ROWS):
         rows, at = min(TILE_ROWS, last - row), offset + row * stride
         if tokens <= FEW and rows % 4 == 0:
@@ -146,15 +165,19 @@ def matmul_scaled(packed, offset, cols, codes, code_sums, factors, scale, tokens
             words = min(block, length - begin)
             unpack_rows(packed, at, stride, rows, begin, begin + words, tile)
             before, step = (0, 0) if begin == 0 else (TILE_ROWS, TILE_ROWS)
-            for t in range(0, tokens, TOKENS):
+            for t in range(0, tokens, each):
                 value, start = t * gap + 4 * begin, TILE_ROWS + (t * TILE_ROWS if length > block else 0)
-                until, done = min(t + TOKENS, tokens), begin + words == length
+                until, done = min(t + each, tokens), begin + words == length
                 if done:
                     ask_for(out, t, until, place + row, rows)
-                if TOKENS == 8 and t + 4 < tokens:
+                if MATRIX:
+                    sums_16(tile, words, values, value, gap, sums, before + t * step, step, start, packed, ask, advance)
+                elif TOKENS == 8 and t + 4 < tokens:
                     sums_8(tile, words, values, value, gap, sums, before + t * step, step, start, packed, ask, advance)
                 else:
                     sums_4(tile, words, values, value, gap, sums, before + t * step, step, start, packed, ask, advance)
                 ask += words * advance
                 if done:
                     scale_sums(sums, start, code_sums, factors, scale, t, until, out, place + row, rows, add)
+    if MATRIX:
+        end_tiles()

@@ -5,9 +5,10 @@ row. So one load of four activations serves all rows, the sums of 3 registers of
 registers through a block of K, and nothing is added across lanes. docs/log.md has the rates of other shapes.
 """
 
+from . import isa
 from .arrays import TILE_BYTES
 from .jit import kernel
-from .simd import selected, tiles, vectors
+from .simd import matrix, selected, tiles, vectors
 
 WIDTH, LANES, BLOCKS, TOKENS = selected.WIDTH, tiles.LANES, selected.TILE_BLOCKS, selected.TILE_TOKENS
 TILE_ROWS = BLOCKS * LANES
@@ -19,6 +20,8 @@ no_sums_8, add_step_8, add_to_8 = tiles.operations(BLOCKS, 8)
 PACKED_ROWS = 4 if BLOCKS == 3 else 2  # that meet two tokens; those that meet eight are two
 no_packed_2, add_packed_2, add_packed_2_to = tiles.packed_operations(PACKED_ROWS, 2)
 no_packed_8, add_packed_8, add_packed_8_to = tiles.packed_operations(2, 8)
+MATRIX = isa.chosen() == "amx"  # AMX's tiles take 16 tokens at once
+load_tiles, add_tiles, store_tiles = matrix.operations(BLOCKS)
 load_words, sub_words, splat_word, to_floats = tiles.load_words, tiles.sub_words, tiles.splat_word, tiles.to_floats
 load_some, store_some = tiles.load_some, tiles.store_some
 store, add_of, mul, splat = tiles.store_floats, tiles.add_floats, tiles.mul_floats, tiles.splat_float
@@ -64,6 +67,17 @@ def sums_8(tile, words, values, first, gap, sums, before, step, place, packed, a
         prefetch_to_l2(packed, ask + k * advance)
         registers = add_step_8(registers, tile, k * (BLOCKS * WIDTH), values, first + 4 * k, gap)
     add_to_8(registers, sums, before, step, place, TILE_ROWS)
+
+
+@kernel
+def sums_16(tile, words, values, first, gap, sums, before, step, place, packed, ask, advance):  # type: ignore[no-untyped-def]
+    """As sums_4, with 16 tokens, by AMX (simd/matrix.py). words: a multiple of 16."""
+    load_tiles(sums, before, step)
+    for k in range(0, words, matrix.WORDS):
+        for line in range(0, matrix.WORDS * advance, 64):
+            prefetch_to_l2(packed, ask + k * advance + line)
+        add_tiles(tile, k * (BLOCKS * WIDTH), values, first + 4 * k, gap)
+    store_tiles(sums, place, TILE_ROWS)
 
 
 @kernel

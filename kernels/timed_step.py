@@ -86,8 +86,8 @@ _append = heads.append_to_cache
 _up = step.up_where_gate_is_open
 _down = step.down_by_columns
 _project = step.project
-_threshold = _bound(head_search._threshold, kernel, barrier=_barrier_after(HEAD))
-_top_logits = _bound(head_search.top_logits, kernel, _threshold=_threshold)
+_digits = _bound(head_search._digits, inlined, barrier=_barrier_after(HEAD))
+_top_logits = _bound(head_search.top_logits, inlined, _digits=_digits, barrier=_barrier_after(HEAD))
 
 
 @inlined
@@ -143,7 +143,7 @@ _run_layer = _bound(
     add_branch=_bound(step.add_branch, inlined, barrier=_barrier_after(NORMS)),
     barrier=_barrier_after(GLU),  # which has no name of its own to bind: nothing else of weight stands before these barriers
 )
-_logits_of_rows = _bound(step.logits_of_rows, inlined, top_logits=_top_logits)
+_logits_of_rows = _bound(step.logits_of_rows, inlined, top_logits=_top_logits, barrier=_barrier_after(HEAD))
 _logits_by_groups = _bound(grouped.logits_by_groups, kernel, barrier=_barrier_after(HEAD))
 _wanted_logits = _bound(step.wanted_logits, kernel, logits_of_rows=_logits_of_rows, logits_by_groups=_logits_by_groups)
 _after_head = _barrier_after(HEAD)

@@ -26,9 +26,14 @@ HEAD = """# The command `bitnet`
 Answers go to stdout, everything else to stderr. Progress is shown on a terminal only; `NO_COLOR` and `TERM=dumb` are respected, and a pipe
 never gets a control sequence.
 
-**A model** is named by a GGUF file, a folder with one, the name of an embedded model (`tiny`) or of a file in `models/`, or a hub id
-`owner/name`. `bitnet run --list` shows those on this computer. One that is not is downloaded, and converted, after asking on a terminal;
-elsewhere the command ends with the line to run.
+**A model** is named by what `bitnet list` shows: the name of an embedded model (`tiny`), of a file in your model folder, or a hub id
+`owner/name` (`owner/name:i2_s` and `owner/name:FILE` say which GGUF file of it); or by a path, said with a slash or the ending:
+`model.gguf`, `./folder`. An address pasted from the hub works as its id. `bitnet pull` downloads, and converts where needed; so does
+`run -hf`. Other commands ask on a terminal, and end elsewhere with the line to run.
+
+**Your model folder** is `BITNET_MODELS`, else `bitnet/models` in the platform's folder for data of programs (`~/.local/share` on Linux).
+There lands what `pull` fetches and what `convert` writes without `-o`; in a folder that has `models/`, as a clone of this project, it lands
+in that. Names are looked up in your folder first, then in `models/`, then in the hub's cache.
 
 **Exit codes**: 0 done, 1 something failed, 2 the command line asks for something impossible, 3 a file is damaged, 4 it is of a kind that is
 not supported, 130 Ctrl-C.

@@ -1,6 +1,6 @@
 """What prompt lookup gains and costs: `python scripts/measure_lookup.py MODEL... [--threads 2] [--tokens 96]`.
 
-For every model, one table on stdout: milliseconds of a step of 1, 2, 3, 5, 9 and 17 tokens with the logits of each (top 40, as the default
+For every model, one table on stdout: milliseconds of a step of 1, 2, 4, 8, 9 and 16 tokens with the logits of each (top 40, as the default
 sampler asks for), and how many drafted tokens must be right for that step to gain over single ones. With --text FILE, also tokens/s with
 and without lookup, in turn, for a greedy text after FILE's content, and for one after its first 200 characters.
 """
@@ -18,7 +18,7 @@ from bitnet_cli.model.opening import OpenModel, Options, open_model, prompt_ids
 from bitnet_cli.model.sampler import Sampler, Sampling
 from bitnet_cli.model.sequence import Sequence
 
-SIZES, TOP, DEPTH = (1, 2, 3, 5, 9, 17), 40, 256
+SIZES, TOP, DEPTH = (1, 2, 4, 8, 9, 16), 40, 256
 
 
 def steps(path: Path, threads: int, rounds: int) -> dict[int, float]:

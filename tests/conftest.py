@@ -1,8 +1,12 @@
 """Fixtures for every test: where the repository is, its files, its Python as syntax trees, and data that may lie beside it."""
 
 import ast
+import atexit
+import os
+import shutil
 import signal
 import subprocess
+import tempfile
 from functools import cache
 from pathlib import Path
 
@@ -14,6 +18,10 @@ ROOT = Path(__file__).resolve().parent.parent
 # What a shell starts in the background ignores Ctrl-C, and so would every process that a test interrupts.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
+
+# What a test converts or pulls lands in no folder of the person who runs it.
+os.environ["BITNET_MODELS"] = tempfile.mkdtemp(prefix="bitnet-models-")
+atexit.register(shutil.rmtree, os.environ["BITNET_MODELS"], ignore_errors=True)
 
 # No deadline: an example that meets a kernel first also compiles it, which takes seconds. No database: a run leaves nothing behind.
 settings.register_profile("bitnet", deadline=None, database=None, print_blob=True)

@@ -21,7 +21,7 @@ class Screen:
     """One window of a tmux server of its own, in which a command runs in `folder`."""
 
     def __init__(self, command: Sequence[str], folder: Path, *, columns: int = 80, lines: int = 24, **environment: str):
-        self._socket, self._columns = f"bitnet-{uuid.uuid4().hex[:8]}", columns
+        self._socket, self._columns, self.folder = f"bitnet-{uuid.uuid4().hex[:8]}", columns, folder
         values = {"BITNET_ISA": "naive", "XDG_STATE_HOME": str(folder), "LANG": "C.UTF-8", "TERM": "screen-256color"} | environment
         given = [f"{name}={value}" for name, value in values.items()]
         # Not an interactive shell: it would report, and leave, a program that is paused from outside.

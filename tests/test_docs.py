@@ -1,24 +1,29 @@
 """What the documentation shows is run: Python examples, and every command line that needs no network. docs/cli.md is not stale."""
 
 import importlib.util
+import json
 import os
 import re
+import shlex
 import shutil
 import subprocess
 import sys
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import pytest
 
 from bitnet_cli.embedded import EMBEDDED_MODEL
+
+from .command import bitnet
 
 ROOT = Path(__file__).resolve().parent.parent
 BLOCK = re.compile(r"^```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 # Not run, and why.
 ELSEWHERE = {
     r"microsoft/|OWNER/NAME|owner/name": "needs the hub",
-    r"pip install|scripts/|\.ci/|pre-commit": "sets up, trains or tests",
+    r"pip install|git clone|scripts/|\.ci/|pre-commit": "sets up, trains or tests",
     r"bitnet embed ": "needs an embedding model",
     r"bitnet serve": "does not end by itself",
     r"-cnv": "talks with a person",
@@ -134,6 +139,30 @@ def test_command_lines(line: str, hf_folder: Path) -> None:
     assert done.returncode == 0, done.stderr
     assert "Traceback" not in done.stderr
     assert "\x1b" not in done.stdout + done.stderr  # a pipe gets no control sequences
+
+
+def test_the_page_for_newcomers() -> None:
+    """Every command of ours in docs/coming-from.md is one, with options that it has."""
+    from typer.main import get_command
+
+    from bitnet_cli.cli import app
+
+    group: Any = get_command(app)
+    text = (ROOT / "docs" / "coming-from.md").read_text(encoding="utf-8")
+    found = re.findall(r"`(?:[^`|]*\| )?bitnet ([a-z]+)([^`]*)`", text)
+    assert len(found) > 15
+    for name, rest in found:
+        command = group.commands[name]
+        known = {option for parameter in command.params for option in parameter.opts}
+        assert set(re.findall(r"(?<= )--?[a-z][a-z-]*", rest)) <= known, (name, rest)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_the_json_line_of_the_readme(seed: int) -> None:
+    """What it prints is JSON, whatever is drawn."""
+    line = next(line for line in command_lines() if "--json-schema" in line)
+    done = bitnet(*shlex.split(line)[1:], "--seed", str(seed), "-q")
+    assert done.returncode == 0 and isinstance(json.loads(done.stdout)["name"], str)
 
 
 def test_most_command_lines_are_run() -> None:

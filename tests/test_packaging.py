@@ -21,7 +21,7 @@ else:
 IMPORT_NAMES = {"bitnet_cli": "bitnet_cli", "kernels": "bitnet_kernels"}
 
 TOP_LEVEL = {
-    ".ci", ".gitignore", ".pre-commit-config.yaml", "CHANGELOG.md", "CONTRIBUTING.md", "LICENSE", "README.md", "SECURITY.md",
+    ".ci", ".gitignore", ".pre-commit-config.yaml", "CHANGELOG.md", "CONTRIBUTING.md", "Dockerfile", "LICENSE", "README.md", "SECURITY.md",
     "bitnet_cli", "docs", "kernels", "models", "pyproject.toml", "scripts", "tests",
 }  # fmt: skip
 

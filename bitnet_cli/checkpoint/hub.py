@@ -12,7 +12,6 @@ from __future__ import annotations
 import contextlib
 import errno
 import logging
-import shlex
 import shutil
 import warnings
 from collections.abc import Iterator
@@ -24,7 +23,7 @@ from bitnet_cli.checkpoint.config import ModelConfig, read_config
 from bitnet_cli.checkpoint.digests import CONFIG, INDEX, SINGLE, check_announced
 from bitnet_cli.checkpoint.hub_answers import COMMIT, METADATA_SECONDS, checked_commit, checked_revision, checked_sizes, guard
 from bitnet_cli.checkpoint.hub_bar import bar_options
-from bitnet_cli.checkpoint.hub_id import READY
+from bitnet_cli.checkpoint.hub_id import READY, pick
 from bitnet_cli.checkpoint.pooling import POOLING_FILE
 from bitnet_cli.checkpoint.shards import PICKLED, shard_names
 from bitnet_cli.checkpoint.tokenizer import TOKENIZER_FILES
@@ -147,17 +146,20 @@ class Repository:
             return folder
         return self._download(CONFIG, listing.commit).parent  # the branch moved between the two questions
 
-    def ready_file(self) -> HubFile | None:
-        """The GGUF file to run where a repository has no other weights: the one with I2_S weights, or the only one. Asks the hub.
+    def ready_file(self, tag: str | None = None) -> HubFile | None:
+        """The GGUF file to run: the one that `tag` names (hub_id.pick), else, where a repository has no other weights, the one with I2_S
+        weights or the only one. Asks the hub. UsageError: there is none that the tag names.
 
         Of a split model the first part; `size` is then that of all parts.
         """
         _, found = self._ask()
         sizes = {name: size for name, (size, _) in found.items() if "/" not in name}
         files = [path.name for path in first_of_each(Path(name) for name in sizes if name.lower().endswith(".gguf"))]
-        packed = [name for name in files if READY in name.lower()]
-        name = packed[0] if packed else files[0] if len(files) == 1 else None
-        if name is None or any(other.endswith(".safetensors") for other in sizes):
+        name = pick(files, tag)
+        if tag is not None and name is None:
+            there = ", ".join(printable(file) for file in files[:5]) or "none"
+            raise UsageError(f"{self.name}: has no GGUF file {printable(tag)} at its top; there are: {there}")
+        if name is None or (tag is None and any(other.endswith(".safetensors") for other in sizes)):
             return None
         parts = [part.name for part in parts_beside(Path(name))]
         if absent := [part for part in parts if part not in sizes]:
@@ -213,12 +215,8 @@ class Repository:
     def _nothing_to_convert(self, names: list[str]) -> BitnetError:
         ready = sorted((n for n in names if n.lower().endswith(".gguf")), key=lambda n: READY not in n.lower())
         if ready:
-            file = " ".join(shlex.quote(printable(part.name)) for part in parts_beside(Path(ready[0])))
-            fetch = f"hf download {self.name} {file}" + ("" if self.revision == "main" else f" --revision {shlex.quote(self.revision)}")
-            return UsageError(
-                f"{self.name}: holds GGUF files only, which need no conversion; "
-                f"`{fetch} --local-dir models`, then `bitnet run -m {shlex.quote('models/' + printable(ready[0]))}`"
-            )
+            which = "" if pick([Path(name).name for name in ready], None) else f":{printable(ready[0])}"
+            return UsageError(f"{self.name}: holds GGUF files only, which need no conversion; `bitnet pull {self.name}{which}` gets one")
         if any(n.lower().endswith(PICKLED) for n in names):
             return UnsupportedError(f"{self.name}: has weights in pickle-based files only; pickle is never loaded, use safetensors")
         return UsageError(f"{self.name}: no safetensors weights at the top of this repository ({len(names)} files)")

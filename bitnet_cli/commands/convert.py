@@ -28,7 +28,7 @@ from bitnet_cli.gguf_file.planned import PlannedFile
 from bitnet_cli.gguf_file.types import TensorType, nbytes
 from bitnet_cli.gguf_file.writer import OutputTensor, refuse_same_file, write_gguf
 from bitnet_cli.model.checks import check_plan
-from bitnet_cli.model.names import MODELS
+from bitnet_cli.model.names import output_folder
 from bitnet_cli.ternary.layouts import Scales
 
 EMBEDDING_TYPES = {name: TensorType[name.upper()] for name in ("f32", "f16", "bf16", "q8_0", "q6_k", "q4_0")}
@@ -92,7 +92,7 @@ def convert(
     from_hub, pins = is_hub_id(str(source)), parse_pins(hub.sha256)
     if hub.revision is not None and not from_hub:
         raise UsageError(f"--revision is for a repository of the hub (owner/name); {source} is not one")
-    target = output or MODELS / f"{_stem(str(source))}.gguf"
+    target = output or output_folder() / f"{_stem(str(source))}.gguf"
     if not dry_run and (output is not None or target.parent.exists()):
         check_target(target, force)  # first of all: a minute of reading for nothing is unkind
     report = Reporter(quiet)
@@ -118,7 +118,7 @@ def convert(
         report.note(note)
     for warning in plan.warnings:
         report.warn(warning)
-    target.parent.mkdir(exist_ok=True)
+    target.parent.mkdir(parents=output is None, exist_ok=True)
     with report.progress("converting") as progress:
         size = write_gguf(target, plan.facts.architecture, plan.metadata, plan.tensors, force=force, progress=progress)
     report.summary(target, _details(plan), size, time.perf_counter() - start)

@@ -6,7 +6,7 @@ from pathlib import Path
 from bitnet_kernels import lost_pages
 
 from bitnet_cli.commands.compiling import compiling
-from bitnet_cli.commands.reporting import Reporter, byte_size, say
+from bitnet_cli.commands.reporting import Reporter, say
 from bitnet_cli.embedded import DEFAULT_MODEL, EMBEDDED
 from bitnet_cli.errors import printable
 from bitnet_cli.machine.terminal import unechoed
@@ -18,9 +18,9 @@ from bitnet_cli.model.opening import OpenModel, Options
 __all__ = ["OpenModel", "Options", "find_model", "open_model"]
 
 
-def find_model(reference: str | None) -> Path:
-    """The file of a model (see model/names.py); asks on a terminal before it downloads or converts one."""
-    path = _find(reference)
+def find_model(reference: str | None, consent: bool = False) -> Path:
+    """The file of a model (see model/names.py). What is not here is downloaded or converted, with consent or after asking on a terminal."""
+    path = _find(reference, consent)
     say_if_lost(path)
     return path
 
@@ -31,35 +31,16 @@ def say_if_lost(path: Path) -> None:
     lost_pages.announce(f"{start}bitnet: error: {printable(str(path))}: became shorter, or could not be read, while it was in use")
 
 
-def _find(reference: str | None) -> Path:
+def _find(reference: str | None, consent: bool) -> Path:
     try:
         return find(reference)
     except NotHereError as missing:
-        if not (sys.stdin.isatty() and sys.stderr.isatty()):
+        if not consent and not (sys.stdin.isatty() and sys.stderr.isatty()):
             raise
-        return _get(missing)
+        from bitnet_cli.commands.pull import get
 
-
-def _get(missing: NotHereError) -> Path:
-    """Download or convert, whatever a repository needs to run. NotHereError again if the user does not want it."""
-    from bitnet_cli.checkpoint.hub import Repository
-
-    name = printable(missing.name)
-    if missing.downloaded:
-        question = f"{name} is downloaded but not converted. Convert it into models/?"
-    else:
-        repository = Repository(missing.name, bars=True)
-        ready = repository.ready_file()
-        if ready:
-            _ask(f"{name} is not on this computer. Download {printable(ready.name)}, {byte_size(ready.size)}?", missing)
-            return repository.fetch_ready(ready)
-        size = byte_size(repository.listing().missing_bytes)
-        question = f"{name} is not on this computer. Download {size} and convert it into models/?"
-    _ask(question, missing)
-    from bitnet_cli.commands.convert import convert
-
-    convert(missing.name)
-    return find(missing.name)
+        lacking = missing
+        return get(lacking, None if consent else lambda question: _ask(question, lacking))
 
 
 def _ask(question: str, missing: NotHereError) -> None:

@@ -7,7 +7,7 @@ from bitnet_cli.checkpoint.gguf_source import GGUFSource
 from bitnet_cli.checkpoint.packing import FILE_TYPES, OUTTYPES, QUANTIZATION_VERSION, file_type, type_notes
 from bitnet_cli.checkpoint.rows import row_notes
 from bitnet_cli.commands.convert import EMBEDDING_TYPES
-from bitnet_cli.commands.opening import find_model, say_if_lost
+from bitnet_cli.commands.opening import find_model
 from bitnet_cli.commands.reporting import Reporter
 from bitnet_cli.errors import UsageError
 from bitnet_cli.gguf_file.metadata import Typed, ValueType
@@ -41,7 +41,6 @@ def quantize(
     check_target(output, force)
     report = Reporter(quiet)
     start = time.perf_counter()
-    say_if_lost(source)
     model = GGUFSource(source, I2_S_LAYOUTS[i2_s_layout], ternarise)
     for file in model.files:  # of a split model, the output may not be any part
         refuse_same_file(file, output)

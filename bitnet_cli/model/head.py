@@ -52,11 +52,11 @@ def build_planes(sizes: arrays.Sizes, weights: arrays.Weights, threads: int) -> 
 
 
 def bytes_read(sizes: arrays.Sizes, rows: int, counts: NDArray[np.int64]) -> float:
-    """Mean bytes of the head that a search read. rows: of the planes; counts: (4,) rows read, as Scratch.head_counts; 0.0 if none was."""
+    """Mean bytes of the head that a search read. rows: of the planes; counts: (3,) rows read, as Scratch.head_counts; 0.0 if none was."""
     if not counts[0]:
         return 0.0
     searches = counts[0] / rows
     per_block, size = arrays.HEAD_BLOCKS[sizes.head_kind]
     length = arrays.padded(sizes.hidden)
-    row = np.array([length / 2 + 16, length / 4, length / 4, sizes.hidden / per_block * size])
+    row = np.array([length * 3 / 4 + 16, length / 4, sizes.hidden / per_block * size])
     return float((counts * row).sum() / searches)

@@ -25,7 +25,7 @@ from bitnet_cli.model.scheduler import Scheduler
 
 @dataclass(frozen=True)
 class Score:
-    """nats: mean negative log-likelihood of a token; nats_error: its standard error, tokens taken as independent."""
+    """nats: mean negative log-likelihood of a token; nats_error: its standard error, tokens taken as independent; NaN for one token."""
 
     nats: float
     nats_error: float
@@ -66,18 +66,54 @@ def score(
     for begin in range(0, last, stride):
         end = min(begin + stride, last)
         first = max(0, begin - (context - stride))
-
-        def use(number: int, logits: NDArray[np.float32], first: int = first) -> None:
-            at = first + number + 1
-            nats.append(-target_logprobs(logits, ids[at : at + len(logits)], silent)[0])
-
-        before = len(nats)
-        scheduler.finish([Reading(ids[first:end], use, begin - first)])
-        if not all(np.isfinite(part).all() for part in nats[before:]):
-            raise BitnetError(f"the model produced logits that are not finite, in tokens {begin} to {end}")
+        nats.append(_window(scheduler, ids[first : end + 1], begin - first, silent, begin))
         if progress:
             progress(end, last)
+    return _score(nats)
+
+
+def score_like_llama_cpp(
+    scheduler: Scheduler, ids: Sequence[int], context: int, bos: int | None, progress: Callable[[int, int], None] | None = None
+) -> Score:
+    """What llama-perplexity computes (llama.cpp, tools/perplexity/perplexity.cpp, `perplexity` and `process_logits`).
+
+    Windows of `context` tokens that share nothing, the begin token in the place of each one's first (bos; None: a model without one), and
+    of each only the tokens after the middle; what is left over at the end is not scored. Probabilities are of all rows of the head.
+    UsageError: fewer than two windows.
+    """
+    most = scheduler.engine.context
+    if not 4 <= context <= most:
+        raise UsageError(f"context {context} must be 4 to {most}")
+    if len(ids) < 2 * context:
+        raise UsageError(
+            f"llama-perplexity wants at least two windows: {2 * context} tokens, and the text has {len(ids)}; -c makes them smaller"
+        )
+    nats, count = [], len(ids) // context
+    for number in range(count):
+        window = list(ids[number * context : (number + 1) * context])
+        if bos is not None:
+            window[0] = bos
+        nats.append(_window(scheduler, window, context // 2, NO_ROWS, number * context))
+        if progress:
+            progress(number + 1, count)
+    return _score(nats)
+
+
+def _window(scheduler: Scheduler, ids: Sequence[int], first: int, silent: NDArray[np.int64], begin: int) -> NDArray[np.float64]:
+    """Of each of ids[first + 1 :], given all before it. begin: where the window begins in the text, for errors."""
+    nats: list[NDArray[np.float64]] = []
+
+    def use(number: int, logits: NDArray[np.float32]) -> None:
+        nats.append(-target_logprobs(logits, ids[number + 1 : number + 1 + len(logits)], silent)[0])
+
+    scheduler.finish([Reading(ids[:-1], use, first)])
+    if not all(np.isfinite(part).all() for part in nats):
+        raise BitnetError(f"the model produced logits that are not finite, in tokens {begin} to {begin + len(ids) - 1}")
+    return np.concatenate(nats)
+
+
+def _score(nats: Sequence[NDArray[np.float64]]) -> Score:
     found = np.concatenate(nats)
-    mean = found.mean()
-    variance = max(np.square(found).mean() - mean * mean, 0.0)
-    return Score(float(mean), math.sqrt(variance / len(found)), len(found))
+    mean, count = found.mean(), len(found)
+    squares = float(np.square(found - mean).sum())
+    return Score(float(mean), math.sqrt(squares / (count - 1) / count) if count > 1 else math.nan, count)

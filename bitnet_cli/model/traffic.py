@@ -64,7 +64,7 @@ def skipped_columns_share(s: arrays.Scratch) -> float:
 
 
 def head_rows(engine: Engine) -> NDArray[np.int64]:
-    """Rows of the head read by all searches for top logits: upper four bits, next two, last two, exact. (4,)."""
+    """Rows of the head read by all searches for top logits, each of one token or several: upper six bits, last two, exact. (3,)."""
     rows: NDArray[np.int64] = engine.arrays.scratch.head_counts.sum(0)
     return rows
 

@@ -13,7 +13,8 @@ _PLAIN = re.compile(r"[\w./+@-]+")  # names that no shell wants quoted
 
 def model(beginning: str) -> list[str]:
     """Names of models on this computer, and beside them the GGUF files and folders that begin alike."""
-    from bitnet_cli.model.names import SUFFIX, available
+    from bitnet_cli.checkpoint.hub_id import SUFFIX
+    from bitnet_cli.model.names import available
 
     names = [name for name in dict.fromkeys(listed.name for listed in available()) if name.startswith(beginning)]
     if not names:

@@ -8,6 +8,8 @@ import typer
 
 from bitnet_cli.options.shared import EmbeddingType, OutType, SchemeType
 
+OUTPUT_HELP = "GGUF file to write. Default: NAME.gguf in models/, where there is such a folder, else in your model folder (BITNET_MODELS)."
+
 
 class Group(str, Enum):
     """Weights that share a scale."""
@@ -34,9 +36,7 @@ Trained = Annotated[
 
 def convert(
     source: Annotated[str, typer.Argument(help="Hugging Face folder (config.json, *.safetensors, tokenizer files), or hub id owner/name.")],
-    output: Annotated[
-        Path | None, typer.Option("-o", "--output", "--outfile", help="GGUF file to write. Default: models/NAME.gguf.", show_default=False)
-    ] = None,
+    output: Annotated[Path | None, typer.Option("-o", "--output", "--outfile", help=OUTPUT_HELP, show_default=False)] = None,
     outtype: Annotated[
         OutType,
         typer.Option(

@@ -1,5 +1,6 @@
 """Options of `bitnet perplexity`."""
 
+from enum import Enum
 from pathlib import Path
 from typing import Annotated
 
@@ -18,6 +19,12 @@ from bitnet_cli.options.shared import (
     QueryType,
 )
 
+LIKE_HELP = "Compute what llama-perplexity does: windows of -c tokens (512), each begun anew, of each the tokens after its middle."
+
+
+class Like(str, Enum):
+    llama_cpp = "llama.cpp"
+
 
 def perplexity(
     model_argument: ModelArgument = None,
@@ -27,6 +34,7 @@ def perplexity(
     ctx_size: Annotated[int, typer.Option("-c", "--ctx-size", help="Tokens a window; 0: 2048, or the model's if smaller.")] = 0,
     stride: Annotated[int, typer.Option("--stride", help="Tokens a window advances by; 0: the whole window.")] = 0,
     special: Annotated[bool, typer.Option("--special", help="Read control tokens in the text, such as <|endoftext|>.")] = False,
+    like: Annotated[Like | None, typer.Option("--like", help=LIKE_HELP)] = None,
     threads: Annotated[int, typer.Option("-t", "--threads", help="Threads; 0: physical cores this process may use.")] = 0,
     cache_type: Annotated[CacheType, typer.Option("--cache-type", help=CACHE_HELP)] = CacheType.f32,
     activations: Annotated[Activations, typer.Option("--activations", help=ACTIVATIONS_HELP)] = Activations.auto,
@@ -46,6 +54,7 @@ def perplexity(
         ctx_size=ctx_size,
         stride=stride,
         special=special,
+        like=like.value if like else None,
         threads=threads,
         cache_type=cache_type.value,
         activations=activations.value,

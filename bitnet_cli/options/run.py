@@ -36,6 +36,7 @@ STDIN_HELP = "A pipe beside -p or QUESTION is the text that they are about. Defa
 RAW_HELP = "Continue the text of -p, -f or a pipe, in no chat format. BITNET_RAW=1 makes that the default."
 ESCAPE_HELP = 'Read \\n, \\t, \\" and \\x41 in -p and --stop as C does. Default: on; never in files, pipes and QUESTION.'
 QUESTION_HELP = "A question, answered once. Quotes are needed only where the shell wants them."
+HUB_HELP = "A model on the hub; downloaded if it is not here."
 SCHEMA_HELP = "The text is JSON of this schema, a file or '{...}' ('-': from stdin); json: any object. No -n: until it is whole."
 
 
@@ -95,7 +96,7 @@ class Choice:
             "-l", "--logit-bias", metavar="ID(+/-)BIAS", help="Added to the logit of a token: 15+1.5, 15-2; 15-inf: never. Repeatable."
         ),
     ] = None
-    seed: Annotated[int, _choice("-s", "--seed", help="Same seed, same text; -1: random, and printed.")] = -1
+    seed: Annotated[int, _choice("-s", "--seed", help="Same seed, same text, on one instruction set; -1: random, and printed.")] = -1
 
 
 @dataclass(frozen=True)
@@ -116,7 +117,7 @@ class Engine:
         bool,
         _engine("--lookup", help="Guess tokens from what the text repeats: quicker for summaries and edits. Same text."),
     ] = False
-    draft: Annotated[int, _engine("--draft", "--draft-max", min=1, max=64, help="--lookup: most tokens of a guess.")] = 16
+    draft: Annotated[int, _engine("--draft", "--draft-max", min=1, max=64, help="--lookup: most tokens of a guess.")] = 15
     prompt_cache: Annotated[
         Path | None,
         _engine("--prompt-cache", help="Keep what was computed of the prompt in this file, and reuse it."),
@@ -161,6 +162,8 @@ def run(
     model_argument: ModelArgument = None,
     question: Annotated[list[str] | None, typer.Argument(metavar="QUESTION", help=QUESTION_HELP)] = None,
     model: ModelOption = None,
+    hub: Annotated[str | None, typer.Option("-hf", "-hfr", "--hf-repo", metavar="OWNER/NAME[:QUANT]", help=HUB_HELP)] = None,
+    hub_file: Annotated[str | None, typer.Option("-hff", "--hf-file", metavar="FILE", help="The GGUF file of that repository.")] = None,
 ) -> None:
     """Ask a model, chat with it, or let it continue a text. The text goes to stdout, everything else to stderr."""
     from bitnet_cli.commands import models
@@ -171,12 +174,15 @@ def run(
     from dataclasses import asdict, astuple
 
     from bitnet_cli.commands import run as command
+    from bitnet_cli.commands.opening import find_model
     from bitnet_cli.commands.reporting import Reporter
 
     if any(value is not None for value in astuple(elsewhere)):
         Reporter(output.quiet).note("this program runs on the CPU; options for a GPU change nothing")
-    model, asked = models.chosen_to_ask(model_argument, model, question or [])
+    model, asked = models.chosen_to_ask(model_argument, models.chosen(models.from_hub(hub, hub_file), model), question or [])
     prompt, request = _asked(text, conversation, output, asked, engine.draft if engine.lookup else 0)
+    if hub is not None:  # as in llama.cpp, which asks nobody
+        find_model(model, consent=True)
     command.run(
         model,
         prompt,

@@ -92,7 +92,7 @@ class QuantizedType(str, Enum):
 
 
 MODEL_HELP = (
-    "GGUF file (any of a split one), folder with one, name (see `bitnet run --list`), hub id owner/name. Without: the embedded model."
+    "Name (see `bitnet list`), hub id owner/name, or path: a GGUF file (any of a split one) or ./FOLDER. Without: the embedded model."
 )
 ModelArgument = Annotated[str | None, typer.Argument(metavar="MODEL", help=MODEL_HELP, autocompletion=completion.model)]
 ModelOption = Annotated[

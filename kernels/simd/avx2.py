@@ -25,9 +25,9 @@ field0, field1, field2, field3 = (vectors.two_bit_field(Bytes, shift) for shift 
 zero_narrow, zero_wide = vectors.constant(Narrow), vectors.constant(Wide)
 add_narrow, add_wide = vectors.binary(Narrow, "add"), vectors.binary(Wide, "add")
 total, totals, add_totals = vectors.integer_total(Wide), vectors.four_totals(Wide), vectors.four_totals_to_memory(Wide)
-load_f16, to_f16 = floats.half_precision_loader(native=True), floats.half_precision_bits(native=True)
-one_f16 = floats.half_precision_scalar(native=True)
-load_float, fma = floats.float_loader(load_f16), floats.multiply_add(fused=True)
+load_f16, to_f16 = floats.half_precision_loader(FUSED), floats.half_precision_bits(FUSED)
+one_f16 = floats.half_precision_scalar(FUSED)
+load_float, fma = floats.float_loader(load_f16), floats.multiply_add(FUSED)
 
 
 LaneSums = Narrow

@@ -23,6 +23,6 @@ total, totals, add_totals = vectors.integer_total(Wide), vectors.four_totals(Wid
 LaneSums, products, lane_fold = Wide, _vnni.emitted("llvm.x86.avx512.vpdpbusd.256", Wide), _vnni.lane_fold
 dot = _vnni.dot_product(products, Bytes, Wide)
 quad_dot = dot
-load_f16, to_f16 = floats.half_precision_loader(native=True), floats.half_precision_bits(native=True)
-one_f16 = floats.half_precision_scalar(native=True)
-load_float, fma = floats.float_loader(load_f16), floats.multiply_add(fused=True)
+load_f16, to_f16 = floats.half_precision_loader(FUSED), floats.half_precision_bits(FUSED)
+one_f16 = floats.half_precision_scalar(FUSED)
+load_float, fma = floats.float_loader(load_f16), floats.multiply_add(FUSED)

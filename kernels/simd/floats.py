@@ -7,23 +7,8 @@ from typing import Any
 from llvmlite import ir
 from numba import types
 
-from .vectors import (
-    F32,
-    F64,
-    I8,
-    I16,
-    I32,
-    Vector,
-    binary,
-    call,
-    constant,
-    element_pointer,
-    integer_total,
-    intrinsic,
-    lanewise,
-    loader,
-    storer,
-)
+from . import vectors
+from .vectors import F32, F64, I8, I16, I32, Vector, binary, call, constant, element_pointer, integer_total, intrinsic, loader, storer
 
 F32x16 = Vector(F32, 16)
 
@@ -46,8 +31,8 @@ def _nearest(b: Any, value: Any) -> Any:
     return b.sub(b.bitcast(b.fadd(value, F32x16.splat(_ROUND)), I32x16.llvm), I32x16.splat(_ROUND_BITS))
 
 
-nearest_i32 = lanewise(F32x16, I32x16, _nearest)
-nearest_f32 = lanewise(F32x16, F32x16, lambda b, value: b.fsub(b.fadd(value, F32x16.splat(_ROUND)), F32x16.splat(_ROUND)))
+nearest_i32 = vectors.lanewise(F32x16, I32x16, _nearest)
+nearest_f32 = vectors.lanewise(F32x16, F32x16, lambda b, value: b.fsub(b.fadd(value, F32x16.splat(_ROUND)), F32x16.splat(_ROUND)))
 
 
 def _power_of_two(b: Any, value: Any) -> Any:
@@ -55,7 +40,7 @@ def _power_of_two(b: Any, value: Any) -> Any:
     return b.bitcast(b.shl(b.add(_nearest(b, value), I32x16.splat(127)), I32x16.splat(23)), F32x16.llvm)
 
 
-power_of_two_f32 = lanewise(F32x16, F32x16, _power_of_two)
+power_of_two_f32 = vectors.lanewise(F32x16, F32x16, _power_of_two)
 
 
 @intrinsic
@@ -73,7 +58,7 @@ def _negative_size(b: Any, value: Any) -> Any:
     return b.bitcast(b.or_(b.bitcast(value, I32x16.llvm), I32x16.splat(-0x80000000)), F32x16.llvm)
 
 
-negative_size_f32 = lanewise(F32x16, F32x16, _negative_size)
+negative_size_f32 = vectors.lanewise(F32x16, F32x16, _negative_size)
 
 
 def clamped_f32(low: float, high: float) -> Any:
@@ -84,7 +69,7 @@ def clamped_f32(low: float, high: float) -> Any:
             value = b.select(b.fcmp_ordered(sign, value, F32x16.splat(end)), F32x16.splat(end), value)
         return value
 
-    return lanewise(F32x16, F32x16, emit)
+    return vectors.lanewise(F32x16, F32x16, emit)
 
 
 @intrinsic
@@ -95,6 +80,29 @@ def where_negative_f32(typingctx: Any, v: Any, x: Any, y: Any) -> Any:
         return b.select(b.fcmp_ordered("<", args[0], F32x16.splat(0.0)), args[1], args[2])
 
     return F32x16(F32x16, F32x16, F32x16), codegen
+
+
+@intrinsic
+def lanes_not_below(typingctx: Any, v: Any, least: Any) -> Any:
+    """A bit for each of 16 lanes, the first one lowest: 1 where v is `least` (float32) or more, or either is NaN."""
+
+    def codegen(ctx: Any, b: Any, sig: Any, args: Any) -> Any:
+        one = b.insert_element(ir.Constant(F32x16.llvm, ir.Undefined), args[1], I32(0))
+        least = b.shuffle_vector(one, one, ir.Constant(I32x16.llvm, [0] * 16))
+        bits = b.bitcast(b.fcmp_unordered(">=", args[0], least), I16)
+        return b.zext(bits, I32)
+
+    return types.int32(F32x16, types.float32), codegen
+
+
+@intrinsic
+def lowest_bit(typingctx: Any, bits: Any) -> Any:
+    """The place of the lowest bit that is 1, of an int32 that is not zero."""
+
+    def codegen(ctx: Any, b: Any, sig: Any, args: Any) -> Any:
+        return b.zext(call(b, "llvm.cttz.i32", I32, [args[0], ir.Constant(ir.IntType(1), 1)]), ir.IntType(64))
+
+    return types.int64(types.int32), codegen
 
 
 @intrinsic
@@ -136,19 +144,20 @@ def splat_f32(typingctx: Any, value: Any) -> Any:
     return F32x16(types.float32), codegen
 
 
+def float_sum(b: Any, value: Any) -> Any:
+    """Emits the sum over 16 lanes by halving: lanes i and i + 8, then i + 4, i + 2, i + 1."""
+    for half in (8, 4, 2, 1):
+        indexes = [ir.Constant(ir.VectorType(I32, half), list(range(s, s + half))) for s in (0, half)]
+        value = b.fadd(*(b.shuffle_vector(value, value, i) for i in indexes))
+    return b.extract_element(value, I32(0))
+
+
 def _float_total(vector: Vector, result: Any) -> Any:
-    """`total(v)`: sum over 16 lanes by halving: lanes i and i + 8, then i + 4, i + 2, i + 1."""
+    """`total(v)`: float_sum."""
 
     @intrinsic
     def total(typingctx: Any, v: Any) -> Any:
-        def codegen(ctx: Any, b: Any, sig: Any, args: Any) -> Any:
-            value = args[0]
-            for half in (8, 4, 2, 1):
-                indexes = [ir.Constant(ir.VectorType(I32, half), list(range(s, s + half))) for s in (0, half)]
-                value = b.fadd(*(b.shuffle_vector(value, value, i) for i in indexes))
-            return b.extract_element(value, I32(0))
-
-        return result(vector), codegen
+        return result(vector), lambda ctx, b, sig, args: float_sum(b, args[0])
 
     return total
 
@@ -207,7 +216,7 @@ def _butterflies(b: Any, value: Any) -> Any:
     return value
 
 
-butterflies_f32 = lanewise(F32x16, F32x16, _butterflies)
+butterflies_f32 = vectors.lanewise(F32x16, F32x16, _butterflies)
 
 
 def _widen_half(b: Any, bits: Any) -> Any:
@@ -220,16 +229,20 @@ def _widen_half(b: Any, bits: Any) -> Any:
     return b.bitcast(b.or_(b.bitcast(scaled, i32), sign), F32x16.llvm)
 
 
+def halves_at(b: Any, native: bool, pointer: Any) -> Any:
+    """Emits 16 float16 values from an address on, as float32. `native`: the CPU converts (F16C, NEON)."""
+    kind = ir.VectorType(ir.HalfType() if native else I16, 16)
+    value = b.load(b.bitcast(pointer, kind.as_pointer()), align=1)
+    return b.fpext(value, F32x16.llvm) if native else _widen_half(b, value)
+
+
 def half_precision_loader(native: bool) -> Any:
-    """`load_f16(array, offset)`: 16 float16 values as float32, from bytes or uint16. `native`: the CPU converts (F16C, NEON)."""
+    """`load_f16(array, offset)`: 16 float16 values as float32, from bytes or uint16."""
 
     @intrinsic
     def load_f16(typingctx: Any, array: Any, offset: Any) -> Any:
         def codegen(ctx: Any, b: Any, sig: Any, args: Any) -> Any:
-            pointer = element_pointer(ctx, b, array, *args)
-            kind = ir.VectorType(ir.HalfType() if native else I16, 16)
-            value = b.load(b.bitcast(pointer, kind.as_pointer()), align=1)
-            return b.fpext(value, F32x16.llvm) if native else _widen_half(b, value)
+            return halves_at(b, native, element_pointer(ctx, b, array, *args))
 
         return F32x16(array, types.intp), codegen
 
@@ -363,16 +376,16 @@ def six_bits_to_f32(low_shift: int, high_shift: int) -> Any:
     return load_six
 
 
+def product_sum(b: Any, fused: bool, x: Any, y: Any, z: Any) -> Any:
+    """Emits x * y + z, in one step or two."""
+    return call(b, "llvm.fma.v16f32", F32x16.llvm, [x, y, z]) if fused else b.fadd(b.fmul(x, y), z)
+
+
 def multiply_add(fused: bool) -> Any:
     """`fma(a, b, c)`: a * b + c lane by lane; fused where the CPU does it in one step (elsewhere a fused one would be a slow call)."""
 
     @intrinsic
     def fma(typingctx: Any, x: Any, y: Any, z: Any) -> Any:
-        def codegen(ctx: Any, b: Any, sig: Any, args: Any) -> Any:
-            if fused:
-                return call(b, "llvm.fma.v16f32", F32x16.llvm, list(args))
-            return b.fadd(b.fmul(args[0], args[1]), args[2])
-
-        return F32x16(F32x16, F32x16, F32x16), codegen
+        return F32x16(F32x16, F32x16, F32x16), lambda ctx, b, sig, args: product_sum(b, fused, *args)
 
     return fma

@@ -28,9 +28,9 @@ zero_narrow, zero_wide = vectors.constant(Narrow), vectors.constant(Wide)
 add_narrow, add_wide = vectors.binary(Narrow, "add"), vectors.binary(Wide, "add")
 total, totals, add_totals = vectors.integer_total(Wide), vectors.four_totals(Wide), vectors.four_totals_to_memory(Wide)
 quad_dot = vectors.plain_quad_dot(Bytes, Vector(I32, WIDTH // 4))
-load_f16, to_f16 = floats.half_precision_loader(native=False), floats.half_precision_bits(native=False)
-one_f16 = floats.half_precision_scalar(native=False)
-load_float, fma = floats.float_loader(load_f16), floats.multiply_add(fused=False)
+load_f16, to_f16 = floats.half_precision_loader(FUSED), floats.half_precision_bits(FUSED)
+one_f16 = floats.half_precision_scalar(FUSED)
+load_float, fma = floats.float_loader(load_f16), floats.multiply_add(FUSED)
 
 
 LaneSums = Narrow

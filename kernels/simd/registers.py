@@ -11,7 +11,7 @@ from .floats import F32x16
 from .vectors import I32, I64, call, element_pointer, intrinsic
 
 _CONSTRAINT = {"x86_64": "v", "amd64": "v", "aarch64": "w", "arm64": "w"}.get(platform.machine().lower())  # any vector register
-_SIZE = selected.WIDTH if selected.__name__.rpartition(".")[2].startswith("avx") else 16  # bytes of one
+_SIZE = selected.WIDTH if selected.__name__.rpartition(".")[2].startswith(("amx", "avx")) else 16  # bytes of one
 
 
 def _unknown(b: Any, value: Any) -> Any:

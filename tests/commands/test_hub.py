@@ -32,7 +32,8 @@ def model_files(folders: dict[str, Path]) -> dict[str, bytes]:
 
 @pytest.fixture
 def convert(bitnet: Callable[..., Any], hub: Hub, tmp_path: Path) -> Callable[..., Any]:
-    """convert(NAME, ...): in tmp_path, with a cache of its own; `environment` on top of the fake hub's."""
+    """convert(NAME, ...): in tmp_path, which has a folder models/, with a cache of its own; `environment` on top of the fake hub's."""
+    (tmp_path / "models").mkdir()
 
     def run(*arguments: str | Path, environment: dict[str, str] | None = None, **options: Any) -> Any:
         kept = {k: v for k, v in os.environ.items() if not k.startswith(("HF_", "HUGGING"))}

@@ -40,7 +40,7 @@ class NoLinking:
 
 def pretend(name: str, cpu: str) -> None:
     """Make Numba and the kernels take this machine for one with that CPU, and choose the instruction set `name`."""
-    triple = TRIPLES["avx" if name.startswith("avx") else "arm"]
+    triple = TRIPLES["avx" if name.startswith(("amx", "avx")) else "arm"]
     os.environ["BITNET_ISA"] = name
     machine: Any = platform
     machine.machine = lambda: triple.split("-")[0]
@@ -67,7 +67,7 @@ def pretend(name: str, cpu: str) -> None:
 
 def compile_operations() -> None:
     """The operations that tests call directly, and with them the kernels that they are made of."""
-    from bitnet_kernels import base3, dense, grouped, peak, quantise, recode, ternary
+    from bitnet_kernels import base3, dense, grouped, head_sums, peak, quantise, recode, ternary
     from bitnet_kernels.group_rows import Groups
     from numba import typeof, types
 
@@ -83,6 +83,11 @@ def compile_operations() -> None:
     where = number, types.float32, floats, number, types.boolean
     grouped.matmul_packed.compile((data, number, number, groups, *tokens, number, *where, values, values, number, number))
     grouped.matmul_tiles.compile((data, number, number, groups, *tokens, *where, types.uint8[::1], values, values, number, number))
+    starts, at = types.UniTuple(number, head_sums.PACKED_ROWS), (number, codes, number, number, sums, number, number, number)
+    head_sums.six_bit_sums_2.compile((types.uint8[::1], types.uint8[::1], starts, starts, *at))
+    if head_sums.MANY:
+        starts = types.UniTuple(number, 2)
+        head_sums.six_bit_sums_8.compile((types.uint8[::1], types.uint8[::1], starts, starts, *at))
     peak._products.compile((number, types.uint8[::1], codes, sums))
     peak._floats.compile((number, values, values))
     quantise.quantise_row.compile((values, number, codes, number))

@@ -41,40 +41,40 @@ class Head:
             self.data, offsets, scales, nothing, offsets, self.data, np.array([OFFSET]), opened, one, one, *layers, self.planes, *columns
         )
         self.sizes = arrays.Sizes(1, self.hidden, 1, 1, self.hidden, self.hidden, self.vocab, 0, 1e-5, kind)
-        self.scratch = arrays.new_scratch(self.sizes, 4, 16, threads)
+        self.scratch = arrays.new_scratch(self.sizes, arrays.TOGETHER, 16, threads)
 
-    def search(self, x: Floats, top: int) -> Floats:
-        """The logits, whose place held something else before."""
-        self.scratch.logits[0] = 1e30
-        self.scratch.head_counts[:] = 0
+    def search(self, tokens: Floats, tops: Sequence[int]) -> Floats:
+        """The logits of tokens, (tokens, hidden), each with its top, by one search; their places held something else before."""
+        count, s = len(tokens), self.scratch
+        s.logits[:count] = 1e30
+        s.head_counts[:] = 0
+        s.normed[:count, : self.hidden] = tokens
+        s.wanted[:count] = [control.Wanted(0, top, count - 1 - place) for place, top in enumerate(tops)]
+        s.listed[:, :count] = np.arange(count)
+        if self.threads > 1 and not head_search.top_logits.signatures:
+            self.compile()
 
         def work(thread: int) -> None:
             head_search.top_logits(
-                self.weights,
-                self.sizes,
-                x,
-                self.scratch,
-                self.scratch.logits[0],
-                np.int64(top),
-                np.int64(thread),
-                np.int64(self.threads),
-                self.control,
+                self.weights, self.sizes, s, s.listed[thread], 0, count, np.int64(thread), np.int64(self.threads), self.control
             )
 
-        if self.threads > 1 and not head_search.top_logits.signatures:
-            self.compile(x)
         others = [threading.Thread(target=work, args=(i,)) for i in range(1, self.threads)]
         for other in others:
             other.start()
         work(0)
         for other in others:
             other.join()
-        return self.scratch.logits[0]
+        return s.logits[:count][::-1]
 
-    def compile(self, x: Floats) -> None:
+    def compile(self) -> None:
         """Alone, so that no thread waits for one that compiles."""
         one = arrays.new_scratch(self.sizes, 4, 16, 1)
-        head_search.top_logits(self.weights, self.sizes, x, one, one.logits[0], np.int64(1), np.int64(0), np.int64(1), self.control)
+        one.wanted[0] = control.Wanted(0, 1)
+        head_search.top_logits(self.weights, self.sizes, one, one.listed[0], 0, 1, np.int64(0), np.int64(1), self.control)
+
+    def all_rows(self) -> Floats:
+        return naive_dense.rows(self.data, OFFSET, int(self.kind), 0, self.vocab, self.hidden)
 
     def all(self, x: Floats) -> Floats:
         out = np.zeros(self.vocab, np.float32)
@@ -82,14 +82,23 @@ class Head:
         return out
 
     def check(self, x: Floats, top: int) -> dict[str, Any]:
-        found, exact = self.search(x, top), self.all(x)
-        exact[np.setdiff1d(np.arange(self.vocab), self.planes.ids)] = -np.inf
-        computed = int(self.scratch.head_counts.sum(0)[3])
-        if np.isnan(exact).any():
-            return {"lost": int((np.isnan(exact) != np.isnan(found)).sum()), "wrong": self.spoken(found), "exact": computed}
-        largest = naive.top_logits(self.planes, exact, top)
-        lost = int((found != largest)[largest != -np.inf].sum())
-        wrong = int(((found != exact) & (found != -np.inf)).sum()) + self.spoken(found)
+        return self.check_all(x[None], [top])
+
+    def check_all(self, tokens: Floats, tops: Sequence[int]) -> dict[str, Any]:
+        """Of all tokens together, which are searched at once."""
+        lost = wrong = 0
+        logits = self.search(tokens, tops)
+        computed = int(self.scratch.head_counts.sum(0)[2])
+        for x, top, found in zip(tokens, tops, logits, strict=True):
+            exact = self.all(x)
+            exact[np.setdiff1d(np.arange(self.vocab), self.planes.ids)] = -np.inf
+            wrong += self.spoken(found)
+            if np.isnan(exact).any():
+                lost += int((np.isnan(exact) != np.isnan(found)).sum())
+                continue
+            largest = naive.top_logits(self.planes, exact, top)
+            lost += int((found != largest)[largest != -np.inf].sum())
+            wrong += int(((found != exact) & (found != -np.inf)).sum())
         return {"lost": lost, "wrong": wrong, "exact": computed}
 
     def spoken(self, found: Floats) -> int:
@@ -98,11 +107,11 @@ class Head:
         return int((found[silent] != -np.inf).sum()) + abs(int(self.scratch.head_counts.sum(0)[0]) - len(self.planes.ids))
 
     def loose(self) -> int:
-        """Rows that are further from 4, 6 or 8 bits of themselves than `errors` says, or by far nearer (5 %)."""
-        rows = naive_dense.rows(self.data, OFFSET, int(self.kind), 0, self.vocab, self.hidden).astype(np.float64)[self.planes.ids]
+        """Rows that are further from 6 or 8 bits of themselves, or from nothing, than `errors` says, or by far nearer (5 %)."""
+        rows = self.all_rows().astype(np.float64)[self.planes.ids]
         count = 0
-        for step, bits in enumerate((4, 6, 8)):
-            near = naive.values(self.planes, self.hidden, head_planes.WIDTH, bits)
-            distance, said = np.linalg.norm(rows - near, axis=1), self.planes.errors[:, step]
-            count += int(((distance > said) | (said > 1.05 * distance + 1e-5 * np.abs(rows).max(1) * np.sqrt(self.hidden) + 1e-29)).sum())
+        for step, bits in enumerate((6, 8, 0)):
+            near = naive.values(self.planes, self.hidden, head_planes.WIDTH, bits) if bits else 0.0
+            distance, said = np.linalg.norm(rows - near, axis=1), self.planes.errors[step]
+            count += int(((distance > said) | (said > 1.05 * distance + 1e-5 * np.abs(rows).max(1) * np.sqrt(self.hidden) + 1e-28)).sum())
         return count

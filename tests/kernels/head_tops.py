@@ -33,6 +33,16 @@ def activations(rng: np.random.Generator, hidden: int) -> dict[str, Floats]:
     return {"normal": normal, "peaks": peaks, "tiny": normal * np.float32(1e-9), "large": normal * np.float32(1e15), "zero": normal * 0}
 
 
+def together(results: dict[str, dict[str, Any]], head: Head, place: str, tokens: dict[str, Floats], rng: np.random.Generator) -> None:
+    """2 to 16 tokens searched at once: of one kind, and with others whose second digits matter, which then are multiplied for all."""
+    normal = rng.standard_normal((arrays.TOGETHER, head.hidden)).astype(np.float32)
+    normal[-1] = head.all_rows()[1]  # a token that one row is made for
+    for count in (2, 3, 5, 8, 9, 16):
+        results[f"{place}, {count} together"] = head.check_all(normal[-count:], [1 + 13 * t for t in range(count)])
+    for what, x in tokens.items():
+        results[f"{place}, normal and {what}"] = head.check_all(np.stack([*normal[:2], x, normal[2]]), [40, 1, 3, 256])
+
+
 def silenced(results: dict[str, dict[str, Any]]) -> None:
     """Heads with rows that may not be chosen, the largest among them; not a byte of theirs is read, so they may be no numbers."""
     rng = np.random.default_rng(3)
@@ -53,7 +63,9 @@ def silenced(results: dict[str, dict[str, Any]]) -> None:
                 for top in (1, 40, 256):
                     results[f"{place}, {what}, {top}"] = head.check(x, top)
             matrix[silent] = np.nan
-            results[f"{place}, no numbers"] = Head(matrix, arrays.HEAD_F16, threads, silent).check(np.ones(256, np.float32), 3)
+            head = Head(matrix, arrays.HEAD_F16, threads, silent)
+            results[f"{place}, no numbers"] = head.check(np.ones(256, np.float32), 3)
+            results[f"{place}, no numbers, 9 tokens"] = head.check_all(rng.standard_normal((9, 256)).astype(np.float32), [3] * 9)
 
 
 def main() -> None:
@@ -73,9 +85,11 @@ def main() -> None:
             head = Head(matrix, kind, threads)
             place = f"{vocab} x {hidden} {name}"
             results[place] = {"lost": 0, "wrong": 0, "loose": head.loose()}
-            for what, x in activations(rng, hidden).items():
+            tokens = activations(rng, hidden)
+            for what, x in tokens.items():
                 for top in (1, 2, 40, 256):
                     results[f"{place}, {what}, {top}"] = head.check(x, top)
+            together(results, head, place, tokens, rng)
     silenced(results)
     rng = np.random.default_rng(7)
     matrix = rng.standard_normal((4000, 512)).astype(np.float32)
@@ -85,6 +99,9 @@ def main() -> None:
     matrix[78, 5] = np.inf
     results["not finite"] = Head(matrix, arrays.HEAD_F16, 2).check(np.ones(512, np.float32), 40)
     results["not finite x"] = head.check(np.full(512, np.nan, np.float32), 40)
+    tokens = rng.standard_normal((9, 512)).astype(np.float32)
+    tokens[4] = np.nan
+    results["not finite x of nine"] = head.check_all(tokens, [40] * 9)
     json.dump(results, sys.stdout)
 
 

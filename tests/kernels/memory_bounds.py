@@ -49,7 +49,7 @@ def ternary_products(cols: int, rows: int, tokens: int) -> bool:
     exact = product(weights, codes) + codes.sum(-1, dtype=np.int64)[:, None]
     whole = at_the_end(packed(weights, 0, tail=0))
     one = at_the_end(kernel_order(codes[:1], kernels.WIDTH)[0])
-    many = at_the_end(kernel_order(codes, kernels.WIDTH, more_rows=-tokens % 4))
+    many = at_the_end(kernel_order(codes, kernels.WIDTH, more_rows=-tokens % 16))
     out, chosen = at_the_end(np.zeros(rows, np.int32)), at_the_end(np.arange(rows))
     kernels.matvec(whole, 0, cols, one, out, 0, rows)
     some = at_the_end(np.zeros(rows, np.float32))

@@ -39,7 +39,7 @@ def products(weights: NDArray[np.int8], codes: NDArray[np.int8], offset: int) ->
         return many[0], many
     width = simd_ternary.WIDTH
     one, many = np.zeros(rows, np.int32), np.zeros((tokens, rows), np.float32)
-    ordered = kernel_order(codes, width, more_rows=-tokens % 4)
+    ordered = kernel_order(codes, width, more_rows=-tokens % 16)
     simd_ternary.matvec(whole, offset, cols, ordered[0], one, 0, rows)
     tile, scratch = np.full(arrays.TILE_BYTES, 99, np.uint8), np.zeros((len(ordered) + 1) * arrays.BLOCK_ROWS, np.int32)
     zeros, ones, unit = np.zeros(tokens, np.int32), np.ones(tokens, np.float32), np.float32(1)

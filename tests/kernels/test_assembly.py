@@ -15,9 +15,17 @@ from bitnet_kernels import isa
 SETS = [name for name in isa.REQUIRED_FEATURES if name != "portable"]
 # A CPU of the first generation that has a set, and nothing newer. LLVM has no name for one with `dotprod` alone: only the operating system
 # tells of its dot products, as in a virtual machine on a Mac.
-FIRST = {"avx512vnni": "cascadelake", "avxvnni": "alderlake", "avx2": "haswell", "dotprod": "generic", "neon": "generic"}
+FIRST = {
+    "amx": "sapphirerapids",
+    "avx512vnni": "cascadelake",
+    "avxvnni": "alderlake",
+    "avx2": "haswell",
+    "dotprod": "generic",
+    "neon": "generic",
+}
 # Other CPUs, with the sets that they run: the fastest, and where instructions of theirs may stand in other sets, these too.
 OTHERS = (
+    ("amx", ("graniterapids",)),
     ("avx512vnni", ("icelake-server", "sapphirerapids", "graniterapids", "znver4", "znver5")),
     ("avxvnni", ("sapphirerapids", "znver5")),
     ("avx2", ("sapphirerapids", "skylake-avx512", "znver2", "znver3")),
@@ -26,6 +34,7 @@ OTHERS = (
 TARGETS = [*FIRST.items(), *((name, cpu) for name, cpus in OTHERS for cpu in cpus)]
 # The instruction that sums products of bytes, and the registers that it works on.
 PRODUCTS = {
+    "amx": (r"vpdpbusd\s.*%zmm", 16),
     "avx512vnni": (r"vpdpbusd\s.*%zmm", 16),
     "avxvnni": (r"\{vex\}\s+vpdpbusd\s.*%ymm", 16),
     "avx2": (r"vpmaddubsw\s.*%ymm", 16),
@@ -73,7 +82,7 @@ def loops_with(text: str, instruction: str) -> list[list[str]]:
 
 
 def maker(name: str) -> str:
-    return "x86" if name.startswith("avx") else "arm"
+    return "x86" if name.startswith(("amx", "avx")) else "arm"
 
 
 @pytest.fixture(scope="module")
@@ -116,19 +125,21 @@ def test_base3_rows_are_taken_apart_as_written(compiled: tuple[str, Assembly]) -
     """
     name, assembly = compiled
     instruction, products = PRODUCTS[name]
-    expected = products // 4 * (10 if "vnni" in name else 5)
+    expected = products // 4 * (10 if "vnni" in name or name == "amx" else 5)
     loops = [loop for loop in loops_with(assembly["four_base3_rows"], instruction) if count(loop, PREFETCH)]
     assert loops
     for loop in loops:
         assert count(loop, instruction) * 4 == expected * count(loop, PREFETCH)
         assert count(loop, "vpmullw|vpermt2b") == 0
         # Digits that are taken out need more registers than AVX2 and NEON have: a few values of a pass lie on the stack.
-        assert "vnni" not in name or [line for line in loop if STACK.search(line)] == []
+        assert not ("vnni" in name or name == "amx") or [line for line in loop if STACK.search(line)] == []
 
 
 def test_prefill_uses_the_instruction_and_keeps_its_registers(compiled: tuple[str, Assembly]) -> None:
     """Three registers of rows with 8 or 4 tokens have 24 or 12 sums (with NEON alone, 16 of 8 products). Nothing else computes."""
     name, assembly = compiled
+    if name == "amx":
+        return  # see test_tiles_of_amx
     instruction = VNNI if name == "avxvnni" else PRODUCTS[name][0]
     tiles = {kernel: text for kernel, text in assembly.items() if kernel in ("sums_4", "sums_8")}
     assert sorted(tiles) == (["sums_4", "sums_8"] if name == "avx512vnni" else ["sums_4"])
@@ -144,21 +155,36 @@ def test_prefill_uses_the_instruction_and_keeps_its_registers(compiled: tuple[st
             assert len([line for line in loop if STACK.search(line)]) <= (2 * count(loop, PREFETCH) if name == "avx2" else 0)
 
 
+def test_tiles_of_amx(compiled: tuple[str, Assembly]) -> None:
+    """For 16 words of 48 rows with 16 tokens, 4 loads and 3 products; sums are loaded before all, and stored after it."""
+    name, assembly = compiled
+    if name != "amx":
+        assert "sums_16" not in assembly and not any("tmm" in text for text in assembly.values())
+        return
+    lines = assembly["sums_16"].splitlines()
+    assert not {"sums_4", "sums_8"} & set(assembly)
+    products = count(lines, "tdpbssd")
+    assert products and products % 3 == 0
+    assert count(lines, "tileload") == 3 + products // 3 * 4 and count(lines, "tilestore") == 3
+    assert count(assembly["matmul_scaled"].splitlines(), "ldtilecfg|tilerelease") == 2
+
+
 def test_peak_loops_hold_nothing_but_arithmetic(compiled: tuple[str, Assembly]) -> None:
     """As many products as a step of the matmul has; neither they nor multiply-adds of floats wait for memory."""
     name, assembly = compiled
-    for kernel, what in (("_products", VNNI if name == "avxvnni" else PRODUCTS[name][0]), ("_floats", MULTIPLY_ADD[maker(name)])):
+    products = {"amx": "tdpbssd", "avxvnni": VNNI}.get(name, PRODUCTS[name][0])
+    for kernel, what in (("_products", products), ("_floats", MULTIPLY_ADD[maker(name)])):
         loops = loops_with(assembly[kernel], what)
         assert loops
         for loop in loops:
-            assert count(loop, what) % (6 if maker(name) == "x86" else 4) == 0
+            assert count(loop, what) % (6 if maker(name) == "x86" and what != "tdpbssd" else 4) == 0
             assert [line for line in loop if MEMORY.search(line)] == []
 
 
 def test_few_tokens_meet_two_packed_rows_in_registers(compiled: tuple[str, Assembly]) -> None:
     """Two registers of packed weights make eight of codes, and these 64 products with the activations of eight tokens."""
     name, assembly = compiled
-    if name != "avx512vnni":
+    if name not in ("amx", "avx512vnni"):
         assert "packed_sums_8" not in assembly
         return
     loops = [loop for loop in loops_with(assembly["packed_sums_8"], PRODUCTS[name][0]) if count(loop, PREFETCH)]
@@ -187,6 +213,23 @@ def test_rows_with_groups_keep_their_sums_in_registers(compiled: tuple[str, Asse
         assert count(loop, WITHIN) == 0
         assert len([line for line in loop if STACK.search(line)]) <= (4 * count(loop, PREFETCH) if name == "avx2" else 0)
     assert all(loops_with(assembly[kernel], instruction) for kernel in ("_sums_1", "_sums_some", "_tile_sums"))
+
+
+def test_six_bits_of_the_head_make_one_product(compiled: tuple[str, Assembly]) -> None:
+    """Of each row three registers of planes make four of codes, and these a product each with every vector."""
+    name, assembly = compiled
+    if maker(name) != "x86":
+        return
+    instruction = VNNI if name == "avxvnni" else PRODUCTS[name][0]
+    # Vectors, rows, and lines that are asked for in a step.
+    shapes = {"six_bit_sums_2": (2, 4, 12), "six_bit_sums_8": (8, 2, 6)} if name == "avx512vnni" else {"six_bit_sums_2": (2, 2, 4)}
+    for kernel, (vectors, rows, lines) in shapes.items():
+        loops = [loop for loop in loops_with(assembly[kernel], instruction) if count(loop, PREFETCH)]
+        assert loops
+        for loop in loops:
+            assert count(loop, instruction) * lines == 4 * rows * vectors * count(loop, PREFETCH)
+            # 16 sums, 8 registers of planes, codes and masks: for some CPUs LLVM keeps two of those on the stack, no sum.
+            assert len([line for line in loop if STACK.search(line) and "%zmm" in line]) <= 4
 
 
 def test_the_head_needs_no_library(compiled: tuple[str, Assembly]) -> None:

@@ -5,7 +5,9 @@ import shutil
 import stat
 import subprocess
 import sys
+import tempfile
 import time
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -306,3 +308,38 @@ def test_a_full_disk(run_python: Callable[..., Any], tmp_path: Path) -> None:
     assert (done.returncode, done.stderr) == (0, "")
     assert '"right": true' in done.stdout
     assert [path.name for path in (tmp_path / "base").rglob("*") if path.is_file()] == [compile_cache.MARK]
+
+
+@pytest.mark.skipif(not hasattr(os, "getuid") or os.getuid() != 0, reason="only root can be somebody else")
+def test_kernels_that_root_keeps_for_all_users() -> None:
+    """As in a container: another user reads them, adds none, and needs nothing that can be written."""
+    kept = compile_cache.folder()
+    assert kept is not None
+    with tempfile.TemporaryDirectory() as name:
+        Path(name).chmod(0o755)
+        copy = Path(name) / kept.name
+        copy.mkdir(mode=0o755)
+        (copy / "x.code").touch(0o644)
+        assert _found_as_somebody_else(name) == f"{copy} None"
+        copy.chmod(0o777)
+        assert _found_as_somebody_else(name) == "None None"
+
+
+def _found_as_somebody_else(base: str) -> str:
+    """In a fork: an interpreter that this user may start cannot be had everywhere."""
+    ends = os.pipe()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # other threads are there; the child uses none
+        child = os.fork()
+    if not child:
+        os.setuid(12345)
+        os.environ["BITNET_CACHE_DIR"] = base
+        for known in (compile_cache.folder, compile_cache.prepare):
+            known.cache_clear()
+        os.write(ends[1], f"{compile_cache.folder()} {compile_cache.prepare()}".encode())
+        os._exit(0)
+    os.close(ends[1])
+    with os.fdopen(ends[0]) as said:
+        text = said.read()
+    os.waitpid(child, 0)
+    return text

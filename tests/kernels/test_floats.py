@@ -5,21 +5,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from bitnet_kernels import attention, dense, float_cache, glu, isa, norm, rope
-from bitnet_kernels.arrays import (
-    EVERYTHING,
-    GELU,
-    HEAD_BF16,
-    HEAD_BLOCKS,
-    HEAD_F16,
-    HEAD_F32,
-    HEAD_Q4_0,
-    HEAD_Q4_K,
-    HEAD_Q6_K,
-    HEAD_Q8_0,
-    RELU2,
-    SILU,
-)
+from bitnet_kernels import arrays, attention, dense, dense_rows, float_cache, glu, isa, norm, rope
 from bitnet_kernels.kv_cache import Cache, new_cache
 from bitnet_kernels.naive import attention as naive_attention
 from bitnet_kernels.naive import dense as naive_dense
@@ -140,7 +126,7 @@ def test_rope_angles_at_far_positions() -> None:
 # ---- gated unit ----
 
 
-@pytest.mark.parametrize("activation", [RELU2, SILU, GELU])
+@pytest.mark.parametrize("activation", [arrays.RELU2, arrays.SILU, arrays.GELU])
 @pytest.mark.parametrize("size", [1, 5, 16, 64, 333])
 def test_gated(activation: int, size: int) -> None:
     rng = np.random.default_rng(size)
@@ -148,8 +134,8 @@ def test_gated(activation: int, size: int) -> None:
     expected, before = naive_glu.gated(gate, up, activation), gate.copy()
     glu.gated(gate, up, activation, 2, 2 + size)
     middle = slice(2, 2 + size)
-    # exp may differ by an ulp or two between libraries; then come a sum, a division and a product. GELU rounds exp's argument first.
-    argument = np.abs(1.6 * (before + 0.0447 * before**3))[middle] if activation == GELU else 0
+    # exp may differ by an ulp or two between libraries; then come a sum, a division and a product. arrays.GELU rounds exp's argument first.
+    argument = np.abs(1.6 * (before + 0.0447 * before**3))[middle] if activation == arrays.GELU else 0
     assert np.all(np.abs(gate[middle] - expected[middle]) <= (8 + 4 * argument) * U * np.abs(expected[middle]) + 1e-35)
     assert np.array_equal(gate[[0, 1, -2, -1]], before[[0, 1, -2, -1]])
 
@@ -157,7 +143,7 @@ def test_gated(activation: int, size: int) -> None:
 def test_relu2_zeros_are_exact_and_large_values_are_finite() -> None:
     gate = np.array([-1e30, -1.0, -0.0, 0.0, -1e-40, 1e15, 300.0], np.float32)
     up = np.array([1e30, 2.0, 3.0, 4.0, 5.0, 1.0, 1.0], np.float32)
-    glu.gated(gate, up, RELU2, 0, 7)
+    glu.gated(gate, up, arrays.RELU2, 0, 7)
     assert not gate[:5].any()
     assert np.array_equal(gate[5:], np.array([1e15, 300], np.float32) ** 2)  # 300² overflows float16
 
@@ -168,7 +154,7 @@ def test_silu_at_the_ends() -> None:
     exact = gate.astype(np.float64) / (1 + np.exp(np.minimum(-gate.astype(np.float64), 700)))
     out = gate.copy()
     with np.errstate(all="raise"):
-        glu.gated(out, np.ones(11, np.float32), SILU, 0, 11)
+        glu.gated(out, np.ones(11, np.float32), arrays.SILU, 0, 11)
     assert np.all(np.abs(out - exact) <= 8 * U * np.abs(exact) + 2e-36)  # 100 e^-87
     assert np.all(np.isfinite(out))
 
@@ -207,7 +193,9 @@ def test_exponentials_of_zero_and_of_what_is_far_below() -> None:
     assert np.all(scores[1:] >= 0)
 
 
-def run_attend(queries: Floats, keys: Floats, values: Floats, lengths: list[int], kind: str = "f32", window: int = EVERYTHING) -> Floats:
+def run_attend(
+    queries: Floats, keys: Floats, values: Floats, lengths: list[int], kind: str = "f32", window: int = arrays.EVERYTHING
+) -> Floats:
     """queries: (rows, dim); keys, values: (positions, dim). Through a cache whose unused places hold NaN: (rows, dim) float32."""
     dim, longest = queries.shape[1], lengths[-1]
     cache = new_cache(1, 1, dim, longest, kind)
@@ -267,29 +255,29 @@ def test_attend_with_scores_far_apart() -> None:
 # ---- head ----
 
 KINDS = {
-    "f32": HEAD_F32,
-    "f16": HEAD_F16,
-    "bf16": HEAD_BF16,
-    "q8_0": HEAD_Q8_0,
-    "q4_0": HEAD_Q4_0,
-    "q6_K": HEAD_Q6_K,
-    "q4_K": HEAD_Q4_K,
+    "f32": arrays.HEAD_F32,
+    "f16": arrays.HEAD_F16,
+    "bf16": arrays.HEAD_BF16,
+    "q8_0": arrays.HEAD_Q8_0,
+    "q4_0": arrays.HEAD_Q4_0,
+    "q6_K": arrays.HEAD_Q6_K,
+    "q4_K": arrays.HEAD_Q4_K,
 }
 
 
 def head_bytes(rng: np.random.Generator, kind: int, rows: int, cols: int) -> NDArray[np.uint8]:
-    if kind == HEAD_F32:
+    if kind == arrays.HEAD_F32:
         return floats(rng, rows * cols).view(np.uint8)
-    if kind == HEAD_F16:
+    if kind == arrays.HEAD_F16:
         return floats(rng, rows * cols).astype("<f2").view(np.uint8)
-    if kind == HEAD_BF16:
+    if kind == arrays.HEAD_BF16:
         return (floats(rng, rows * cols).view("<u4") >> 16).astype("<u2").view(np.uint8)
-    weights, size = HEAD_BLOCKS[kind]
+    weights, size = arrays.HEAD_BLOCKS[kind]
     blocks = rng.integers(0, 256, (rows * cols // weights, size), np.uint8)
     scales = rng.uniform(-0.1, 0.1, (len(blocks), 1)).astype("<f2").view(np.uint8)
-    at = size - 2 if kind == HEAD_Q6_K else 0
+    at = size - 2 if kind == arrays.HEAD_Q6_K else 0
     blocks[:, at : at + 2] = scales
-    if kind == HEAD_Q4_K:
+    if kind == arrays.HEAD_Q4_K:
         blocks[:, 2:4] = rng.uniform(-0.3, 0.3, (len(blocks), 1)).astype("<f2").view(np.uint8)
     return blocks.reshape(-1)
 
@@ -300,7 +288,7 @@ def head_bytes(rng: np.random.Generator, kind: int, rows: int, cols: int) -> NDA
 )
 def test_head(name: str, rows: int, cols: int, first: int, last: int) -> None:
     kind, rng = KINDS[name], np.random.default_rng(cols)
-    if cols % HEAD_BLOCKS[kind][0]:
+    if cols % arrays.HEAD_BLOCKS[kind][0]:
         pytest.skip("rows are whole blocks")
     matrix = head_bytes(rng, kind, rows, cols)
     offset = 17
@@ -315,6 +303,29 @@ def test_head(name: str, rows: int, cols: int, first: int, last: int) -> None:
     assert np.all(np.abs(out[first:last] - twin[first:last]) <= (cols + 8) * U * (np.abs(weights) @ np.abs(x))[first:last])
     assert np.all(out[:first] == CANARY)
     assert np.all(out[last:] == CANARY)
+
+
+@pytest.mark.parametrize("name", KINDS)
+@pytest.mark.parametrize(("rows", "cols"), [(1, 32), (7, 96), (13, 256), (21, 2560), (9, 2304)])
+def test_the_head_of_many_tokens_gives_the_bits_of_one(name: str, rows: int, cols: int) -> None:
+    """Of any number of tokens, in any places, and no row or place but these."""
+    kind, rng = KINDS[name], np.random.default_rng(cols)
+    if cols % arrays.HEAD_BLOCKS[kind][0]:
+        pytest.skip("rows are whole blocks")
+    data = np.concatenate([np.full(17, 0xFF, np.uint8), head_bytes(rng, kind, rows, cols)])
+    x, places = np.full((20, cols + 16), np.nan, np.float32), rng.permutation(18)
+    values, sums = (
+        np.full(2 * arrays.HEAD_COLS, np.nan, np.float32),
+        np.full((arrays.HEAD_ROWS * arrays.HEAD_TOKENS, 32), np.nan, np.float32),
+    )
+    for count in (2, 3, 4, 5, 8, 9, 16, 17):
+        x[:count, :cols] = rng.standard_normal((count, cols))
+        out, expected = np.full((18, rows + 2), CANARY), np.full((18, rows + 2), CANARY)
+        first, last = min(1, rows - 1), rows
+        dense_rows.head_rows(data, 17, kind, cols, x, count, out, places, values, sums, first, last)
+        for t in range(count):
+            dense.head_matvec(data, 17, kind, cols, x[t], expected[places[t]], first, last)
+        assert np.array_equal(out.view(np.int32), expected.view(np.int32))
 
 
 def all_finite_halves() -> NDArray[np.uint16]:
@@ -376,7 +387,7 @@ def test_the_head_reads_every_finite_float16() -> None:
         matrix = np.zeros((len(values), 32), np.float16)
         matrix[:, column] = values
         out = np.full(len(values), np.nan, np.float32)
-        dense.head_matvec(matrix.view(np.uint8).reshape(-1), 0, HEAD_F16, 32, x, out, 0, len(values))
+        dense.head_matvec(matrix.view(np.uint8).reshape(-1), 0, arrays.HEAD_F16, 32, x, out, 0, len(values))
         assert np.array_equal(out, values.astype(np.float32))
 
 
@@ -384,5 +395,5 @@ def test_q8_0_with_subnormal_and_negative_scales() -> None:
     for scale in (2.0**-24, -0.5, 2.0**-14, 0.0, 65504.0):
         block = np.concatenate([np.array([scale], "<f2").view(np.uint8), np.full(32, 0x80, np.uint8)])  # every weight -128
         out = np.zeros(1, np.float32)
-        dense.head_matvec(block, 0, HEAD_Q8_0, 32, np.ones(32, np.float32), out, 0, 1)
+        dense.head_matvec(block, 0, arrays.HEAD_Q8_0, 32, np.ones(32, np.float32), out, 0, 1)
         assert out[0] == np.float32(scale) * -4096

@@ -32,10 +32,27 @@ AVAILABLE = isa.supported(isa.cpu_features())
         ((AVX512 | {"avx512vnni"}) - {"avx512bw"}, "avx2"),
         ((AVX512 | {"avx512vnni", "avxvnni"}) - {"avx512vl"}, "avxvnni"),
         (AVX512 | {"avx512vnni", "avxvnni"}, "avx512vnni"),
+        (AVX512 | {"avx512vnni", "amx-tile"}, "avx512vnni"),
+        (AVX512 | {"avx512vnni", "amx-tile", "amx-int8"}, "amx"),
     ],
 )
 def test_the_fastest_set_that_a_cpu_has_whole(features: set[str], best: str) -> None:
     assert isa.supported(frozenset(features))[0] == best
+
+
+def test_tiles_are_left_alone_where_the_system_does_not_give_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Before the first of their instructions a process must ask Linux, which may say no; other systems are not asked."""
+    from llvmlite import binding
+
+    names = isa.REQUIRED_FEATURES["amx"]
+    monkeypatch.setattr(binding, "get_host_cpu_features", lambda: dict.fromkeys(names, True))
+    monkeypatch.setattr(platform, "machine", lambda: "x86_64")
+    for allowed, best in ((True, "amx"), (False, "avx512vnni")):
+        monkeypatch.setattr(isa, "may_use_tiles", lambda allowed=allowed: allowed)
+        assert isa.supported(isa.cpu_features.__wrapped__())[0] == best
+    monkeypatch.undo()
+    monkeypatch.setattr(platform, "system", lambda: "Windows")
+    assert not isa.may_use_tiles()
 
 
 def test_every_cpu_runs_the_last_two() -> None:
@@ -76,7 +93,7 @@ def test_an_unknown_set_is_one_line_for_the_user(run_python: Callable[..., Any])
     done = run_python("-c", "import bitnet_kernels.step", BITNET_ISA="sse9")
     assert done.returncode == 1
     assert done.stderr.splitlines()[-1].startswith(
-        "bitnet_kernels.isa.InstructionSetError: BITNET_ISA=sse9: unknown; known are avx512vnni, "
+        "bitnet_kernels.isa.InstructionSetError: BITNET_ISA=sse9: unknown; known are amx, avx512vnni, "
     )
 
 
@@ -116,7 +133,9 @@ def test_the_same_integers(run_script: Callable[..., Any], definition: dict[str,
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(isa.chosen() not in ("avx512vnni", "avxvnni"), reason="whole steps by AVX2 run in test_step.py here, or not at all")
+@pytest.mark.skipif(
+    isa.chosen() not in ("amx", "avx512vnni", "avxvnni"), reason="whole steps by AVX2 run in test_step.py here, or not at all"
+)
 def test_whole_steps_by_avx2(run_script: Callable[..., Any]) -> None:
     """The set with 16-bit sums and registers of 32 bytes; AVX-VNNI differs from it in nothing but integers."""
     result = run_script("whole_steps.py", BITNET_ISA="avx2")

@@ -12,10 +12,10 @@ from bitnet_kernels import peak
 
 @pytest.mark.parametrize("rounds", [1, 3])
 def test_every_product_is_in_the_sums(rounds: int) -> None:
-    """A lane of a sum takes four products of ones a step."""
+    """A lane of a sum takes four products of ones a step, 64 in a tile of AMX."""
     sums = peak.multiply_bytes(rounds)
-    assert sums.size * 4 == peak.PRODUCTS
-    assert np.all(sums == rounds * peak.STEPS * 4)
+    assert sums.size * peak.EACH == peak.PRODUCTS
+    assert np.all(sums == rounds * peak.STEPS * peak.EACH)
 
 
 @pytest.mark.parametrize("rounds", [1, 3])

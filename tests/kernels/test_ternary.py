@@ -31,7 +31,7 @@ def run_matvec(weights: NDArray[np.int8], codes: NDArray[np.int8], offset: int, 
 
 def matmul_scratch(tokens: int) -> tuple[NDArray[np.uint8], NDArray[np.int32]]:
     """The tile and the sums, each with 64 bytes more, all of it filled: what is not written first must not count."""
-    sums = (-(-tokens // 4) * 4 + 1) * arrays.BLOCK_ROWS
+    sums = (-(-tokens // 16) * 16 + 1) * arrays.BLOCK_ROWS
     return np.full(arrays.TILE_BYTES + 64, 0xAB, np.uint8), np.full(sums + 16, CANARY, np.int32)
 
 
@@ -42,7 +42,7 @@ def run_matmul(weights: NDArray[np.int8], codes: NDArray[np.int8], offset: int, 
     """
     (rows, cols), tokens = weights.shape, len(codes)
     out, zeros, ones = np.full((tokens + 2, rows + 2), CANARY, np.float32), np.zeros(tokens, np.int32), np.ones(tokens, np.float32)
-    ordered, (tile, sums) = kernel_order(codes, WIDTH, more_rows=-tokens % 4, more_cols=256), matmul_scratch(tokens)
+    ordered, (tile, sums) = kernel_order(codes, WIDTH, more_rows=-tokens % 16, more_cols=256), matmul_scratch(tokens)
     whole, one = packed(weights, offset), np.float32(1)
     ternary.matmul_scaled(whole, offset, cols, ordered, zeros, ones, one, tokens, out, 0, False, tile, sums, first, last)
     assert np.all(tile[-64:] == 0xAB)
@@ -127,7 +127,7 @@ def test_matmul_scaled(rows: int, cols: int, first: int, last: int, tokens: int,
     part = expected[:tokens, place + first : place + last]
     y = product(weights, codes)[:, first:last].astype(np.float32) * (SCALE / factors)[:, None]
     part[:] = part + y if accumulate else y
-    ordered, totals = kernel_order(codes, WIDTH, more_rows=-tokens % 4), codes.sum(-1, dtype=np.int32)
+    ordered, totals = kernel_order(codes, WIDTH, more_rows=-tokens % 16), codes.sum(-1, dtype=np.int32)
     scratch = matmul_scratch(tokens)
     ternary.matmul_scaled(
         packed(weights, 5), 5, cols, ordered, totals, factors, SCALE, tokens, out, place, accumulate, *scratch, first, last

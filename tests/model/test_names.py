@@ -1,22 +1,24 @@
-"""What a user calls a model -> its file, without a network."""
+"""What a user calls a model -> its file, without a network. The user's folder is user/ in each test's own working folder."""
 
+import sys
 from pathlib import Path
 
 import pytest
 
 from bitnet_cli.embedded import DEFAULT_MODEL, EMBEDDED, EMBEDDED_MODEL
 from bitnet_cli.errors import BadFileError, UsageError
-from bitnet_cli.model.names import NotHereError, available, find
+from bitnet_cli.model.names import NotHereError, available, find, output_folder, user_folder
 
 NAME = "microsoft/bitnet-b1.58-2B-4T-gguf"
 
 
 @pytest.fixture(autouse=True)
 def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """An empty working folder, and an empty cache of the hub in it."""
+    """An empty working folder, and in it an empty cache of the hub and no model folder yet."""
     from huggingface_hub import constants
 
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("BITNET_MODELS", str(tmp_path / "user"))
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
     return tmp_path
 
@@ -50,35 +52,84 @@ def test_files_and_folders() -> None:
         find("some/folder")
     Path("empty").mkdir()
     with pytest.raises(BadFileError, match=r"is a folder without a GGUF file$"):
-        find("empty")
+        find("./empty")
     file("checkpoint/config.json")
     with pytest.raises(BadFileError, match="`bitnet convert checkpoint`"):
-        find("checkpoint")
+        find("checkpoint/")
 
 
-def test_a_file_wins_over_an_embedded_model_and_a_folder_does_not() -> None:
+def test_a_path_is_said_with_a_slash_or_the_ending() -> None:
+    """What lies in a folder that somebody else made takes no name over."""
     Path(DEFAULT_MODEL).mkdir()
-    assert find(DEFAULT_MODEL) == EMBEDDED_MODEL
-    Path(DEFAULT_MODEL).rmdir()
-    assert find(file(DEFAULT_MODEL)) == Path(DEFAULT_MODEL)
+    file(f"{DEFAULT_MODEL}/x.gguf")
+    file("mine/x.gguf")
+    file("user/mine.gguf")
+    assert find(DEFAULT_MODEL) == EMBEDDED_MODEL and find(f"./{DEFAULT_MODEL}") == Path(DEFAULT_MODEL, "x.gguf")
+    assert find("mine") == Path.cwd() / "user" / "mine.gguf" and find("mine/") == Path("mine/x.gguf")
+    file("plain")
+    for name, what in (("plain", "file"), ("models", "folder")):
+        Path("models").mkdir(exist_ok=True)
+        with pytest.raises(UsageError, match=f"{name}: is a {what} here and no name of a model; as a path it is ./{name}"):
+            find(name)
 
 
-def test_names_in_models() -> None:
+def test_names_in_the_model_folders(monkeypatch: pytest.MonkeyPatch) -> None:
     file("models/mine.gguf")
     assert find("mine") == Path("models/mine.gguf")
     assert find("mine.gguf") == Path("mine.gguf")
-    with pytest.raises(UsageError, match=r"no models.other\.gguf; see `bitnet run --list`"):
+    with pytest.raises(UsageError, match=r"no other\.gguf in .*user; see `bitnet list`"):
         find("other")
+    file("user/mine.gguf")  # the user's wins
+    assert find("mine") == user_folder() / "mine.gguf"
+    assert output_folder() == Path("models")
+    Path("elsewhere").mkdir()
+    monkeypatch.chdir("elsewhere")
+    assert find("mine") == user_folder() / "mine.gguf" and output_folder() == user_folder()
+    monkeypatch.delenv("BITNET_MODELS")
+    monkeypatch.setenv("XDG_DATA_HOME", str(Path.cwd()))
+    if sys.platform == "linux":
+        assert user_folder() == Path.cwd() / "bitnet" / "models"
+
+
+def test_what_was_pulled() -> None:
+    """owner/name/ in the user's folder: by the repository's id, with a tag where it has several files, and by its name alone."""
+    one, packed, other = file("user/a/one/x.gguf"), file("user/a/two/ggml-i2_s.gguf"), file("user/a/two/ggml-TQ2_0.gguf")
+    assert {find(name) for name in ("a/one", "one", "a/one:x.gguf", "https://huggingface.co/a/one")} == {Path.cwd() / one}
+    assert find("a/two") == find("two") == find("a/two:i2_s") == Path.cwd() / packed
+    assert find("a/two:tq2_0") == find("https://hf.co/a/two/blob/main/ggml-TQ2_0.gguf") == Path.cwd() / other
+    for name in ("a/two:q4_0", "a/two:no.gguf"):
+        with pytest.raises(NotHereError, match=f"{name}: is not on this computer"):
+            find(name)
+    file("user/b/one/y.gguf")
+    with pytest.raises(UsageError, match="no such model"):
+        find("one")  # of two owners
+    listed = {m.name: m.source for m in available() if m.source != "embedded"}
+    assert listed == dict.fromkeys(("a/one", "a/two", "a/two:ggml-TQ2_0.gguf", "b/one"), "user")
+    assert all(find(m.name) == m.path for m in available())
+
+
+@pytest.mark.parametrize(
+    "address",
+    [
+        "https://example.org/a/b",
+        "https://huggingface.co/a",
+        "https://huggingface.co/a/b/blob/v2/x.gguf",
+        "https://hf.co/a/b/blob/main/x.bin",
+    ],
+)
+def test_addresses_that_are_none_of_the_hub(address: str) -> None:
+    with pytest.raises(UsageError, match="expected"):
+        find(address)
 
 
 def test_repositories_of_the_hub() -> None:
-    with pytest.raises(NotHereError, match=f"{NAME}: is not on this computer; `bitnet convert {NAME}` downloads") as caught:
+    with pytest.raises(NotHereError, match=f"{NAME}: is not on this computer; `bitnet pull {NAME}` gets it") as caught:
         find(NAME)
     assert not caught.value.downloaded
     folder = downloaded(NAME, "ggml-model-i2_s.gguf", "other.gguf", "config.json")
     assert find(NAME) == Path.cwd() / folder / "ggml-model-i2_s.gguf"
     downloaded("owner/floats", "model.safetensors")
-    with pytest.raises(NotHereError, match="downloaded but not converted; `bitnet convert owner/floats` does that") as caught:
+    with pytest.raises(NotHereError, match="downloaded but not converted; `bitnet pull owner/floats` converts it") as caught:
         find("owner/floats")
     assert caught.value.downloaded
     file("models/floats.gguf")

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from bitnet_cli.errors import BitnetError, UsageError
 from bitnet_cli.model.logprobs import target_logprobs
-from bitnet_cli.model.perplexity import score
+from bitnet_cli.model.perplexity import score, score_like_llama_cpp
 from bitnet_cli.model.scheduler import Scheduler
 
 from .fake_engine import FakeEngine
@@ -51,9 +51,31 @@ def test_every_token_is_scored_once_with_its_history(context: int, stride: int) 
     result = score(queue(), IDS, context, stride)
     assert result.tokens == len(IDS) - 1
     assert result.nats == pytest.approx(np.mean(expected), rel=1e-6)
-    assert result.nats_error == pytest.approx(np.std(expected) / math.sqrt(len(expected)), rel=1e-5)
+    assert result.nats_error == pytest.approx(np.std(expected, ddof=1) / math.sqrt(len(expected)), rel=1e-5)
     assert result.perplexity == pytest.approx(math.exp(np.mean(expected)), rel=1e-6)
     assert result.error == pytest.approx(result.perplexity * result.nats_error)
+
+
+@pytest.mark.parametrize(("context", "bos"), [(8, None), (8, 3), (5, 3)])
+def test_as_llama_perplexity(context: int, bos: int | None) -> None:
+    """Whole windows only, each begun anew with the begin token in place of its first; of each, what follows its middle."""
+    expected = []
+    for begin in range(0, len(IDS) // context * context, context):
+        window = IDS[begin : begin + context]
+        window[0] = window[0] if bos is None else bos
+        expected += [nat(t - 1, window[t - 1], window[t]) for t in range(context // 2 + 1, context)]
+    result = score_like_llama_cpp(queue(), IDS, context, bos)
+    assert result.tokens == len(expected) == len(IDS) // context * (context - context // 2 - 1)
+    assert result.nats == pytest.approx(np.mean(expected), rel=1e-6)
+    assert result.nats_error == pytest.approx(np.std(expected, ddof=1) / math.sqrt(len(expected)), rel=1e-5)
+    with pytest.raises(UsageError, match="two windows"):
+        score_like_llama_cpp(queue(), IDS[:15], 8, bos)
+
+
+def test_one_token_has_no_error() -> None:
+    result = score(queue(), IDS[:2], 8, 8)
+    assert (result.tokens, result.nats) == (1, pytest.approx(nat(0, IDS[0], IDS[1]), rel=1e-6))
+    assert math.isnan(result.error)
 
 
 def test_progress_ends_at_the_end() -> None:

@@ -47,7 +47,7 @@ def require_plotting(path: Path | None) -> None:
         raise UsageError(f"--plot {path}: expected a name that ends in {' or '.join(FORMATS)}")
     require_writable(path)
     if not has_plotting():
-        raise UsageError("--plot needs matplotlib: pip install 'bitnet-cli[plot]'")
+        raise UsageError("--plot needs matplotlib: pip install matplotlib")
 
 
 def has_plotting() -> bool:

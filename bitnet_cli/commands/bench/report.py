@@ -55,7 +55,7 @@ def report(files: Sequence[Path], target: Path) -> None:
     page = render(runs)
     write_file(target, page.encode())
     if not plot.has_plotting():
-        say("bitnet: note: without figures: they need matplotlib, pip install 'bitnet-cli[plot]'")
+        say("bitnet: note: without figures: they need matplotlib, pip install matplotlib")
 
 
 def _complete(path: Path) -> list[Row]:

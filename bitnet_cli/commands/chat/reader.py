@@ -10,19 +10,18 @@ import os
 import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from bitnet_kernels import private
 
+from bitnet_cli.commands.chat.keys import QUOTES, keys
 from bitnet_cli.commands.reporting import say
 from bitnet_cli.text.files import decoded_lines
 
 if TYPE_CHECKING:
     from prompt_toolkit import PromptSession
     from prompt_toolkit.history import History
-    from prompt_toolkit.key_binding import KeyBindings, KeyPressEvent
 
-QUOTES = '"""'
 PROMPT, CONTINUED = ">>> ", "... "
 HELP = "Send a message (/help for help)"
 HINT = "Ctrl-D or /bye leaves, /help lists commands"
@@ -113,6 +112,7 @@ class TerminalReader:
     def __init__(self, meter: Callable[[], str], commands: Mapping[str, str]):
         self._meter, self._full = meter, ""
         self._session = _session(lambda: self._full, commands)
+        _follow_reflow(self._session.app)
         self._interrupted = False
 
     def read(self) -> str | None:
@@ -120,7 +120,7 @@ class TerminalReader:
         self._full = self._meter()  # once a prompt, not once a key: it encodes the whole chat
         while True:
             try:
-                text = self._session.prompt()
+                text = self._session.prompt(pre_run=lambda: _show_the_bar(self._session.app))
             except EOFError:
                 return None
             except KeyboardInterrupt:
@@ -138,6 +138,7 @@ def _session(meter: Callable[[], str], commands: Mapping[str, str]) -> PromptSes
     from prompt_toolkit import PromptSession
     from prompt_toolkit.application import get_app
     from prompt_toolkit.completion import Completer, Completion
+    from prompt_toolkit.filters import is_searching
     from prompt_toolkit.formatted_text import HTML
     from prompt_toolkit.output.color_depth import ColorDepth
     from prompt_toolkit.styles import Style
@@ -150,26 +151,62 @@ def _session(meter: Callable[[], str], commands: Mapping[str, str]) -> PromptSes
                     if name.startswith(text):
                         yield Completion(name, -len(text), display_meta=about)
 
-    def placeholder() -> HTML:
+    def placeholder() -> HTML | str:
+        if is_searching():  # what is found stands in its place
+            return ""
         narrow = get_app().output.get_size().columns <= len(PROMPT + HELP)
         return HTML(f"<placeholder>{'/help' if narrow else HELP}</placeholder>")
 
-    style = Style.from_dict({"bottom-toolbar": "noreverse fg:ansibrightblack", "placeholder": "fg:ansibrightblack"})
+    # The bar itself has no style: spaces with one are drawn up to the edge, and wrap, prompt and all, when the terminal becomes narrower.
+    # Not asked for the cursor's place, prompt_toolkit does not fill the screen down to a bar at its foot: in a full screen that becomes
+    # narrower, the prompt would go out of reach into the scrollback.
+    os.environ.setdefault("PROMPT_TOOLKIT_NO_CPR", "1")
+    style = Style.from_dict({"bottom-toolbar": "noreverse", "meter": "fg:ansibrightblack", "placeholder": "fg:ansibrightblack"})
     return PromptSession(
         PROMPT,
         multiline=True,
-        key_bindings=_keys(),
+        key_bindings=keys(),
         prompt_continuation=lambda width, line, wrapped: " " * width if wrapped else CONTINUED,
         history=_history(),
         completer=Commands(),
         complete_while_typing=True,
         reserve_space_for_menu=6,
         placeholder=placeholder,
-        bottom_toolbar=meter,
+        bottom_toolbar=lambda: [("class:meter", meter())],
         color_depth=ColorDepth.DEPTH_1_BIT if os.environ.get("NO_COLOR") else None,
         style=style,
         enable_suspend=True,
     )
+
+
+def _follow_reflow(app: Any) -> None:
+    """When a terminal becomes narrower it breaks lines, and the cursor stands lower than prompt_toolkit believes, which would leave a
+    second prompt. Where its insides are not as they were (3.0), nothing is changed.
+    """
+    before: Any = getattr(app, "_on_resize", None)
+
+    def on_resize() -> None:
+        renderer, output = app.renderer, app.output
+        screen, cursor = getattr(renderer, "_last_screen", None), getattr(renderer, "_cursor_pos", None)
+        if screen is None or cursor is None:
+            before()
+            return
+        columns, rows = output.get_size().columns, [screen.data_buffer[y] for y in range(screen.height)]
+        more = [max((x for x, cell in row.items() if cell.char.strip()), default=0) // columns for row in rows]
+        output.cursor_up(cursor.y + sum(more[: cursor.y]) + cursor.x // columns)
+        # Line by line: what is cleared at once from the first row on, tmux keeps in its scrollback.
+        output.write_raw("\r\x1b7" + "\x1b[2K\x1b[B" * (len(rows) + sum(more)) + "\x1b8")
+        renderer.reset()
+        _show_the_bar(app)
+        app._redraw()
+
+    if before is not None:
+        app._on_resize = on_resize
+
+
+def _show_the_bar(app: Any) -> None:
+    """Below the line, though nobody has counted the rows there."""
+    app.renderer._min_available_height = 1
 
 
 def _history() -> History:
@@ -177,34 +214,3 @@ def _history() -> History:
 
     path = history_file()
     return FileHistory(str(path)) if path is not None else InMemoryHistory()
-
-
-def _keys() -> KeyBindings:
-    """Enter sends, unless three quotes are open; Alt-Enter begins a new line; Ctrl-C clears a line that is not empty."""
-    from prompt_toolkit.key_binding import KeyBindings
-
-    keys = KeyBindings()
-
-    @keys.add("enter")
-    def _send(event: KeyPressEvent) -> None:
-        buffer = event.current_buffer
-        text = buffer.text.strip()
-        if buffer.complete_state and buffer.complete_state.current_completion:
-            buffer.complete_state = None
-        elif text.startswith(QUOTES) and (len(text) < 2 * len(QUOTES) or not text.endswith(QUOTES)):
-            buffer.insert_text("\n")
-        else:
-            buffer.validate_and_handle()
-
-    @keys.add("escape", "enter")
-    def _new_line(event: KeyPressEvent) -> None:
-        event.current_buffer.insert_text("\n")
-
-    @keys.add("c-c")
-    def _clear(event: KeyPressEvent) -> None:
-        if event.current_buffer.text:
-            event.current_buffer.reset()
-        else:
-            event.app.exit(exception=KeyboardInterrupt, style="class:aborting")
-
-    return keys

@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 from bitnet_cli.commands.chat import commands
 from bitnet_cli.commands.chat.files import Saved
-from bitnet_cli.commands.chat.reader import PROMPT, PipeReader, Reader, TerminalReader
+from bitnet_cli.commands.chat.reader import HINT, PROMPT, PipeReader, Reader, TerminalReader
 from bitnet_cli.commands.chat.terminal import Plain, Shown, Silent, moves, stoppable, styled, wrapped
 from bitnet_cli.commands.printing import CUT_OFF
 from bitnet_cli.commands.reporting import Bar, Reporter, print_json, say
@@ -227,10 +227,10 @@ def converse(
         talk.note(f"{choice.reason}. Answers continue a transcript" if choice.template is PLAIN else choice.reason)
     elif talk.verbose:
         talk.note(f"chat format {choice.template.name}: {choice.reason}")
+    if talk.on_terminal:
+        talk.note(hint or f"a chat with {talk.model}; {HINT}")
     try:
         if first:
-            if hint:
-                talk.note(hint)
             if talk.on_terminal:
                 print(terminal_safe(f"{PROMPT}{first}"))  # noqa: T201
             if not talk.turn(first):

@@ -263,7 +263,7 @@ def test_report_without_matplotlib(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(plot, "has_plotting", lambda: False)
     report.report([write(tmp_path / "a.json", [row()])], tmp_path / "r.html")
     assert "<svg" not in (tmp_path / "r.html").read_text()
-    assert "pip install 'bitnet-cli[plot]'" in capsys.readouterr().err
+    assert "pip install matplotlib" in capsys.readouterr().err
     with pytest.raises(UsageError, match="pip install"):
         plot.require_plotting(tmp_path / "x.png")
 

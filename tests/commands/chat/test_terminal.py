@@ -2,6 +2,7 @@
 
 import json
 import re
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -165,6 +166,44 @@ def test_several_lines(markdown: Path, screen: Callable[..., Screen], tmp_path: 
     chat.wait("4 messages saved")
     messages = json.loads((tmp_path / "talk.json").read_text())["messages"]
     assert [m["content"] for m in messages if m["role"] == "user"] == ["one\ntwo", "three\nfour"]
+
+
+@pytest.mark.parametrize("term", ["screen-256color", "dumb"])
+def test_the_history_is_searched(markdown: Path, screen: Callable[..., Screen], term: str) -> None:
+    """Ctrl-R and a word show the newest line with it, Ctrl-R again an older one, and Enter sends it."""
+    chat = screen(markdown, "-n", "1", TERM=term)
+    for count, line in enumerate(("first whale", "second whale", "a ship"), 1):
+        chat.line(line)
+        chat.wait(lambda text, count=count: text.count("cut off") == count)
+    chat.keys("C-r")
+    chat.keys("w", "h", "a")
+    text = chat.wait(lambda text: "second whale" in text.splitlines()[-1] or text.count("second whale") > 1)
+    assert "second whaleSend" not in text and "whale/help" not in text
+    chat.keys("C-r")
+    chat.wait(lambda text: text.count("first whale") > 1)
+    chat.keys("Enter")
+    chat.wait(lambda text: text.count("cut off") == 4)
+    chat.line("/save talk")
+    chat.wait("8 messages saved")
+    saved = json.loads((chat.folder / "talk.json").read_text())["messages"]
+    assert [m["content"] for m in saved if m["role"] == "user"] == ["first whale", "second whale", "a ship", "first whale"]
+
+
+def test_resize_while_typing(markdown: Path, screen: Callable[..., Screen]) -> None:
+    """One prompt is left, with what was typed."""
+    chat = screen(markdown, "-n", "1")
+    chat.line("/help")  # tmux pushes a prompt at the top out of the screen
+    chat.wait("Ctrl-D leaves")
+    before, typed = chat.text().count(">>> "), "hello there, whoever reads this line that is broken twice"
+    chat.keys(typed)
+    chat.wait("broken twice")
+    for columns in (50, 30, 70, 80):
+        chat.resize(columns)
+        chat.wait(lambda text: "".join(text.split()).count("".join(typed.split())) == 1 and text.count("of 2048 tokens") == 1)
+        time.sleep(0.3)  # nothing more comes
+        assert chat.text().count(">>> ") == before
+    chat.keys("Enter")
+    assert chat.wait("cut off").count(">>> hello there") == 1
 
 
 @pytest.mark.parametrize("variable", ["NO_COLOR", "TERM"])

@@ -1,0 +1,17 @@
+# bitnet in a container: docs/install.md. Kernels are compiled while the image is built, for the CPU of that machine.
+FROM python:3.12-slim
+
+WORKDIR /src
+COPY pyproject.toml README.md LICENSE ./
+COPY bitnet_cli bitnet_cli
+COPY kernels kernels
+RUN pip install --no-cache-dir '.[serve]' && rm -rf /src/*
+
+# Read by every user, written by none but root: that is what makes it safe to run machine code from it.
+ENV BITNET_CACHE_DIR=/var/cache/bitnet BITNET_MODELS=/models HF_HOME=/models/.hub BITNET_HISTORY=
+RUN bitnet run -p "Once upon a time" -n 8 -q --no-stdin && chmod -R a+rX,go-w /var/cache/bitnet && mkdir -m 0755 /models
+
+WORKDIR /
+USER 1000:1000
+ENTRYPOINT ["bitnet"]
+CMD ["run", "-p", "And the king said", "-n", "64", "--temp", "0.6"]

@@ -1,0 +1,106 @@
+"""Rows of six bits, whose upper four and lower two lie in two planes (head_planes.py), with the activations of several tokens at once.
+
+Codes are put together in registers, so each makes one product and not two. They are up to 63: too large for int16 sums of many steps, so
+every product is widened to int32 at once where a set does not do that itself.
+"""
+
+from typing import Any
+
+from llvmlite import ir
+from numba import types
+
+from . import selected
+from .tiles import LANES
+from .vectors import I16, I32, I64, Vector, call, element_pointer, intrinsic, sums_of_four
+
+WIDTH = selected.WIDTH
+_Words = Vector(I32, LANES)
+_WIDE = selected.LaneSums.llvm == _Words.llvm  # products are sums of int32 already
+
+
+def _bits(b: Any, value: Any, shift: int, mask: int) -> Any:
+    """Bits of each byte, shifted to the right (to the left, where shift is negative). In 16-bit lanes: x86 shifts no others."""
+    halves = ir.VectorType(I16, WIDTH // 2)
+    move, count = (b.lshr, shift) if shift > 0 else (b.shl, -shift)
+    value = b.bitcast(move(b.bitcast(value, halves), ir.Constant(halves, [count] * halves.count)), selected.Bytes.llvm) if shift else value
+    return b.and_(value, selected.Bytes.splat(mask))
+
+
+def _added(b: Any, sums: Any, codes: Any, x: Any) -> Any:
+    """int32 sums + the products of four neighbours each."""
+    if _WIDE:
+        return selected.products(b, sums, codes, x)
+    return selected.lane_fold(b, sums, selected.products(b, selected.LaneSums.splat(0), codes, x))
+
+
+def _byte_pointer(ctx: Any, b: Any, kind: Any, array: Any, at: Any) -> Any:
+    return b.bitcast(element_pointer(ctx, b, kind, array, at), selected.Bytes.llvm.as_pointer())
+
+
+def _ask(ctx: Any, b: Any, high: Any, middle: Any, at: Any) -> None:
+    """Bring what a row has from byte `at` of `middle` on, and from twice that of `high`, to the L1 cache. Both are (type, array)."""
+    lines = [(*middle, at)] + [(*high, b.add(b.shl(at, I64(1)), I64(line))) for line in range(0, 2 * WIDTH, 64)]
+    for kind, array, place in lines:
+        pointer = b.bitcast(element_pointer(ctx, b, kind, array, place), ir.IntType(8).as_pointer())
+        call(b, "llvm.prefetch.p0", ir.VoidType(), [pointer, I32(0), I32(3), I32(1)])
+
+
+def operations(rows: int, tokens: int) -> tuple[Any, Any, Any]:
+    """Sums of so many rows, a multiple of 2, with so many tokens, kept in registers: a tuple, tokens one after the other.
+
+    no_sums()                                  all zero
+    add_step(sums, high, middle, starts,       with the rows that begin at bytes starts[i] of `middle`, 2 starts[i] of `high`: of each a
+             ahead, byte, values, first, gap)  register of `middle` from `byte` on, and the activations of a token each from values[first],
+                                               values[first + gap] ... on; meanwhile asks for as many bytes of the rows at ahead[i]
+    keep(sums, out, place, row_gap, gap)       the sums over the lanes -> int32 out[place + row * row_gap + token * gap]
+    """
+    kind, places = types.UniTuple(_Words, rows * tokens), types.UniTuple(types.int64, rows)
+
+    @intrinsic
+    def no_sums(typingctx: Any) -> Any:
+        return kind(), lambda ctx, b, sig, args: ctx.make_tuple(b, kind, [_Words.splat(0)] * kind.count)
+
+    @intrinsic
+    def add_step(
+        typingctx: Any, sums: Any, high: Any, middle: Any, starts: Any, ahead: Any, byte: Any, values: Any, first: Any, gap: Any
+    ) -> Any:
+        def codegen(ctx: Any, b: Any, sig: Any, args: Any) -> Any:
+            totals, upper, lower, starts, ahead, byte, activations, first, gap = args
+
+            planes = []
+            for row in range(rows):
+                _ask(ctx, b, (high, upper), (middle, lower), b.add(b.extract_value(ahead, row), byte))
+                at = b.add(b.extract_value(starts, row), byte)
+                twice = b.shl(at, I64(1))
+                pointers = [_byte_pointer(ctx, b, middle, lower, at)]
+                pointers += [_byte_pointer(ctx, b, high, upper, b.add(twice, I64(half * WIDTH))) for half in (0, 1)]
+                planes.append([b.load(pointer, align=1) for pointer in pointers])
+            result = [b.extract_value(totals, i) for i in range(kind.count)]
+            for field in range(4):
+                codes = []
+                for two, *four in planes:
+                    upper_bits = _bits(b, four[field // 2], 2 if field % 2 else -2, 60)
+                    codes.append(b.or_(upper_bits, _bits(b, two, 6 - 2 * field, 3)))
+                for t in range(tokens):
+                    place = b.add(b.add(first, b.mul(gap, I64(t))), b.add(b.shl(byte, I64(2)), I64(field * WIDTH)))
+                    x = b.load(_byte_pointer(ctx, b, values, activations, place), align=1)
+                    for row in range(rows):
+                        result[rows * t + row] = _added(b, result[rows * t + row], codes[row], x)
+            return ctx.make_tuple(b, kind, result)
+
+        return kind(kind, high, middle, places, places, types.intp, values, types.intp, types.intp), codegen
+
+    @intrinsic
+    def keep(typingctx: Any, sums: Any, out: Any, place: Any, row_gap: Any, gap: Any) -> Any:
+        def codegen(ctx: Any, b: Any, sig: Any, args: Any) -> Any:
+            for start in range(0, kind.count, 4):
+                totals = sums_of_four(b, [b.extract_value(args[0], start + i) for i in range(4)])
+                for i in range(4):
+                    token, row = divmod(start + i, rows)
+                    at = b.add(args[2], b.add(b.mul(args[3], I64(row)), b.mul(args[4], I64(token))))
+                    b.store(b.extract_element(totals, I32(i)), element_pointer(ctx, b, out, args[1], at), align=4)
+            return ctx.get_dummy_value()
+
+        return types.void(kind, out, *[types.intp] * 3), codegen
+
+    return no_sums, add_step, keep
