@@ -98,5 +98,5 @@ def test_a_file_that_is_ready_is_run_as_it_is(hub: Hub, ask: Callable[..., Scree
 
 def test_in_a_pipe_nothing_is_asked(hub: Hub, bitnet: Callable[..., Any], refused: Callable[..., None], tmp_path: Path) -> None:
     environment = os.environ | {"HF_ENDPOINT": hub.url, "HF_HOME": str(tmp_path / "hf"), "HF_HUB_OFFLINE": "0"}
-    refused(bitnet("run", NAME, "-p", "x", cwd=tmp_path, env=environment), 2, NAME, "is not on this computer", "bitnet convert")
+    refused(bitnet("run", NAME, "-p", "x", cwd=tmp_path, env=environment), 2, NAME, "is not on this computer", "`bitnet pull")
     assert hub.requests == []
