@@ -55,7 +55,7 @@ Tensors missing, of another shape, too many | refused; a note for those too many
 Scales and norms that are NaN, infinite, 0 | refused
     model/weights::a_scale_that_is_no_positive_number model/weights::a_norm_that_is_not_finite
 Packed codes that mean nothing (3; trits from 243 on) | `quantize` refuses them, `inspect --check` finds them, `run` has a defined meaning
-    ternary/layouts::values_that_are_not_ternary ternary/layouts::tq1_0_bytes_that_no_packer_writes model/weights::code_3_means_2
+    ternary/layouts::values_that_are_not_ternary ternary/layouts::bytes_that_no_packer_writes model/weights::code_3_means_2
 A split model whose parts are missing or disagree | refused, with the part
     gguf_file/split::missing_parts gguf_file/split::parts_of_other_models hostile/split::random_damage
 A file that becomes shorter while it is mapped | one line, exit code 1; `--no-mmap` reads it first

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 from bitnet_cli.api import Model
 from bitnet_cli.commands.opening import Options, open_model
-from bitnet_cli.commands.reporting import Reporter, print_json
+from bitnet_cli.commands.reporting import Reporter, print_json, put
 from bitnet_cli.errors import UsageError
 
 
@@ -49,7 +49,7 @@ def evaluate(model: str | None, asked: Asked, *, ctx_size: int, threads: int, sa
         return
     for row in rows:
         spread = "" if row["error"] is None else f" ± {row['error']:.4f}"
-        print(f"{row['task']:<24} {row['metric']:<12} {row['value']:.4f}{spread}  ({row['items']} items)")  # noqa: T201
+        put(f"{row['task']:<24} {row['metric']:<12} {row['value']:.4f}{spread}  ({row['items']} items)")
 
 
 def write_samples(path: Path, samples: dict[str, list[dict[str, Any]]]) -> None:

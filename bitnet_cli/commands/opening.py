@@ -4,6 +4,7 @@ import sys
 from pathlib import Path
 
 from bitnet_kernels import lost_pages
+from bitnet_kernels.control import MAX_THREADS
 
 from bitnet_cli.commands.compiling import compiling
 from bitnet_cli.commands.reporting import Reporter, say
@@ -59,7 +60,7 @@ def _ask(question: str, missing: NotHereError) -> None:
 def warn_of_threads(reporter: Reporter, threads: int) -> None:
     """Say so where more threads are asked for than can run at once."""
     cores = physical_cores()
-    if threads > cores:
+    if cores < threads <= MAX_THREADS:  # even more are an error
         reporter.warn(f"-t {threads}: this process may use {cores} core{'s' * (cores > 1)}; more threads wait for each other")
 
 

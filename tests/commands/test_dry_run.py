@@ -103,6 +103,7 @@ def test_floats_that_nothing_calls_ternary(
 
 def test_default_output(bitnet: Callable[..., Any], refused: Callable[..., None], folders: dict[str, Path], tmp_path: Path) -> None:
     name = folders["C"].name
+    (tmp_path / "models").mkdir()
     assert planned(bitnet, folders["C"])["output"] == str(Path("models", f"{name}.gguf"))
     assert bitnet("convert", folders["C"], cwd=tmp_path).returncode == 0
     assert [p.relative_to(tmp_path) for p in tmp_path.rglob("*.gguf")] == [Path("models", f"{name}.gguf")]

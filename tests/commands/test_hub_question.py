@@ -27,9 +27,10 @@ def hub(folders: dict[str, Path]) -> Iterator[Hub]:
 def ask(hub: Hub, tmp_path: Path) -> Iterator[Callable[..., Screen]]:
     """ask(NAME, ...): `bitnet run` on a terminal, in tmp_path; `times` one after the other, each with its exit code."""
     screens = []
+    (tmp_path / "models").mkdir()
 
     def make(*arguments: str, times: int = 1) -> Screen:
-        command = f"{shlex.join([*BITNET, 'run', '-p', 'x', '-n', '3', '--temp', '0', *arguments])}; echo code $?; "
+        command = f"{shlex.join([*BITNET, 'run', '-p', 'x', '-st', '-n', '3', '--temp', '0', *arguments])}; echo code $?; "
         values = {"HF_ENDPOINT": hub.url, "HF_HOME": str(tmp_path / "hf"), "HF_HUB_OFFLINE": "0", "HF_TOKEN": ""}
         screens.append(Screen(["sh", "-c", f"trap : INT; {command * times}"], tmp_path, columns=150, **values))
         return screens[-1]
@@ -45,14 +46,14 @@ def test_no(hub: Hub, ask: Callable[..., Screen], tmp_path: Path) -> None:
     screen = ask(NAME, times=4)
     for count, keys in enumerate((("n", "Enter"), ("maybe", "Enter"), ("C-d",)), 1):
         text = screen.wait(lambda text, count=count: text.count("[Y/n]") == count)
-        assert f"{NAME} is not on this computer. Download" in text and "convert it into models/?" in text
+        assert f"{NAME} is not on this computer. Download" in text and "convert it into models?" in text
         screen.keys(*keys)
-        screen.wait(lambda text, count=count: text.count(f"`bitnet convert {NAME}` downloads and converts it") == count)
+        screen.wait(lambda text, count=count: text.count(f"`bitnet pull {NAME}` gets it") == count)
     screen.wait(lambda text: text.count("[Y/n]") == 4)
     screen.keys("C-c")
     text = screen.wait("left with")
     assert [line for line in text.splitlines() if line.startswith("code")] == ["code 2"] * 3 + ["code 130"]
-    assert hub.fetched() == [] and not (tmp_path / "models").exists()
+    assert hub.fetched() == [] and not any((tmp_path / "models").iterdir())
 
 
 @needs_tmux
@@ -74,7 +75,7 @@ def test_what_is_downloaded_is_only_converted(hub: Hub, ask: Callable[..., Scree
     environment = os.environ | {"HF_ENDPOINT": hub.url, "HF_HOME": str(tmp_path / "hf"), "HF_HUB_OFFLINE": "0"}
     bitnet("convert", NAME, "-o", "elsewhere.gguf", cwd=tmp_path, env=environment, check=True)
     screen = ask(NAME)
-    screen.wait(f"{NAME} is downloaded but not converted. Convert it into models/? [Y/n]")
+    screen.wait(f"{NAME} is downloaded but not converted. Convert it into models? [Y/n]")
     screen.keys("y", "Enter")
     assert "code 0" in screen.wait("left with")
     assert hub.fetched().count("model.safetensors") == 1
@@ -91,10 +92,11 @@ def test_a_file_that_is_ready_is_run_as_it_is(hub: Hub, ask: Callable[..., Scree
     screen.keys("yes", "Enter")
     text = screen.wait("left with")
     assert "Ready made." in text and "code 0" in text
-    assert hub.fetched() == ["ggml-model-i2_s.gguf"] and not (tmp_path / "models").exists()
+    assert hub.fetched() == ["ggml-model-i2_s.gguf"]
+    assert (tmp_path / "models/tester/ready-gguf/ggml-model-i2_s.gguf").read_bytes() == model.read_bytes()
 
 
 def test_in_a_pipe_nothing_is_asked(hub: Hub, bitnet: Callable[..., Any], refused: Callable[..., None], tmp_path: Path) -> None:
     environment = os.environ | {"HF_ENDPOINT": hub.url, "HF_HOME": str(tmp_path / "hf"), "HF_HUB_OFFLINE": "0"}
-    refused(bitnet("run", NAME, "-p", "x", cwd=tmp_path, env=environment), 2, NAME, "is not on this computer", "bitnet convert")
+    refused(bitnet("run", NAME, "-p", "x", cwd=tmp_path, env=environment), 2, NAME, "is not on this computer", "`bitnet pull")
     assert hub.requests == []

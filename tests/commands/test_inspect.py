@@ -100,7 +100,7 @@ def test_tensors_and_their_sums(inspected: Callable[..., Any], model: Path) -> N
 def test_report_fits_80_columns(bitnet: Callable[..., Any], model: Path, tmp_path: Path) -> None:
     short = tmp_path / "m"
     short.symlink_to(model)
-    done = bitnet("inspect", "m", "--tensors", "--check", cwd=tmp_path, env=os.environ | {"LANG": "C", "PYTHONIOENCODING": "ascii"})
+    done = bitnet("inspect", "./m", "--tensors", "--check", cwd=tmp_path, env=os.environ | {"LANG": "C", "PYTHONIOENCODING": "ascii"})
     assert (done.returncode, done.stderr) == (0, "")
     assert max(map(len, done.stdout.splitlines())) <= 80 and done.stdout.isprintable() is False and "\x1b" not in done.stdout
     for words in (

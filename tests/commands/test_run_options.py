@@ -117,8 +117,8 @@ def test_prompt_cache(bitnet: Bitnet, refused: Callable[..., None], tmp_path: Pa
     [
         (("tiny", "-m", "tiny"), ("a question after the model", "leave out -p")),
         (("--logprobs", "2"), ("--json",)),
-        (("no-such-model",), ("no such model", "bitnet run --list")),
-        (("owner/name",), ("not on this computer", "`bitnet convert owner/name`")),
+        (("no-such-model",), ("no such model", "`bitnet list`")),
+        (("owner/name",), ("not on this computer", "`bitnet pull owner/name` gets it")),
         (("--mirostat", "1"), ("--mirostat is 1",)),
     ],
     ids=str,
@@ -149,7 +149,7 @@ def test_a_model_is_downloaded_after_asking(answer: str, tmp_path: Path) -> None
     with serve() as hub:
         hub.repos[NAME] = Repo({"ggml-model-i2_s.gguf": EMBEDDED_MODEL.read_bytes(), "other.gguf": b"x", "README.md": b"x"})
         kept = {k: v for k, v in os.environ.items() if not k.startswith(("HF_", "HUGGING"))}
-        env = kept | {"HF_ENDPOINT": hub.url, "HF_HOME": str(tmp_path / "hf"), "TERM": "xterm"}
+        env = kept | {"HF_ENDPOINT": hub.url, "HF_HOME": str(tmp_path / "hf"), "BITNET_MODELS": str(tmp_path / "kept"), "TERM": "xterm"}
         command = [sys.executable, "-m", "bitnet_cli", "run", NAME, *PROMPT, "-n", "3"]
         ours, theirs = pty.openpty()
         process = subprocess.Popen(command, env=env, cwd=tmp_path, stdin=theirs, stdout=subprocess.PIPE, stderr=theirs)

@@ -110,7 +110,7 @@ def compile_step() -> None:
 
 def compile_quantised_attention() -> None:
     """Of every type of KV cache that has codes."""
-    from attending import new_work
+    from attending import WHOLE, new_work
     from bitnet_kernels import attention, quantised_cache
     from bitnet_kernels.kv_cache import QUANTISED_BITS, QuantisedCache, new_cache
     from numba import typeof, types
@@ -120,7 +120,7 @@ def compile_quantised_attention() -> None:
         head = typeof(QuantisedCache(*(part[0, 0] for part in new_cache(1, 1, 64, 16, kind))))
         quantised_cache.store_key.compile((head, number, number, row, number))
         quantised_cache.store_value.compile((head, number, number, row, number, number, row))
-        attention.attend.compile((head, work, *[number] * 5))
+        attention.attend.compile((head, work, typeof(WHOLE), *[number] * 7))
 
 
 def assembly() -> dict[str, str]:

@@ -38,7 +38,7 @@ def barrier() -> bool:
     from bitnet_kernels.native import Entry
 
     control = new_control()
-    return Entry("barrier", "announce").over(Frame(Shared(control)), 1)(1) == 0
+    return Entry("barrier", "announce").over(Frame(Shared(control)), 2)(1, 1) == 0
 
 
 def main() -> None:

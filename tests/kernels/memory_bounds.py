@@ -198,7 +198,7 @@ def main() -> None:
         result = whole_steps(guarded=False) and searched_head(37, 384, guarded=False)
         result &= all(quantised_positions(kind, dim, 33, guarded=False) for kind in QUANTISED_BITS for dim in (20, 96))
     else:
-        shapes = [(128, 1, 1), (128, 4, 5), (256, 5, 3), (384, 7, 4), (640, 9, 1), (2688, 3, 2), (6912, 13, 5)]
+        shapes = [(128, 1, 1), (128, 4, 5), (256, 5, 3), (384, 7, 4), (640, 9, 1), (2688, 3, 2), (6912, 13, 5), (640, 7, 17)]
         result = all(ternary_products(*shape) for shape in shapes)
         kinds = (arrays.HEAD_F32, arrays.HEAD_F16, arrays.HEAD_BF16, arrays.HEAD_Q8_0)
         result &= all(head(kind, rows, cols) for kind in kinds for rows, cols in ((1, 32), (3, 96), (5, 256)))

@@ -148,11 +148,11 @@ def interrupted() -> bool:
     model.run(0, 4)
     announce, caught = model.team._announce, 0
 
-    def before(step: int) -> None:
+    def before(step: int, threads: int) -> None:
         raise KeyboardInterrupt
 
-    def after(step: int) -> None:
-        announce(step)
+    def after(step: int, threads: int) -> None:
+        announce(step, threads)
         raise KeyboardInterrupt
 
     def on_time(number: int, frame: object) -> None:

@@ -178,8 +178,12 @@ def test_files_of_something_else(tmp_path: Path, content: str, words: str) -> No
 
 def test_files_that_cannot_be_read(tmp_path: Path) -> None:
     (tmp_path / "bytes").write_bytes(b"\xff\xfe")
-    for path, words in ((tmp_path / "missing", "missing"), (tmp_path, "file: "), (tmp_path / "bytes", "not text")):
-        with pytest.raises(BadFileError, match=words):
+    for path, kind, words in (
+        (tmp_path / "missing", UsageError, "missing"),
+        (tmp_path, BadFileError, "file: "),
+        (tmp_path / "bytes", BadFileError, "not text"),
+    ):
+        with pytest.raises(kind, match=words):
             saved.read_rows(path)
 
 
