@@ -228,7 +228,7 @@ def test_denormal_scales_are_damage(model: Model, tmp_path: Path, opened: Open) 
 
 def random_like(model: Model) -> Model:
     """The same with SiLU, which takes several scales."""
-    return Model(model.sizes, "silu", model.ternary, model.scales, model.norms, model.embedding)
+    return Model(model.sizes, "silu", model.ternary, model.scales, model.norms, embedding=model.embedding)
 
 
 @pytest.mark.parametrize("kind", SCALED)
