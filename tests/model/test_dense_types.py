@@ -88,6 +88,19 @@ def test_head(kind: TensorType, tied: bool, tmp_path: Path, text_of: Make) -> No
         assert decoder.engine.head_note is None
 
 
+@pytest.mark.parametrize("kind", BLOCKED)
+def test_a_head_with_scales_of_blocks(kind: TensorType, tmp_path: Path, text_of: Make) -> None:
+    """Its inputs are int8 by groups of 128, in steps of max / 127. Of normal values the largest of 128 is about 2.7 deviations, so that
+    rounding errs by 2.7 / 127 / sqrt(12) = 0.6 % of the logits' rms; twice that is taken. With float inputs: test_groups.py."""
+    path, model = model_with(tmp_path, TensorType.F16, kind)
+    text, want = text_of(path), forward(model, IDS).logits
+    got = np.stack([text.feed([token]).copy() for token in IDS])
+    assert text.engine.head_note is None
+    assert 0 < np.sqrt(np.square(got - want).mean() / np.square(want).mean()) < 0.012
+    text.rewind(0)
+    assert np.array_equal(text.feed_all(IDS), got)
+
+
 @pytest.mark.parametrize("kind", [TensorType.Q4_K, TensorType.IQ3_S, TensorType.BF16, TensorType.Q2_0])
 def test_looking_at_the_file_agrees(kind: TensorType, tmp_path: Path) -> None:
     path, _ = model_with(tmp_path, kind, kind)
