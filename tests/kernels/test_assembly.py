@@ -204,7 +204,8 @@ def test_rows_with_groups_keep_their_sums_in_registers(compiled: tuple[str, Asse
     assert ("_sums_more" in assembly) == (name in ("amx", "avx512vnni"))
     for kernel, sums in packed.items():
         for loop in loops_with(assembly.get(kernel, ""), instruction):
-            assert count(loop, instruction) % (4 * each * sums) == 0  # LLVM makes two passes of one for some CPUs
+            passes = (1, 2) if kernel == "_sums_1" else (1,)  # LLVM makes two of one for Zen 4 and 5
+            assert count(loop, instruction) in [4 * each * sums * number for number in passes]
             # AVX2 and NEON multiply and add in two instructions, for which they have few registers.
             assert len([line for line in loop if STACK.search(line)]) <= (len(loop) // 8 if name in ("avx2", "neon") else 0)
     for loop in loops_with(assembly["_tile_sums"], instruction):
