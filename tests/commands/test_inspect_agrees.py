@@ -137,6 +137,7 @@ def restored() -> Iterator[None]:
 
 def run(path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[int, str]:
     """Exit code of `bitnet run -n 1` and what it says on stderr."""
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO()))  # an empty document for what would read one
     monkeypatch.setattr(sys, "argv", ["bitnet", "run", "-m", str(path), "-p", "ab", "-n", "1", "--temp", "0", "-t", "1", "-q"])
     out, errors, code = io.StringIO(), io.StringIO(), 0
     with redirect_stdout(out), redirect_stderr(errors):

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from bitnet_kernels import arrays
+from bitnet_kernels import arrays, control
 from bitnet_kernels.naive import dense, norm
 from bitnet_kernels.naive import step as naive_step
 from numpy.typing import NDArray
@@ -102,10 +102,13 @@ def test_queries_in_4_bits(files: dict[str, Path], text_of: Callable[..., Sequen
     assert not np.array_equal(rounded, states)
     assert np.array_equal(rounded[0], states[0])  # one position: its weight is 1, whatever the query
     assert np.sqrt(np.square(rounded - states).mean() / np.square(states).mean()) < 0.2
-    decoder, control = text_of(files["int8"], query_type="q4"), np.array([len(IDS), 0, 0, 2, 0])
+    decoder = text_of(files["int8"], query_type="q4")
     w, s = decoder.engine.arrays.weights, decoder.engine.arrays.scratch
+    words = control.new_control()
+    words[[control.TOKENS, control.TEXTS, control.LAST_LAYER]] = len(IDS), 1, 2
+    s.texts[0], s.tables[0] = control.Text(0, len(IDS), 0), np.arange(s.tables.shape[1])
     s.x[: len(IDS)] = dense.rows(w.head, int(w.head_offset[0]), arrays.HEAD_F16, 0, 260, 128)[IDS]
-    naive_step.run_step(decoder.engine.arrays.sizes, w, decoder.engine.arrays.cache, s, control)
+    naive_step.run_step(decoder.engine.arrays.sizes, w, decoder.engine.arrays.cache, s, words)
     at = int(w.norm_offsets[2, 0])
     twin = norm.rms_norm(s.x[: len(IDS)], w.norms[at : at + 128], 1e-5)
     assert np.abs(twin - rounded).max() < 1e-5

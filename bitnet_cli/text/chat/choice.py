@@ -113,8 +113,9 @@ def chat_facts(metadata: Mapping[str, object], path: Path) -> ChatFacts:
     """What `choose` needs of a file's metadata."""
 
     def text(key: str) -> str | None:
+        """An empty template would render every chat to nothing: whoever wrote it had none."""
         value = metadata.get(key)
-        return value if isinstance(value, str) else None
+        return value if isinstance(value, str) and value.strip() else None
 
     tokens, types = metadata.get(TOKENS), metadata.get(TYPES)
     names: list[str] = tokens if isinstance(tokens, list) else []

@@ -68,6 +68,12 @@ def test_by_the_files_template(template: str, name: str, word: str) -> None:
     assert word in choice.reason
 
 
+@pytest.mark.parametrize("template", ["", " \n"])
+def test_an_empty_template_is_none(template: str) -> None:
+    assert chosen(template, name="Falcon3-1B-Instruct") == chosen(name="Falcon3-1B-Instruct")
+    assert "has no template" in chosen(template).reason
+
+
 def test_the_default_system_message_is_the_files() -> None:
     for template, text in (
         (JINJA["smollm2"], SMOLLM2_SYSTEM),
