@@ -330,18 +330,23 @@ def test_kernels_that_root_keeps_for_all_users() -> None:
 
 
 def _found_as_somebody_else(base: str) -> str:
-    """In a fork: an interpreter that this user may start cannot be had everywhere."""
-    ends = os.pipe()
+    """In a fork that knows what the folder's name is made of: sources which that user may read cannot be had everywhere."""
+    ends, hashed, numba = os.pipe(), compile_cache.source_hash(), compile_cache._numba_version()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # other threads are there; the child uses none
         child = os.fork()
     if not child:
-        os.setuid(12345)
-        os.environ["BITNET_CACHE_DIR"] = base
-        for known in (compile_cache.folder, compile_cache.prepare):
-            known.cache_clear()
-        os.write(ends[1], f"{compile_cache.folder()} {compile_cache.prepare()}".encode())
-        os._exit(0)
+        try:
+            compile_cache.source_hash, compile_cache._numba_version = lambda: hashed, lambda: numba
+            os.setuid(12345)
+            os.environ["BITNET_CACHE_DIR"] = base
+            for known in (compile_cache.folder, compile_cache.prepare):
+                known.cache_clear()
+            os.write(ends[1], f"{compile_cache.folder()} {compile_cache.prepare()}".encode())
+        except BaseException as error:
+            os.write(ends[1], repr(error).encode())
+        finally:
+            os._exit(0)
     os.close(ends[1])
     with os.fdopen(ends[0]) as said:
         text = said.read()
