@@ -4,6 +4,7 @@ From Python source to machine code, in the order in which it happens:
 
     step.py, heads.py, ternary.py ...   kernels are plain Python over arrays and the vector types of simd/, whose operations are LLVM's
     jit.py        `@kernel`, `@inlined`: Numba compiles them, without the GIL, once for each set of types. `@entry`: what Python calls
+    callees.py    what a kernel calls becomes a part of it: one tree of functions, optimised at once
     frame.py      a named tuple of arrays and numbers -> one table of words; its layout says what stands where, by type only
     records.py    the table as Numba sees it: `w.scales[layer]` loads what it needs, so that a call between kernels hands over one address
     native.py     an entry and a layout -> an address: code that was kept is linked; else Numba compiles it (some 20 s) and it is kept

@@ -75,12 +75,6 @@ def _scale_bytes(cols, group):  # type: ignore[no-untyped-def]
     return (cols // group * ROWS * 2 + LINE - 1) // LINE * LINE
 
 
-@inlined
-def _fine_row(s, row):  # type: ignore[no-untyped-def]
-    """Where the second digits of row `row` go; where there are none, nothing is written there, and it is the first ones' place."""
-    return s.fine_codes[row] if len(s.fine_codes) else s.codes[row]
-
-
 @kernel
 def quantise_groups(x, cols, groups, digits, codes, fine_codes, s, row, rest):  # type: ignore[no-untyped-def]
     """x: (>= cols,) float32 -> digits of int8 codes as they meet words, (cols,) each, and row `row` of GroupScratch s.
@@ -294,7 +288,8 @@ def perhaps_quantise(groups, x, cols, s, row, thread):  # type: ignore[no-untype
     if groups is None:
         return False
     digits = 2 if len(s.fine_codes) else 1
-    quantise_groups(x, cols, groups, digits, s.codes[row], _fine_row(s, row), s.groups, row, s.residue[thread])
+    fine = s.fine_codes[row] if digits == 2 else s.codes[row]  # where there are no second digits, nothing is written there
+    quantise_groups(x, cols, groups, digits, s.codes[row], fine, s.groups, row, s.residue[thread])
     return True
 
 
@@ -334,7 +329,8 @@ def logits_by_groups(groups, z, w, s, wanted, thread, threads, control):  # type
         row = thread if wanted == 1 else s.wanted[i, 2]
         rms_norm(s.x[s.wanted[i, 0]], w.norms, at, z.hidden, z.norm_eps, x)
         perhaps_fold(w.folds, z.layers, ZERO, x, z.hidden, x)
-        quantise_groups(x, z.hidden, groups, digits, s.codes[row], _fine_row(s, row), s.groups, row, s.residue[thread])
+        fine = s.fine_codes[row] if digits == 2 else s.codes[row]
+        quantise_groups(x, z.hidden, groups, digits, s.codes[row], fine, s.groups, row, s.residue[thread])
     if wanted > 1:
         barrier(control, threads)
     panels, begin = (z.vocab + ROWS - 1) // ROWS, 0

@@ -16,13 +16,18 @@ from numba import njit
 from numba.core import event
 
 from . import compile_cache
+from .callees import Callees, RootCompiler
 
 _options: dict[str, Any] = {"nogil": True, "error_model": "numpy", "_nrt": False, "cache": compile_cache.keeps()}
 _reorder = {"reassoc", "contract", "arcp", "nsz"}
 
 
-def _compiled(function: Callable[..., Any], **options: Any) -> Any:
-    return compile_cache.tolerate_faults(njit(**options, **_options)(function))
+def _compiled(function: Callable[..., Any], inlined: bool = False, **options: Any) -> Any:
+    dispatcher = compile_cache.tolerate_faults(njit(**options, **_options)(function))
+    dispatcher._compiler.__class__ = RootCompiler
+    callees = Callees(dispatcher, inlined)
+    dispatcher.get_call_template, dispatcher.get_overload = callees.called, callees.found
+    return dispatcher
 
 
 def kernel(function: Callable[..., Any]) -> Any:
@@ -37,8 +42,8 @@ def fast_kernel(function: Callable[..., Any]) -> Any:
 
 
 def inlined(function: Callable[..., Any]) -> Any:
-    """For functions of a few vector operations: copied into the caller, so that vectors stay in registers."""
-    return _compiled(function, inline="always")
+    """For functions of a few vector operations: copied into the caller, with its rules for floats, so that vectors stay in registers."""
+    return _compiled(function, inlined=True)
 
 
 def entry(function: Callable[..., Any]) -> Any:
