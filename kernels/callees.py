@@ -88,19 +88,23 @@ class Callees:
     """
 
     def __init__(self, dispatcher: Any, inlined: bool):
-        self._dispatcher, self._inlined = dispatcher, inlined
+        self.dispatcher, self._inlined = dispatcher, inlined
         self._compiled: dict[Any, tuple[Any, object]] = {}
 
     def called(self, args: Any, kws: Any) -> tuple[Any, Any, Any, dict[str, Any]]:
         """As Numba's Dispatcher.get_call_template: (template, Python signature, argument types, {})."""
-        python, args = self._dispatcher._compiler.fold_argument_types(args, kws)
+        python, args = self.dispatcher._compiler.fold_argument_types(args, kws)
         signature = self._compile(tuple(args))[0]
-        name = self._dispatcher.py_func.__name__
+        name = self.dispatcher.py_func.__name__
         return typing.make_concrete_template(f"CallTemplate({name})", key=name, signatures=[signature]), python, args, {}
 
     def found(self, signature: Any) -> object:
         """As Numba's Dispatcher.get_overload: what the function's code is registered by."""
         return self._compile(tuple(normalize_signature(signature)[0]))[1]
+
+    def signatures(self) -> list[tuple[Any, ...]]:
+        """Argument types with which kernels call it so far; none of what is inlined."""
+        return [] if self._inlined else [args for args, _ in self._compiled]
 
     def _compile(self, args: tuple[Any, ...]) -> tuple[Any, object]:
         fast = ConfigStack().top().fastmath if self._inlined else None
@@ -111,8 +115,8 @@ class Callees:
             return self._compiled[key]
 
     def _code(self, args: tuple[Any, ...], fast: Any) -> tuple[Any, object]:
-        flags, target, function = compiler.Flags(), self._dispatcher.targetdescr, self._dispatcher.py_func
-        target.options.parse_as_flags(flags, self._dispatcher.targetoptions)
+        flags, target, function = compiler.Flags(), self.dispatcher.targetdescr, self.dispatcher.py_func
+        target.options.parse_as_flags(flags, self.dispatcher.targetoptions)
         if self._inlined:
             flags.fastmath = fast
         flags.forceinline = self._inlined

@@ -123,20 +123,23 @@ def compile_quantised_attention() -> None:
         attention.attend.compile((head, work, typeof(WHOLE), *[number] * 7))
 
 
-def assembly() -> dict[str, str]:
-    """Name of each kernel that was compiled -> its assembly."""
+def assembly(alone: bool) -> dict[str, str]:
+    """Name of each kernel that was compiled -> its assembly. alone: also of those that others call, each compiled by itself."""
     from numba.core.dispatcher import Dispatcher
 
     modules = [module for name, module in sys.modules.items() if name.startswith("bitnet_kernels")]
-    kernels = {item for module in modules for item in vars(module).values() if isinstance(item, Dispatcher) and item.signatures}
-    return {kernel.__name__: "".join(kernel.inspect_asm().values()) for kernel in kernels}
+    kernels = {item for module in modules for item in vars(module).values() if isinstance(item, Dispatcher)}
+    for callees in [kernel.get_call_template.__self__ for kernel in kernels] if alone else []:
+        for signature in callees.signatures():
+            callees.dispatcher.compile(signature)
+    return {kernel.__name__: "".join(kernel.inspect_asm().values()) for kernel in kernels if kernel.signatures}
 
 
 def main(name: str, cpu: str, what: str) -> None:
     os.environ["BITNET_CACHE_DIR"] = os.devnull  # what comes from the cache has no assembly, and what is for another CPU must not go there
     pretend(name, cpu)
     {"operations": compile_operations, "step": compile_step}[what]()
-    json.dump(assembly(), sys.stdout)
+    json.dump(assembly(alone=what == "operations"), sys.stdout)
 
 
 main(*sys.argv[1:])

@@ -245,5 +245,5 @@ def test_the_head_needs_no_library(compiled: tuple[str, Assembly]) -> None:
 def test_every_kernel_compiles(run_script: Callable[..., Any], name: str) -> None:
     """A whole step, for the CPU that knows the set and nothing newer: LLVM would abort at anything which that CPU cannot do."""
     assembly: Assembly = run_script("assembly_of.py", name, FIRST[name], "step")
-    assert {"serve", "attend", "matvec_scaled", "matmul_scaled", "head_matvec"} <= set(assembly)
-    assert re.search(SPIN_HINT if maker(name) == "arm" else r"\spause\b", assembly["barrier"])
+    assert {"serve", "attend"} <= set(assembly)
+    assert re.search(SPIN_HINT if maker(name) == "arm" else r"\spause\b", assembly["serve"])
