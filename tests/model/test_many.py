@@ -65,7 +65,7 @@ def test_each_as_alone(path: Path, text_of: Make, kind: str, seed: int) -> None:
     rng = np.random.default_rng(seed)
     wishes = [Wish(rng, number) for number in range(24)]
     alone = Scheduler(text_of(path, context=200, cache_type=kind).engine)
-    many = Scheduler(text_of(path, context=200, cache_type=kind, page=16, cache_tokens=320, threads=1 + seed).engine)
+    many = Scheduler(text_of(path, context=200, cache_type=kind, page=16, cache_tokens=224, threads=1 + seed).engine)
     expected = [wish.alone(alone) for wish in wishes]
     jobs: list[tuple[int, Text]] = []
     cancelled, failing = set[int](), set[int]()
@@ -91,7 +91,7 @@ def test_each_as_alone(path: Path, text_of: Make, kind: str, seed: int) -> None:
             assert list(job.ready) == expected[number][: len(job.ready)]
         else:
             assert job.error is None and list(job.ready) == expected[number], number
-    assert many.given_back > 0 or seed > 0
+    assert many.given_back > 0
     finished(many)
 
 
