@@ -26,11 +26,15 @@ Progress = Callable[[int, int], None]
 
 
 class BitnetLM(TemplateLM):  # type: ignore[misc]
-    """progress(done, all) is called while a kind of requests is answered."""
+    """progress(done, all) is called while a kind of requests is answered.
 
-    def __init__(self, model: Model, progress: Progress | None = None):
+    add_bos_token: whether texts begin with the begin token, as the harness's own models call it; None: where the model wants one. The
+    harness's client of a server never sends one (RemoteTokenizer in lm_eval/utils.py, 0.4.13).
+    """
+
+    def __init__(self, model: Model, progress: Progress | None = None, add_bos_token: bool | None = None):
         super().__init__()
-        self.model, self._progress = model, progress or (lambda _done, _all: None)
+        self.model, self._progress, self._begin = model, progress or (lambda _done, _all: None), add_bos_token
 
     @property
     def eot_token_id(self) -> int:
@@ -51,8 +55,8 @@ class BitnetLM(TemplateLM):  # type: ignore[misc]
         return self.model.path.stem
 
     def tok_encode(self, string: str, add_special_tokens: bool | None = None, **_: Any) -> list[int]:
-        """Ids of a text, with the begin token where the model wants one."""
-        return self.model.tokenizer.encode(string, bos=None if add_special_tokens is None else add_special_tokens, special=True)
+        """Ids of a text, with the begin token as `add_bos_token` says."""
+        return self.model.tokenizer.encode(string, bos=self._begin if add_special_tokens is None else add_special_tokens, special=True)
 
     def apply_chat_template(self, chat_history: list[dict[str, str]], add_generation_prompt: bool = True) -> str:
         """The chat as text, which `tok_encode` reads with the names of control tokens as these tokens."""
