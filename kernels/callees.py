@@ -6,6 +6,7 @@ optimises it again: in a tree of calls eight deep, that is most of its work, and
 it stands; all of the tree is optimised at once, in the library of the kernel at its root. `@inlined` is LLVM's `alwaysinline`.
 """
 
+from functools import cache
 from typing import Any
 
 from numba.core import compiler, typing
@@ -18,10 +19,30 @@ from numba.core.targetconfig import ConfigStack
 from . import compile_cache
 
 
-class _Library(JITCodeLibrary):
+class _Ours(JITCodeLibrary):
+    """For the instruction set of this process."""
+
+    def add_ir_module(self, module: Any) -> None:
+        for function in module.functions:
+            for attribute in _attributes() if function.blocks else ():
+                set.add(function.attributes, attribute)  # llvmlite's own list of attributes lacks these
+        super().add_ir_module(module)
+
+
+@cache
+def _attributes() -> tuple[str, ...]:
+    from .simd import selected
+
+    return getattr(selected, "ATTRIBUTES", ())
+
+
+class _Library(_Ours):
     """Code of one function, neither optimised nor loaded."""
 
     _shared_module: Any
+
+    def _optimize_functions(self, module: Any) -> None:
+        """Nothing: all of the tree is optimised at its root."""
 
     def finalize(self) -> None:
         self._raise_if_finalized()
@@ -59,7 +80,7 @@ def _defined(module: Any, linkage: str) -> list[Any]:
     return [function for function in module.functions if not function.is_declaration and function.linkage.name == linkage]
 
 
-class Root(JITCodeLibrary):
+class Root(_Ours):
     """Code of a kernel that Python calls, with all that it calls: those are its own, so LLVM may change how they are called."""
 
     def _optimize_final_module(self) -> None:

@@ -147,7 +147,7 @@ def row_values(data, at, kind, cols, ahead, out):  # type: ignore[no-untyped-def
         _values_q6_k(data, at, cols, ahead, out)
 
 
-@inlined
+@kernel
 def head_rows(data, offset, kind, cols, x, count, out, places, values, sums, first, last):  # type: ignore[no-untyped-def]
     """out[places[t], r] = sum_c W[r, c] * x[t, c] for first <= r < last and t < count.
 

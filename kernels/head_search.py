@@ -227,7 +227,7 @@ def _refined(w, z, s, x, logits, t, tokens, both, threshold, first, last, thread
     exact_logits(w, z, x, s.head_row[thread], logits, rows, first, kept - first)
 
 
-@inlined
+@kernel
 def top_logits(w, z, s, listed, begin, count, thread, threads, control):  # type: ignore[no-untyped-def]
     """s.logits of tokens: of rows that may be chosen, the largest and all that equal them, exactly; others too, or minus infinity.
 

@@ -47,7 +47,7 @@ def _place(z, s, text, position):  # type: ignore[no-untyped-def]
     return s.tables[text, position // z.page] * z.page + position % z.page
 
 
-@inlined
+@kernel
 def append_to_cache(z, w, cache, s, layer, kv, row, scratch):  # type: ignore[no-untyped-def]
     """Rotate the new key of row `row` of one KV head and store key and value. scratch: (>= head_dim,) float32, overwritten."""
     dim, position = z.head_dim, s.positions[row, 0]
@@ -57,7 +57,7 @@ def append_to_cache(z, w, cache, s, layer, kv, row, scratch):  # type: ignore[no
     append(cache, layer, kv, place, place // z.page if position == 0 else _NOWHERE, dim, scratch, s.qkv[row], value_at)
 
 
-@inlined
+@kernel
 def _attend(z, w, cache, s, layer, text, kv, number, rows, first, last, thread):  # type: ignore[no-untyped-def]
     """Queries `number` and following of a text and KV head, rotated and scaled, attend to blocks first <= b < last, by this thread."""
     dim, group, q, work = z.head_dim, z.heads // z.kv_heads, s.queries[thread], work_of(s, thread)
@@ -126,7 +126,7 @@ def _blocks_of(kv, blocks, heads, is_mine, tokens, thread, threads):  # type: ig
     return 0, blocks if is_mine else 0
 
 
-@inlined
+@kernel
 def attention(z, w, cache, s, layer, tokens, texts, thread, threads, control):  # type: ignore[no-untyped-def]
     """This thread's part of RoPE, cache append and attention. Before the next layer's, thread 0 sets s.turn to 0."""
     group, room, work = z.heads // z.kv_heads, s.lengths.shape[1], work_of(s, thread)

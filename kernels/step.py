@@ -200,7 +200,7 @@ def perhaps_add_bias(biases, groups, out, layer, place, rows, tokens, thread, th
                 out[t, r] += biases[layer, r]
 
 
-@inlined
+@kernel
 def up_where_gate_is_open(z, w, s, layer, thread, threads):  # type: ignore[no-untyped-def]
     """Rows of `up` for one token, of those hidden units only whose gate is above zero: relu(gate)² makes the others exact zeros.
 
@@ -226,7 +226,7 @@ def up_where_gate_is_open(z, w, s, layer, thread, threads):  # type: ignore[no-u
         matvec_chosen(w.packed, w.offsets[layer, UP], cols, s.codes[thread], s.sums[thread], factor, s.up[0], chosen, count)
 
 
-@inlined
+@kernel
 def down_by_columns(z, w, s, layer, thread, threads):  # type: ignore[no-untyped-def]
     """The `down` projection of one token from those columns only that meet a code other than zero: the same integers.
 
@@ -249,7 +249,7 @@ def down_by_columns(z, w, s, layer, thread, threads):  # type: ignore[no-untyped
     return True
 
 
-@inlined
+@kernel
 def run_layer(z, w, cache, s, layer, tokens, texts, thread, threads, control):  # type: ignore[no-untyped-def]
     """This thread's part of one layer: s.x, the residual stream, before -> after.
 
@@ -308,7 +308,7 @@ def run_layer(z, w, cache, s, layer, tokens, texts, thread, threads, control):  
         add_branch(z, w, at[FFN_OUT_NORM], s, tokens, thread, threads, control)
 
 
-@inlined
+@kernel
 def logits_of_rows(z, w, s, wanted, thread, threads, control):  # type: ignore[no-untyped-def]
     """This thread's part of the first `wanted` logits that s.wanted lists, from the residual stream after the last layer."""
     listed, places, whole, searched = s.listed[thread], s.head_places[thread], 0, 0
