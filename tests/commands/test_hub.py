@@ -72,6 +72,7 @@ def test_fetches_what_it_needs_and_converts_like_the_folder(
     assert (tmp_path / "models" / "tiny-bitnet.gguf").read_bytes() == (tmp_path / "local.gguf").read_bytes()
 
 
+@pytest.mark.slow
 def test_second_time_and_offline_come_from_the_cache(
     convert: Callable[..., Any], hub: Hub, model_files: dict[str, bytes], refused: Callable[..., None], tmp_path: Path
 ) -> None:

@@ -84,6 +84,7 @@ def test_help_is_whole(bitnet: Bitnet, monkeypatch: pytest.MonkeyPatch) -> None:
             assert words.setdefault(command, whole) == whole
 
 
+@pytest.mark.slow
 def test_names_work_in_every_command(bitnet: Bitnet, tmp_path: Path) -> None:
     assert bitnet("quantize", "tiny", tmp_path / "m.gguf", "tq2_0", "-q").returncode == 0
     assert bitnet("inspect", "tiny").returncode == 0

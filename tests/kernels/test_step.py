@@ -45,5 +45,8 @@ def test_steps_with_keys_and_values_in_float16(run_script: Callable[..., Any]) -
 @pytest.mark.slow
 @pytest.mark.parametrize(("kind", "step"), [("q8", 1 / 127), ("q4", 1 / 7.5), ("q3", 1 / 3.5)])
 def test_steps_with_quantised_keys_and_values(run_script: Callable[..., Any], kind: str, step: float) -> None:
-    """What attention reads is what is stored, also of the tokens of its own chunk: however cut, the same bits."""
-    assert_near(run_script("whole_steps.py", kind), step)
+    """What attention reads is what is stored, also of the tokens of its own chunk: however cut, the same bits.
+
+    Scales of groups, whose steps are code of their own, meet other caches in the tests above: what they change is not attention.
+    """
+    assert_near(run_script("whole_steps.py", kind, "plain"), step)

@@ -155,6 +155,7 @@ def test_groups_that_cannot_be(maker: ModuleType, tmp_path: Path) -> None:
     assert open_checkpoint(tmp_path / "products", group=128).flavour is Flavour.GROUPS  # what is ternary stays as it is
 
 
+@pytest.mark.slow
 def test_logits_of_a_folder_are_those_of_the_formulas(maker: ModuleType, tmp_path: Path, text_of: Callable[..., Sequence]) -> None:
     weights = write(maker, tmp_path / "hf", "BF16", twos=True)
     convert(tmp_path / "hf", tmp_path / "m.gguf", quiet=True)

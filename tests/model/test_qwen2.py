@@ -55,6 +55,7 @@ def test_logits_are_those_of_the_formulas(threads: int, model: Model, tmp_path: 
     assert_agree(np.stack([text.feed([token]).copy() for token in IDS]), want.logits, want.margin)
 
 
+@pytest.mark.slow
 def test_with_scales_of_groups(tmp_path: Path, text_of: Make) -> None:
     """Rows are shared between threads in other units there."""
     model = with_biases(write_grouped(tmp_path / "a.gguf", TensorType.PQ2_0))

@@ -198,6 +198,7 @@ def test_bitnet_without_sub_norms(activation: str, maker: ModuleType, tmp_path: 
     assert_agree(np.stack([text.feed([token]).copy() for token in ids]), want.logits, want.margin)
 
 
+@pytest.mark.slow
 def test_half_of_a_head_rotates(tmp_path: Path, text_of: Callable[..., Sequence]) -> None:
     model = random_model(seed=5)
     model.rotated = 12

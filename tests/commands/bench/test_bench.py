@@ -76,6 +76,7 @@ def test_bytes_and_operations(bench: Callable[..., Any]) -> None:
     assert row["bytes_a_token"] == pytest.approx(sum(row[f"{part}_bytes_a_token"] for part in ("ternary", "head", "kv")))
 
 
+@pytest.mark.slow
 def test_other_formats(bench: Callable[..., Any], tmp_path: Path) -> None:
     kept = tmp_path / "rows.json"
     done = bench(*SMALL, "-t", "1,2", "--cache-type", "f16,q8", "-o", "csv", "--save", kept, check=True)
@@ -176,6 +177,7 @@ def test_ctrl_c_prints_what_is_done(model: Path, tmp_path: Path) -> None:
     assert [(row["test"], len(row["samples_ns"])) for row in json.loads(kept.read_text())] == [("pp16", 2), ("tg4", 1)]
 
 
+@pytest.mark.slow
 def test_many_texts_at_once(bitnet: Callable[..., Any], refused: Callable[..., None]) -> None:
     """By the names of llama-batched-bench."""
     done = bitnet("bench", "-m", "tiny", "-p", "12", "-n", "3", "-npl", "1,3", "-r", "1", "-o", "jsonl", "-q")

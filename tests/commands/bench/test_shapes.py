@@ -25,6 +25,7 @@ SMALL = shapes.Shape(256, 384, 3, 4, 2, 320, context=512)
 MiB = 1 << 20
 
 
+@pytest.mark.slow
 def test_a_shape_with_groups_is_a_qwen3_that_runs(tmp_path: Path) -> None:
     """Heads wider than hidden / heads, an untied head; the file is as large as the shape says, and a token reads all but the embedding."""
     shape = SMALL._replace(layers=2, groups=True, head_size=128, tied=False)
