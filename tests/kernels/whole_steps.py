@@ -1,6 +1,6 @@
 """Script: steps of small models by this process's kernels on one thread -> errors against the twin, and what is the same bits, as JSON.
 
-Arguments: type of the KV cache, f32 without any; then names of tiny_model.py's shapes, all without any.
+Arguments: type of the KV cache, f32 without any; then names of tiny_model.py's shapes, all without any, `plain`: all without groups.
 """
 
 import json
