@@ -56,7 +56,7 @@ def load(
     mapped: bool = True,
     cache_tokens: int = 0,
 ) -> Model:
-    """Open a model; the kernels are compiled if they never were on this computer, which takes about a minute.
+    """Open a model; the kernels are compiled if they never were on this computer, which takes about half a minute.
 
     path         GGUF file, folder with one, name of an embedded model or of a file in models/, or hub id of a model that is on this
                  computer (nothing is downloaded); None: the embedded model `tiny`

@@ -16,7 +16,7 @@ taken by comparing.
 
 Rows are built from I2_S at load (`build_base3`). Byte j of register g of a row holds the weights that meet byte j of the activations'
 registers 5 g .. 5 g + 4, as they lie for 2-bit rows (quantise.py). What is left over of the last five is code 0 and meets what lies after
-the activations: there must be memory, no matter what is in it. docs/log.md has the rates.
+the activations: there must be memory, no matter what is in it. docs/log.md#decode-at-1-6 has the rates.
 """
 
 import numpy as np

@@ -7,7 +7,7 @@ A register of packed bytes holds four fields of 2 bits a byte. Two ways to meet 
                 shifted down at the end. Exact, with no shifts in the loop and four short chains of additions for one long one; for sets
                 that sum into int32 without folding, take codes as unsigned bytes (up to 128), and have 32 registers.
 
-docs/log.md has the rates of both.
+docs/log.md#streams has the rates of both.
 """
 
 from .jit import inlined, kernel

@@ -57,9 +57,9 @@ from .ternary import WIDTH, matmul_scaled, matvec_chosen, matvec_scaled
 # As in arrays.py: constants of NumPy types, so that `project` is compiled once.
 NONE, START, ONE, FOUR = np.int64(-1), np.int64(0), np.int64(1), np.int64(4)
 WRITE, UNIT = np.bool_(False), np.float32(1.0)
-COLUMN_SHARE = 0.65  # of `down`'s columns: with more of them needed, reading all rows is as quick (docs/log.md)
+COLUMN_SHARE = 0.65  # of `down`'s columns: with more of them needed, reading all rows is as quick (docs/log.md#columns-down-meet-zeros)
 COLUMN_SHARE_BASE3 = 0.28  # the same where rows are read in base 3, which is quicker
-DENSE_SHARE = 0.6  # of a thread's `up` rows: with more of them needed, reading all in order is as quick (docs/log.md)
+DENSE_SHARE = 0.6  # of a thread's `up` rows: with more of them needed, reading all in order is as quick (docs/log.md#up-rows-behind-closed)
 
 
 @kernel

@@ -2,7 +2,7 @@
 
 The caller's thread is number 0; the others spin inside `serve` between the steps of a token stream and sleep on a semaphore when none
 comes for about 2 ms. Compared with Numba's parallel loops this needs no OpenMP or TBB on the machine, starts a region in a tenth of the
-time, survives several callers and fork, and compiles in a fraction of the time (docs/log.md has the numbers). Not all of them take part in
+time, survives several callers and fork, and compiles in a fraction of the time (docs/log.md#team). Not all of them take part in
 every step: crew.py says how many.
 """
 

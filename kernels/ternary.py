@@ -35,12 +35,12 @@ from .tile import (
 
 WIDTH = selected.WIDTH
 NEXT_PACKED = 8  # rows ahead that few tokens ask for; more are gone from L1 before they are read
-NEXT_ROWS = 6  # chosen rows ahead; 3 and 6 measure alike, 1 is a fifth slower (docs/log.md)
-PREFETCH = 2048  # bytes ahead in each of the four streams: 39 GB/s on a Zen 5 core; 1024 gives 35, 4096 gives 39 (docs/log.md)
+NEXT_ROWS = 6  # chosen rows ahead; 3 and 6 measure alike, 1 is a fifth slower (docs/log.md#decode-else-was-slow)
+PREFETCH = 2048  # bytes ahead in each of the four streams: 39 GB/s on a Zen 5 core; 1024 gives 35, 4096 gives 39 (docs/log.md#streams)
 load, load_half, store = selected.load, selected.load_half, selected.store
 field0, field1, field2, field3 = selected.field0, selected.field1, selected.field2, selected.field3
 flattened = vectors.flattened
-FEW = 8 if MATRIX else 16 if TOKENS == 8 else 6  # tokens that meet packed rows; more are worth unpacking rows to a tile (docs/log.md)
+FEW = 8 if MATRIX else 16 if TOKENS == 8 else 6  # tokens that meet packed rows; more are worth unpacking rows to a tile (docs/log.md#few)
 L1_BYTES = 14 * WIDTH  # packed bytes of a row at a time, so that the activations of 8 tokens, 28 KiB, stay in L1
 
 

@@ -2,7 +2,7 @@
 
 Rows stand in lanes (simd/tiles.py): word k of the tile has the codes of TILE_ROWS rows at places 4 k to 4 k + 3 of kernel order, a lane a
 row. So one load of four activations serves all rows, the sums of 3 registers of rows with 8 tokens (4 where there are 16 registers) stay in
-registers through a block of K, and nothing is added across lanes. docs/log.md has the rates of other shapes.
+registers through a block of K, and nothing is added across lanes. docs/log.md#tiles has the rates of other shapes.
 """
 
 from . import isa

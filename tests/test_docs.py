@@ -63,6 +63,18 @@ def script() -> ModuleType:
     return loaded("make_cli_docs")
 
 
+def test_the_log_has_contents_and_what_code_cites_of_it() -> None:
+    text = (ROOT / "docs" / "log.md").read_text(encoding="utf-8")
+    listed = re.findall(r"^- (\d{4}-\d\d-\d\d) \[(.+)\]\(#([a-z0-9-]+)\)$", text, re.M)
+    there = re.findall(r'^<a id="([a-z0-9-]+)"></a>\n\n## (\d{4}-\d\d-\d\d) (.+)$', text, re.M)
+    assert [(day, title, name) for name, day, title in there] == listed
+    assert len(there) == len(re.findall(r"^## ", text, re.M)) == len({name for name, _, _ in there})
+    sources = [path for folder in ("bitnet_cli", "kernels", "scripts", "tests", "docs") for path in (ROOT / folder).rglob("*.[pm][yd]")]
+    cited = {name for path in sources for name in re.findall(r"docs/log\.md#([a-z0-9-]+)", path.read_text(encoding="utf-8"))}
+    assert len(cited) > 10
+    assert cited - {name for name, _, _ in there} - {"name"} == set()
+
+
 def test_the_page_of_faults_names_tests_that_are_there() -> None:
     script = loaded("make_faults_docs")
     assert (ROOT / "docs" / "faults.md").read_text(encoding="utf-8") == script.page(), "stale: run python scripts/make_faults_docs.py"

@@ -1,4 +1,4 @@
-"""The models that ship inside the package, trained by scripts/train.py (docs/log.md says how)."""
+"""The models that ship inside the package, trained by scripts/train.py (docs/log.md#embedded-model says how)."""
 
 from pathlib import Path
 from typing import NamedTuple

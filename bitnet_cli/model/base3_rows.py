@@ -19,7 +19,7 @@ from bitnet_cli.machine.threads import split
 from bitnet_cli.model.config import ModelConfig
 
 CHOICES = ("auto", "2", "1.6")  # bits a weight that decode reads
-SETS = ("amx", "avx512vnni")  # where base-3 rows are read as quickly as memory delivers them (docs/log.md)
+SETS = ("amx", "avx512vnni")  # where base-3 rows are read as quickly as memory delivers them (docs/log.md#decode-at-1-6)
 SMALLEST = 64 << 20  # bytes of 2-bit weights: fewer stay in the cache, where 2-bit rows are read 1.4 times as fast
 DECIDE_AFTER = 8  # decoded tokens; later where few are to come (PAYS_OFF of derived.py)
 _BUILD = Entry("base3", "build_rows")

@@ -17,7 +17,7 @@ from bitnet_cli.model.config import ModelConfig
 _TURN = Entry("columns", "transpose_rows")
 SMALLEST = 64 << 20  # bytes of all ternary weights: smaller models live in the cache, where rows are read twice as fast as columns
 DECIDE_AFTER = 8  # tokens decoded
-SPARSE = 0.4  # share of hidden units closed by their gate from which on columns pay, with some margin (docs/log.md)
+SPARSE = 0.4  # share of hidden units closed by their gate from which on columns pay, with some margin (docs/log.md#columns-down-meet-zeros)
 SPARSE_BESIDE_BASE3 = 0.6  # the same where rows are read in base 3
 
 
@@ -48,7 +48,7 @@ def compile_builder(weights: arrays.Weights) -> None:
 
 
 def build_columns(sizes: arrays.Sizes, weights: arrays.Weights, threads: int) -> None:
-    """Fill weights.columns, layers split between threads. 0.25 s of one core for BitNet 2B-4T (docs/log.md)."""
+    """Fill weights.columns, layers split between threads. 0.25 s of one core for BitNet 2B-4T (docs/log.md#columns-down-meet-zeros)."""
     size, blocks = _layer_bytes(sizes.hidden, sizes.feed_forward), _blocks(sizes.hidden)
     transpose = _TURN.over(Frame(arrays.TurnFrame(weights.packed, weights.columns)), 6)
     width = arrays.packed_width(sizes.feed_forward)

@@ -12,7 +12,7 @@ from bitnet_kernels import arrays
 from bitnet_cli.model import base3_rows, columns, head
 from bitnet_cli.model.traffic import skipped_share
 
-PAYS_OFF = 150  # decoded tokens in which decode's layouts (base3_rows.py, columns.py) gain what building them takes (docs/log.md)
+PAYS_OFF = 150  # decoded tokens in which decode's layouts (base3_rows.py, columns.py) gain what building them takes (docs/log.md#layouts)
 
 
 class Derived:

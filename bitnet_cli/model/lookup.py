@@ -14,7 +14,7 @@ draft is as long as promises most tokens a second, and there is none where singl
 from collections.abc import Iterable, Sequence
 
 LONGEST, SHORTEST = 4, 2  # tokens that must agree; a single one agrees by chance too often
-SIZES = (1, 3, 7, 15, 31, 63)  # tokens of a draft: with the one before it, steps that the kernels do best (docs/log.md)
+SIZES = (1, 3, 7, 15, 31, 63)  # tokens of a draft: with the one before it, steps that the kernels do best (docs/log.md#many-rows)
 MEMORY = 0.85  # weight of the past in the share of right guesses, for each new one
 GAIN = 1.1  # times as many tokens a second as single steps must be promised; 0: draft whenever there is something to
 GUESS = 0.25  # of a single step: what each further token of a step is thought to cost before one was measured

@@ -4,7 +4,7 @@ Merges never cross the border of a word, so a wrong pattern gives ids that the m
 
 The names, and which of them are one, are llama.cpp's (src/llama-vocab.cpp, `llama_vocab::impl::load`). The expressions are those of the
 models' own `tokenizer.json` where it is known, because the model was trained with it; `llama.cpp` as the source says that it is not, and
-that llama.cpp's expression stands here. Where the two differ, and on how many strings, is in docs/log.md.
+that llama.cpp's expression stands here. Where the two differ, and on how many strings, is in docs/log.md#ids-beside-llama-cpp.
 
 Expressions are in Oniguruma's syntax (Ruby's), which Hugging Face's `tokenizers` uses: \\p{L} letters, \\p{N} numbers, (?i:...) without
 regard to case, && the intersection of two classes. They are applied one after the other, each to the pieces that the one before left;

@@ -14,7 +14,7 @@ UNSHIFTED = False
 STEPS_PER_FOLD = 64
 FUSED = True
 ANY_BYTE = False
-TILE_BLOCKS, TILE_TOKENS = 3, 4  # one of 12 sums lies on the stack, and still it is 8 % quicker than 8 sums (docs/log.md)
+TILE_BLOCKS, TILE_TOKENS = 3, 4  # one of 12 sums lies on the stack, and still it is 8 % quicker than 8 sums (docs/log.md#tiles)
 
 Bytes, Narrow, Wide = Vector(I8, 32), Vector(I16, 16), Vector(I32, 8)
 

@@ -10,7 +10,7 @@ tokenizer.json is known to say something else, which we follow:
     deepseek             single digits; Chinese from U+0800 on has U+2028 in it, a space to llama.cpp
     afmoe, superbpe      what stands before digits is cut there; \\d is of any script
 
-The counts for those are in docs/log.md, and the tests hold them to be no more.
+The counts for those are in docs/log.md#ids-beside-llama-cpp, and the tests hold them to be no more.
 """
 
 import json
