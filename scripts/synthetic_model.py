@@ -3,18 +3,22 @@
     python scripts/synthetic_model.py 2B-4T build/2b.gguf --weights I2_S --head F16
 
 I2_S files are BitNet models as bitnet.cpp and `bitnet run` read them (arch `bitnet-b1.58`); TQ2_0 files are for llama.cpp (arch
-`bitnet`). Both hold the same random weights. There is no vocabulary: token ids go in and logits come out.
+`bitnet`). Both hold the same random weights. There is no vocabulary, token ids go in and logits come out; with --vocabulary it is the
+embedded model's, filled up with words of no meaning, so that a server can be measured.
 """
 
 import argparse
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from bitnet_cli.commands.bench.shapes import SHAPES as PUBLISHED
 from bitnet_cli.commands.bench.shapes import Producer, Shape, write_model
+from bitnet_cli.embedded import EMBEDDED_MODEL
+from bitnet_cli.gguf_file.reader import open_gguf
 from bitnet_cli.gguf_file.types import TensorType
 
 # 0.7B: 1bitLLM/bitnet_b1_58-large has the shape of the papers' 700M. A short context keeps tables of angles small.
@@ -84,7 +88,7 @@ def write(
     head: TensorType,
     name: str,
     sparse: bool = False,
-    keys: Mapping[str, str | int | float] | None = None,
+    keys: Mapping[str, Any] | None = None,
 ) -> int:
     """Write the model; returns its bytes. sparse: gates as `sparse_gate` makes them. keys: more metadata, without the architecture."""
 
@@ -94,14 +98,26 @@ def write(
     return write_model(path, shape, f"synthetic {name}", (head, _head(shape, head)), (weights, projection), keys or {})
 
 
+def vocabulary(count: int) -> dict[str, Any]:
+    """Metadata of a vocabulary with so many tokens."""
+    with open_gguf(EMBEDDED_MODEL) as file:
+        keys: dict[str, Any] = {key: value for key, value in file.metadata.items() if key.startswith("tokenizer.")}
+    more = range(count - len(keys["tokenizer.ggml.tokens"]))
+    keys["tokenizer.ggml.tokens"] = [*keys["tokenizer.ggml.tokens"], *(f"Ġword{number}" for number in more)]
+    keys["tokenizer.ggml.token_type"] = [*keys["tokenizer.ggml.token_type"], *(1 for _ in more)]
+    return keys
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("shape", choices=SHAPES)
     parser.add_argument("out", type=Path)
     parser.add_argument("--weights", choices=("I2_S", "TQ2_0"), default="I2_S")
     parser.add_argument("--head", choices=("F32", "F16", "Q8_0"), default="F16")
+    parser.add_argument("--vocabulary", action="store_true")
     args = parser.parse_args()
-    print(write(args.out, SHAPES[args.shape], TensorType[args.weights], TensorType[args.head], args.shape), "bytes")
+    shape, keys = SHAPES[args.shape], vocabulary(SHAPES[args.shape].vocab) if args.vocabulary else None
+    print(write(args.out, shape, TensorType[args.weights], TensorType[args.head], args.shape, keys=keys), "bytes")
 
 
 if __name__ == "__main__":

@@ -70,11 +70,20 @@ class Job:
             self.sequence = None
 
 
-class Scheduler:
-    """given_back: how often a text had to give its pages back."""
+MANY = 16  # tokens from which on a step's time tells how long one of a prompt takes: fewer share the time of reading the weights
+LEAST = 16  # tokens of prompts that go into a step in any case
 
-    def __init__(self, engine: Engine):
-        self.engine, self.given_back = engine, 0
+
+class Scheduler:
+    """given_back: how often a text had to give its pages back.
+
+    patience: seconds that texts which decode wait for prompts of others in a step, about; None: as long as a whole step takes. Smaller
+    chunks cost prompts a part of their speed, so it is for those who watch texts as they come.
+    """
+
+    def __init__(self, engine: Engine, patience: float | None = None):
+        self.engine, self.given_back, self.patience = engine, 0, patience
+        self._pace = 0.0  # seconds for a token of a prompt, of late
         self._turn, self._owner = threading.Lock(), 0  # the thread that steps
         self._arrived: deque[Job] = deque()
         self._waiting: deque[Job] = deque()
@@ -147,6 +156,8 @@ class Scheduler:
         start = time.perf_counter()
         found = self.engine.step(list(rows.values()))
         seconds = time.perf_counter() - start
+        if (count := sum(len(row.ids) for row in rows.values())) > MANY:
+            self._pace = seconds / count
         first = place = 0
         for (job, row), logits in zip(rows.items(), found, strict=True):
             try:
@@ -165,7 +176,9 @@ class Scheduler:
     def _choose(self) -> dict[Job, Row]:
         """Who goes into the next step, with what: texts that have one token to compute come first."""
         rows: dict[Job, Row] = {}
-        budget = self.engine.batch
+        budget, decoding = self.engine.batch, sum(job.pending == 1 for job in self._running)
+        if decoding and self.patience is not None:
+            budget = min(budget, decoding + max(LEAST, int(self.patience / self._pace) if self._pace else LEAST))
         for job in sorted(self._running, key=lambda job: job.pending > 1):
             if budget and job in self._running:
                 budget -= self._add(job, budget, rows)

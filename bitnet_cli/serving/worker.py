@@ -30,6 +30,8 @@ from bitnet_cli.serving.jobs import Ended, Failed, Job, Prompted, Tell, Written
 from bitnet_cli.text.stop import StopStrings
 from bitnet_cli.text.stream import IncrementalDecoder
 
+PATIENCE = 0.15  # seconds that a text which is being written waits for prompts of others, each step (Scheduler.patience)
+
 
 class Ticket:
     """A job that was submitted. `cancel` ends it between two steps; its last event is then Ended with `cancelled`."""
@@ -50,6 +52,7 @@ class Worker:
 
     def __init__(self, opened: OpenModel, parallel: int = 8):
         self.opened, self._parallel = opened, parallel
+        opened.scheduler.patience = PATIENCE
         self._arrived: queue.SimpleQueue[_Live | None] = queue.SimpleQueue()
         self._waiting: deque[_Live] = deque()
         self._live: list[_Live] = []
