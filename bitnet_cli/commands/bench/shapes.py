@@ -190,7 +190,7 @@ def write_model(
     """Write a model of a shape, without a vocabulary; returns its bytes. Its architecture is that of who reads the projections' type.
 
     head: type and what makes it; projections: type, and a function of seed, name, rows and cols that gives what makes one; keys: more
-    metadata, named without the architecture.
+    metadata, named without the architecture, and a vocabulary (`tokenizer.`) if there is to be one.
     """
     arch = {TensorType.I2_S: "bitnet-b1.58", TensorType.PQ2_0: "qwen3"}.get(projections[0], "bitnet")
     norms = EVERY, HEAD_NORMS if arch == "qwen3" else SUB_NORMS
@@ -223,7 +223,8 @@ def write_model(
         f"{arch}.rope.freq_base": 500000.0,
         "tokenizer.ggml.model": "no_vocab",
     }
-    return write_gguf(path, arch, metadata | {f"{arch}.{key}": value for key, value in keys.items()}, tensors, force=True)
+    more = {key if key.startswith("tokenizer.") else f"{arch}.{key}": value for key, value in keys.items()}
+    return write_gguf(path, arch, metadata | more, tensors, force=True)
 
 
 @contextlib.contextmanager
