@@ -1,4 +1,4 @@
-"""What the user sees while Numba compiles the kernels, which happens once on a machine and takes about half a minute.
+"""What the user sees while Numba compiles the kernels: half a minute on two cores, once for each layout of arrays (kernels/frame.py).
 
 After a second of it: on a terminal a bar that goes away again, elsewhere one line on stderr. Loading compiled kernels
 takes a few milliseconds and shows nothing.
@@ -24,7 +24,7 @@ def _say(stop: threading.Event, terminal: bool) -> None:
         return
     what = f"bitnet: compiling the kernels for this CPU ({isa.chosen()})"
     if not terminal:
-        say(f"{what}; this happens once and takes about half a minute")
+        say(f"{what}; once for each kind of model and cache, it takes about half a minute")
         return
     with Bar(f"compiling the kernels ({isa.chosen()})", "functions", patience=0) as bar:
         while not stop.wait(EVERY):
