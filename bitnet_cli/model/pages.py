@@ -65,6 +65,15 @@ class Pages:
         return len(self._free)
 
     @property
+    def spare(self) -> bool:
+        """Whether a new page can be had: one that holds nothing, or in place of one that nobody reads."""
+        return bool(self._free) or bool(self._ends())
+
+    def _ends(self) -> list[Page]:
+        """Pages that nobody reads, and that have none after them."""
+        return [page for page in self._taken.values() if page.users == 0 and not page.children]
+
+    @property
     def used(self) -> int:
         """Pages that texts read, each counted once."""
         return sum(page.users > 0 for page in self._taken.values())
@@ -105,7 +114,7 @@ class Pages:
     def new(self, after: Page) -> Page:
         """An empty page, taken. NoPagesError: all are in use."""
         if not self._free:
-            ends = [page for page in self._taken.values() if page.users == 0 and not page.children]
+            ends = self._ends()
             if not ends:
                 raise NoPagesError
             self._drop(min(ends, key=lambda page: page.left))

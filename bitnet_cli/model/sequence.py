@@ -60,7 +60,7 @@ class Sequence:
             page = self._pages[at]
             if page.writer in (self, None) and len(page.ids) == offset:
                 page.writer = self
-            elif page.users > 1 or pages.unused:
+            elif page.users > 1 or pages.spare:
                 self._copy(at, offset)
             else:  # it holds what is known of a text that is gone, and there is no room for both
                 pages.cut(page, offset)

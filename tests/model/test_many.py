@@ -110,6 +110,25 @@ def test_what_begins_alike_is_computed_once(path: Path, text_of: Make) -> None:
     finished(scheduler)
 
 
+def test_a_full_cache_forgets_the_oldest(path: Path, text_of: Make) -> None:
+    """A text that begins like another one, in a cache without empty pages, takes the room of the text that was left first."""
+    scheduler = Scheduler(text_of(path, context=128, page=16, cache_tokens=256).engine)
+    bodies = np.random.default_rng(5).integers(20, 256, (8, 60)).tolist()
+
+    def known(number: int) -> int:
+        text = Text([1, 2, 3, *bodies[number]], Sampler(Sampling(0.0)), Plan(1))
+        list(scheduler.run(text))
+        return text.timings.cached_tokens
+
+    for number in range(6):
+        known(number)
+    assert scheduler.engine.pages.unused == 0
+    assert known(5) == 62
+    assert known(6) == 3
+    assert known(5) == 62
+    assert known(0) < 62
+
+
 def test_salts_share_nothing(path: Path, text_of: Make) -> None:
     engine = text_of(path, context=200, cache_tokens=1600).engine
     timings = [Timings() for _ in range(3)]
