@@ -1,6 +1,7 @@
 """Script: steps of small models by this process's kernels on one thread -> errors against the twin, and what is the same bits, as JSON.
 
-Arguments: type of the KV cache, f32 without any; then names of tiny_model.py's shapes, all without any, `plain`: all without groups.
+Arguments: types of the KV cache (`f16,q8`: one after the other, in one process, which compiles what they share once), f32 without any; then
+names of tiny_model.py's shapes, all without any, `plain`: all without groups.
 """
 
 import json
@@ -16,7 +17,6 @@ from numpy.typing import NDArray
 from tiny_model import SHAPES, Model, Shape
 
 Floats = NDArray[np.float32]
-CACHE = sys.argv[1] if len(sys.argv) > 1 else "f32"
 
 
 def relative(value: Floats, expected: Floats) -> float:
@@ -56,26 +56,26 @@ def logit_error(model: Model) -> float:
     return relative(model.scratch.logits, expected)
 
 
-def chained_error(shape: Shape) -> float:
+def chained_error(shape: Shape, cache: str) -> float:
     """All layers and the head in one call, after other steps; the twin has a cache of its own."""
-    model, twin = Model(shape, cache=CACHE), Model(shape, cache=CACHE)
+    model, twin = Model(shape, cache=cache), Model(shape, cache=cache)
     plan = model.plan()[:4]
     results = [model.run(*step)[1] for step in plan]
     expected = [twin.naive_run(*step)[1] for step in plan]
     return max(relative(a, b) for a, b in zip(results, expected, strict=True))
 
 
-def sequence(shape: Shape, mixed: bool, pieces: int, page: int = 0) -> list[bytes]:
+def sequence(shape: Shape, cache: str, mixed: bool, pieces: int, page: int = 0) -> list[bytes]:
     """Residual stream of 26 tokens, logits of the last, keys and values, after steps of some tokens each, of `pieces` calls each."""
-    model = Model(shape, cache=CACHE, page=page)
+    model = Model(shape, cache=cache, page=page)
     total = sum(tokens for _, tokens in model.plan()[:6])
     streams, logits = [], np.zeros(0, np.float32)
     for position, tokens in model.plan(mixed):
         if position < total:
             x, logits = model.run(position, tokens, pieces)
             streams.append(x)
-    cache = [part.tobytes() for layer in range(shape.layers) for part in model.stored(layer, 0, total)]
-    return [np.concatenate(streams).tobytes(), logits.tobytes(), *cache]
+    kept = [part.tobytes() for layer in range(shape.layers) for part in model.stored(layer, 0, total)]
+    return [np.concatenate(streams).tobytes(), logits.tobytes(), *kept]
 
 
 def compiled() -> bool:
@@ -83,19 +83,27 @@ def compiled() -> bool:
     return bool(team._SERVE._functions)
 
 
-def main() -> None:
+def found(cache: str, names: list[str]) -> dict[str, Any]:
     result: dict[str, Any] = {"isa": isa.chosen(), "errors": {}, "chained": {}, "one by one": {}, "split": {}, "pages": {}, "skipped": {}}
-    for name in [name for name in SHAPES if SHAPES[name].groups is None] if sys.argv[2:] == ["plain"] else sys.argv[2:] or SHAPES:
+    for name in names:
         shape = SHAPES[name]
-        model = Model(shape, cache=CACHE)
+        model = Model(shape, cache=cache)
         result["errors"][name] = [*layer_errors(model), logit_error(model)]
-        result["chained"][name] = chained_error(shape)
-        whole = sequence(shape, True, 1)
-        result["one by one"][name] = sequence(shape, False, 1) == whole
+        result["chained"][name] = chained_error(shape, cache)
+        whole = sequence(shape, cache, True, 1)
+        result["one by one"][name] = sequence(shape, cache, False, 1) == whole
         result["skipped"][name] = int(model.scratch.counts[:, 1].sum())
-        result["split"][name] = sequence(shape, True, shape.layers) == whole
-        result["pages"][name] = sequence(shape, True, 1, page=16) == whole
-    json.dump({**result, "compiled": compiled()}, sys.stdout)
+        result["split"][name] = sequence(shape, cache, True, shape.layers) == whole
+        result["pages"][name] = sequence(shape, cache, True, 1, page=16) == whole
+    return {**result, "compiled": compiled()}
+
+
+def main() -> None:
+    kinds, names = (sys.argv[1] if len(sys.argv) > 1 else "f32").split(","), sys.argv[2:] or list(SHAPES)
+    if names == ["plain"]:
+        names = [name for name, shape in SHAPES.items() if shape.groups is None]
+    results = {kind: found(kind, names) for kind in kinds}
+    json.dump(results if len(kinds) > 1 else results[kinds[0]], sys.stdout)
 
 
 main()
