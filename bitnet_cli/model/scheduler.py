@@ -77,13 +77,14 @@ LEAST = 16  # tokens of prompts that go into a step in any case
 class Scheduler:
     """given_back: how often a text had to give its pages back.
 
-    patience: seconds that texts which decode wait for prompts of others in a step, about; None: as long as a whole step takes. Smaller
-    chunks cost prompts a part of their speed, so it is for those who watch texts as they come.
+    patience: seconds that a step takes, about, while texts decode and others' prompts are read; None: as long as it takes for all that fit.
+    Smaller chunks cost prompts a part of their speed, so it is for those who watch texts as they come.
     """
 
     def __init__(self, engine: Engine, patience: float | None = None):
         self.engine, self.given_back, self.patience = engine, 0, patience
         self._pace = 0.0  # seconds for a token of a prompt, of late
+        self._decoding = 0.0  # seconds for a step of texts that decode, of late
         self._turn, self._owner = threading.Lock(), 0  # the thread that steps
         self._arrived: deque[Job] = deque()
         self._waiting: deque[Job] = deque()
@@ -156,7 +157,9 @@ class Scheduler:
         start = time.perf_counter()
         found = self.engine.step(list(rows.values()))
         seconds = time.perf_counter() - start
-        if (count := sum(len(row.ids) for row in rows.values())) > MANY:
+        if (count := sum(len(row.ids) for row in rows.values())) == len(rows):
+            self._decoding = seconds
+        elif count > MANY:
             self._pace = seconds / count
         first = place = 0
         for (job, row), logits in zip(rows.items(), found, strict=True):
@@ -178,7 +181,8 @@ class Scheduler:
         rows: dict[Job, Row] = {}
         budget, decoding = self.engine.batch, sum(job.pending == 1 for job in self._running)
         if decoding and self.patience is not None:
-            budget = min(budget, decoding + max(LEAST, int(self.patience / self._pace) if self._pace else LEAST))
+            fit = int((self.patience - self._decoding) / self._pace) if self._pace else 0
+            budget = min(budget, decoding + max(LEAST, fit))
         for job in sorted(self._running, key=lambda job: job.pending > 1):
             if budget and job in self._running:
                 budget -= self._add(job, budget, rows)

@@ -30,7 +30,7 @@ from bitnet_cli.serving.jobs import Ended, Failed, Job, Prompted, Tell, Written
 from bitnet_cli.text.stop import StopStrings
 from bitnet_cli.text.stream import IncrementalDecoder
 
-PATIENCE = 0.15  # seconds that a text which is being written waits for prompts of others, each step (Scheduler.patience)
+PATIENCE = 0.22  # seconds that a text which is being written waits for its next token, about (Scheduler.patience)
 
 
 class Ticket:
