@@ -3,7 +3,8 @@
 Numba finishes each function, to machine code and with the wrappers by which Python calls it, before it takes it into a caller, and there
 optimises it again: in a tree of calls eight deep, that is most of its work, and all but the last is thrown away. Its own inlining
 (`inline="always"`) copies and types a function anew for each place that calls it. Here a function that another calls becomes LLVM's code as
-it stands; all of the tree is optimised at once, in the library of the kernel at its root. `@inlined` is LLVM's `alwaysinline`.
+it stands; all of the tree is optimised at once, in the library of the kernel at its root. `@inlined` is LLVM's `alwaysinline`. Half the
+time of the first run, and faster steps (docs/log.md#one-tree).
 """
 
 from functools import cache
