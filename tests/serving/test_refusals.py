@@ -12,7 +12,7 @@ from bitnet_cli.serving import guard, server
 from bitnet_cli.serving.app import Settings
 from bitnet_cli.serving.guard import Rules
 
-from .serving import JSON, Running, running
+from .serving import JSON, Running, running, until
 
 CHAT, TEXT = "/v1/chat/completions", "/v1/completions"
 HI = [{"role": "user", "content": "Hi"}]
@@ -185,7 +185,14 @@ def test_keys(capfd: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixtur
 def test_lines_of_the_log_are_lines(tiny: Running, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level("INFO", "bitnet.serve")
     tiny.ask("GET", "/%0aINFO%20forged%1b[31m" + "x" * 5000)
-    (line,) = [record.getMessage() for record in caplog.records if "forged" in record.getMessage()]
+    lines: list[str] = []
+
+    def written() -> bool:  # after the answer was sent, so perhaps after it came
+        lines[:] = [record.getMessage() for record in caplog.records if "forged" in record.getMessage()]
+        return bool(lines)
+
+    until(written)
+    (line,) = lines
     assert "\n" not in line and "\x1b" not in line and len(line) < 400
 
 
