@@ -11,6 +11,7 @@ its own back and waits; later it is computed again, and goes on as if nothing ha
 
 import threading
 import time
+from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from collections.abc import Sequence as Ids
@@ -27,7 +28,7 @@ from bitnet_cli.model.sequence import Sequence
 Again = Callable[[int], NDArray[np.float32]]  # all logits of one of the tokens that wanted some
 
 
-class Job:
+class Job(ABC):
     """A text to be computed. What its logits are for, a kind of job says: generate.Text writes.
 
     ids        its tokens, so far as they are known
@@ -55,13 +56,13 @@ class Job:
         sequence.begin(self.ids)
         self.sequence = sequence
 
+    @abstractmethod
     def row(self, most: int) -> Row:
         """What of it goes into the next step: at most so many tokens."""
-        raise NotImplementedError
 
+    @abstractmethod
     def took(self, row: Row, found: NDArray[np.float32], again: Again, seconds: float) -> None:
         """A step has computed `row`: what it wanted, and how long all of the step took."""
-        raise NotImplementedError
 
     def leave(self) -> None:
         """Give all pages back."""

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import secrets
 import time
+from abc import ABC, abstractmethod
 from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Sequence
 from typing import Any
 
@@ -158,7 +159,7 @@ def _top(tokenizer: Tokenizer, entry: TokenLogprob) -> dict[str, float]:
     return found
 
 
-class Bodies:
+class Bodies(ABC):
     """Of all choices of a request."""
 
     kind, object = "cmpl", "text_completion"
@@ -172,9 +173,9 @@ class Bodies:
         """One event of a text, where all is wanted at once."""
         self.answers[index].take(event)
 
+    @abstractmethod
     def body(self) -> dict[str, Any]:
         """All of it."""
-        raise NotImplementedError
 
     async def stream(self, events: AsyncIterator[tuple[int, Event] | None]) -> AsyncGenerator[bytes, None]:
         """Server-sent events, the last one `[DONE]`, or an error."""
@@ -198,9 +199,9 @@ class Bodies:
         """What is sent before anything is known."""
         return iter(())
 
+    @abstractmethod
     def chunks(self, index: int, event: Event) -> Iterator[dict[str, Any]]:
         """What is new."""
-        raise NotImplementedError
 
     def _chunk(self, choice: dict[str, Any], **more: Any) -> dict[str, Any]:
         usage = {"usage": None} if self.wanted.usage else {}

@@ -6,6 +6,7 @@ Blocks.body()           all of it
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import AsyncGenerator, AsyncIterator, Iterator
 from dataclasses import dataclass
 from typing import Any, ClassVar
@@ -33,7 +34,7 @@ class Block:
     call: str = ""
 
 
-class Blocks:
+class Blocks(ABC):
     """Of one text; what the events are called, a subclass says."""
 
     prefixes: ClassVar = {"reasoning": "rs", "content": "msg", "call": "fc"}
@@ -98,30 +99,30 @@ class Blocks:
         """One event of the stream."""
         return encode({"type": name, **value}, name)
 
+    @abstractmethod
     def begun(self) -> Iterator[Named]:
         """Before anything is known."""
-        raise NotImplementedError
 
+    @abstractmethod
     def opened(self, block: Block) -> Iterator[Named]:
         """A block begins."""
-        raise NotImplementedError
 
+    @abstractmethod
     def grown(self, block: Block, text: str) -> Iterator[Named]:
         """It has more text."""
-        raise NotImplementedError
 
+    @abstractmethod
     def closed(self, block: Block) -> Iterator[Named]:
         """It is whole."""
-        raise NotImplementedError
 
+    @abstractmethod
     def ended(self) -> Iterator[Named]:
         """All of them are."""
-        raise NotImplementedError
 
+    @abstractmethod
     def failed(self, error: ApiError) -> Named:
         """Nothing more comes."""
-        raise NotImplementedError
 
+    @abstractmethod
     def body(self) -> dict[str, Any]:
         """All of it."""
-        raise NotImplementedError

@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import queue
 import threading
+from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Future, InvalidStateError
@@ -136,27 +137,27 @@ class Worker:
             self.opened.scheduler.submit(work)
 
 
-class _Live:
+class _Live(ABC):
     """A job that is computed, or waits for it."""
 
     def __init__(self) -> None:
         self.ticket, self.done = Ticket(), False
 
+    @abstractmethod
     def begin(self) -> Work:
         """What the scheduler is to do next."""
-        raise NotImplementedError
 
+    @abstractmethod
     def look(self) -> None:
         """A step has been done: what has it brought?"""
-        raise NotImplementedError
 
+    @abstractmethod
     def fail(self, error: BaseException) -> None:
         """It ends like that."""
-        raise NotImplementedError
 
+    @abstractmethod
     def gone(self) -> None:
         """It is not wanted any more."""
-        raise NotImplementedError
 
     def _end(self) -> None:
         self.done = True
