@@ -58,6 +58,16 @@ class Screen:
             time.sleep(0.05)
         return text
 
+    def prompted(self) -> None:
+        """Wait until the program reads keys one by one. Until then the terminal itself takes Ctrl-R, Ctrl-D and the like, and shows them."""
+        import termios  # not on Windows, nor is tmux
+
+        with open(self._tmux("display-message", "-p", "-t", "x", "#{pane_tty}").strip(), "rb", buffering=0) as terminal:
+            end = time.monotonic() + PATIENCE
+            while termios.tcgetattr(terminal)[3] & termios.ICANON:
+                assert time.monotonic() < end, self.text()
+                time.sleep(0.05)
+
     def close(self) -> None:
         subprocess.run(["tmux", "-L", self._socket, "kill-server"], check=False, capture_output=True)
 

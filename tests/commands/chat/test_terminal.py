@@ -94,6 +94,7 @@ def test_a_session(markdown: Path, screen: Callable[..., Screen], tmp_path: Path
     chat.wait("2 messages from")
     chat.line("/nonsense")
     chat.wait("no command /nonsense")
+    chat.prompted()
     chat.keys("C-c")
     chat.wait("Ctrl-D or /bye leaves")
     chat.line("/bye")
@@ -121,6 +122,7 @@ def test_ctrl_c_in_the_middle_of_an_answer(endless: Path, screen: Callable[..., 
     saved = json.loads((tmp_path / "talk.json").read_text())["messages"][1]
     assert words_of(saved["content"]) == shown
     assert len(saved["ids"]) == len(shown)
+    chat.prompted()
     chat.keys("C-d")
     chat.wait("left with 0")
 
@@ -160,6 +162,7 @@ def test_several_lines(markdown: Path, screen: Callable[..., Screen], tmp_path: 
     chat.line('"""one')
     chat.line('two"""')
     chat.wait("cut off after 1 tokens")
+    chat.prompted()
     chat.keys("three", "Escape", "Enter", "four", "Enter")
     chat.wait(lambda text: text.count("cut off") == 2)
     chat.line("/save talk")
@@ -175,6 +178,7 @@ def test_the_history_is_searched(markdown: Path, screen: Callable[..., Screen], 
     for count, line in enumerate(("first whale", "second whale", "a ship"), 1):
         chat.line(line)
         chat.wait(lambda text, count=count: text.count("cut off") == count)
+    chat.prompted()
     chat.keys("C-r")
     chat.keys("w", "h", "a")
     text = chat.wait(lambda text: "second whale" in text.splitlines()[-1] or text.count("second whale") > 1)
