@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .exponential import exp
-from .jit import inlined, kernel
+from .jit import inlined, kernel, separate
 from .kv_cache import BLOCK, UNIT
 from .panels import copy_positions, first_is_whole, key_place, scale_scores, unpack_keys, unpack_values, value_place, weigh_values
 from .simd import floats, selected
@@ -241,6 +241,7 @@ def _mix(head, work, rows, line, dim, start, begins, goes_on):  # type: ignore[n
         _add_shares(work, rows, line, column, more, vectors * 16)
 
 
+@separate()
 @kernel
 def attend(head, work, table, page, spare, rows, dim, window, first, last):  # type: ignore[no-untyped-def]
     """Blocks first <= b < last of one KV head, for `rows` queries: sums of weighted values, and of weights. What nobody sees is left out.
@@ -290,6 +291,7 @@ def keep_block(work, rows, kept, at):  # type: ignore[no-untyped-def]
             store(kept, place + 16 + d, load(work.attended, row * line + d))
 
 
+@separate()
 @kernel
 def join_blocks(work, row, rows, kept, blocks):  # type: ignore[no-untyped-def]
     """Blocks that `keep_block` has kept, one after the other, join in their order, for query `row`; as row 0."""

@@ -2,11 +2,14 @@
 
 import threading
 import time
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from .jit import kernel
+from .frame import Frame
+from .jit import entry
+from .native import Call, Entry
 from .simd import selected, vectors
 
 WIDTH = selected.WIDTH
@@ -14,9 +17,16 @@ load, prefetch = selected.load, vectors.prefetch
 add, zero, total = selected.add_bytes, selected.zero_bytes, selected.total_bytes
 
 
-@kernel
-def read(data, first, last, ahead):  # type: ignore[no-untyped-def]
-    """Sum (mod 256) of bytes first .. last - 1 of a (bytes,) uint8 array, in four streams as the decode kernels read."""
+class Bytes(NamedTuple):
+    """The frame of `read`."""
+
+    data: NDArray[np.uint8]  # (bytes,)
+
+
+@entry
+def read(frame, first, last, ahead):  # type: ignore[no-untyped-def]
+    """Sum (mod 256) of bytes first .. last - 1, in four streams as the decode kernels read."""
+    data = frame.data
     quarter = (last - first) // 4 // WIDTH * WIDTH
     a, b, c, d = zero(), zero(), zero(), zero()
     for i in range(first, first + quarter, WIDTH):
@@ -29,17 +39,24 @@ def read(data, first, last, ahead):  # type: ignore[no-untyped-def]
     return total(add(add(a, b), add(c, d)))
 
 
+_READ = Entry("bandwidth", "read")
+
+
+def reader(data: NDArray[np.uint8]) -> Call:
+    """`read` over an array, compiled: a function of the other three."""
+    return _READ.over(Frame(Bytes(data)), 3)
+
+
 def read_rate(data: NDArray[np.uint8], threads: int, repeats: int = 5, ahead: int = 4096) -> list[float]:
     """Bytes/s of reading the whole array with `threads` threads, one figure a repeat."""
     edges = [len(data) * i // threads for i in range(threads + 1)]
-    read(data, 0, 4 * WIDTH, ahead)  # compiles
-    rates = []
+    rates, read_data = [], reader(data)
     for _ in range(repeats):
-        workers = [threading.Thread(target=read, args=(data, edges[i], edges[i + 1], ahead)) for i in range(1, threads)]
+        workers = [threading.Thread(target=read_data, args=(edges[i], edges[i + 1], ahead)) for i in range(1, threads)]
         start = time.perf_counter()
         for worker in workers:
             worker.start()
-        read(data, edges[0], edges[1], ahead)
+        read_data(edges[0], edges[1], ahead)
         for worker in workers:
             worker.join()
         rates.append(len(data) / (time.perf_counter() - start))

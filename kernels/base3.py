@@ -22,7 +22,7 @@ the activations: there must be memory, no matter what is in it. docs/log.md#deco
 import numpy as np
 
 from .arrays import base3_row_bytes
-from .jit import entry, inlined, kernel
+from .jit import entry, inlined, kernel, separate
 from .simd import selected, trits, vectors
 from .ternary import NEXT_ROWS, PREFETCH, unpack
 
@@ -123,6 +123,7 @@ else:
         return totals(s0, s1, s2, s3)
 
 
+@separate()
 @kernel
 def base3_matvec(rows, offset, cols, codes, code_sum, scale, out, accumulate, first, last):  # type: ignore[no-untyped-def]
     """As ternary.matvec_scaled, for base-3 rows that begin at byte `offset`: four streams, a quarter of the rows apart."""
@@ -139,6 +140,7 @@ def base3_matvec(rows, offset, cols, codes, code_sum, scale, out, accumulate, fi
                 out[r] = out[r] + y if accumulate else y
 
 
+@separate()
 @kernel
 def base3_matvec_chosen(rows, offset, cols, codes, code_sum, scale, out, chosen, count):  # type: ignore[no-untyped-def]
     """As ternary.matvec_chosen, for base-3 rows that begin at byte `offset`. Rows that are not chosen are not read."""

@@ -8,12 +8,13 @@ there is no Python to start, and no child.
 """
 
 import os
+import struct
 import subprocess
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from importlib.machinery import ModuleSpec, PathFinder
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 # What a Python needs to start; nothing else of the environment, tokens among it, is anybody's business in a child. Of Python's own
 # variables only the one without which some find no library at all.
@@ -118,3 +119,14 @@ def start(module: str, function: str, needed: Iterable[str], folder: str | None 
     if sys.platform == "win32":
         options["creationflags"] = subprocess.CREATE_NO_WINDOW
     return subprocess.Popen(words, env=environment, cwd=Path(words[0]).parent, **options)
+
+
+def framed(data: bytes) -> bytes:
+    """A message in a pipe: its length and itself."""
+    return struct.pack("<q", len(data)) + data
+
+
+def received(pipe: IO[bytes]) -> Iterator[bytes]:
+    """Messages from a pipe, to its end."""
+    while len(size := pipe.read(8)) == 8:
+        yield pipe.read(*struct.unpack("<q", size))

@@ -10,7 +10,7 @@ meet their four activations in one instruction. ORDER says which row a byte must
 
 import numpy as np
 
-from .jit import entry, inlined, kernel
+from .jit import entry, inlined, kernel, separate
 from .simd import selected, vectors
 from .simd.vectors import I32, Vector
 
@@ -70,6 +70,7 @@ def _place(col):  # type: ignore[no-untyped-def]
     return col // BLOCK * BLOCK + col % BLOCK // 128 * 32 + col % 128 // 32 * WIDTH + col % 32
 
 
+@separate("int64")
 @kernel
 def find_active(codes, length, active, words):  # type: ignore[no-untyped-def]
     """Places of the codes that are not zero -> active, their values four to a word -> words; returns how many.
@@ -134,6 +135,7 @@ def add_columns(columns, at, length, active, words, begin, end, last, sums, plac
     _store_four(sums, place + 3 * WIDTH, d0, d1, d2, d3)
 
 
+@separate()
 @kernel
 def matvec_by_columns(columns, at, rows, code_sum, scale, out, active, words, sums, count, first, last):  # type: ignore[no-untyped-def]
     """out[r] += (code sum of row r - code_sum) * scale, for output rows BLOCK * first <= r < min(BLOCK * last, rows).

@@ -1,13 +1,9 @@
 """Where compiled kernels are kept between runs: a private folder of the user.
 
-Numba's cache files are unpickled when read, so whoever can write them runs code: the folder is 0700, owned by the user, and nobody else can
-put another in its place (private.py). Its name holds everything that Numba's own key misses: changes in a callee in another file (a hash
-over all kernel sources), the instruction set, and the versions of Python and Numba. Numba adds the CPU's name and features.
-
-`prepare()` must run before the first `@njit(cache=True)` is met; jit.py sees to it. Where no folder can be had, kernels
-still compile, but into memory: `njit` options then leave caching out (Numba would refuse to import otherwise).
-The same folder holds the machine code of what Python calls, which runs without Numba: native.py. A folder that was made here has a file
-MARK in it, and only such a folder is ever removed.
+Machine code that another wrote would run: the folder is 0700, owned by the user, and nobody else can put another in its place (private.py).
+Its name holds what code depends on besides the types of its arguments and the CPU (native.py): a hash over all kernel sources, the
+instruction set, and the versions of Python and Numba. Where no folder can be had, kernels are compiled into memory. A folder that was made
+here has a file MARK in it, and only such a folder is ever removed.
 """
 
 import errno
@@ -35,9 +31,9 @@ _NAME = re.compile(r"kernels-[0-9a-f]{16}-\w+-py\d+-numba[\w.+]+")
 
 
 class Compilations:
-    """How many functions Numba has compiled in this process."""
+    """How many parts (separate.py) this process has compiled, or had compiled, and how many more it knows of."""
 
-    done = 0
+    done = waiting = 0
 
 
 compiled = Compilations()
@@ -166,25 +162,6 @@ def folder() -> Path | None:
     return path
 
 
-def keeps() -> bool:
-    """Whether Numba is to keep what it compiles: it can only where the sources are files, so not in a zip file."""
-    return prepare() is not None and Path(__file__).is_file()
-
-
-@cache
-def prepare() -> Path | None:
-    """Point Numba at the private folder and return it; None where nothing can be kept."""
-    import numba
-
-    path = folder()
-    if path is not None and not os.access(path, os.W_OK):
-        return None  # Numba would refuse to compile what it cannot keep
-    if path is not None:
-        config: Any = numba.config
-        config.CACHE_DIR = str(path)
-    return path
-
-
 @contextmanager
 def noting_faults() -> Iterator[None]:
     """What cannot be written, as on a full disk, is not kept; the reason is noted for the user."""
@@ -192,24 +169,3 @@ def noting_faults() -> Iterator[None]:
         yield
     except OSError as error:
         refused.reason = f"{folder()}: {error.strerror or error}"
-
-
-def tolerate_faults(dispatcher: Any) -> Any:
-    """Numba raises where a kept file is damaged or cannot be written, as on a full disk. Here such a kernel is compiled, and not kept."""
-    kept = dispatcher._cache
-    load, save = kept.load_overload, kept.save_overload
-
-    def load_overload(signature: Any, context: Any) -> Any:
-        try:
-            return load(signature, context)
-        except Exception:  # unpickling damaged bytes raises nearly anything
-            with suppress(OSError):
-                kept.flush()
-            return None
-
-    def save_overload(signature: Any, data: Any) -> None:
-        with noting_faults():
-            save(signature, data)
-
-    kept.load_overload, kept.save_overload = load_overload, save_overload
-    return dispatcher

@@ -15,7 +15,7 @@ of the odd 16 columns in their order, of products with weights in float32: dense
 import numpy as np
 
 from .arrays import HEAD_BF16, HEAD_F16, HEAD_F32, HEAD_Q4_0, HEAD_Q4_K, HEAD_Q8_0
-from .jit import inlined, kernel
+from .jit import inlined, kernel, separate
 from .simd import floats, selected, vectors
 
 PREFETCH = 4096
@@ -170,6 +170,7 @@ def _row_q4_k(data, at, cols, x):  # type: ignore[no-untyped-def]
     return total(add(a, b))
 
 
+@separate()
 @kernel
 def head_matvec(data, offset, kind, cols, x, out, first, last):  # type: ignore[no-untyped-def]
     """out[r] = sum_c W[r, c] * x[c] for first <= r < last. x: (cols,) float32, cols whole blocks of 32 or more; out: (rows,) float32."""

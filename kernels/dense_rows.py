@@ -27,7 +27,7 @@ from .dense import (
     splat,
     store_f32,
 )
-from .jit import inlined, kernel
+from .jit import inlined, kernel, separate
 from .simd import dot_products, selected, vectors
 
 flattened, prefetch_to_l2 = vectors.flattened, vectors.prefetch_to_l2
@@ -147,6 +147,7 @@ def row_values(data, at, kind, cols, ahead, out):  # type: ignore[no-untyped-def
         _values_q6_k(data, at, cols, ahead, out)
 
 
+@separate()
 @kernel
 def head_rows(data, offset, kind, cols, x, count, out, places, values, sums, first, last):  # type: ignore[no-untyped-def]
     """out[places[t], r] = sum_c W[r, c] * x[t, c] for first <= r < last and t < count.

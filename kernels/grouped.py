@@ -18,7 +18,7 @@ from .arrays import BLOCK_ROWS, TILE_BYTES
 from .barrier import barrier
 from .folds import perhaps_fold
 from .group_rows import LARGEST_UNIT, LINE, ROWS, WORD
-from .jit import inlined, kernel
+from .jit import inlined, kernel, separate
 from .norm import rms_norm
 from .quantise import largest_magnitude
 from .simd import floats, group_sums, selected, tiles, vectors
@@ -75,6 +75,7 @@ def _scale_bytes(cols, group):  # type: ignore[no-untyped-def]
     return (cols // group * ROWS * 2 + LINE - 1) // LINE * LINE
 
 
+@separate()
 @kernel
 def quantise_groups(x, cols, groups, digits, codes, fine_codes, s, row, rest):  # type: ignore[no-untyped-def]
     """x: (>= cols,) float32 -> digits of int8 codes as they meet words, (cols,) each, and row `row` of GroupScratch s.
@@ -178,6 +179,7 @@ def _sums_more(packed, at, step, cols, groups, codes, minus, steps, row, totals,
         fold_more(sums, units, numbers, row * gap + u, gap, scales, 0, totals, 0, BLOCK_ROWS)
 
 
+@separate()
 @kernel
 def matmul_packed(packed, offset, cols, groups, codes, minus, steps, row, tokens, scale, out, place, add, totals, scales, first, last):  # type: ignore[no-untyped-def]
     """out[t, place + r] (+)= row r times token t, for first <= r < last, first a multiple of ROWS: of the matrix at byte `offset`.
@@ -243,6 +245,7 @@ def _tile_sums(tile, begin, end, first, unit, codes, minus, steps, t, totals, sc
         fold_tile(sums, units, numbers, t * gap + u, gap, scales, scale_at, totals, t * BLOCK_ROWS + first, BLOCK_ROWS)
 
 
+@separate()
 @kernel
 def matmul_tiles(packed, offset, cols, groups, codes, minus, steps, tokens, scale, out, place, add, tile, totals, scales, first, last):  # type: ignore[no-untyped-def]
     """As matmul_packed, for any number of tokens, the first rows of codes.

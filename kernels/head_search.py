@@ -30,7 +30,7 @@ from .arrays import TERMS
 from .barrier import barrier
 from .dense import head_matvec, row_bytes
 from .head_sums import add_six_bits, add_two_bits, six_bits_of_all
-from .jit import fast_kernel, inlined, kernel
+from .jit import fast_kernel, inlined, kernel, separate
 from .quantise import quantise_row
 from .simd import floats, selected
 from .simd.files import read_at
@@ -227,6 +227,7 @@ def _refined(w, z, s, x, logits, t, tokens, both, threshold, first, last, thread
     exact_logits(w, z, x, s.head_row[thread], logits, rows, first, kept - first)
 
 
+@separate()
 @kernel
 def top_logits(w, z, s, listed, begin, count, thread, threads, control):  # type: ignore[no-untyped-def]
     """s.logits of tokens: of rows that may be chosen, the largest and all that equal them, exactly; others too, or minus infinity.
@@ -254,6 +255,7 @@ def top_logits(w, z, s, listed, begin, count, thread, threads, control):  # type
     barrier(control, threads)  # digits and bests are read: others may follow
 
 
+@separate()
 @kernel
 def exact_logits(w, z, x, buffer, logits, rows, begin, count):  # type: ignore[no-untyped-def]
     """Logits of rows[begin : begin + count] of the planes, as the whole head gives them, in their places.

@@ -1,29 +1,28 @@
-"""The one way kernels are compiled: `@kernel`, which is Numba's `njit` without the GIL, cached where a private folder can be had.
+"""The one way kernels are compiled: `@kernel`, which is Numba's `njit` without the GIL.
 
-`@entry` is a kernel that Python calls over a frame (native.py). `@fast_kernel` also lets LLVM reorder float sums, so that reductions use
-vectors. Infinities and NaNs keep their meaning in both.
+`@entry` is a kernel that Python calls over a frame, compiled once and kept (native.py); any other that Python calls, as tests do, is
+compiled in each process. `@fast_kernel` also lets LLVM reorder float sums, so that reductions use vectors. Infinities and NaNs keep their
+meaning in both.
 """
 
 import signal
 import sys
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from types import FrameType
 from typing import Any
 
 from numba import njit
-from numba.core import event
 
-from . import compile_cache
-from .callees import Callees, RootCompiler
+from .callees import Callees, RootCompiler, of
 
-_options: dict[str, Any] = {"nogil": True, "error_model": "numpy", "_nrt": False, "cache": compile_cache.keeps()}
+_options: dict[str, Any] = {"nogil": True, "error_model": "numpy", "_nrt": False}
 _reorder = {"reassoc", "contract", "arcp", "nsz"}
 
 
 def _compiled(function: Callable[..., Any], inlined: bool = False, **options: Any) -> Any:
-    dispatcher = compile_cache.tolerate_faults(njit(**options, **_options)(function))
+    dispatcher: Any = njit(**options, **_options)(function)
     dispatcher._compiler.__class__ = RootCompiler
     callees = Callees(dispatcher, inlined)
     dispatcher.get_call_template, dispatcher.get_overload = callees.called, callees.found
@@ -46,43 +45,19 @@ def inlined(function: Callable[..., Any]) -> Any:
     return _compiled(function, inlined=True)
 
 
+def separate(returns: str = "none") -> Callable[[Any], Any]:
+    """For a kernel that is worth code of its own (separate.py). returns: what it returns, by Numba's name of the type."""
+
+    def marked(dispatcher: Any) -> Any:
+        of(dispatcher).returns = returns
+        return dispatcher
+
+    return marked
+
+
 def entry(function: Callable[..., Any]) -> Any:
-    """A kernel for Python, native.py's `Entry`: its arguments are a frame and integers, its result is an integer.
-
-    Without the wrappers by which Numba is called from Python and C, its machine code needs neither Numba nor Python.
-    """
-    dispatcher = _compiled(function, fastmath=False, no_cpython_wrapper=True, no_cfunc_wrapper=True)
-    kept: Any = getattr(dispatcher._cache, "_impl", None) if _options["cache"] else None
-    rebuild: Any = getattr(kept, "rebuild", None)
-
-    def noting(context: Any, payload: Any) -> Any:
-        with suppress(LookupError, TypeError):  # (name, kind, (object code, bitcode)) of Numba's library, which may change
-            _loaded[dispatcher] = bytes(payload[0][2][0])
-        return rebuild(context, payload)
-
-    if rebuild is not None:
-        kept.rebuild = noting
-    return dispatcher
-
-
-_loaded: dict[Any, bytes] = {}
-
-
-def loaded_code(dispatcher: Any) -> bytes | None:
-    """The object code of an entry that Numba has loaded from its cache, which Numba itself forgets; None where it compiled it."""
-    return _loaded.pop(dispatcher, None)
-
-
-class _Counter(event.Listener):
-    def on_start(self, event: Any) -> None:
-        """Called by Numba."""
-
-    def on_end(self, event: Any) -> None:
-        """Called by Numba, in the thread that compiles."""
-        compile_cache.compiled.done += 1
-
-
-event.register("numba:compile", _Counter())
+    """A kernel for Python, native.py's `Entry`: its arguments are a frame and integers, its result is an integer."""
+    return _compiled(function, fastmath=False, no_cpython_wrapper=True, no_cfunc_wrapper=True)
 
 
 @contextmanager

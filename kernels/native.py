@@ -1,17 +1,17 @@
 """Kernels that Python calls: compiled once, and afterwards run as bare machine code, without Numba.
 
-Importing Numba and loading its caches takes a third of a second, more than all else until the first token. So the machine code of an
-`@entry` (jit.py) is kept beside Numba's own files, in the same private folder, one file for each layout of a frame (frame.py). llvmlite
-links it, and it is called by the convention of Numba's native functions:
+Importing Numba takes a third of a second, more than all else until the first token. So the machine code of an `@entry` (jit.py) and of the
+parts that it calls (separate.py) is kept in the private folder (compile_cache.py), one file for each part and the types of its arguments.
+llvmlite links them, and an entry is called by the convention of Numba's native functions:
 
     int32 status = f(int64 *result, void **error, char *frame, int64 ...)
 
 Such code needs nothing but the C library, which is tried in another process before it is kept: LLVM ends a process that has a symbol it
-cannot resolve. Where anything is amiss, a file missing, damaged or not to be linked, Numba compiles, or loads what it has kept itself.
+cannot resolve. Where anything is amiss, a file missing, damaged or not to be linked, it is compiled again.
 
 A trial may fail for a while only, on a machine that is too busy or out of memory: the next TRIALS processes that miss the code try again,
 later ones a day after the last. A frozen program has no Python for a trial: there the code is kept if this process has all functions that
-it names, which can be told on Linux (object_file.py). Elsewhere Numba has its own files.
+it names, which can be told on Linux (object_file.py).
 """
 
 import ctypes
@@ -23,75 +23,113 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from . import child, compile_cache, externals, isa, object_file
+from . import child, compile_cache, externals, object_file
 from .frame import Frame, Layout
+from .separate import Build, Code, Part, processes, symbol_of
 
 Call = Callable[..., int]
-_MAGIC = b"bitnet machine code 1\n"
+_MAGIC = b"bitnet machine code 2\n"
 _TRIAL_SECONDS = 30  # half a second is usual
-WAIT = 120.0  # seconds for another process that compiles: four times what a slow machine takes
+WAIT = 120.0  # seconds for another process that compiles: six times what a slow machine takes
 TRIALS, LATER = 3, 86400  # trials without delay after a failed one; seconds between those that follow
-_lock = threading.RLock()
+_lock = threading.RLock()  # of what is compiled
+_linking = threading.RLock()
 _engines: list[Any] = []  # they own the machine code
+_addresses: dict[str, int] = {}  # of what is linked, by symbol
 
 
 class Entry:
-    """The function `name` of the module `module` of this package. `over(frame)` is a function of integers that returns one."""
+    """The function `name` of the module `module` of this package. `over(frame)` is a function of integers that returns one.
 
-    def __init__(self, module: str, name: str):
-        self._module, self._name = module, name
+    large: worth processes that compile its parts side by side.
+    """
+
+    def __init__(self, module: str, name: str, large: bool = False):
+        self._module, self._name, self._large = module, name, large
         self._functions: dict[Layout, Any] = {}
 
     def over(self, frame: Frame, integers: int) -> Call:
         """Load the code for the frame's layout, or compile it, which takes seconds. integers: how many there are besides the frame."""
         with _lock:
             if frame.layout not in self._functions:
-                address = self._load(frame.layout)
+                symbol = symbol_of(self._module, self._name, frame.layout)
+                address = linked(symbol)
                 if not address:
-                    with _alone(self._file(frame.layout)):
-                        address = self._load(frame.layout) or self._compile(frame.layout, integers)
+                    with _alone(_file(symbol)):
+                        address = linked(symbol) or self._compile(symbol, frame.layout, integers)
                 prototype = ctypes.CFUNCTYPE(ctypes.c_int32, *[ctypes.c_void_p] * 3, *[ctypes.c_int64] * integers)
                 self._functions[frame.layout] = prototype(address)
         return _bound(self._functions[frame.layout], frame)
 
-    def _file(self, layout: Layout) -> Path | None:
-        folder = compile_cache.folder()
-        if folder is None:
-            return None
-        key = repr((layout, isa.host()))
-        return folder / f"{self._module}.{self._name}-{hashlib.sha256(key.encode()).hexdigest()[:16]}.code"
-
-    def _load(self, layout: Layout) -> int:
-        path = self._file(layout)
-        try:
-            return link(path.read_bytes()) if path else 0
-        except (OSError, ValueError, RuntimeError):
-            return 0
-
-    def _compile(self, layout: Layout, integers: int) -> int:
+    def _compile(self, symbol: str, layout: Layout, integers: int) -> int:
         with _interrupted_later():
             from numba import types
 
-            from .jit import interruptible, loaded_code
+            from .jit import interruptible
             from .records import Record
 
-        with interruptible(), _collecting_less():
-            kernel = getattr(import_module(f".{self._module}", __package__), self._name)
-            signature = (Record(layout), *[types.int64] * integers)
-            kernel.compile(signature)
-            compiled = kernel.overloads[signature]
-        symbol = compiled.fndesc.llvm_func_name
-        path = self._file(layout)
-        if path:
-            with suppress(Exception), compile_cache.noting_faults():  # Numba's own functions, which may change
-                keep(path, symbol, loaded_code(kernel) or compiled.library.serialize_using_object_code()[2][0])
-        return int(compiled.library.get_pointer_to_function(symbol))
+        root = Part(self._module, self._name, (Record(layout), *[types.int64] * integers))
+        with interruptible(), collecting_less():
+            codes = Build(linked).run(root, symbol, processes() if self._large else 1)
+        folder = compile_cache.folder()
+        if folder:
+            with suppress(ValueError), compile_cache.noting_faults():  # ValueError: of a part that is needed no file is kept
+                keep(folder, codes)
+        with _linking:
+            _link(codes)
+        return _addresses[symbol]
+
+
+def _file(symbol: str) -> Path | None:
+    folder = compile_cache.folder()
+    return folder / f"{symbol}.code" if folder else None
+
+
+def linked(symbol: str) -> int:
+    """The address of a function whose code is kept, linked with all that it needs; 0 where any of it is missing or damaged."""
+    path = _file(symbol)
+    if symbol not in _addresses and path:
+        with _linking, suppress(OSError, ValueError, RuntimeError):
+            _link(_kept(path.parent, [symbol]))
+    return _addresses.get(symbol, 0)
+
+
+def _kept(folder: Path, symbols: Sequence[str], known: Callable[[str], Any] = _addresses.get) -> list[Code]:
+    """Code from files, and that of all it needs and is not known, which goes before. Raises OSError, ValueError."""
+    found: dict[str, Code] = {}
+
+    def add(symbol: str) -> None:
+        if symbol not in found and not known(symbol):
+            code = decoded((folder / f"{symbol}.code").read_bytes())
+            for needed in code.needs:
+                add(needed)
+            found[symbol] = code
+
+    for symbol in symbols:
+        add(symbol)
+    return list(found.values())
+
+
+def encoded(code: Code) -> bytes:
+    """The contents of a file: digest, symbols, object file."""
+    data = " ".join((code.symbol, *code.needs)).encode() + b"\n" + code.object
+    return _MAGIC + hashlib.sha256(data).digest() + data
+
+
+def decoded(file: bytes) -> Code:
+    """The other way. ValueError: damaged."""
+    start = len(_MAGIC) + 32
+    data = file[start:]
+    if file[:start] != _MAGIC + hashlib.sha256(data).digest():
+        raise ValueError("not machine code, or damaged")
+    symbols, code = data.split(b"\n", 1)
+    symbol, *needs = symbols.decode().split()
+    return Code(symbol, tuple(needs), code)
 
 
 @contextmanager
@@ -156,7 +194,7 @@ def _interrupted_later() -> Iterator[None]:
 
 
 @contextmanager
-def _collecting_less() -> Iterator[None]:
+def collecting_less() -> Iterator[None]:
     """Numba makes millions of objects; looking for garbage among them takes a sixth of the time. 70 MB more at the peak."""
     before = gc.get_threshold()
     gc.set_threshold(20_000, 20, 100)
@@ -166,23 +204,32 @@ def _collecting_less() -> Iterator[None]:
         gc.set_threshold(*before)
 
 
-def keep(path: Path, symbol: str, code: bytes) -> None:
-    """Write the file if another process can link it. Where that failed before, and it is not time to try again, do nothing."""
-    failed = path.with_suffix(".failed")
+def keep(folder: Path, codes: Sequence[Code]) -> None:
+    """Write the files if another process can link them. Where that failed before, and it is not time to try again, do nothing.
+
+    codes: in an order in which each follows what it needs; of what else they need there are files. The last one is what Python calls.
+    Raises OSError, and ValueError where a file that is needed is missing or damaged.
+    """
+    failed = folder / f"{codes[-1].symbol}.failed"
     if not _due(failed):
         return
-    data = symbol.encode() + b"\n" + code
-    file = _MAGIC + hashlib.sha256(data).digest() + data
-    if not (_resolves(code) if child.interpreter() is None else _links(file)):
+    own = {code.symbol for code in codes}
+    needed = [name for code in codes for name in code.needs if name not in own]
+    try:
+        whole = [*_kept(folder, needed, lambda name: None), *codes]
+    except OSError as error:
+        raise ValueError("a file is missing") from error
+    if not (_resolves(whole) if child.interpreter() is None else _links(whole)):
         failed.write_text(f"{_failures(failed) + 1}\n", encoding="ascii")
         return
-    new = path.with_suffix(f".{os.getpid()}")
-    try:
-        new.write_bytes(file)
-        new.replace(path)
-        failed.unlink(missing_ok=True)
-    finally:
-        new.unlink(missing_ok=True)
+    for code in codes:
+        new = folder / f"{code.symbol}.{os.getpid()}"
+        try:
+            new.write_bytes(encoded(code))
+            new.replace(folder / f"{code.symbol}.code")
+        finally:
+            new.unlink(missing_ok=True)
+    failed.unlink(missing_ok=True)
 
 
 def _failures(failed: Path) -> int:
@@ -201,15 +248,15 @@ def _due(failed: Path) -> bool:
     return True
 
 
-def _links(file: bytes) -> bool:
-    """Whether another process links the contents of a file; False too where it takes too long or cannot be started."""
+def _links(codes: Sequence[Code]) -> bool:
+    """Whether another process links them; False too where it takes too long or cannot be started."""
     try:
         process = child.start(f"{__package__}.native", "trial", ("bitnet_kernels", "llvmlite", "numpy"))
     except (OSError, child.NoChildError):
         return False
     with process:
         try:
-            process.communicate(file, timeout=_TRIAL_SECONDS)
+            process.communicate(b"".join(child.framed(encoded(code)) for code in codes), timeout=_TRIAL_SECONDS)
         except subprocess.TimeoutExpired:
             return False
         finally:
@@ -217,39 +264,38 @@ def _links(file: bytes) -> bool:
     return process.returncode == 0
 
 
-def _resolves(code: bytes) -> bool:
-    """Whether all that an object file asks for is there; False too where that cannot be told."""
-    known = externals.register()
+def _resolves(codes: Sequence[Code]) -> bool:
+    """Whether all that object files ask for is there; False too where that cannot be told."""
+    known = {**externals.register(), **{code.symbol: 1 for code in codes}}
     try:
-        return all(known.get(name) or object_file.found(name) for name in object_file.wanted(code))
+        return all(known.get(name) or object_file.found(name) for code in codes for name in object_file.wanted(code.object))
     except ValueError:
         return False
 
 
 def trial() -> None:
     """What the other process does: link what stdin brings."""
-    link(sys.stdin.buffer.read())
+    _link([decoded(file) for file in child.received(sys.stdin.buffer)])
 
 
-def link(file: bytes) -> int:
-    """The contents of a kept file -> the function's address. ValueError where they are damaged."""
-    start = len(_MAGIC) + 32
-    data = file[start:]
-    if file[:start] != _MAGIC + hashlib.sha256(data).digest():
-        raise ValueError("not machine code, or damaged")
-    symbol, code = data.split(b"\n", 1)
-
+def _link(codes: Sequence[Code]) -> None:
+    """Load object files, which need each other and what is linked already. RuntimeError, ValueError: no object files."""
     from llvmlite import binding
 
+    if not codes:
+        return
     externals.register()
     binding.initialize_native_target()
     binding.initialize_native_asmprinter()
     machine = binding.Target.from_triple(binding.get_process_triple()).create_target_machine(cpu=binding.get_host_cpu_name())
     engine = binding.create_mcjit_compiler(binding.parse_assembly(""), machine)
-    engine.add_object_file(binding.ObjectFileRef.from_data(code))
+    for code in codes:
+        engine.add_object_file(binding.ObjectFileRef.from_data(code.object))
     engine.finalize_object()
     _engines.append(engine)
-    address = int(engine.get_function_address(symbol.decode()))
-    if not address:
-        raise ValueError("the function is missing")
-    return address
+    found = {code.symbol: int(engine.get_function_address(code.symbol)) for code in codes}
+    if not all(found.values()):
+        raise ValueError("a function is missing")
+    for symbol, address in found.items():
+        binding.add_symbol(symbol, address)
+    _addresses.update(found)

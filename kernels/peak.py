@@ -5,11 +5,15 @@ and folds, or AMX's tiles; without loads, unpacking and scaling, and without wai
 them.
 """
 
+from typing import NamedTuple
+
 import numpy as np
 from numpy.typing import NDArray
 
 from . import isa
-from .jit import kernel
+from .frame import Frame
+from .jit import entry
+from .native import Entry
 from .simd import floats, matrix, registers, selected, tiles
 from .tile import MATRIX
 
@@ -26,46 +30,61 @@ begin_tiles, end_tiles = matrix.begin, matrix.end
 start_tiles, tile_step, store_tiles = matrix.arithmetic()
 
 
+class Operands(NamedTuple):
+    """The frame of what follows; what of it is not needed is empty."""
+
+    data: NDArray[np.uint8]
+    values: NDArray[np.int8] | NDArray[np.float32]
+    sums: NDArray[np.int32] | NDArray[np.float32]
+
+
 if MATRIX:
 
-    @kernel
-    def _products(rounds, data, values, sums):  # type: ignore[no-untyped-def]
+    @entry
+    def products(frame, rounds):  # type: ignore[no-untyped-def]
         begin_tiles()
-        start_tiles(data)
+        start_tiles(frame.data)
         for _ in range(rounds * STEPS):
             tile_step()
-        store_tiles(sums, 0, 64)  # four tiles beside each other
+        store_tiles(frame.sums, 0, 64)  # four tiles beside each other
         end_tiles()
+        return rounds
 
 else:
 
-    @kernel
-    def _products(rounds, data, values, sums):  # type: ignore[no-untyped-def]
-        codes, x = load(data, 0), load(values, 0)
+    @entry
+    def products(frame, rounds):  # type: ignore[no-untyped-def]
+        codes, x, sums = load(frame.data, 0), load(frame.values, 0), frame.sums
         for _ in range(rounds):
             totals = no_sums()
             for _ in range(STEPS):
                 totals = product_step(totals, codes, x)
             add_to(totals, sums, 0, ROWS, 0, ROWS)
+        return rounds
 
 
-@kernel
-def _floats(rounds, values, sums):  # type: ignore[no-untyped-def]
-    x, totals = load_f32(values, 0), load_floats(sums)
+@entry
+def float_products(frame, rounds):  # type: ignore[no-untyped-def]
+    sums = frame.sums
+    x, totals = load_f32(frame.values, 0), load_floats(sums)
     for _ in range(rounds * STEPS):
         totals = float_step(totals, x)
     store_floats(totals, sums)
+    return rounds
+
+
+_PRODUCTS, _FLOATS = Entry("peak", "products"), Entry("peak", "float_products")
 
 
 def multiply_bytes(rounds: int) -> NDArray[np.int32]:
     """rounds * STEPS * PRODUCTS multiply-adds of ones, by the thread that calls, without the GIL. Returns the sums: (SUMS,)."""
     sums = np.zeros(SUMS, np.int32)
-    _products(rounds, np.ones(1024, np.uint8), np.ones(64, np.int8), sums)
+    _PRODUCTS.over(Frame(Operands(np.ones(1024, np.uint8), np.ones(64, np.int8), sums)), 1)(rounds)
     return sums
 
 
 def multiply_floats(rounds: int) -> NDArray[np.float32]:
     """rounds * STEPS * FLOATS multiply-adds of ones, likewise. Returns the sums: (FLOATS,)."""
     sums = np.zeros(FLOATS, np.float32)
-    _floats(rounds, np.ones(16, np.float32), sums)
+    _FLOATS.over(Frame(Operands(np.ones(0, np.uint8), np.ones(16, np.float32), sums)), 1)(rounds)
     return sums

@@ -47,7 +47,7 @@ from .grouped import logits_by_groups, perhaps_quantise, project_groups, row_uni
 from .head_search import top_logits
 from .heads import attention
 from .inputs import hadamard, keep_largest, own_row, quantise_row_4
-from .jit import entry, inlined, kernel
+from .jit import entry, inlined, kernel, separate
 from .norm import add_rms_norm, rms_norm
 from .parts import AT_ONCE, end_and_scale, left_over, scale_parts
 from .quantise import quantise_row
@@ -79,6 +79,7 @@ def _packed_width(cols):  # type: ignore[no-untyped-def]
     return (cols + 127) // 128 * 128
 
 
+@separate()
 @kernel
 def prepare(x, cols, w, layer, which, norm_at, then_at, eps, kind, kept, turned, s, tokens, thread, threads, control):  # type: ignore[no-untyped-def]
     """x: (tokens, >= cols) -> RMSNorm where norm_at >= 0, another where then_at >= 0 -> rows of codes of a kind (arrays.py) in s.codes.
@@ -180,6 +181,7 @@ def _project(groups, w, s, layer, which, cols, rows, out, place, accumulate, tok
         begin, part = end, part + 1
 
 
+@separate()
 @kernel
 def project(w, s, layer, which, cols, rows, out, place, accumulate, tokens, thread, threads):  # type: ignore[no-untyped-def]
     """out[t, place + r] (+)= row r of projection `which` times activation row t, for this thread's rows."""
@@ -200,6 +202,7 @@ def perhaps_add_bias(biases, groups, out, layer, place, rows, tokens, thread, th
                 out[t, r] += biases[layer, r]
 
 
+@separate()
 @kernel
 def up_where_gate_is_open(z, w, s, layer, thread, threads):  # type: ignore[no-untyped-def]
     """Rows of `up` for one token, of those hidden units only whose gate is above zero: relu(gate)² makes the others exact zeros.
@@ -226,6 +229,7 @@ def up_where_gate_is_open(z, w, s, layer, thread, threads):  # type: ignore[no-u
         matvec_chosen(w.packed, w.offsets[layer, UP], cols, s.codes[thread], s.sums[thread], factor, s.up[0], chosen, count)
 
 
+@separate("boolean")
 @kernel
 def down_by_columns(z, w, s, layer, thread, threads):  # type: ignore[no-untyped-def]
     """The `down` projection of one token from those columns only that meet a code other than zero: the same integers.
@@ -335,6 +339,7 @@ def logits_of_rows(z, w, s, wanted, thread, threads, control):  # type: ignore[n
         top_logits(w, z, s, listed, begin, min(TOGETHER, wanted - begin), thread, threads, control)
 
 
+@separate()
 @kernel
 def wanted_logits(head_groups, z, w, s, wanted, thread, threads, control):  # type: ignore[no-untyped-def]
     """The first `wanted` logits that s.wanted lists. head_groups: w.head_groups; None is known when this is compiled."""

@@ -23,7 +23,7 @@ from .frame import Frame
 from .kv_cache import AnyCache
 from .native import Call, Entry
 
-_SERVE, _ANNOUNCE = Entry("step", "serve"), Entry("barrier", "announce")
+_SERVE, _ANNOUNCE = Entry("step", "serve", large=True), Entry("barrier", "announce")
 
 
 class Step(NamedTuple):

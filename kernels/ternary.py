@@ -12,7 +12,7 @@ tokens meet the packed bytes.
 
 import numpy as np
 
-from .jit import kernel
+from .jit import kernel, separate
 from .row_sums import four_rows, one_row
 from .simd import selected, vectors
 from .simd.matrix import begin as begin_tiles
@@ -67,6 +67,7 @@ def matvec(packed, offset, cols, codes, out, first, last):  # type: ignore[no-un
         out[row] = one_row(packed, offset + row * stride, stride, codes)
 
 
+@separate()
 @kernel
 def matvec_scaled(packed, offset, cols, codes, code_sum, scale, out, accumulate, first, last):  # type: ignore[no-untyped-def]
     """out[r] (+)= (code sum of row r - code_sum) * scale for first <= r < last.
@@ -84,6 +85,7 @@ def matvec_scaled(packed, offset, cols, codes, code_sum, scale, out, accumulate,
         out[row] = out[row] + y if accumulate else y
 
 
+@separate()
 @kernel
 def matvec_chosen(packed, offset, cols, codes, code_sum, scale, out, chosen, count):  # type: ignore[no-untyped-def]
     """As `matvec_scaled`, for the rows chosen[0] < chosen[1] < ... < chosen[count - 1] only. Other rows are not read.
@@ -137,6 +139,7 @@ def _packed_sums(packed, at, stride, rows, codes, tokens, sums):  # type: ignore
             packed_sums_2(packed, at + i * stride, stride, ahead, values, t * gap, gap, sums, place)
 
 
+@separate()
 @kernel
 def matmul_scaled(packed, offset, cols, codes, code_sums, factors, scale, tokens, out, place, add, tile, sums, first, last):  # type: ignore[no-untyped-def]
     """out[t, place + r] (+)= (code sum of row r with token t - code_sums[t]) * (scale / factors[t]) for first <= r < last.

@@ -7,15 +7,18 @@ step, with its inputs, its cold caches and its skipped rows, and a clock of a fe
 import collections
 import platform
 import types as python_types
-from typing import Any
+from typing import Any, NamedTuple
 
+import numpy as np
 from llvmlite import ir
 from numba import types
+from numpy.typing import NDArray
 
 from . import grouped, head_search, heads, step
-from .arrays import DOWN, PROJECTIONS, UP, Scratch
+from .arrays import DOWN, PROJECTIONS, UP, Scratch, Sizes, Weights
 from .barrier import barrier
-from .jit import inlined, kernel
+from .jit import entry, inlined, kernel
+from .kv_cache import AnyCache
 from .simd.vectors import call, intrinsic
 
 # Slots of a thread's laps, the first as arrays.Q to arrays.DOWN. INPUTS: norm and rounding of what projections take; NORMS: of heads, and
@@ -27,6 +30,17 @@ HAS_CLOCK = MACHINE in ("x86_64", "amd64", "aarch64", "arm64")
 
 _named_tuple: Any = collections.namedtuple  # mypy wants its fields as literals
 TimedScratch = _named_tuple("TimedScratch", (*Scratch._fields, "laps"))
+
+
+class TimedStep(NamedTuple):
+    """The frame of `timed_steps`, as team.Step. states: (inputs, tokens, hidden) float32, what the layers begin with, in turn."""
+
+    sizes: Sizes
+    weights: Weights
+    cache: AnyCache
+    scratch: Any  # TimedScratch
+    control: NDArray[np.int64]
+    states: NDArray[np.float32]
 
 
 def emit_clock(b: Any, machine: str) -> Any:
@@ -69,14 +83,13 @@ def _bound(dispatcher: Any, make: Any, **names: Any) -> Any:
 
 
 def _barrier_after(slot: int) -> Any:
-    """A barrier before which the time belongs to `slot`. It gets the team's control and the thread's laps in one."""
+    """A barrier before which the time belongs to `slot`. It gets the frame, for the team's control and the thread's laps."""
 
     @inlined
-    def timed_barrier(both, threads):  # type: ignore[no-untyped-def]
-        control, laps = both
-        lap(laps, slot)
-        barrier(control, threads)
-        lap(laps, WAITING)
+    def timed_barrier(frame, threads):  # type: ignore[no-untyped-def]
+        lap(frame.scratch.laps, slot)
+        barrier(frame.control, threads)
+        lap(frame.scratch.laps, WAITING)
 
     return timed_barrier
 
@@ -91,8 +104,8 @@ _top_logits = _bound(head_search.top_logits, inlined, _digits=_digits, barrier=_
 
 
 @inlined
-def _timed_prepare(x, cols, w, layer, which, norm_at, then_at, eps, kind, kept, turned, s, tokens, thread, threads, both):  # type: ignore[no-untyped-def]
-    _prepare(x, cols, w, layer, which, norm_at, then_at, eps, kind, kept, turned, s, tokens, thread, threads, both)
+def _timed_prepare(x, cols, w, layer, which, norm_at, then_at, eps, kind, kept, turned, s, tokens, thread, threads, frame):  # type: ignore[no-untyped-def]
+    _prepare(x, cols, w, layer, which, norm_at, then_at, eps, kind, kept, turned, s, tokens, thread, threads, frame)
     lap(s.laps, INPUTS)
 
 
@@ -113,8 +126,8 @@ _attention = _bound(heads.attention, inlined, append_to_cache=_timed_append, bar
 
 
 @inlined
-def _timed_attention(z, w, cache, s, layer, tokens, texts, thread, threads, both):  # type: ignore[no-untyped-def]
-    _attention(z, w, cache, s, layer, tokens, texts, thread, threads, both)
+def _timed_attention(z, w, cache, s, layer, tokens, texts, thread, threads, frame):  # type: ignore[no-untyped-def]
+    _attention(z, w, cache, s, layer, tokens, texts, thread, threads, frame)
     lap(s.laps, ATTENTION)
 
 
@@ -149,14 +162,19 @@ _wanted_logits = _bound(step.wanted_logits, kernel, logits_of_rows=_logits_of_ro
 _after_head = _barrier_after(HEAD)
 
 
-@kernel
-def timed_steps(z, w, cache, s, control, states, texts, wanted, steps, thread, threads):  # type: ignore[no-untyped-def]
-    """This thread's part of `steps` steps through all layers and the head, each of so many tokens as `states` have.
+@entry
+def timed_steps(frame, texts, wanted, steps, thread, threads):  # type: ignore[no-untyped-def]
+    """This thread's part of `steps` steps through all layers and the head, each of so many tokens as frame.states have.
 
-    s: TimedScratch, of which s.texts lists `texts` texts, and s.wanted `wanted` logits; states: (inputs, tokens, hidden) float32, what the
-    layers begin with, in turn. Returns the clock's ticks meanwhile.
+    s.texts lists `texts` texts, and s.wanted `wanted` logits. Returns the clock's ticks meanwhile.
     """
-    total, tokens, both = 0, states.shape[1], (control, s.laps)
+    z = frame.sizes
+    w = frame.weights
+    cache = frame.cache
+    s = frame.scratch
+    control = frame.control
+    states = frame.states
+    total, tokens = 0, states.shape[1]
     for number in range(steps):
         barrier(control, threads)
         if thread == 0:
@@ -167,8 +185,8 @@ def timed_steps(z, w, cache, s, control, states, texts, wanted, steps, thread, t
         begin = clock()
         s.laps[LAST] = begin
         for layer in range(z.layers):
-            _run_layer(z, w, cache, s, layer, tokens, texts, thread, threads, both)
-        _wanted_logits(w.head_groups, z, w, s, wanted, thread, threads, both)
-        _after_head(both, threads)
+            _run_layer(z, w, cache, s, layer, tokens, texts, thread, threads, frame)
+        _wanted_logits(w.head_groups, z, w, s, wanted, thread, threads, frame)
+        _after_head(frame, threads)
         total += clock() - begin
     return total

@@ -59,10 +59,10 @@ class Screen:
         return text
 
     def prompted(self) -> None:
-        """Wait until the program reads keys one by one. Until then the terminal itself takes Ctrl-R, Ctrl-D and the like, and shows them."""
+        """Wait until the program reads keys one by one. Until then the terminal itself takes Ctrl-R, Ctrl-D and the like."""
         import termios  # not on Windows, nor is tmux
 
-        with open(self._tmux("display-message", "-p", "-t", "x", "#{pane_tty}").strip(), "rb", buffering=0) as terminal:
+        with Path(self._tmux("display-message", "-p", "-t", "x", "#{pane_tty}").strip()).open("rb", buffering=0) as terminal:
             end = time.monotonic() + PATIENCE
             while termios.tcgetattr(terminal)[3] & termios.ICANON:
                 assert time.monotonic() < end, self.text()

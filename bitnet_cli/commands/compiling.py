@@ -1,4 +1,5 @@
-"""What the user sees while Numba compiles the kernels: half a minute on two cores, once for each layout of arrays (kernels/frame.py).
+"""What the user sees while the kernels are compiled: a quarter of a minute on two cores the first time, less for what another kind of model
+or cache needs besides (kernels/separate.py).
 
 After a second of it: on a terminal a bar that goes away again, elsewhere one line on stderr. Loading compiled kernels
 takes a few milliseconds and shows nothing.
@@ -24,11 +25,12 @@ def _say(stop: threading.Event, terminal: bool) -> None:
         return
     what = f"bitnet: compiling the kernels for this CPU ({isa.chosen()})"
     if not terminal:
-        say(f"{what}; once for each kind of model and cache, it takes about half a minute")
+        say(f"{what}; this takes about a quarter of a minute the first time, less for other models")
         return
-    with Bar(f"compiling the kernels ({isa.chosen()})", "functions", patience=0) as bar:
+    with Bar(f"compiling the kernels ({isa.chosen()})", "parts", patience=0) as bar:
         while not stop.wait(EVERY):
-            bar.update(compile_cache.compiled.done, None)
+            done = compile_cache.compiled.done
+            bar.update(done, done + max(compile_cache.compiled.waiting, 1))  # it does not end between two kernels
 
 
 @contextlib.contextmanager

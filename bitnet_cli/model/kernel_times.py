@@ -7,6 +7,8 @@ from collections.abc import Sequence as Ids
 import numpy as np
 from bitnet_kernels import isa
 from bitnet_kernels.control import Wanted, new_control
+from bitnet_kernels.frame import Frame
+from bitnet_kernels.native import Entry
 from numpy.typing import NDArray
 
 from bitnet_cli.errors import UnsupportedError
@@ -17,6 +19,8 @@ from bitnet_cli.model.traffic import reset_counts
 
 # In the order of timed_step's slots. inputs: norm and rounding of what projections take; norms: of heads and branches, in few models.
 KERNELS = (*PROJECTIONS, "attention", "kv_store", "inputs", "glu", "norms", "head", "waiting")
+Laps = NDArray[np.int64]  # (WORDS,), of a thread
+_TIMED = Entry("timed_step", "timed_steps", large=True)
 ROUNDS = 9  # of which the one in the middle counts
 SECONDS = 0.05  # of a round
 
@@ -35,25 +39,22 @@ class KernelTimer:
     """Times steps of one text, alone in its engine."""
 
     def __init__(self, sequence: Sequence):
-        """Compiles (20 s, once on a machine) or loads what is called."""
-        from bitnet_kernels.jit import interruptible
-
+        """Compiles (some seconds, once on a machine) or loads what is called."""
         self._sequence, self._engine, self._control = sequence, sequence.engine, new_control()
-        with interruptible():
-            self._steps(self._engine.embedding_rows([0])[None], 0, [], 0, 0, 1, np.zeros(16, np.int64))
+        self._steps(self._engine.embedding_rows([0])[None], 0, [], 0, 0, 1, np.zeros(16, np.int64))
 
     def _steps(
-        self, states: NDArray[np.float32], position: int, wanted: list[Wanted], steps: int, thread: int, threads: int, laps: object
+        self, states: NDArray[np.float32], position: int, wanted: list[Wanted], steps: int, thread: int, threads: int, laps: Laps
     ) -> int:
-        from bitnet_kernels.timed_step import TimedScratch, timed_steps
+        from bitnet_kernels.timed_step import TimedScratch, TimedStep
 
         sizes, weights, cache, scratch = self._engine.arrays
-        timed = TimedScratch(*scratch, laps)
+        frame = Frame(TimedStep(sizes, weights, cache, TimedScratch(*scratch, laps), self._control, states))
         tokens = states.shape[1]
         scratch.texts[0] = self._engine.text(0, 0, tokens, position, self._sequence)
         scratch.positions[:tokens, 0], scratch.positions[:tokens, 1] = range(position, position + tokens), 0
         scratch.wanted[: len(wanted)] = np.array(wanted, np.int64).reshape(-1, len(Wanted._fields))
-        return int(timed_steps(sizes, weights, cache, timed, self._control, states, 1, len(wanted), steps, thread, threads))
+        return _TIMED.over(frame, 5)(1, len(wanted), steps, thread, threads)
 
     def _round(self, states: NDArray[np.float32], position: int, wanted: list[Wanted], steps: int) -> NDArray[np.float64]:
         """Seconds of a step: of each kernel, the mean of all threads; their sum is the step."""

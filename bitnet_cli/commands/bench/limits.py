@@ -32,13 +32,13 @@ def read_rates(data: NDArray[np.uint8], threads: int, passes: int = 3) -> list[f
     """Bytes/s of reading these bytes, one figure a pass of READ bytes or more; a first pass, which maps the pages, is left out."""
     if not kernels_run():
         return []
-    from bitnet_kernels.bandwidth import read
+    from bitnet_kernels.bandwidth import reader
 
-    rounds = -(-READ // len(data))  # a small array several times: starting threads takes as long as reading 10 MB
+    read, rounds = reader(data), -(-READ // len(data))  # a small array several times: starting threads takes as long as reading 10 MB
 
     def work(first: int, last: int) -> None:
         for _ in range(rounds):
-            read(data, first, last, AHEAD)
+            read(first, last, AHEAD)
 
     rates = []
     for _ in range(passes + 1):
