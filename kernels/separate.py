@@ -21,6 +21,7 @@ from typing import Any, NamedTuple
 from . import child, compile_cache, isa
 
 PROCESSES = 3  # at most, this one among them: each takes 200 to 350 MB
+PATIENCE = 60.0  # seconds for a child: ten times what its longest part takes
 NEEDED = ("bitnet_kernels", "numba", "llvmlite", "numpy")
 SETTINGS = ("BITNET_CACHE_DIR", "HOME", "XDG_CACHE_HOME", "LOCALAPPDATA")  # and all of Numba's own: so that all compile alike
 
@@ -68,18 +69,19 @@ class Build:
     def __init__(self, known: Any):
         self._known = known
         self._changed = threading.Condition()
-        self._waiting: list[tuple[str, Part]] = []
-        self._at_work = 0
+        self._waiting: dict[str, Part] = {}
+        self._at_work: dict[str, Part] = {}
         self._seen: set[str] = set()
         self.codes: dict[str, Code] = {}
         self._children: list[subprocess.Popen[bytes]] = []
 
     def run(self, root: Part, symbol: str, processes: int) -> list[Code]:
         """Compile the kernel and all that it calls and is not known: codes in an order in which each follows those that it needs."""
+        self._at_work[symbol] = root
         try:
             self._start(processes - 1)
             self._done(compile_part(root, symbol, self.want))
-            while (task := self._take()) is not None:
+            while (task := self._take(PATIENCE)) is not None:
                 self._done(compile_part(task[1], task[0], self.want))
         finally:
             for process in self._children:
@@ -100,32 +102,36 @@ class Build:
             if symbol in self._seen or self._known(symbol):
                 return
             self._seen.add(symbol)
-            self._waiting.append((symbol, part))
+            self._waiting[symbol] = part
             self._count()
 
-    def _take(self) -> tuple[str, Part] | None:
-        """The next part, as soon as there is one; None where none is left and none can come any more."""
+    def _take(self, patience: float | None = None) -> tuple[str, Part] | None:
+        """The next part, as soon as there is one; None where none is left and none can come any more.
+
+        patience: after so many seconds in which nothing happens, a part that a child is at: it may hang, or have been stopped.
+        """
         with self._changed:
-            self._changed.wait_for(lambda: self._waiting or not self._at_work)
-            if not self._waiting:
-                return None
-            self._at_work += 1
-            return self._waiting.pop(0)
+            self._changed.wait_for(lambda: self._waiting or not self._at_work, patience)
+            for parts in (self._waiting, self._at_work):
+                for symbol, part in parts.items():
+                    del parts[symbol]
+                    self._at_work[symbol] = part
+                    return symbol, part
+        return None
 
     def _count(self) -> None:
         """Tell who waits, in this process, and the user."""
-        compile_cache.compiled.waiting = len(self._waiting) + self._at_work
+        compile_cache.compiled.waiting = len(self._waiting) + len(self._at_work)
         self._changed.notify_all()
 
     def _done(self, code: Code) -> None:
         with self._changed:
             self.codes[code.symbol] = code
-            self._at_work -= 1
+            self._at_work.pop(code.symbol, None)
             compile_cache.compiled.done += 1
             self._count()
 
     def _start(self, count: int) -> None:
-        self._at_work += 1  # the root
         settings = {name: value for name, value in os.environ.items() if name in SETTINGS or name.startswith("NUMBA_")}
         for _ in range(count):
             try:
@@ -138,7 +144,7 @@ class Build:
     def _lead(self, process: "subprocess.Popen[bytes]", settings: dict[str, str]) -> None:
         """Give one child parts to compile, until there are no more. What it fails at is left to the others."""
         task = None
-        with suppress(OSError, pickle.PickleError, EOFError), process:
+        with suppress(Exception), process:  # a child that fails may say anything
             assert process.stdout is not None  # child.start makes pipes of both
             _send(process.stdin, settings)
             for message in child.received(process.stdout):
@@ -154,8 +160,8 @@ class Build:
                 _send(process.stdin, task)
         if task is not None:
             with self._changed:
-                self._at_work -= 1
-                self._waiting.append(task)
+                if self._at_work.pop(task[0], None):
+                    self._waiting[task[0]] = task[1]
                 self._count()
 
 

@@ -124,8 +124,7 @@ A cache folder that is read-only, full, without a home | compiled each time, sai
 A cache folder that others can write | not used
     kernels/compile_cache::a_folder_that_others_can_write_is_not_used kernels/private::who_can_write_above_can_swap_the_folder
 A cache of another version or CPU; damaged files | compiled again
-    kernels/compile_cache::a_change_in_any_source_file_changes_the_name kernels/compile_cache::damaged_files_are_compiled_again
-    kernels/compile_cache::damaged_machine_code_is_not_run
+    kernels/compile_cache::a_change_in_any_source_file_changes_the_name kernels/compile_cache::damaged_machine_code_is_not_run
 A CPU without an instruction set; few cores allowed | another set, the same integers
     kernels/isa::the_same_integers kernels/isa::a_set_that_cannot_be_had_is_an_error
     machine/threads::only_the_cpus_of_this_process_count

@@ -10,18 +10,19 @@ from pathlib import Path
 
 
 def object_code() -> bytes:
-    """A function `f` that returns 0, as this machine's object file."""
+    """A function `a` that returns 0, as this machine's object file."""
     from llvmlite import binding
 
     binding.initialize_native_target()
     binding.initialize_native_asmprinter()
     machine = binding.Target.from_triple(binding.get_process_triple()).create_target_machine()
-    return bytes(machine.emit_object(binding.parse_assembly("define i32 @f() {\n  ret i32 0\n}\n")))
+    return bytes(machine.emit_object(binding.parse_assembly("define i32 @a() {\n  ret i32 0\n}\n")))
 
 
 def main() -> None:
     """Try both."""
     from bitnet_kernels import native
+    from bitnet_kernels.separate import Code
 
     from bitnet_cli.errors import UnsupportedError
     from bitnet_cli.text.chat.jinja import JinjaTemplate
@@ -31,7 +32,7 @@ def main() -> None:
     if len(sys.argv) > 2:
         sys.frozen, sys.executable = True, sys.argv[2]  # type: ignore[attr-defined]
     folder = Path(sys.argv[1])
-    native.keep(folder / "a.code", "f", code)
+    native.keep(folder, [Code("a", (), code)])
     try:
         rendered = JinjaTemplate("t", "{{ messages[0].content }}", "t.jinja").pieces([Message("user", "hello")])
     except UnsupportedError as error:

@@ -16,6 +16,7 @@ from typing import Any
 import bitnet_kernels
 import pytest
 from bitnet_kernels import child, isa, native
+from bitnet_kernels.separate import Code
 
 import bitnet_cli
 
@@ -205,7 +206,7 @@ def trials(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[[bool], 
     count = 0
     good = False
 
-    def links(_: bytes) -> bool:
+    def links(_: object) -> bool:
         nonlocal count
         count += 1
         return good
@@ -213,7 +214,7 @@ def trials(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[[bool], 
     def attempt(ends_well: bool) -> int:
         nonlocal count, good
         count, good = 0, ends_well
-        native.keep(tmp_path / "a.code", "f", b"code")
+        native.keep(tmp_path, [Code("a", (), b"code")])
         return count
 
     monkeypatch.setattr(native, "_links", links)
@@ -257,19 +258,19 @@ def test_a_trial_that_takes_too_long_has_failed(monkeypatch: pytest.MonkeyPatch,
 
     monkeypatch.setattr(child, "start", sleeper)
     monkeypatch.setattr(native, "_TRIAL_SECONDS", 0.1)
-    native.keep(tmp_path / "a.code", "f", b"code")
+    native.keep(tmp_path, [Code("a", (), b"code")])
     assert [path.name for path in tmp_path.iterdir()] == ["a.failed"]
     assert started[0].returncode is not None
 
 
 @pytest.mark.skipif(isa.chosen() == isa.NAIVE, reason="nothing is compiled")
 def test_code_is_kept_by_a_later_process_where_the_first_could_not(run_script: Callable[..., Any], tmp_path: Path) -> None:
-    """Numba then loads what it has kept itself, and forgets the object code of it: the trial takes place all the same."""
+    """It is compiled again, and tried."""
     base = {"BITNET_CACHE_DIR": str(tmp_path / "base")}
     first = run_script("cache_state.py", "barrier", "alone", **base)
     assert (first["right"], first["numba"], first["machine code"]) == (True, True, [])
     second = run_script("cache_state.py", "barrier", **base)
-    assert (second["right"], second["numba"], second["compiled"]) == (True, True, [])
+    assert (second["right"], second["numba"], second["compiled"]) == (True, True, 1)
     assert [name.split("-")[0] for name in second["machine code"]] == ["barrier.announce"]
     third = run_script("cache_state.py", "barrier", **base)
     assert (third["right"], third["numba"]) == (True, False)

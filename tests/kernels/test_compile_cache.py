@@ -15,6 +15,7 @@ from typing import Any
 import numba
 import pytest
 from bitnet_kernels import compile_cache, isa, native, private
+from bitnet_kernels.separate import Code
 
 HERE = Path(__file__).parent
 POSIX = pytest.mark.skipif(not hasattr(os, "getuid"), reason="permissions as on POSIX")
@@ -22,14 +23,12 @@ COMPILED = pytest.mark.skipif(isa.chosen() == isa.NAIVE, reason="nothing is comp
 
 
 @pytest.fixture
-def prepare(monkeypatch: pytest.MonkeyPatch) -> Callable[[Path], Path | None]:
-    """`prepare` as a new process would call it, with this base folder. Numba's own setting is put back afterwards."""
-    monkeypatch.setattr(numba.config, "CACHE_DIR", numba.config.CACHE_DIR)
-    monkeypatch.setattr(compile_cache, "folder", compile_cache.folder.__wrapped__)
+def made(monkeypatch: pytest.MonkeyPatch) -> Callable[[Path], Path | None]:
+    """`folder` as a new process would call it, with this base folder."""
 
     def run(base: Path) -> Path | None:
         monkeypatch.setenv("BITNET_CACHE_DIR", str(base))
-        return compile_cache.prepare.__wrapped__()
+        return compile_cache.folder.__wrapped__()
 
     return run
 
@@ -40,28 +39,27 @@ def mode(path: Path) -> int:
 
 @POSIX
 @pytest.mark.parametrize("umask", [0o022, 0o000, 0o077])
-def test_the_folder_is_private(prepare: Callable[[Path], Path | None], tmp_path: Path, umask: int) -> None:
+def test_the_folder_is_private(made: Callable[[Path], Path | None], tmp_path: Path, umask: int) -> None:
     before = os.umask(umask)
     try:
-        folder = prepare(tmp_path / "base")
+        folder = made(tmp_path / "base")
     finally:
         os.umask(before)
     assert folder is not None
     assert folder.parent == tmp_path / "base"
     assert mode(folder) == mode(folder.parent) == 0o700
     assert [path.name for path in folder.iterdir()] == [compile_cache.MARK]
-    assert str(folder) == numba.config.CACHE_DIR
 
 
-def test_the_name_holds_sources_instruction_set_and_versions(prepare: Callable[[Path], Path | None], tmp_path: Path) -> None:
-    folder = prepare(tmp_path)
+def test_the_name_holds_sources_instruction_set_and_versions(made: Callable[[Path], Path | None], tmp_path: Path) -> None:
+    folder = made(tmp_path)
     assert folder is not None
     version = f"py{sys.version_info.major}{sys.version_info.minor}"
     assert folder.name == f"kernels-{compile_cache.source_hash()}-{isa.chosen()}-{version}-numba{numba.__version__}"
 
 
 def test_a_change_in_any_source_file_changes_the_name(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """Numba itself looks only at the file of the function, not at those of its callees."""
+    """Also of the kernels that a kernel calls."""
     package = Path(compile_cache.__file__).parent
     shutil.copytree(package, tmp_path / "copy", ignore=shutil.ignore_patterns("__pycache__"))
     monkeypatch.setattr(compile_cache, "__file__", str(tmp_path / "copy" / "compile_cache.py"))
@@ -78,37 +76,37 @@ def test_a_change_in_any_source_file_changes_the_name(monkeypatch: pytest.Monkey
 
 @POSIX
 @pytest.mark.parametrize("permissions", [0o777, 0o720, 0o702, 0o1777])
-def test_a_folder_that_others_can_write_is_not_used(prepare: Callable[[Path], Path | None], tmp_path: Path, permissions: int) -> None:
+def test_a_folder_that_others_can_write_is_not_used(made: Callable[[Path], Path | None], tmp_path: Path, permissions: int) -> None:
     """Whoever writes there would run code here: Numba unpickles what it finds."""
     base = tmp_path / "base"
     base.mkdir()
     base.chmod(permissions)
-    assert prepare(base) is None
+    assert made(base) is None
     assert list(base.iterdir()) == []
     base.chmod(0o700)
-    folder = prepare(base)
+    folder = made(base)
     assert folder is not None
     folder.chmod(permissions)
-    assert prepare(base) is None
+    assert made(base) is None
     assert str(folder) in str(compile_cache.refused.reason)
 
 
 @POSIX
-def test_a_folder_that_others_can_swap_is_not_used(prepare: Callable[[Path], Path | None], tmp_path: Path) -> None:
+def test_a_folder_that_others_can_swap_is_not_used(made: Callable[[Path], Path | None], tmp_path: Path) -> None:
     """By the folder above it; and the user learns why."""
     above = tmp_path / "above"
-    assert prepare(above / "base") is not None
+    assert made(above / "base") is not None
     above.chmod(0o777)
-    assert prepare(above / "base") is None
+    assert made(above / "base") is None
     assert compile_cache.refused.reason == f"others can rename what is in {above}"
     above.chmod(0o1777)
-    assert prepare(above / "base") is not None
+    assert made(above / "base") is not None
 
 
 @POSIX
 @pytest.mark.parametrize("home", ["", "relative"])
 def test_a_home_that_is_none_is_asked_of_the_system(
-    prepare: Callable[[Path], Path | None], monkeypatch: pytest.MonkeyPatch, tmp_path: Path, home: str
+    made: Callable[[Path], Path | None], monkeypatch: pytest.MonkeyPatch, tmp_path: Path, home: str
 ) -> None:
     pwd = pytest.importorskip("pwd")
     monkeypatch.delenv("BITNET_CACHE_DIR", raising=False)
@@ -121,7 +119,7 @@ def test_a_home_that_is_none_is_asked_of_the_system(
 
 @POSIX
 def test_a_folder_of_somebody_else_is_not_used(
-    prepare: Callable[[Path], Path | None], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    made: Callable[[Path], Path | None], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     """The administrator's is: who owns the machine could put code anywhere."""
     if os.getuid() == 0:
@@ -129,7 +127,7 @@ def test_a_folder_of_somebody_else_is_not_used(
     else:
         owner = os.getuid()
         monkeypatch.setattr(os, "getuid", lambda: owner + 1)
-    assert prepare(tmp_path) is None
+    assert made(tmp_path) is None
     assert list(tmp_path.iterdir()) == []
 
 
@@ -163,25 +161,25 @@ def folders(base: Path, current: str, outside: Path) -> dict[str, Path]:
 
 
 @POSIX
-def test_only_folders_that_were_made_here_are_removed(prepare: Callable[[Path], Path | None], tmp_path: Path) -> None:
+def test_only_folders_that_were_made_here_are_removed(made: Callable[[Path], Path | None], tmp_path: Path) -> None:
     base = tmp_path / "base"
-    current = prepare(base)
+    current = made(base)
     assert current is not None
     outside = tmp_path / "outside"
     outside.mkdir()
     (outside / "a").touch()
     found = folders(base, current.name, outside)
-    assert prepare(base) == current
+    assert made(base) == current
     assert [what for what, path in found.items() if not os.path.lexists(path)] == ["ours"]
     assert (outside / "a").exists() and (base / "elsewhere" / compile_cache.MARK).exists()
-    assert prepare(base) == current and current.stat().st_mtime > time.time() - 100
+    assert made(base) == current and current.stat().st_mtime > time.time() - 100
 
 
-def test_a_folder_that_was_there_before_is_not_marked(prepare: Callable[[Path], Path | None], tmp_path: Path) -> None:
-    current = prepare(tmp_path / "one")
+def test_a_folder_that_was_there_before_is_not_marked(made: Callable[[Path], Path | None], tmp_path: Path) -> None:
+    current = made(tmp_path / "one")
     assert current is not None
     (tmp_path / "two" / current.name).mkdir(parents=True, mode=0o700)
-    assert prepare(tmp_path / "two") == tmp_path / "two" / current.name
+    assert made(tmp_path / "two") == tmp_path / "two" / current.name
     assert list((tmp_path / "two" / current.name).iterdir()) == []
 
 
@@ -189,10 +187,7 @@ def test_without_a_home_there_is_no_folder(monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.setattr(private, "home", lambda: None)
     for name in ("BITNET_CACHE_DIR", "XDG_CACHE_HOME", "LOCALAPPDATA"):
         monkeypatch.delenv(name, raising=False)
-    monkeypatch.setattr(compile_cache, "folder", compile_cache.folder.__wrapped__)
-    before = numba.config.CACHE_DIR
-    assert compile_cache.prepare.__wrapped__() is None
-    assert before == numba.config.CACHE_DIR
+    assert compile_cache.folder.__wrapped__() is None
 
 
 def test_a_relative_xdg_folder_is_ignored(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -217,11 +212,9 @@ def test_kernels_work_without_a_folder(run_script: Callable[..., Any], tmp_path:
     else:
         gone = str(file / "gone")
         changes = {"BITNET_CACHE_DIR": None, "XDG_CACHE_HOME": None, "HOME": gone, "USERPROFILE": gone, "LOCALAPPDATA": gone}
-    result = run_script("cache_state.py", "row", **changes)
-    assert result["right"] is True
-    assert result["folder"] is None
-    assert result["found"] == []
-    assert "quantise_row" in result["compiled"]
+    for _ in range(2):
+        result = run_script("cache_state.py", "barrier", **changes)
+        assert (result["right"], result["folder"], result["compiled"]) == (True, None, 1)
 
 
 @COMPILED
@@ -231,7 +224,7 @@ def test_the_second_process_compiles_nothing(run_script: Callable[..., Any]) -> 
     second = run_script("cache_state.py", "team")
     assert first["right"] is second["right"] is True
     assert second["folder"] is not None
-    assert (second["numba"], second["compiled"], second["found"]) == (False, [], [])
+    assert (second["numba"], second["compiled"]) == (False, 0)
     assert {name.split("-")[0] for name in second["machine code"]} >= {"step.serve", "barrier.announce"}
 
 
@@ -246,72 +239,55 @@ def after_the_first(run_script: Callable[..., Any], tmp_path: Path) -> tuple[dic
 
 
 @COMPILED
-@pytest.mark.parametrize("damage", ["cut", "changed", "not ours", "missing"])
+def test_another_cache_compiles_attention_and_the_root_again(run_script: Callable[..., Any], tmp_path: Path) -> None:
+    """All else is kept for whoever calls it with the same types."""
+    base, before = after_the_first(run_script, tmp_path)
+    other = run_script("cache_state.py", "team", "q8", **base)
+    new = {name.split("-")[0] for name in set(other["machine code"]) - {path.name for path in before}}
+    assert other["right"] is True and new <= {"attention.attend", "step.serve"} and other["compiled"] == len(new)
+
+
+@COMPILED
+@pytest.mark.parametrize("damage", ["cut", "changed", "not ours", "missing", "a needed part is missing"])
 def test_damaged_machine_code_is_not_run(run_script: Callable[..., Any], tmp_path: Path, damage: str) -> None:
-    """It would crash. Numba has the same kernels in its own files."""
+    """As after a full disk, or a computer that stopped while it was written. It is compiled again; what is whole is not."""
     base, files = after_the_first(run_script, tmp_path)
-    for path in files:
+    root, part = (next(path for path in files if path.name.startswith(name)) for name in ("step.serve", "attention.attend"))
+    for path in (part,) if damage.startswith("a needed") else (root, part):
         data = path.read_bytes()
         path.write_bytes({"cut": data[:-100], "changed": data[:-1] + bytes([data[-1] ^ 1]), "not ours": b"text"}.get(damage, b""))
-        if damage == "missing":
+        if "missing" in damage:
             path.unlink()
     again = run_script("cache_state.py", "team", **base)
-    assert again["right"] is True
-    assert (again["numba"], again["compiled"]) == (True, [])
-    assert {"serve", "announce"} <= set(again["found"])
+    assert (again["right"], again["compiled"]) == (True, 2)  # the root, and the part that it needs
+    assert run_script("cache_state.py", "team", **base)["compiled"] == 0  # the damaged files have been replaced
 
 
 @COMPILED
 def test_machine_code_that_cannot_be_linked_is_not_kept(tmp_path: Path) -> None:
     """As with a function that this system does not have: LLVM would end the process, so another one tries."""
-    native.keep(tmp_path / "a.code", "f", b"no object file")
+    native.keep(tmp_path, [Code("a", (), b"no object file")])
     assert [path.name for path in tmp_path.iterdir()] == ["a.failed"]
 
 
 @COMPILED
+def test_code_whose_parts_are_not_kept_is_not_kept(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="missing"):
+        native.keep(tmp_path, [Code("a", ("b",), b"no object file")])
+    assert list(tmp_path.iterdir()) == []
+
+
+@COMPILED
 def test_two_processes_may_fill_an_empty_folder_at_once(run_script: Callable[..., Any], tmp_path: Path) -> None:
-    command = [sys.executable, str(HERE / "cache_state.py"), "row"]
+    command = [sys.executable, str(HERE / "cache_state.py"), "barrier"]
     environment = {**os.environ, "BITNET_CACHE_DIR": str(tmp_path / "base"), "BITNET_ISA": ""}
     both = [subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) for _ in range(2)]
     for process in both:
         output, errors = process.communicate(timeout=240)
         assert (process.returncode, errors) == (0, "")
         assert '"right": true' in output
-    third = run_script("cache_state.py", "row", BITNET_CACHE_DIR=str(tmp_path / "base"))
-    assert third["right"] is True
-    assert third["compiled"] == []
-
-
-@COMPILED
-@pytest.mark.parametrize("part", [".nbi", ".nbc"])
-def test_damaged_files_are_compiled_again(run_script: Callable[..., Any], tmp_path: Path, part: str) -> None:
-    """As after a full disk, or a computer that stopped while they were written."""
-    base = {"BITNET_CACHE_DIR": str(tmp_path / "base")}
-    run_script("cache_state.py", "row", **base)
-    files = [path for path in (tmp_path / "base").rglob("*.nb*") if path.is_file()]
-    assert {path.suffix for path in files} == {".nbi", ".nbc"}  # an index and machine code of each kernel
-    for path in files:
-        if path.suffix == part:
-            path.write_bytes(path.read_bytes()[:100])
-    again = run_script("cache_state.py", "row", **base)
-    assert again["right"] is True
-    assert "quantise_row" in again["compiled"]
-    assert run_script("cache_state.py", "row", **base)["compiled"] == []  # the damaged files have been replaced
-
-
-@COMPILED
-@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs a file that is always full")
-def test_a_full_disk(run_python: Callable[..., Any], tmp_path: Path) -> None:
-    """Nothing can be kept; the kernels work all the same."""
-    code = (
-        "import os, runpy, sys; from numba.core import caching; sys.argv = sys.argv[1:];"
-        "caching.IndexDataCacheFile._open_for_write = lambda self, path: open('/dev/full', 'wb', buffering=0);"
-        "runpy.run_path(sys.argv[0], run_name='__main__')"
-    )
-    done = run_python("-c", code, str(HERE / "cache_state.py"), "row", BITNET_CACHE_DIR=str(tmp_path / "base"), PYTHONPATH=str(HERE))
-    assert (done.returncode, done.stderr) == (0, "")
-    assert '"right": true' in done.stdout
-    assert [path.name for path in (tmp_path / "base").rglob("*") if path.is_file()] == [compile_cache.MARK]
+    third = run_script("cache_state.py", "barrier", BITNET_CACHE_DIR=str(tmp_path / "base"))
+    assert (third["right"], third["compiled"]) == (True, 0)
 
 
 @pytest.mark.skipif(not hasattr(os, "getuid") or os.getuid() != 0, reason="only root can be somebody else")
@@ -324,9 +300,9 @@ def test_kernels_that_root_keeps_for_all_users() -> None:
         copy = Path(name) / kept.name
         copy.mkdir(mode=0o755)
         (copy / "x.code").touch(0o644)
-        assert _found_as_somebody_else(name) == f"{copy} None"
+        assert _found_as_somebody_else(name) == str(copy)
         copy.chmod(0o777)
-        assert _found_as_somebody_else(name) == "None None"
+        assert _found_as_somebody_else(name) == "None"
 
 
 def _found_as_somebody_else(base: str) -> str:
@@ -340,9 +316,8 @@ def _found_as_somebody_else(base: str) -> str:
             compile_cache.source_hash, compile_cache._numba_version = lambda: hashed, lambda: numba
             os.setuid(12345)
             os.environ["BITNET_CACHE_DIR"] = base
-            for known in (compile_cache.folder, compile_cache.prepare):
-                known.cache_clear()
-            os.write(ends[1], f"{compile_cache.folder()} {compile_cache.prepare()}".encode())
+            compile_cache.folder.cache_clear()
+            os.write(ends[1], str(compile_cache.folder()).encode())
         except BaseException as error:
             os.write(ends[1], repr(error).encode())
         finally:

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 from bitnet_kernels import child, native, object_file
+from bitnet_kernels.separate import Code
 from llvmlite import binding
 
 CALLS = """
@@ -60,7 +61,7 @@ def test_without_a_trial_the_names_decide(monkeypatch: pytest.MonkeyPatch, tmp_p
     monkeypatch.setattr(child, "interpreter", lambda: None)
     triple = binding.get_process_triple()
     for name, kept in (("abs", True), ("bitnet_yield_thread", True), ("no_such_function", False)):
-        native.keep(tmp_path / f"{name}.code", "f", compiled(CALLS.format(name=name), triple))
+        native.keep(tmp_path, [Code(name, (), compiled(CALLS.format(name=name), triple))])
         assert (tmp_path / f"{name}.code").exists() == kept
-    native.keep(tmp_path / "x.code", "f", b"no object file")
+    native.keep(tmp_path, [Code("x", (), b"no object file")])
     assert not (tmp_path / "x.code").exists()
