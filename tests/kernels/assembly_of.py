@@ -1,7 +1,7 @@
-"""Script: kernels compiled for an instruction set that this machine may lack -> {name of kernel: assembly}, as JSON.
+"""Script: kernels compiled for an instruction set that this machine may lack -> {name of kernel or symbol: assembly}, as JSON.
 
-    assembly_of.py NAME CPU step          all kernels of a decoder step in the set NAME, for one of LLVM's CPU names
-    assembly_of.py NAME CPU operations    some of them, in a third of the time
+    assembly_of.py NAME CPU step          all parts of a decoder step in the set NAME, for one of LLVM's CPU names
+    assembly_of.py NAME CPU operations    some kernels by themselves
 
 Numba's own pipeline does the work, with its passes and the target's cost model. Only the engine that links code into this process is
 replaced; what is compiled is never called. A process of its own, because LLVM aborts where a target has no instruction.
@@ -13,6 +13,8 @@ import os
 import platform
 import sys
 from typing import Any
+
+import numpy as np
 
 TRIPLES = {"avx": "x86_64-unknown-linux-gnu", "arm": "aarch64-unknown-linux-gnu"}
 
@@ -65,81 +67,95 @@ def pretend(name: str, cpu: str) -> None:
     choice.cpu_features = lambda: isa.REQUIRED_FEATURES[name]
 
 
-def compile_operations() -> None:
-    """The operations that tests call directly, and with them the kernels that they are made of."""
-    from bitnet_kernels import base3, dense, grouped, head_sums, peak, quantise, recode, ternary
+# The kernels whose loops are looked at; what they call, and who calls them, is compiled only as a part of them.
+LOOKED_AT = (
+    "four_rows", "four_base3_rows", "sums_4", "sums_8", "sums_16", "packed_sums_8", "_sums_1", "_sums_some", "_sums_more", "_tile_sums",
+    "six_bit_sums_2", "six_bit_sums_8", "products", "float_products", "matmul_scaled", "_row_f16", "head_matvec", "quantise_row",
+    "q8_0_rows",
+)  # fmt: skip
+
+
+def operations() -> dict[str, str]:
+    """Assembly of kernels that tests look at, each compiled by itself."""
+    from bitnet_kernels import base3, callees, dense, grouped, head_sums, peak, quantise, recode, ternary
+    from bitnet_kernels.frame import Frame
     from bitnet_kernels.group_rows import Groups
+    from bitnet_kernels.records import Record
     from numba import typeof, types
+    from numba.core.dispatcher import Dispatcher
 
     number, codes, values = types.int64, types.int8[::1], types.float32[::1]
     data, sums = types.Array(types.uint8, 1, "C", readonly=True), types.int32[::1]
-    ternary.matvec.compile((data, number, number, codes, sums, number, number))
     factors = types.int32, types.float32, values, types.boolean
-    base3.base3_matvec.compile((types.uint8[::1], number, number, codes, *factors, number, number))
     many = types.int8[:, ::1], sums, values, types.float32, number, types.float32[:, ::1], number, types.boolean, types.uint8[::1], sums
-    ternary.matmul_scaled.compile((data, number, number, *many, number, number))
     floats, groups = types.float32[:, ::1], typeof(Groups(128))
     tokens = types.int8[:, ::1], types.int32[:, ::1], floats
     where = number, types.float32, floats, number, types.boolean
-    grouped.matmul_packed.compile((data, number, number, groups, *tokens, number, *where, values, values, number, number))
-    grouped.matmul_tiles.compile((data, number, number, groups, *tokens, *where, types.uint8[::1], values, values, number, number))
     starts, at = types.UniTuple(number, head_sums.PACKED_ROWS), (number, codes, number, number, sums, number, number, number)
-    head_sums.six_bit_sums_2.compile((types.uint8[::1], types.uint8[::1], starts, starts, *at))
+    ones, bytes_1 = np.ones(1, np.uint8), types.uint8[::1]
+    integers, reals = (peak.Operands(ones, ones.astype(kind), ones.astype(of)) for kind, of in ((np.int8, np.int32), (np.float32,) * 2))
+    called = {
+        ternary.matvec: (data, number, number, codes, sums, number, number),
+        base3.base3_matvec: (bytes_1, number, number, codes, *factors, number, number),
+        ternary.matmul_scaled: (data, number, number, *many, number, number),
+        grouped.matmul_packed: (data, number, number, groups, *tokens, number, *where, values, values, number, number),
+        grouped.matmul_tiles: (data, number, number, groups, *tokens, *where, bytes_1, values, values, number, number),
+        head_sums.six_bit_sums_2: (bytes_1, bytes_1, starts, starts, *at),
+        peak.products: (Record(Frame(integers).layout), number),
+        peak.float_products: (Record(Frame(reals).layout), number),
+        quantise.quantise_row: (values, number, codes, number),
+        recode.q8_0_rows: (codes, values, values, number, bytes_1, number),
+        dense.head_matvec: (data, number, number, number, values, values, number, number),
+    }
     if head_sums.MANY:
         starts = types.UniTuple(number, 2)
-        head_sums.six_bit_sums_8.compile((types.uint8[::1], types.uint8[::1], starts, starts, *at))
-    peak._products.compile((number, types.uint8[::1], codes, sums))
-    peak._floats.compile((number, values, values))
-    quantise.quantise_row.compile((values, number, codes, number))
-    recode.q8_0_rows.compile((codes, values, values, number, types.uint8[::1], number))
-    dense.head_matvec.compile((data, number, number, number, values, values, number, number))
+        called[head_sums.six_bit_sums_8] = (bytes_1, bytes_1, starts, starts, *at)
+    for kernel, signature in called.items():
+        callees.of(kernel).called(signature, {})
+    modules = [module for name, module in sys.modules.items() if name.startswith("bitnet_kernels")]
+    kernels = {item for module in modules for item in vars(module).values() if isinstance(item, Dispatcher) and item.__name__ in LOOKED_AT}
+    for kernel in kernels:
+        for signature in callees.of(kernel).signatures():
+            kernel.compile(signature)
+    return {kernel.__name__: "".join(kernel.inspect_asm().values()) for kernel in kernels if kernel.signatures}
 
 
-def compile_step() -> None:
-    """A thread's whole work, which needs every kernel that there is."""
-    from bitnet_kernels import step
+def whole_step() -> dict[str, str]:
+    """A thread's whole work, which needs every kernel that there is, and of every type of KV cache that has codes what attends to it."""
+    from attending import WHOLE, new_work
+    from bitnet_kernels import callees
     from bitnet_kernels.frame import Frame
+    from bitnet_kernels.kv_cache import QUANTISED_BITS, QuantisedCache, new_cache
     from bitnet_kernels.records import Record
-    from numba import types
+    from bitnet_kernels.separate import Build, Part
+    from numba import typeof, types
     from tiny_model import SHAPES, Model
 
-    frame = Frame(Model(SHAPES["relu2"]).team._arrays)
-    step.serve.compile((Record(frame.layout), *[types.int64] * 4))
-    compile_quantised_attention()
+    found: dict[str, str] = {}
 
+    def object_code(library: Any, name: str, symbol: str) -> Any:
+        code = own(library, name, symbol)
+        found[symbol] = library._codegen._tm.emit_assembly(library._final_module)
+        return code
 
-def compile_quantised_attention() -> None:
-    """Of every type of KV cache that has codes."""
-    from attending import WHOLE, new_work
-    from bitnet_kernels import attention, quantised_cache
-    from bitnet_kernels.kv_cache import QUANTISED_BITS, QuantisedCache, new_cache
-    from numba import typeof, types
-
+    apart: Any = callees._Apart
+    own, apart.object_code = apart.object_code, object_code
     number, row, work = types.int64, types.float32[::1], typeof(new_work(4, 64))
+    roots = [Part("step", "serve", (Record(Frame(Model(SHAPES["relu2"]).team._arrays).layout), *[number] * 4))]
     for kind in QUANTISED_BITS:
         head = typeof(QuantisedCache(*(part[0, 0] for part in new_cache(1, 1, 64, 16, kind))))
-        quantised_cache.store_key.compile((head, number, number, row, number))
-        quantised_cache.store_value.compile((head, number, number, row, number, number, row))
-        attention.attend.compile((head, work, typeof(WHOLE), *[number] * 7))
-
-
-def assembly(alone: bool) -> dict[str, str]:
-    """Name of each kernel that was compiled -> its assembly. alone: also of those that others call, each compiled by itself."""
-    from numba.core.dispatcher import Dispatcher
-
-    modules = [module for name, module in sys.modules.items() if name.startswith("bitnet_kernels")]
-    kernels = {item for module in modules for item in vars(module).values() if isinstance(item, Dispatcher)}
-    for callees in [kernel.get_call_template.__self__ for kernel in kernels] if alone else []:
-        for signature in callees.signatures():
-            callees.dispatcher.compile(signature)
-    return {kernel.__name__: "".join(kernel.inspect_asm().values()) for kernel in kernels if kernel.signatures}
+        roots.append(Part("quantised_cache", "store_key", (head, number, number, row, number)))
+        roots.append(Part("quantised_cache", "store_value", (head, number, number, row, number, number, row)))
+        roots.append(Part("attention", "attend", (head, work, typeof(WHOLE), *[number] * 7)))
+    for root in roots:
+        Build(found.__contains__).run(root, root.symbol, processes=1)
+    return found
 
 
 def main(name: str, cpu: str, what: str) -> None:
     os.environ["BITNET_CACHE_DIR"] = os.devnull  # what comes from the cache has no assembly, and what is for another CPU must not go there
     pretend(name, cpu)
-    {"operations": compile_operations, "step": compile_step}[what]()
-    json.dump(assembly(alone=what == "operations"), sys.stdout)
+    json.dump({"operations": operations, "step": whole_step}[what](), sys.stdout)
 
 
 main(*sys.argv[1:])
