@@ -156,7 +156,7 @@ class Callees:
         """As Numba's Dispatcher.get_call_template: (template, Python signature, argument types, {})."""
         python, args = self.dispatcher._compiler.fold_argument_types(args, kws)
         if self.returns is not None:  # one code for all, also while Numba knows of a variable only that it begins with 0
-            args = tuple(types.unliteral(kind) for kind in args)
+            args = tuple(types.unliteral(kind) for kind in args)  # type: ignore[attr-defined]
         signature = self._compile(tuple(args))[0]
         name = self.dispatcher.py_func.__name__
         return typing.make_concrete_template(f"CallTemplate({name})", key=name, signatures=[signature]), python, args, {}
