@@ -17,9 +17,15 @@ def batch(
     ctx_size: Annotated[int, typer.Option("-c", "--ctx-size", help="Most tokens of a text; 0: 2048, or the model's if smaller.")] = 0,
     cache_type: Annotated[CacheType, typer.Option("--cache-type", help=CACHE_HELP)] = CacheType.f16,
     threads: Annotated[int, typer.Option("-t", "--threads", help="Threads; 0: physical cores this process may use.")] = 0,
+    ray: Annotated[
+        bool,
+        typer.Option(
+            "--ray", help="Compute on a Ray cluster: RAY_ADDRESS's, else one on this machine. An engine for each -t of its CPUs."
+        ),
+    ] = False,
     quiet: Annotated[bool, typer.Option("-q", "--quiet", help="No notes and progress on stderr.")] = False,
 ) -> None:
     """Answer a file of requests, many at once; a run that was interrupted goes on where it was."""
     from bitnet_cli.commands import batch as command
 
-    command.batch(source, target, model, command.Running(parallel, ctx_size, threads, cache_type.value), quiet=quiet)
+    command.batch(source, target, model, command.Running(parallel, ctx_size, threads, cache_type.value), ray=ray, quiet=quiet)
