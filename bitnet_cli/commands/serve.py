@@ -21,6 +21,9 @@ from bitnet_cli.model.config import read_config
 from bitnet_cli.model.opening import OpenModel, Options
 
 if TYPE_CHECKING:
+    from bitnet_cli.serving.app import Api
+    from bitnet_cli.serving.guard import Rules
+    from bitnet_cli.serving.metrics import Metrics
     from bitnet_cli.serving.models import Load, Served
 
 KEY_VARIABLE = "BITNET_API_KEY"
@@ -56,11 +59,9 @@ def serve(
 ) -> None:
     """Serve until a signal comes; see options/ for the options."""
     try:
-        from bitnet_cli.serving import app, server
+        from bitnet_cli.serving import server
         from bitnet_cli.serving.guard import Rules
         from bitnet_cli.serving.metrics import Metrics, Prometheus
-        from bitnet_cli.serving.models import Models
-        from bitnet_cli.serving.worker import Worker
     except ImportError as error:
         raise UsageError(f"serve needs {error.name}: pip install 'bitnet-cli[serve]'") from None
     rules = Rules(keys_of(place.api_key_file), place.allowed_host or (), origins_of(place.cors_origin or ()))
@@ -71,14 +72,9 @@ def serve(
     logging.basicConfig(stream=sys.stderr, level=log_level.upper(), format="bitnet: %(message)s")
     logging.getLogger("uvicorn").setLevel(logging.WARNING)  # its lines about itself
     served = served_of(models, aliases)
-    counting = Prometheus() if metrics else Metrics()
-    memory = running.max_ram << 20 if running.max_ram else None
-    shelf = Models(served, loader(running), lambda opened: Worker(opened, running.parallel), memory=memory, idle=running.sleep_idle)
-    if len(served) == 1:
-        shelf.preload()
+    api = api_of(served, running, rules, Prometheus() if metrics else Metrics())
     socket = server.listen_at(place.uds) if place.uds else server.listen(place.host, place.port)
     address = str(place.uds) if place.uds else f"http://{place.host}:{socket.getsockname()[1]}"
-    api = app.Api(shelf, app.Settings(rules, running.parallel, float(running.timeout)), counting)
     try:
         server.serve(
             server.Server(api, lambda: say(f"bitnet: serving {', '.join(m.name for m in served)} at {address} (Ctrl-C ends)")), [socket]
@@ -86,6 +82,19 @@ def serve(
     finally:
         if place.uds:
             place.uds.unlink(missing_ok=True)
+
+
+def api_of(served: Sequence[Served], running: Running, rules: Rules, metrics: Metrics) -> Api:
+    """The server without its sockets; a model that is the only one is loaded."""
+    from bitnet_cli.serving.app import Api, Settings
+    from bitnet_cli.serving.models import Models
+    from bitnet_cli.serving.worker import Worker
+
+    memory = running.max_ram << 20 if running.max_ram else None
+    models = Models(served, loader(running), lambda opened: Worker(opened, running.parallel), memory=memory, idle=running.sleep_idle)
+    if len(served) == 1:
+        models.preload()
+    return Api(models, Settings(rules, running.parallel, float(running.timeout)), metrics)
 
 
 def keys_of(path: Path | None) -> list[str]:

@@ -8,6 +8,8 @@ import logging
 import time
 from collections.abc import AsyncGenerator, Iterator
 
+import anyio
+
 from bitnet_cli.serving.errors import ApiError, of_exception
 from bitnet_cli.serving.jobs import Ended, Event, Failed, Prompted, Tell
 from bitnet_cli.serving.metrics import Metrics
@@ -65,12 +67,15 @@ async def events(
             patience = deadline - time.monotonic()
             if patience <= 0:
                 raise ApiError(504, f"the request took more than {gate.seconds:.0f} seconds", code="timeout")
-            try:
-                index, event = await asyncio.wait_for(queue.get(), min(patience, ping or patience))
-            except asyncio.TimeoutError:
+            one = None
+            # Not asyncio.wait_for: before Python 3.12 a cancellation is lost there that comes together with an event.
+            with anyio.move_on_after(min(patience, ping or patience)):
+                one = await queue.get()
+            if one is None:
                 if ping:
                     yield None
                 continue
+            index, event = one
             if isinstance(event, Failed):
                 log_failure(event.error)
                 raise of_exception(event.error, {str(model.path): model.name})

@@ -1,5 +1,6 @@
 """Clients that go, that do not read, that are too many; a server that ends; models that come and go."""
 
+import asyncio
 import json
 import os
 import signal
@@ -14,10 +15,15 @@ from typing import Any
 import pytest
 
 from bitnet_cli.embedded import EMBEDDED
+from bitnet_cli.model.sampler import Sampling
 from bitnet_cli.serving import stream
 from bitnet_cli.serving.app import Settings
-from bitnet_cli.serving.jobs import Job
+from bitnet_cli.serving.jobs import Job, Tell, Written
+from bitnet_cli.serving.metrics import Metrics
 from bitnet_cli.serving.models import Served
+from bitnet_cli.serving.running import Gate, events
+from bitnet_cli.serving.schema import Wanted
+from bitnet_cli.serving.worker import Ticket
 
 from .serving import Running, load, running, until
 from .told import ToldWorker
@@ -103,6 +109,35 @@ def test_streams_that_have_nothing_to_say(monkeypatch: pytest.MonkeyPatch) -> No
         while b": ping\n\n" not in data:
             data += raw.recv(1000)
         raw.close()
+
+
+@pytest.mark.parametrize("steps", range(8))
+def test_whoever_runs_the_application_may_cancel_it(steps: int) -> None:
+    """Once, by Task.cancel, and at the moment at which something is written too."""
+
+    class Telling:
+        def submit(self, _job: Job, tell: Tell) -> Ticket:
+            self.tell, self.ticket = tell, Ticket()
+            return self.ticket
+
+    worker, wanted = Telling(), Wanted([Job((5,), Sampling(), 9)])
+    model = Served("tiny", EMBEDDED["tiny"].path, 0, worker)  # type: ignore[arg-type]
+
+    async def listen() -> None:
+        async for _ in events(model, wanted, Gate(1, 60), Metrics(), 10):
+            pass
+
+    async def main() -> None:
+        listening = asyncio.create_task(listen())
+        await asyncio.sleep(0.01)
+        worker.tell(Written("a", [5]))
+        for _ in range(steps):
+            await asyncio.sleep(0)
+        listening.cancel()
+        await asyncio.wait([listening], timeout=5)
+        assert listening.cancelled() and worker.ticket.cancelled
+
+    asyncio.run(main())
 
 
 def test_too_many(monkeypatch: pytest.MonkeyPatch) -> None:
