@@ -104,14 +104,15 @@ class Output:
                 self._file.close()
                 raise UsageError(f"{self.path}: another run writes to it") from None
 
-    def write(self, name: str, status: int, body: dict[str, Any]) -> None:
-        """One answer; on the disk when this returns."""
+    def write(self, name: str, status: int, body: dict[str, Any], sync: bool = True) -> None:
+        """One answer; on the disk when this returns, or, without `sync`, when the next one with it is."""
         response = {"status_code": status, "request_id": secrets.token_hex(8), "body": body}
         line = {"id": f"batch_req_{secrets.token_hex(12)}", "custom_id": name, "response": response, "error": None}
         self._file.write(json.dumps(line, ensure_ascii=False).encode() + b"\n")
-        self._file.flush()
-        os.fsync(self._file.fileno())
         self.done.add(name)
+        if sync:
+            self._file.flush()
+            os.fsync(self._file.fileno())
 
     def close(self) -> None:
         """No more comes."""

@@ -100,11 +100,12 @@ def _run(left: list[dict[str, str]], output: Output, engine: tuple[str, str, Opt
         ),
     )
     failed, expected = 0, {json.loads(row["line"])[0] for row in left}
-    for row in answers.iter_rows():
-        if row["name"] in output.done:
-            continue  # of a block that was asked again
-        output.write(row["name"], row["status"], json.loads(row["body"]))
-        failed += row["status"] != 200
+    for block in answers.iter_batches(batch_size=None, batch_format="numpy"):
+        # An answer that is there already is of a block that was asked again.
+        new = [row for row in zip(block["name"], block["status"], block["body"], strict=True) if row[0] not in output.done]
+        for left_of_block, (name, status, body) in zip(reversed(range(len(new))), new, strict=True):
+            output.write(str(name), int(status), json.loads(body), sync=not left_of_block)
+            failed += int(status != 200)
         progress(len(output.done))
     if missing := expected - output.done:
         raise BitnetError(f"{len(missing)} requests came back without an answer; the same command asks them again")
