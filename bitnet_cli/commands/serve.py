@@ -52,6 +52,7 @@ class Running(NamedTuple):
     max_ram: int
     sleep_idle: int
     timeout: int
+    cache_ram: int = 0
 
 
 def serve(
@@ -151,7 +152,8 @@ def served_of(models: Sequence[str], aliases: Sequence[str]) -> list[Served]:
 def loader(running: Running) -> Load:
     """What opens a model and makes it ready."""
     context = running.ctx_size or DEFAULT_CONTEXT
-    options = Options(running.ctx_size, running.threads, running.cache_type, cache_tokens=running.parallel * context)
+    tokens, memory = running.parallel * context, running.cache_ram << 20
+    options = Options(running.ctx_size, running.threads, running.cache_type, cache_tokens=tokens, cache_bytes=memory)
 
     def load(path: Path) -> OpenModel:
         opened = opening.open_model(path, options, embeds=True)

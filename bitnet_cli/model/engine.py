@@ -83,6 +83,7 @@ class Engine:
         query_type: str = "f32",
         cache_tokens: int = 0,
         page: int = 0,
+        cache_bytes: int = 0,
     ):
         """context: 0 takes 2048, or the model's if smaller; cache_type: of the KV cache, `f32`, `f16`, `q8`, `q4` or `q3`.
 
@@ -94,6 +95,8 @@ class Engine:
 
         cache_tokens: that the KV cache holds, of all texts together: a context at least, which is what 0 takes, and no more than half of
         the free memory has room for.
+
+        cache_bytes: instead of tokens, how much memory the KV cache takes, within the same bounds; 0: as many as cache_tokens says.
 
         page: positions of a page of the cache, a multiple of 16, and of PAGE or less than that; 0: PAGE, or a context where that is less.
 
@@ -107,7 +110,7 @@ class Engine:
         self.note = post_hoc_note(c.trained_scheme, self.scheme)
         size = page or min(PAGE, kv_cache.rounded(self.context, 16))
         each = -(-self.context // size)
-        count = max(each, min(-(-cache_tokens // size), self._pages_that_fit(size)))
+        count = max(each, self._pages_for(size, cache_tokens, cache_bytes))
         require_memory(c, self.context, cache_type, own_bytes(file, c))
         self.silent = np.array(silent_ids(file.metadata, str(file.path), c.vocab), np.int64)
         cos, sin = rope_tables(file, c, self.context)
@@ -138,11 +141,11 @@ class Engine:
             weights.head_file[0] = descriptor
             weakref.finalize(self, os.close, descriptor)
 
-    def _pages_that_fit(self, size: int) -> int:
-        """Pages of the KV cache that half of the free memory has room for."""
+    def _pages_for(self, size: int, tokens: int, memory: int) -> int:
+        """Pages of the KV cache for `tokens`, or in `memory` bytes where that is not 0; no more than half of the free memory has room for."""
         c, free = self.config, available_bytes()
         page = kv_cache.cache_bytes(self.cache_type, c.layers, c.kv_heads, c.head_dim, size)
-        return free // 2 // page if free is not None else sys.maxsize
+        return min(memory // page if memory else -(-tokens // size), free // 2 // page if free is not None else sys.maxsize)
 
     def start(self) -> None:
         """Compile the kernels (seconds, once on a machine) or load them (a third of a second), and start the threads."""

@@ -29,10 +29,11 @@ class Options:
     query_type: str = "f32"
     mapped: bool = True
     cache_tokens: int = 0
+    cache_bytes: int = 0
 
     def __post_init__(self) -> None:
-        if min(self.threads, self.context, self.cache_tokens) < 0:
-            raise UsageError("threads (-t), context (-c) and cache_tokens must be 0 or more")
+        if min(self.threads, self.context, self.cache_tokens, self.cache_bytes) < 0:
+            raise UsageError("threads (-t), context (-c), cache_tokens and cache_bytes must be 0 or more")
 
 
 class OpenModel(NamedTuple):

@@ -41,6 +41,12 @@ class Running:
     ctx_size: Annotated[int, typer.Option("-c", "--ctx-size", help="Most tokens of a text; 0: 2048, or the model's if smaller.")] = 0
     parallel: Annotated[int, typer.Option("-np", "--parallel", min=1, max=64, help="Texts that are computed together at most.")] = 8
     cache_type: Annotated[CacheType, typer.Option("--cache-type", help=CACHE_HELP)] = CacheType.f16
+    cache_ram: Annotated[
+        int,
+        typer.Option(
+            "--cache-ram", min=0, help="MiB of a model's KV cache, which keeps prompts for the next turn; 0: --parallel texts of --ctx-size."
+        ),
+    ] = 0
     threads: Annotated[int, typer.Option("-t", "--threads", help="Threads; 0: physical cores this process may use.")] = 0
     max_ram: Annotated[int, typer.Option("--max-ram", min=0, help="MiB for all models together; 0: what is free.")] = 0
     sleep_idle: Annotated[

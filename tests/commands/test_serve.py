@@ -11,7 +11,8 @@ import pytest
 pytest.importorskip("starlette", reason="the extra `serve` is not installed")
 
 from bitnet_cli.cli import main
-from bitnet_cli.commands.serve import keys_of, origins_of
+from bitnet_cli.commands.serve import Running, keys_of, loader, origins_of
+from bitnet_cli.embedded import EMBEDDED_MODEL
 from bitnet_cli.errors import UsageError
 
 
@@ -78,6 +79,20 @@ def test_keys(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Ca
             keys_of(file)
     with pytest.raises(UsageError):
         keys_of(tmp_path / "none")
+
+
+@pytest.mark.parametrize("mebibytes", [0, 5, 11])
+def test_memory_for_prompts(mebibytes: int) -> None:
+    """As many MiB as are asked for, to a page; else a context for each text."""
+    running = Running(ctx_size=256, parallel=3, cache_type="f16", threads=1, max_ram=0, sleep_idle=0, timeout=600, cache_ram=mebibytes)
+    opened = loader(running)(EMBEDDED_MODEL)
+    engine = opened.engine
+    page = engine.cache_bytes() // engine.pages.count
+    if mebibytes:
+        assert (mebibytes << 20) - page < engine.cache_bytes() <= mebibytes << 20
+    else:
+        assert engine.pages.count * engine.pages.size == 3 * 256
+    opened.scheduler.close()
 
 
 def test_origins() -> None:
