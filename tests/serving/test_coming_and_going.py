@@ -7,6 +7,7 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -18,12 +19,12 @@ from bitnet_cli.embedded import EMBEDDED
 from bitnet_cli.model.sampler import Sampling
 from bitnet_cli.serving import stream
 from bitnet_cli.serving.app import Settings
-from bitnet_cli.serving.jobs import Job, Tell, Written
+from bitnet_cli.serving.jobs import Ended, Event, Job, Tell, Written
 from bitnet_cli.serving.metrics import Metrics
 from bitnet_cli.serving.models import Served
 from bitnet_cli.serving.running import Gate, events
 from bitnet_cli.serving.schema import Wanted
-from bitnet_cli.serving.worker import Ticket
+from bitnet_cli.serving.worker import Ticket, Worker
 
 from .serving import Running, load, running, until
 from .told import ToldWorker
@@ -81,6 +82,42 @@ def test_a_client_that_goes_while_it_waits(tiny: Running) -> None:
         whole += part
     first.close()
     assert tiny.post(TEXT, {"prompt": "a", "max_tokens": 2})["usage"]["completion_tokens"] == 2
+
+
+def test_a_text_ends_within_a_step_of_its_cancellation() -> None:
+    """Also one that waits, and whether or not anything is computed meanwhile."""
+    opened, steps, done = load(EMBEDDED["tiny"].path), list[int](), threading.Event()
+    step = opened.scheduler.step
+
+    def counted() -> Any:
+        steps.append(1)
+        return step()
+
+    opened.scheduler.step = counted  # type: ignore[method-assign]
+    worker, ends, written = Worker(opened, parallel=1), dict[str, tuple[str, int]](), threading.Event()
+
+    def tell(name: str) -> Tell:
+        def told(event: Event) -> None:
+            if isinstance(event, Written):
+                written.set()
+            if isinstance(event, Ended):
+                ends[name] = event.finish, len(steps)
+                done.set()
+
+        return told
+
+    job = Job(opened.tokenizer.encode("Once upon a time"), Sampling(temperature=0), 400, ignore_eos=True)
+    first = worker.submit(job, tell("first"))
+    assert written.wait(30)
+    waiting = worker.submit(job, tell("waiting"))
+    waiting.cancel()
+    at = len(steps)
+    assert done.wait(30) and ends["waiting"][0] == "cancelled" and ends["waiting"][1] <= at + 2
+    done.clear()
+    first.cancel()
+    at = len(steps)
+    assert done.wait(30) and ends["first"][0] == "cancelled" and ends["first"][1] <= at + 2
+    worker.close()
 
 
 def test_a_client_that_does_not_read(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -294,3 +331,5 @@ def test_numbers(tiny: Running) -> None:
     status, headers, data = tiny.ask("GET", "/metrics")
     assert status == 200 and headers["content-type"].startswith("text/plain")
     assert b'bitnet_tokens_total{kind="new"}' in data and b"bitnet_first_token_seconds_bucket" in data
+    with running(metrics=Metrics()) as silent:  # as the command has it without --metrics
+        assert silent.ask("GET", "/metrics")[0] == 404

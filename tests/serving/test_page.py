@@ -219,6 +219,32 @@ def test_export_and_import(browser: Browser, tmp_path: Path) -> None:
     browser.until(lambda: "cannot be imported" in browser.text("#status")[0])
 
 
+def test_export_writes_a_file(browser: Browser, tmp_path: Path) -> None:
+    """In the browser's own folder for downloads; and what it writes, it reads."""
+    send(browser, "Export me")
+    answered(browser)
+    folder = tmp_path / "downloads"
+    browser.command("POST", "/goog/cdp/execute", {"cmd": "Browser.setDownloadBehavior", "params": {
+        "behavior": "allow", "downloadPath": str(folder)}})  # fmt: skip
+    browser.run("document.getElementById('export').click()")
+    file = folder / "bitnet-chats.json"
+    browser.until(file.exists)
+    (chat,) = json.loads(file.read_text())
+    assert [node["content"] for node in chat["nodes"].values()][0] == "Export me"
+
+
+def test_it_needs_nothing_but_its_server(browser: Browser, server: Running) -> None:
+    """Every file of it comes from there, and its policy lets nothing else in; what is said stays in the browser."""
+    send(browser, "Hello")
+    answered(browser)
+    names = browser.run("return performance.getEntriesByType('resource').map(e => e.name)")
+    assert len(names) > 4 and all(name.startswith(server.url + "/") for name in names)
+    policy = server.ask("GET", "/")[1]["content-security-policy"]
+    assert "default-src 'none'" in policy and "unsafe" not in policy and "http" not in policy
+    assert browser.run("return document.cookie") == ""
+    assert browser.run("return Object.keys(localStorage).length") > 0
+
+
 def test_errors_are_said(browser: Browser, server: Running, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(server.api.gate, "most", 0)
     send(browser, "Too many")

@@ -2,6 +2,7 @@
 
 import itertools
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -99,3 +100,30 @@ def test_a_prefix_in_use(keyed: Running) -> None:
     assert known == count - 1
     assert hidden == usual <= 1  # the begin token
     assert len(events) > 100
+
+
+def larger(one: list[float], other: list[float]) -> float:
+    """The share of pairs in which the second is the larger one: 0.5 where nothing tells them apart."""
+    return sum((b > a) + (b == a) / 2 for a in one for b in other) / (len(one) * len(other))
+
+
+@pytest.mark.slow
+def test_no_time_tells_what_another_key_has_sent(keyed: Running) -> None:
+    """Sixty prompts that the other key has sent, between sixty that nobody has. Of one's own the same measure tells at once."""
+    tail = " and so on" * 60
+
+    def seconds(text: str) -> float:
+        start = time.perf_counter()
+        completion(keyed, text, OTHER)
+        return time.perf_counter() - start
+
+    secrets, fresh, own = list[float](), list[float](), list[float]()
+    for _ in range(60):
+        secret, new = prompt() + tail, prompt() + tail
+        completion(keyed, secret, ONE)
+        secrets.append(seconds(secret))
+        fresh.append(seconds(new))
+        own.append(seconds(new))
+    print(f"{larger(secrets, fresh):.2f} for another key, {larger(own, fresh):.2f} for one's own")
+    assert larger(own, fresh) > 0.9
+    assert 0.3 < larger(secrets, fresh) < 0.7  # 0.5, and four times its deviation of 0.05

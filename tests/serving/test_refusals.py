@@ -182,6 +182,21 @@ def test_keys(capfd: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixtur
         assert secret not in said
 
 
+@pytest.mark.parametrize("key", ["first-key-of-a-test", "second-key-of-a-test", "first-key-of-a-tesx", "x", ""])
+def test_keys_are_compared_in_constant_time(key: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With all of them, as digests of one length, by the function that is made for it."""
+    compared = []
+
+    def digest(one: bytes, other: bytes) -> bool:
+        compared.append((len(one), len(other)))
+        return one == other
+
+    monkeypatch.setattr(guard.hmac, "compare_digest", digest)
+    keys = ["first-key-of-a-test", "second-key-of-a-test"]
+    assert Rules(keys).accepts(key) == (key in keys)
+    assert compared == [(32, 32)] * 2
+
+
 def test_lines_of_the_log_are_lines(tiny: Running, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level("INFO", "bitnet.serve")
     tiny.ask("GET", "/%0aINFO%20forged%1b[31m" + "x" * 5000)

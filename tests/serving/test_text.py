@@ -1,5 +1,6 @@
 """Text from the server: the same as from `bitnet run`, in OpenAI's shapes, whole and as a stream."""
 
+import base64
 import json
 from typing import Any
 
@@ -221,3 +222,53 @@ def test_tools(tiny: Running, choice: Any) -> None:
         ]
         == "length"
     )
+
+
+@pytest.mark.parametrize(
+    "options", [{"presence_penalty": 2.0}, {"frequency_penalty": 1.5, "repeat_last_n": 10}, {"repeat_penalty": 1.5}, {"min_p": 0.3, "seed": 2}], ids=str
+)
+def test_penalties(tiny: Running, alone: Any, options: dict[str, Any]) -> None:
+    asked = {"temperature": 0.0 if "seed" not in options else 1.2, "max_tokens": 40} | options
+    text = tiny.post("/v1/completions", {"prompt": "And the", **asked})["choices"][0]["text"]
+    assert text == "".join(alone.generate("And the", **asked))
+    assert text != "".join(alone.generate("And the", temperature=0, max_tokens=40))
+
+
+@pytest.mark.parametrize("pooling", ["mean", "last"])
+def test_embeddings(tiny: Running, alone: Any, pooling: str) -> None:
+    texts = ["The old house", "A ship at sea, and all her men"]
+    expected = alone.embed(texts, pooling=pooling)
+    found = tiny.post("/v1/embeddings", {"input": texts, "pooling": pooling})
+    assert [one["index"] for one in found["data"]] == [0, 1]
+    np.testing.assert_allclose([one["embedding"] for one in found["data"]], expected, atol=1e-6)
+    written = tiny.post("/v1/embeddings", {"input": texts, "pooling": pooling, "encoding_format": "base64"})["data"]
+    np.testing.assert_allclose([np.frombuffer(base64.b64decode(one["embedding"]), "<f4") for one in written], expected, atol=1e-6)
+    one = tiny.post("/v1/embeddings", {"input": alone.tokenize(texts[0]), "pooling": pooling})
+    np.testing.assert_allclose(one["data"][0]["embedding"], expected[0], atol=1e-6)
+    assert one["usage"]["prompt_tokens"] == len(alone.tokenize(texts[0]))
+    for wrong in ({}, {"input": []}, {"input": "x", "dimensions": 5}, {"input": "x", "encoding_format": "hex"}, {"input": [[4096]]}):
+        tiny.refused("/v1/embeddings", {"pooling": pooling, **wrong})
+    assert tiny.refused("/v1/embeddings", {"input": "x"})["param"] == "pooling"
+    assert tiny.refused("/v1/embeddings", {"input": "many words " * 2000, "pooling": pooling})["code"] == "context_length_exceeded"
+
+
+def test_tokens_and_prompts(tiny: Running, alone: Any) -> None:
+    text, messages = "The old house", [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "Hi"}]
+    ids = alone.tokenize(text)
+    found = tiny.post("/tokenize", {"prompt": text})
+    assert (found["tokens"], found["count"], found["max_model_len"]) == (ids, len(ids), alone.context)
+    assert tiny.post("/tokenize", {"content": text})["tokens"] == alone.tokenize(text, bos=False)  # llama.cpp's default
+    pieces = tiny.post("/tokenize", {"content": text, "with_pieces": True})["tokens"]
+    assert "".join(piece["piece"] for piece in pieces) == text
+    assert tiny.post("/detokenize", {"tokens": alone.tokenize(text, bos=False)})["content"].strip() == text
+    prompt = tiny.post("/apply-template", {"messages": messages})
+    assert tiny.post("/tokenize", {"messages": messages})["tokens"] == prompt["tokens"]
+    assert "Be brief." in prompt["prompt"] and "Hi" in prompt["prompt"]
+    assert tiny.post("/v1/messages/count_tokens", {"messages": messages[1:], "system": "Be brief."})["input_tokens"] == len(prompt["tokens"])
+    usage = tiny.post("/v1/chat/completions", {"messages": messages, "max_tokens": 1})["usage"]
+    assert usage["prompt_tokens"] == len(prompt["tokens"])
+    info, facts = tiny.get("/tokenizer_info"), tiny.get("/props")
+    assert info["eos_token"] == facts["eos_token"] and info["model_max_length"] == facts["n_ctx"] == alone.context
+    assert facts["n_vocab"] == alone.tokenizer.vocab_size and facts["total_slots"] == tiny.api.settings.parallel
+    for path in ("/tokenize", "/detokenize", "/apply-template"):
+        tiny.refused(path, {"tokens": [4096]})
