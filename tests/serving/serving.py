@@ -2,6 +2,7 @@
 
 import http.client
 import json
+import re
 import threading
 import time
 from collections.abc import Iterator
@@ -57,6 +58,11 @@ class Running:
         status, _, data = self.ask("GET", path, None, headers)
         assert status == 200, data
         return dict(json.loads(data))
+
+    def asked(self) -> int:
+        """Texts that were written whole so far."""
+        _, _, data = self.ask("GET", "/metrics")
+        return sum(int(float(n)) for n in re.findall(rb"^bitnet_first_token_seconds_count(?:{.*})? (\S+)$", data, re.MULTILINE))
 
     def events(self, path: str, body: Any, headers: dict[str, str] | None = None) -> list[Any]:
         """The events of a stream, as JSON; `[DONE]` as it is."""
