@@ -142,7 +142,7 @@ class Engine:
             weakref.finalize(self, os.close, descriptor)
 
     def _pages_for(self, size: int, tokens: int, memory: int) -> int:
-        """Pages of the KV cache for `tokens`, or in `memory` bytes where that is not 0; no more than half of the free memory has room for."""
+        """Pages of the KV cache for `tokens`, or in `memory` bytes where that is not 0; half of the free memory at most."""
         c, free = self.config, available_bytes()
         page = kv_cache.cache_bytes(self.cache_type, c.layers, c.kv_heads, c.head_dim, size)
         return min(memory // page if memory else -(-tokens // size), free // 2 // page if free is not None else sys.maxsize)

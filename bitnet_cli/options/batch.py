@@ -19,9 +19,7 @@ def batch(
     threads: Annotated[int, typer.Option("-t", "--threads", help="Threads; 0: physical cores this process may use.")] = 0,
     ray: Annotated[
         bool,
-        typer.Option(
-            "--ray", help="Compute on a Ray cluster: RAY_ADDRESS's, else one on this machine. An engine for each -t of its CPUs."
-        ),
+        typer.Option("--ray", help="Compute on a Ray cluster: RAY_ADDRESS's, else one on this machine. An engine for each -t of its CPUs."),
     ] = False,
     quiet: Annotated[bool, typer.Option("-q", "--quiet", help="No notes and progress on stderr.")] = False,
 ) -> None:

@@ -44,7 +44,9 @@ class Running:
     cache_ram: Annotated[
         int,
         typer.Option(
-            "--cache-ram", min=0, help="MiB of a model's KV cache, which keeps prompts for the next turn; 0: --parallel texts of --ctx-size."
+            "--cache-ram",
+            min=0,
+            help="MiB of a model's KV cache, which keeps prompts for the next turn; 0: --parallel texts of --ctx-size.",
         ),
     ] = 0
     threads: Annotated[int, typer.Option("-t", "--threads", help="Threads; 0: physical cores this process may use.")] = 0

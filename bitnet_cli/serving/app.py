@@ -70,8 +70,14 @@ class Api:
         self.ready = False
         self._preparing = anyio.CapacityLimiter(PREPARING)
         handlers: Any = {ApiError: self._failed, HTTPException: self._not_found, Exception: self._failed}
-        inner = Starlette(routes=self._routes(), exception_handlers=handlers, lifespan=self._lifespan)
-        self.app = Guard(inner, settings.rules)
+        routes = self._routes()
+        self._known = {route.path for route in routes}
+        inner = Starlette(routes=routes, exception_handlers=handlers, lifespan=self._lifespan)
+        self.app = Guard(inner, settings.rules, self._answered)
+
+    def _answered(self, path: str, status: int) -> None:
+        # Each label is kept for ever, so paths that somebody makes up have one together.
+        self.metrics.answered(path if path in self._known else "other", status)
 
     def cancel_all(self) -> None:
         """End all texts: their clients hear that the server is shutting down."""
@@ -264,7 +270,6 @@ class Api:
 
     async def _failed(self, request: Request, error: Exception) -> Response:
         known = of_exception(error)
-        self.metrics.answered(request.url.path, known.status)
         return JSONResponse(shaped(request.url.path, known, request.state.id), known.status, headers=dict(known.headers()))
 
     async def _not_found(self, request: Request, error: Exception) -> Response:

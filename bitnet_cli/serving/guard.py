@@ -18,7 +18,7 @@ import json
 import logging
 import secrets
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -60,10 +60,10 @@ class Rules:
 
 
 class Guard:
-    """An ASGI application around another one."""
+    """An ASGI application around another one. answered: called with path and status of every answer."""
 
-    def __init__(self, app: ASGIApp, rules: Rules):
-        self.app, self.rules = app, rules
+    def __init__(self, app: ASGIApp, rules: Rules, answered: Callable[[str, int], None] = lambda _path, _status: None):
+        self.app, self.rules, self._answered = app, rules, answered
         self.draining = False
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -95,6 +95,8 @@ class Guard:
         except ApiError as error:
             await send_error(scope, error, sending)
         finally:
+            if status:
+                self._answered(scope["path"], status)
             path = printable(scope["path"][:LONGEST_LOGGED])
             log.info("%s %s %s %d %.0f ms", identity, printable(scope["method"][:20]), path, status, 1000 * (time.monotonic() - start))
 

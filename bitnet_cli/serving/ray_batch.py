@@ -2,9 +2,9 @@
 
     requests without an answer ──> blocks ──> engines, one a process, as many as the cluster's CPUs allow ──> answers ──> Output
 
-Ray starts a process that dies again, on another machine where its own is gone, and asks its blocks again. An answer may so come twice: it is
-written once. That none is missing is looked at in the end. RAY_ADDRESS says which cluster, as everywhere with Ray;
-without one it is a cluster of this machine, for this run.
+Ray starts a process that dies again, on another machine where its own is gone, and asks its blocks again. An answer may so come
+twice: it is written once. That none is missing is looked at in the end. RAY_ADDRESS says which cluster, as everywhere with Ray; without
+one it is a cluster of this machine, for this run.
 """
 
 from __future__ import annotations

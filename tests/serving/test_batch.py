@@ -83,6 +83,14 @@ def test_the_target_is_looked_at(tmp_path: Path) -> None:
     assert bitnet("batch", tmp_path / "none", tmp_path / "out").returncode == 2
 
 
+def test_ray_is_an_extra(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "ray", None)  # as where it is not installed
+    source = written(tmp_path / "in.jsonl", [request("a", "/v1/completions", prompt="x", max_tokens=1)])
+    done = bitnet("batch", source, tmp_path / "out.jsonl", "--ray")
+    assert done.returncode == 2 and "pip install 'bitnet-cli[serve,ray]'" in done.stderr
+    assert not (tmp_path / "out.jsonl").exists()
+
+
 @pytest.mark.slow
 @pytest.mark.skipif(os.name != "posix", reason="SIGKILL")
 def test_a_run_that_is_killed_twice(tmp_path: Path) -> None:

@@ -60,7 +60,7 @@ def test_what_the_page_shows(package: str, tiny: Running, tmp_path: Path) -> Non
 def test_llm_as_the_page_shows_it(tiny: Running, tmp_path: Path) -> None:
     (told,) = blocks("yaml")
     (tmp_path / "extra-openai-models.yaml").write_text(told.replace("http://127.0.0.1:8080", tiny.url))
-    assert "`llm -m tiny \"Hello\" --key none`" in PAGE.read_text(encoding="utf-8")
+    assert '`llm -m tiny "Hello" --key none`' in PAGE.read_text(encoding="utf-8")
     said = run("llm", tmp_path, "-m", "llm", "-m", "tiny", "Hello", "--key", "none", LLM_USER_PATH=str(tmp_path))
     assert said.strip()
 

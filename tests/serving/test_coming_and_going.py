@@ -3,6 +3,7 @@
 import asyncio
 import json
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -328,8 +329,17 @@ def test_a_model_that_nobody_uses_sleeps() -> None:
 
 def test_numbers(tiny: Running) -> None:
     tiny.post(TEXT, {"prompt": "Once", "max_tokens": 5})
+    tiny.events(TEXT, {"prompt": "Once", "max_tokens": 5})
+    tiny.refused(TEXT, {"prompt": 5})
+    tiny.ask("GET", "/v1/models", None, {"Host": "evil.com"})
+    for path in ("/made-up", "/made-up-too", "/v1/models/none"):
+        tiny.ask("GET", path)
     status, headers, data = tiny.ask("GET", "/metrics")
     assert status == 200 and headers["content-type"].startswith("text/plain")
     assert b'bitnet_tokens_total{kind="new"}' in data and b"bitnet_first_token_seconds_bucket" in data
+    counts = dict(re.findall(r"^bitnet_requests_total{(.*?)} (\S+)$", data.decode(), re.MULTILINE))
+    for labels in (f'route="{TEXT}",status="200"', f'route="{TEXT}",status="400"', 'route="/v1/models",status="403"'):
+        assert float(counts[labels]) >= 1
+    assert float(counts['route="other",status="404"']) >= 3 and "made-up" not in data.decode()
     with running(metrics=Metrics()) as silent:  # as the command has it without --metrics
         assert silent.ask("GET", "/metrics")[0] == 404

@@ -230,7 +230,7 @@ def test_export_writes_a_file(browser: Browser, tmp_path: Path) -> None:
     file = folder / "bitnet-chats.json"
     browser.until(file.exists)
     (chat,) = json.loads(file.read_text())
-    assert [node["content"] for node in chat["nodes"].values()][0] == "Export me"
+    assert next(iter(chat["nodes"].values()))["content"] == "Export me"
 
 
 def test_it_needs_nothing_but_its_server(browser: Browser, server: Running) -> None:

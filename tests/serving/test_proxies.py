@@ -1,6 +1,7 @@
 """TLS by a proxy, as docs/serve.md configures it: Caddy and nginx themselves, with certificates of this test."""
 
 import http.client
+import itertools
 import json
 import re
 import shutil
@@ -108,7 +109,9 @@ def proxy(request: pytest.FixtureRequest, behind: Running, tmp_path_factory: pyt
     folder = tmp_path_factory.mktemp(name)
     command, trusted = request.param(folder, port, behind.port)
     said = (folder / "said").open("w")
-    process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=said, stderr=said, env={"HOME": str(folder), "PATH": "/usr/sbin:/usr/bin:/bin"})
+    process = subprocess.Popen(
+        command, stdin=subprocess.DEVNULL, stdout=said, stderr=said, env={"HOME": str(folder), "PATH": "/usr/sbin:/usr/bin:/bin"}
+    )
 
     def answers() -> bool:
         assert process.poll() is None, (folder / "said").read_text()[-2000:]
@@ -150,7 +153,7 @@ def test_a_stream_comes_as_it_is_written(proxy: tuple[int, Path]) -> None:
     connection.close()
     assert text == "A piece" * PIECES
     # In lumps there would be one long wait and many of nothing.
-    gaps = [after - before for before, after in zip(times, times[1:], strict=False)]
+    gaps = [after - before for before, after in itertools.pairwise(times)]
     assert sum(gap > PAUSE / 2 for gap in gaps) > PIECES / 2
 
 

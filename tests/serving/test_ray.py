@@ -30,7 +30,12 @@ pytestmark = [pytest.mark.slow, pytest.mark.skipif(sys.platform != "linux", reas
 PAGE = Path(__file__).parents[2] / "docs" / "scale.md"
 TEXT = "/v1/completions"
 # A cluster of this test alone: none that runs here already, and no token in the home folder.
-ALONE = os.environ | {"RAY_ADDRESS": "local", "RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(16), "RAY_USAGE_STATS_ENABLED": "0"}
+ALONE = os.environ | {
+    "RAY_ADDRESS": "local",
+    "RAY_AUTH_MODE": "token",
+    "RAY_AUTH_TOKEN": secrets.token_hex(16),
+    "RAY_USAGE_STATS_ENABLED": "0",
+}
 
 
 def below(process: int) -> dict[int, str]:

@@ -225,7 +225,9 @@ def test_tools(tiny: Running, choice: Any) -> None:
 
 
 @pytest.mark.parametrize(
-    "options", [{"presence_penalty": 2.0}, {"frequency_penalty": 1.5, "repeat_last_n": 10}, {"repeat_penalty": 1.5}, {"min_p": 0.3, "seed": 2}], ids=str
+    "options",
+    [{"presence_penalty": 2.0}, {"frequency_penalty": 1.5, "repeat_last_n": 10}, {"repeat_penalty": 1.5}, {"min_p": 0.3, "seed": 2}],
+    ids=str,
 )
 def test_penalties(tiny: Running, alone: Any, options: dict[str, Any]) -> None:
     asked = {"temperature": 0.0 if "seed" not in options else 1.2, "max_tokens": 40} | options
@@ -264,7 +266,9 @@ def test_tokens_and_prompts(tiny: Running, alone: Any) -> None:
     prompt = tiny.post("/apply-template", {"messages": messages})
     assert tiny.post("/tokenize", {"messages": messages})["tokens"] == prompt["tokens"]
     assert "Be brief." in prompt["prompt"] and "Hi" in prompt["prompt"]
-    assert tiny.post("/v1/messages/count_tokens", {"messages": messages[1:], "system": "Be brief."})["input_tokens"] == len(prompt["tokens"])
+    assert tiny.post("/v1/messages/count_tokens", {"messages": messages[1:], "system": "Be brief."})["input_tokens"] == len(
+        prompt["tokens"]
+    )
     usage = tiny.post("/v1/chat/completions", {"messages": messages, "max_tokens": 1})["usage"]
     assert usage["prompt_tokens"] == len(prompt["tokens"])
     info, facts = tiny.get("/tokenizer_info"), tiny.get("/props")
