@@ -73,12 +73,12 @@ def test_package_data_is_listed(repo_root: Path, project_files: tuple[Path, ...]
 
 
 def test_imports_are_declared(python_files: dict[Path, ast.Module], pyproject: dict[str, Any]) -> None:
-    """Whatever the packages import is in the standard library or a declared dependency, those of `serve` and `plot` only in one folder."""
+    """Whatever the packages import is in the standard library or a declared dependency, those of an extra only in one folder or module."""
     declared = {normalised(item) for item in pyproject["project"]["dependencies"]}
     optional = pyproject["project"]["optional-dependencies"]
     more = {
         folder: {normalised(item) for item in optional[extra]}
-        for folder, extra in (("serving", "serve"), ("bench", "plot"), ("evaluation", "eval"))
+        for folder, extra in (("serving", "serve"), ("bench", "plot"), ("evaluation", "eval"), ("ray_batch.py", "ray"))
     }
     known = set(sys.stdlib_module_names) | set(IMPORT_NAMES.values())
     missing = []
