@@ -94,9 +94,7 @@ class Engine:
         query_type: of attention's queries, `f32` or `q4`: rounded to 4 bits after RoPE, as the cache type q4 does with keys.
 
         cache_tokens: that the KV cache holds, of all texts together: a context at least, which is what 0 takes, and no more than half of
-        the free memory has room for.
-
-        cache_bytes: instead of tokens, how much memory the KV cache takes, within the same bounds; 0: as many as cache_tokens says.
+        the free memory has room for; cache_bytes: in place of tokens, how much memory it takes, where that is not 0.
 
         page: positions of a page of the cache, a multiple of 16, and of PAGE or less than that; 0: PAGE, or a context where that is less.
 
