@@ -182,7 +182,7 @@ def test_commands(reciting: Path) -> None:
         ("/s", "no command /s"),  # /save, /set, /stats, /system
         ("/set temp hot", "expected a number"),
         ("/set heat 1", "/set NAME VALUE"),
-        ("/set temp -1", "temp is -1.0"),
+        ("/set temp -1", "temperature is -1.0"),
         ("/set n -2", "max-tokens"),
         ("/retry", "nothing to answer again"),
         ("/undo", "nothing to take back"),
