@@ -58,7 +58,8 @@ class Image:
         self.environment = {"PATH": f"{BASE}/bin:/usr/local/bin:/usr/bin:/bin", "LANG": "C.UTF-8"}
         self.entry: list[str] = []
         self.default: list[str] = []
-        for name in ("proc", "dev", "tmp", "src", *(path.lstrip("/") for path in self._shown())):
+        root.mkdir(mode=0o755)
+        for name in ("proc", "dev", "tmp", "src", "var/cache", *(path.lstrip("/") for path in self._shown())):
             (root / name).mkdir(parents=True, exist_ok=True)
         for link in ("bin", "sbin", "lib", "lib64"):
             if (Path("/") / link).is_symlink() and not (root / link).is_symlink():
@@ -135,7 +136,7 @@ def test_the_steps_of_the_image(tmp_path: Path) -> None:
     """Kernels are compiled in it; any user runs it, on a root that is read-only, and compiles nothing again."""
     if subprocess.run(["unshare", "--mount", "true"], check=False, capture_output=True).returncode:
         pytest.skip("no namespaces here")
-    image = Image(tmp_path)
+    image = Image(tmp_path / "root")
     for name, text in instructions():
         image.step(name, text)
     cache = image.root / "var/cache/bitnet"

@@ -148,7 +148,8 @@ class Generation(Iterator[str], AsyncIterator[str]):
         return self.text
 
     def __repr__(self) -> str:
-        return f"<Generation {''.join(self._said)!r}, {self._written.finish or 'not begun'}>"
+        ended = self._pieces.gi_frame is None
+        return f"<Generation {''.join(self._said)!r}, {(self._written.finish or 'interrupted') if ended else 'not finished'}>"
 
     def _repr_pretty_(self, printer: Any, cycle: bool) -> None:
         """What a notebook shows of it: the text."""
