@@ -109,7 +109,7 @@ def test_other_calls(model: Model) -> None:
 def test_a_context_that_is_too_small(model: Model) -> None:
     """The remedy is a parameter too."""
     with pytest.raises(UsageError, match="use a larger context or less text"):
-        model.generate([1] * 5000).text
+        str(model.generate([1] * 5000))
 
 
 def test_numbers_of_numpy(model: Model) -> None:

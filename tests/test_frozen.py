@@ -21,7 +21,8 @@ print("once", file=started, flush=True)  # a program that starts itself says so 
 from bitnet_cli import load
 from bitnet_cli.errors import UnsupportedError
 with load(threads=2) as model:
-    facts = {"text": model.generate("And the king said", max_tokens=8, temperature=0).text, "frozen": sys.frozen, "numba": "numba" in sys.modules}
+    text = model.generate("And the king said", max_tokens=8, temperature=0).text
+facts = {"text": text, "frozen": sys.frozen, "numba": "numba" in sys.modules}
 with load(sys.argv[1], threads=1) as model:
     facts["answer"] = model.chat([{"role": "user", "content": "a"}], max_tokens=4, temperature=0).text
     try:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from bitnet_cli.commands.opening import Options, find_model, open_model
-from bitnet_cli.commands.reporting import Reporter, say
+from bitnet_cli.commands.reporting import Reporter, lacks, say
 from bitnet_cli.errors import BitnetError, UsageError
 from bitnet_cli.gguf_file.split_names import model_name
 from bitnet_cli.model.checks import DEFAULT_CONTEXT
@@ -29,7 +29,7 @@ def batch(source: Path, target: Path, model: str | None, running: Running, *, qu
         from bitnet_cli.serving.models import Served
         from bitnet_cli.serving.worker import Worker
     except ImportError as error:
-        raise UsageError(f"batch needs {error.name}: pip install 'bitnet-cli[serve]'") from None
+        raise lacks("batch", "serve", error) from None
     if not source.is_file():
         raise UsageError(f"{source}: no such file")
     if target.exists() and target.samefile(source):
