@@ -47,7 +47,7 @@ def type_in(home: Path, tmp_path: Path) -> Type:
 
 
 def test_the_first_command(type_in: Type, home: Path, tmp_path: Path) -> None:
-    """It says that it compiles kernels, and leaves nothing else behind. Where the CPU is as there, the text is the one that the page shows."""
+    """It says that it compiles kernels, and leaves nothing else behind. On a CPU as there, the text is the one that the page shows."""
     command = next(line for line in LINES if "bin/bitnet run" in line).rpartition(".venv/bin/")[2]
     done = type_in(command)
     assert done.returncode == 0 and "compiling the kernels" in done.stderr, done.stderr
