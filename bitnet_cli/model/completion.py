@@ -5,6 +5,7 @@ ids ── generate ──> new ids ── IncrementalDecoder ──> text ─�
 
 from __future__ import annotations
 
+import inspect
 import threading
 from collections.abc import AsyncIterator, Collection, Iterator, Sequence
 from collections.abc import Generator as Pieces
@@ -148,7 +149,7 @@ class Generation(Iterator[str], AsyncIterator[str]):
         return self.text
 
     def __repr__(self) -> str:
-        ended = self._pieces.gi_frame is None
+        ended = inspect.getgeneratorstate(self._pieces) == inspect.GEN_CLOSED
         return f"<Generation {''.join(self._said)!r}, {(self._written.finish or 'interrupted') if ended else 'not finished'}>"
 
     def _repr_pretty_(self, printer: Any, cycle: bool) -> None:
