@@ -5,6 +5,8 @@ WORKDIR /src
 COPY pyproject.toml README.md LICENSE ./
 COPY bitnet_cli bitnet_cli
 COPY kernels kernels
+# A version is that of the folder, so there is none to pin.
+# hadolint ignore=DL3013
 RUN pip install --no-cache-dir '.[serve]' && rm -rf /src/*
 
 # Read by every user, written by none but root: that is what makes it safe to run machine code from it.

@@ -10,15 +10,15 @@ with load() as model:
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from bitnet_cli.api import Answer, Generation, Model, load
+    from bitnet_cli.api import Generation, Model, load
 
 __version__ = "0.1.0"
-__all__ = ["Answer", "Generation", "Model", "__version__", "load"]
+__all__ = ["Generation", "Model", "__version__", "load"]
 
 
 def __getattr__(name: str) -> Any:
     """The API is imported when it is first used: it needs NumPy and Numba, which `bitnet --help` does not."""
-    if name in ("Answer", "Generation", "Model", "load"):
+    if name in ("Generation", "Model", "load"):
         from bitnet_cli import api
 
         return getattr(api, name)

@@ -4,7 +4,7 @@ One name says all of it: `quantization_config.activation_type` in config.json, `
 asks for another scheme than the one that the model was trained with. kernels/quantise.py and kernels/inputs.py do the work.
 """
 
-from bitnet_cli.errors import UnsupportedError
+from bitnet_cli.errors import UnsupportedError, UsageError, option
 
 INT8, FLOAT = "int8", "float"
 A4_8, A4_8_FP4 = "a4.8", "a4.8-fp4"
@@ -43,10 +43,12 @@ def known_scheme(name: object, where: str) -> str:
 def scheme_for(trained: str, wanted: str, relu2: bool, path: str) -> str:
     """Scheme to run a model with. wanted: one of WANTED; relu2: whether its hidden units are ReLU².
 
-    UnsupportedError: there is none, or four bits are asked of a model whose hidden units were not made for them.
+    UsageError: no such wish. UnsupportedError: there is none, or four bits are asked of a model whose hidden units were not made for them.
     """
     if wanted == AUTO:
         return trained
+    if wanted not in _OTHER:
+        raise UsageError(f"{option('activations')} is {wanted!r:.40}, expected {', '.join(WANTED)}")
     scheme = _OTHER[wanted].get(trained)
     if scheme is None:
         raise UnsupportedError(f"{path}: activations {wanted}: not supported for a model trained with '{trained}'")

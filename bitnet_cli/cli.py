@@ -15,7 +15,7 @@ from typing import Annotated, Any, NoReturn
 
 import typer
 
-from bitnet_cli.errors import BitnetError, printable
+from bitnet_cli.errors import COMMAND_LINE, BitnetError, printable
 from bitnet_cli.options import batch, bench, convert, embed, inspect, models, perplexity, quantize, run, serve
 from bitnet_cli.options.eval import evaluate
 from bitnet_cli.options.pages import Command, Group
@@ -29,6 +29,7 @@ class Commands(Group):
 
     def main(self, *arguments: Any, **options: Any) -> NoReturn:
         """Run the command line, and exit. OSError where nobody reads stdout any more."""
+        asking = COMMAND_LINE.set(True)
         try:
             code = super().main(*arguments, **options | {"standalone_mode": False})
         except BitnetError as error:
@@ -49,6 +50,8 @@ class Commands(Group):
             if not hasattr(error, "format_message"):
                 raise
             _fail(_explained(error), getattr(error, "exit_code", 2))
+        finally:
+            COMMAND_LINE.reset(asking)
         raise SystemExit(code if isinstance(code, int) else 0)
 
 

@@ -5,10 +5,20 @@
     ├── BadFileError       3   a file is damaged, forged or inconsistent
     └── UnsupportedError   4   a known thing that this version does not handle
 
-Messages are one line. File errors name the file, the field and what was expected.
+Messages are one line. File errors name the file, the field and what was expected. What is asked for is named as the caller names it:
+`option` gives a parameter of the Python API, or the option of the command line.
 """
 
 import os
+from contextvars import ContextVar
+
+COMMAND_LINE = ContextVar("bitnet_command_line", default=False)  # whether it is the command line that asks
+OPTIONS = {"context": "-c", "threads": "-t", "max_tokens": "-n", "temperature": "--temp", "template": "--chat-template"}
+
+
+def option(parameter: str) -> str:
+    """What a message calls a parameter: `temperature` in Python, `--temp` on the command line."""
+    return OPTIONS.get(parameter, "--" + parameter.replace("_", "-")) if COMMAND_LINE.get() else parameter
 
 
 def printable(text: str, keep: str = "") -> str:

@@ -15,6 +15,7 @@ unpacked together: 96 takes 8.17, 4.17 and 3.67, 100 takes 8.80, 4.80 and 3.64.
 """
 
 import math
+import mmap
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -29,6 +30,7 @@ COLUMNS = 64  # of values that are unpacked together
 # be chosen: it divides whatever a cache is cut into.
 BLOCK = 128
 CACHE_LINE = 64  # bytes
+ON_THE_HEAP, HUGE = 1 << 16, 4 << 20  # bytes: less comes from the C library; more on huge pages, as by NumPy
 UNIT = 64  # keys, or columns of values, that attention unpacks at once
 
 
@@ -85,10 +87,22 @@ def rounded(number: int, unit: int) -> int:
     return -(-number // unit) * unit
 
 
+def _own_pages(size: int) -> NDArray[np.uint8]:
+    """Zeros that the system gets back at once when nobody holds them. The C library keeps what it thinks it can use again: a model that was
+    loaded again eight times left 10 MB (docs/log.md#notebook).
+    """
+    if size < ON_THE_HEAP or not hasattr(mmap, "MAP_ANONYMOUS"):
+        return np.zeros(size, np.uint8)
+    region = mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    if size >= HUGE and hasattr(mmap, "MADV_HUGEPAGE"):
+        region.madvise(mmap.MADV_HUGEPAGE)
+    return np.frombuffer(region, np.uint8)
+
+
 def zeros(shape: int | tuple[int, ...], dtype: type[np.generic] | np.dtype[Any]) -> NDArray[Any]:
     """As np.zeros, which begins at any 16 bytes. Here at a cache line: loads that cross two made prefill up to 10 % slower."""
     size = math.prod(shape if isinstance(shape, tuple) else (shape,)) * np.dtype(dtype).itemsize
-    raw = np.zeros(size + CACHE_LINE, np.uint8)
+    raw = _own_pages(size + CACHE_LINE)
     start = -raw.ctypes.data % CACHE_LINE
     return raw[start : start + size].view(dtype).reshape(shape)
 

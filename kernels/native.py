@@ -67,7 +67,7 @@ class Entry:
         return _bound(self._functions[frame.layout], frame)
 
     def _compile(self, symbol: str, layout: Layout, integers: int) -> int:
-        with _interrupted_later():
+        with interrupted_later():
             from numba import types
 
             from .jit import interruptible
@@ -178,8 +178,10 @@ def _bound(function: Any, frame: Frame) -> Call:
 
 
 @contextmanager
-def _interrupted_later() -> Iterator[None]:
-    """Ctrl-C waits for the end of the body, which imports Numba: its extension modules print an interrupt and fail with another error."""
+def interrupted_later() -> Iterator[None]:
+    """Ctrl-C waits for the end of the body: the import of Numba, whose modules print an interrupt and fail with another error, or what else
+    is all or nothing.
+    """
     if threading.current_thread() is not threading.main_thread() or signal.getsignal(signal.SIGINT) is not signal.default_int_handler:
         yield
         return

@@ -6,11 +6,13 @@ time, survives several callers and fork, and compiles in a fraction of the time 
 every step: crew.py says how many.
 """
 
+import os
 import threading
 import time
+import weakref
 from collections.abc import Sequence
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -53,20 +55,12 @@ class Team:
         self._step = 0
         self._wake = [threading.Semaphore(0) for _ in range(self._threads)]
         self._workers: list[threading.Thread] = []
+        self._forgotten: weakref.finalize[Any, Team] | None = None
         self._started = False
 
-    def _work(self, number: int) -> None:
-        done, slept = 0, False
-        while done != STOP:
-            done = self._serve(number, self._threads, done, slept)
-            if done != STOP:
-                self._wake[number].acquire()
-                slept = True
-
     def _announce(self, step: int, threads: int) -> None:
-        if self._threads > 1 and self._announce_step(step, threads):
-            for number in range(1, threads):
-                self._wake[number].release()
+        if self._threads > 1:
+            _announce(self._announce_step, self._wake, step, threads)
 
     def run(self, texts: Sequence[Text], first_layer: int, last_layer: int, wanted: Sequence[Wanted] = ()) -> None:
         """One step (see step.py); returns when it is done. `top` of what is wanted needs the planes of the head (arrays.Planes) built.
@@ -122,9 +116,13 @@ class Team:
         self._control[:], self._step = 0, 0
         self._started = True
         for number in range(1, self._threads):
-            worker = threading.Thread(target=self._work, args=(number,), name=f"bitnet-{number}", daemon=True)
+            work = (number, self._threads, self._serve, self._wake[number])  # not the team, which then ends with whoever holds it
+            worker = threading.Thread(target=_work, args=work, name=f"bitnet-{number}", daemon=True)
             worker.start()
             self._workers.append(worker)
+        if self._workers:
+            self._forgotten = weakref.finalize(self, _forget, os.getpid(), self._announce_step, self._wake, self._threads)
+            self._forgotten.atexit = False
 
     def _finish(self, active: int) -> None:
         """The exception came from Python between two calls: do what was left undone, however often it is interrupted again."""
@@ -140,10 +138,33 @@ class Team:
     def close(self) -> None:
         """End the worker threads; the team can be used again afterwards."""
         with self._lock:
-            if self._workers:
+            if self._workers and self._forgotten is not None:
+                self._forgotten.detach()
                 self._announce(STOP, self._threads)
                 for worker in self._workers:
                     worker.join()
                 self._workers.clear()
                 self._control[STEP] = self._step = 0
             self._started = False
+
+
+def _work(number: int, threads: int, serve: Call, wake: threading.Semaphore) -> None:
+    """What worker `number` does until the team is closed, or nobody holds it any more."""
+    done, slept = 0, False
+    while done != STOP:
+        done = serve(number, threads, done, slept)
+        if done != STOP:
+            wake.acquire()
+            slept = True
+
+
+def _announce(announce: Call, wake: Sequence[threading.Semaphore], step: int, threads: int) -> None:
+    if announce(step, threads):
+        for semaphore in wake[1:threads]:
+            semaphore.release()
+
+
+def _forget(process: int, announce: Call, wake: Sequence[threading.Semaphore], threads: int) -> None:
+    """Nobody holds the team: its threads end by themselves. It may be one of them that finds out, so nobody waits for them."""
+    if process == os.getpid():  # after a fork there are none
+        _announce(announce, wake, STOP, threads)

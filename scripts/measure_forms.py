@@ -11,7 +11,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from bitnet_cli.model.completion import Completion, Request
+from bitnet_cli.model.completion import Request, complete
 from bitnet_cli.model.constraint import Constraint, json_grammar, regex_grammar
 from bitnet_cli.model.opening import OpenModel, Options, open_model
 from bitnet_cli.model.sampler import Sampling
@@ -27,7 +27,7 @@ TEXTS: dict[str, dict[str, Any]] = {
 
 def milliseconds(model: OpenModel, sampling: Sampling, tokens: int, wanted: dict[str, Any]) -> float:
     """Of a token after the first."""
-    completion = Completion(model, model.tokenizer.encode("Once upon a time"), sampling, Request(tokens, ignore_eos=True, **wanted))
+    completion = complete(model, model.tokenizer.encode("Once upon a time"), sampling, Request(tokens, ignore_eos=True, **wanted))
     start = time.perf_counter()
     for _ in completion:
         pass

@@ -169,7 +169,7 @@ def test_what_cannot_be_asked(model: Model, tmp_path: Path) -> None:
         load(tmp_path / "missing.gguf")
     with pytest.raises(UsageError):
         load(threads=-1)
-    with pytest.raises(UsageError, match="--temp"):
+    with pytest.raises(UsageError, match=r"^temperature is -1"):
         model.generate(PROMPT, temperature=-1)
     with pytest.raises(UsageError, match="max_tokens"):
         model.generate(PROMPT, max_tokens=-2)

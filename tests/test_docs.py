@@ -101,7 +101,7 @@ def test_python_examples(capsys: pytest.CaptureFixture[str]) -> None:
     for block in blocks(ROOT / "docs" / "python.md", "python"):
         exec(compile(block, "docs/python.md", "exec"), names)
     out = capsys.readouterr().out
-    assert "--temp is -1" in out
+    assert "temperature is -1" in out
     assert "tokens/s" in out
     chat = re.search(r"(\d+) tokens were in the cache, (\d+) were computed", out)
     assert chat is not None and int(chat[1]) > int(chat[2]) > 5

@@ -12,6 +12,8 @@ from typing import Any
 
 import pytest
 
+from bitnet_cli.commands.reporting import lacks
+
 if sys.version_info >= (3, 11):
     import tomllib
 else:
@@ -107,6 +109,27 @@ def test_version_is_stated_once(pyproject: dict[str, Any]) -> None:
     from bitnet_cli import __version__
 
     assert pyproject["project"]["version"] == __version__
+
+
+def test_what_an_index_would_show(pyproject: dict[str, Any], repo_root: Path) -> None:
+    """Addresses and classifiers; one placeholder for where the repository is, which the README explains."""
+    project = pyproject["project"]
+    assert set(project["urls"]) == {"Homepage", "Documentation", "Changelog", "Issues"}
+    assert {url.startswith("https://github.com/OWNER/bitnet") for url in project["urls"].values()} == {True}
+    assert (repo_root / "README.md").read_text(encoding="utf-8").count("OWNER/bitnet") == 1
+    for minor in range(10, 14):
+        assert f"Programming Language :: Python :: 3.{minor}" in project["classifiers"]
+
+
+def test_hints_name_what_is_on_an_index(repo_root: Path, python_files: dict[Path, ast.Module], pyproject: dict[str, Any]) -> None:
+    """This project is on none, so nothing says to install it, or an extra of it, by its name."""
+    for path in [*python_files, *repo_root.glob("docs/*.md"), repo_root / "README.md"]:
+        text = path.read_text(encoding="utf-8")
+        assert path.name in (Path(__file__).name, "log.md") or not re.search(r"install [^\n]*bitnet-cli", text), path
+    for extra in ("serve", "eval"):
+        message = str(lacks("a command", extra, ImportError("no", name="thing")))
+        names = [re.split("[><=]", wanted)[0] for wanted in pyproject["project"]["optional-dependencies"][extra]]
+        assert message == f"a command needs thing: pip install {' '.join(names)}"
 
 
 def test_top_level_of_the_repository(project_files: tuple[Path, ...]) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from bitnet_cli.commands.opening import Options, find_model, open_model
-from bitnet_cli.commands.reporting import Reporter, say
+from bitnet_cli.commands.reporting import Reporter, lacks, say
 from bitnet_cli.errors import BitnetError, UsageError
 from bitnet_cli.gguf_file.split_names import model_name
 from bitnet_cli.machine.threads import physical_cores
@@ -35,7 +35,7 @@ def batch(source: Path, target: Path, model: str | None, running: Running, *, ra
         if ray:
             from bitnet_cli.serving import ray_batch  # noqa: F401 -- before anything is written
     except ImportError as error:
-        raise UsageError(f"batch needs {error.name}: pip install 'bitnet-cli[{'serve,ray' if ray else 'serve'}]'") from None
+        raise lacks("batch", "ray" if (error.name or "").startswith("ray") else "serve", error) from None
     if not source.is_file():
         raise UsageError(f"{source}: no such file")
     if target.exists() and target.samefile(source):

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 from bitnet_cli.api import Model
 from bitnet_cli.commands.opening import Options, open_model
-from bitnet_cli.commands.reporting import Reporter, print_json, put
+from bitnet_cli.commands.reporting import Reporter, lacks, print_json, put
 from bitnet_cli.errors import UsageError
 
 
@@ -31,7 +31,7 @@ def evaluate(model: str | None, asked: Asked, *, ctx_size: int, threads: int, sa
     try:
         from bitnet_cli.evaluation import running
     except ImportError as error:
-        raise UsageError(f"eval needs {error.name}: pip install 'bitnet-cli[eval]'") from None
+        raise lacks("eval", "eval", error) from None
     manager, ours = running.tasks(), ", ".join(running.OURS)
     if not asked.tasks:
         raise UsageError(f"--tasks: name some; {ours} use data that is installed, those of the harness download theirs")

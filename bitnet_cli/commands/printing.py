@@ -11,7 +11,7 @@ from bitnet_kernels import isa
 
 from bitnet_cli.commands.reporting import Reporter, byte_size, print_json, say
 from bitnet_cli.errors import BitnetError, printable
-from bitnet_cli.model.completion import Completion
+from bitnet_cli.model.completion import Generation
 from bitnet_cli.model.generate import Timings
 from bitnet_cli.model.logprobs import TokenLogprob
 from bitnet_cli.model.opening import OpenModel
@@ -80,7 +80,7 @@ class Output:
 
 
 def print_completion(
-    opened: OpenModel, completion: Completion, asked: Asked, keep: Callable[[], None], load_seconds: float, show: Show
+    opened: OpenModel, completion: Generation, asked: Asked, keep: Callable[[], None], load_seconds: float, show: Show
 ) -> None:
     """Print the text of a completion, then the timings. keep: called once the prompt is computed, and again.
 
@@ -104,13 +104,14 @@ def print_completion(
         take("", last=True)
         keep()
     except KeyboardInterrupt:
+        completion.close()
         finish = "interrupted"
         raise
     except BitnetError:
         output.cut_off()
         raise
     else:
-        finish = completion.timings.finish
+        finish = completion.finish
     finally:
         if finish:
             with contextlib.suppress(BrokenPipeError) if finish == "interrupted" else contextlib.nullcontext():
@@ -120,7 +121,7 @@ def print_completion(
 
 
 def _finish(
-    opened: OpenModel, completion: Completion, asked: Asked, text: str, finish: str, output: Output, load_seconds: float, show: Show
+    opened: OpenModel, completion: Generation, asked: Asked, text: str, finish: str, output: Output, load_seconds: float, show: Show
 ) -> None:
     """What comes after the last piece of text."""
     if show.as_json:
@@ -141,7 +142,7 @@ def _finish(
     _report(opened, completion, finish, load_seconds, show.verbose)
 
 
-def _as_json(opened: OpenModel, completion: Completion, text: str, finish: str, load_seconds: float) -> dict[str, Any]:
+def _as_json(opened: OpenModel, completion: Generation, text: str, finish: str, load_seconds: float) -> dict[str, Any]:
     """Names as in the answers of llama-server's /completion, where it has them."""
     stopped_by, r = completion.stopped_by, completion.request
     stop_type = "interrupted" if finish == "interrupted" else "word" if stopped_by else "eos" if finish == "stop" else "limit"
@@ -187,7 +188,7 @@ def _logprob(tokenizer: Tokenizer, one: TokenLogprob) -> dict[str, Any]:
     return named(one.id, one.logprob) | {"top_logprobs": [named(token, logprob) for token, logprob in one.top]}
 
 
-def _report(opened: OpenModel, completion: Completion, finish: str, load_seconds: float, verbose: bool) -> None:
+def _report(opened: OpenModel, completion: Generation, finish: str, load_seconds: float, verbose: bool) -> None:
     t, sampling = completion.timings, completion.sampling
     lines = []
     if verbose:

@@ -14,6 +14,7 @@ from pathlib import Path
 from bitnet_cli.commands.reporting import Reporter
 from bitnet_cli.errors import BadFileError, UsageError
 from bitnet_cli.model.constraint import grammar_of
+from bitnet_cli.model.sampler import MOST_BIAS
 from bitnet_cli.text.files import decode_text, require_encoding
 
 MAX_PROMPT_BYTES = 64 << 20
@@ -21,7 +22,6 @@ SILENCE = 2.0  # seconds after which a pipe that says nothing is named
 # A loop of one of these reads what its stdin has, line by line, and commands in it inherit that stdin.
 SHELLS = ("sh", "bash", "dash", "zsh", "ksh", "ksh93", "mksh", "ash", "busybox", "fish")
 _ESCAPE = re.compile(r"\\(?:x[0-9A-Fa-f]{2}|.)", re.DOTALL)
-MOST_BIAS = 1e30  # of a logit: what infinity stands for
 _BIAS = re.compile(r"(\d{1,9})([+-](?:\d+(?:\.\d*)?|\.\d+|inf))")
 ESCAPES = {"\\n": "\n", "\\t": "\t", "\\r": "\r", "\\\\": "\\", "\\'": "'", '\\"': '"'}
 

@@ -7,6 +7,8 @@ import contextlib
 import json
 import math
 import os
+import re
+import shlex
 import sys
 import textwrap
 import threading
@@ -15,7 +17,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from bitnet_cli.errors import printable
+from bitnet_cli.errors import UsageError, printable
 from bitnet_cli.machine.terminal import NARROW
 
 Progress = Callable[[str, int, int], None]
@@ -44,6 +46,17 @@ def say(text: str, end: str = "\n", dim: bool = False) -> None:
     """A line, or lines, on stderr: the way of all that commands say, so that nothing foreign in it drives the terminal."""
     start, stop = ("\x1b[2m", "\x1b[0m") if dim else ("", "")
     print(f"{start}{printable(text, chr(10))}{stop}", end=end, file=sys.stderr, flush=True)  # noqa: T201
+
+
+def lacks(command: str, extra: str, error: ImportError) -> UsageError:
+    """What a command needs, and how it is installed. This project is on no index, so what its extra holds is named."""
+    from importlib import metadata
+
+    with contextlib.suppress(metadata.PackageNotFoundError):
+        marked = re.compile(rf"([\w.-]+(?:\[[\w,-]+\])?).*extra == ['\"]{extra}['\"]")
+        names = [match[1] for wanted in metadata.requires("bitnet-cli") or () if (match := marked.match(wanted))]
+        return UsageError(f"{command} needs {error.name}: pip install {shlex.join(names)}")
+    return UsageError(f"{command} needs {error.name}")
 
 
 def byte_size(size: int | None) -> str:

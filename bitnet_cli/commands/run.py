@@ -18,7 +18,7 @@ from bitnet_cli.commands.reporting import Reporter, put
 from bitnet_cli.embedded import DEFAULT_MODEL, EMBEDDED
 from bitnet_cli.errors import UsageError
 from bitnet_cli.model import prompt_cache
-from bitnet_cli.model.completion import Completion, Request
+from bitnet_cli.model.completion import Request, check_biases, complete
 from bitnet_cli.model.opening import prompt_ids
 from bitnet_cli.model.sampler import Sampling
 from bitnet_cli.text.chat.arguments import from_words
@@ -100,8 +100,7 @@ def run(model: str | None, prompt: Prompt, request: Request, sampling: Sampling,
     start = time.perf_counter()
     opened = open_model(model, options, show.quiet)
     try:
-        if beyond := [token for token, _ in sampling.logit_bias if token >= opened.tokenizer.vocab_size]:
-            raise UsageError(f"--logit-bias of token {beyond[0]}: the vocabulary has {opened.tokenizer.vocab_size} tokens")
+        check_biases(sampling, opened.tokenizer)
         choice = None if prompt.raw else choose(opened.chat, prompt.template, args)
         if choice is not None and (prompt.chat or choice.trained or prompt.template is not None):
             if prompt.chat or (on_terminal and _suits_a_chat(prompt, request, show)):
@@ -118,7 +117,7 @@ def run(model: str | None, prompt: Prompt, request: Request, sampling: Sampling,
         if show.prompt_cache is not None and show.prompt_cache.exists():
             prompt_cache.load(opened, show.prompt_cache)
         with Reporter(show.quiet).counting("reading the prompt", "tokens") as progress:
-            completion = Completion(opened, ids, sampling, request, progress)
+            completion = complete(opened, ids, sampling, request, progress)
             print_completion(opened, completion, asked, _keeper(opened, ids, show), time.perf_counter() - start, show)
     finally:
         opened.scheduler.close()

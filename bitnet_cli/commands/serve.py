@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from bitnet_cli.commands.compiling import compiling
 from bitnet_cli.commands.opening import find_model
-from bitnet_cli.commands.reporting import Reporter, say
+from bitnet_cli.commands.reporting import Reporter, lacks, say
 from bitnet_cli.errors import BadFileError, UsageError, printable
 from bitnet_cli.gguf_file.reader import open_gguf
 from bitnet_cli.gguf_file.split_names import model_name
@@ -64,7 +64,7 @@ def serve(
         from bitnet_cli.serving.guard import Rules
         from bitnet_cli.serving.metrics import Metrics, Prometheus
     except ImportError as error:
-        raise UsageError(f"serve needs {error.name}: pip install 'bitnet-cli[serve]'") from None
+        raise lacks("serve", "serve", error) from None
     rules = Rules(keys_of(place.api_key_file), place.allowed_host or (), origins_of(place.cors_origin or ()))
     if place.uds is None and not server.is_local(place.host) and not rules.keys:
         raise UsageError(

@@ -16,6 +16,7 @@ from bitnet_kernels.native import Entry
 from bitnet_cli.errors import UnsupportedError
 from bitnet_cli.machine.memory import available_bytes, give_back, is_mapped_file, zeros_on_huge_pages
 from bitnet_cli.machine.threads import split
+from bitnet_cli.model import given
 from bitnet_cli.model.config import ModelConfig
 
 CHOICES = ("auto", "2", "1.6")  # bits a weight that decode reads
@@ -36,6 +37,8 @@ class Plan(NamedTuple):
 
 def reserve(weights: arrays.Weights, c: ModelConfig, shapes: Sequence[tuple[int, int]], choice: str) -> tuple[arrays.Weights, Plan]:
     """Room for base-3 rows in `weights`, if they are wanted. It is not written to, so it takes no memory yet. choice: of CHOICES."""
+    if choice not in CHOICES:
+        raise given.wrong("weight_bits", choice, ", ".join(CHOICES))
     nothing = Plan((), 0, False)
     if choice == "2" or isa.chosen() == isa.NAIVE:
         return weights, nothing

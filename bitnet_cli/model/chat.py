@@ -7,11 +7,12 @@ message stays), or the turn is refused.
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterable, Sequence
+from collections.abc import Callable, Generator, Iterable, Sequence
 
 from bitnet_cli.errors import UsageError
-from bitnet_cli.model.constraint import Constraint, constraint
-from bitnet_cli.model.generate import Plan, Timings, generate
+from bitnet_cli.model.completion import Written, watch
+from bitnet_cli.model.constraint import constraint
+from bitnet_cli.model.generate import Plan, generate
 from bitnet_cli.model.sampler import Sampler
 from bitnet_cli.model.scheduler import Scheduler
 from bitnet_cli.model.sequence import Progress
@@ -56,8 +57,13 @@ class Chat:
         self.first = 0
         self.draft, self.stops, self.grammar = draft, tuple(stops), grammar
         self._scheduler = scheduler
-        self.finish = ""  # of the last answer: stop, length, interrupted
+        self._last = Written()  # the last answer
         self._ends = end_ids(tokenizer)
+
+    @property
+    def finish(self) -> str:
+        """Why the last answer ended: stop, length, interrupted."""
+        return self._last.finish
 
     @property
     def system(self) -> str | None:
@@ -96,49 +102,49 @@ class Chat:
         return message
 
     def answer(
-        self, sampler: Sampler, limit: int = -1, *, timings: Timings | None = None, progress: Progress | None = None
+        self,
+        sampler: Sampler,
+        limit: int = -1,
+        *,
+        written: Written | None = None,
+        progress: Progress | None = None,
+        logprobs: int | None = None,
     ) -> Generator[str, None, None]:
         """Yield the text of the next message as it comes, without spaces around it, and add it to `messages`.
 
         A part is added too, where the generator is closed, or Ctrl-C or an error ends it. limit: most tokens; -1: until the context
-        is full. ContextFullError: nothing was done.
+        is full; logprobs: as in completion.Request. ContextFullError: nothing was done.
         """
-        t = timings if timings is not None else Timings()
+        w = written if written is not None else Written()
         prompt = self._fitted(limit)
-        ids: list[int] = []
         words = _Words([*self.template.stops, *self.stops])
         form = constraint(self.tokenizer, self.grammar, self._ends)
-        self.finish = "interrupted"
-        try:
-            yield from self._written(prompt, ids, limit, sampler, words, t, progress, form)
-            self.finish = "stop" if words.stopped else t.finish
-        finally:
-            if ids or self.finish == "stop":
-                self.messages.append(Message("assistant", words.text, self._kept(ids, words)))
-
-    def _written(
-        self,
-        prompt: list[int],
-        ids: list[int],
-        limit: int,
-        sampler: Sampler,
-        words: _Words,
-        t: Timings,
-        progress: Progress | None,
-        form: Constraint | None,
-    ) -> Generator[str, None, None]:
-        """Generates into `ids` and `words`. Where the context gets full in the middle, goes on with fewer old turns."""
+        self._last, w.finish = w, "interrupted"
 
         def plan() -> Plan:
-            left = limit if limit < 0 else limit - len(ids)
-            return Plan(left, self._ends, self.draft, progress, form=form, silent=self.engine.silent)
+            left = limit if limit < 0 else limit - len(w.ids)
+            return Plan(left, self._ends, self.draft, progress, watch(w.logprobs, logprobs), form, self.engine.silent)
 
+        try:
+            yield from self._written(prompt, limit, sampler, words, w, plan)
+            if not w.closed:
+                w.finish = "stop" if words.stopped else w.timings.finish
+                w.stopped_by = words.stopped if words.stopped in self.stops else None
+        finally:
+            if w.ids or w.finish == "stop":
+                self.messages.append(Message("assistant", words.text, self._kept(w.ids, words)))
+
+    def _written(
+        self, prompt: list[int], limit: int, sampler: Sampler, words: _Words, written: Written, plan: Callable[[], Plan]
+    ) -> Generator[str, None, None]:
+        """Generates into `words` and `written`. Where the context gets full in the middle, goes on with fewer old turns."""
+        ids, t = written.ids, written.timings
         decoded = IncrementalDecoder(self.tokenizer, at_start=False)
         while True:
             for token in generate(self._scheduler, prompt, sampler, plan(), t):
                 ids.append(token)
                 yield words.push(decoded.push(token))
-                if words.stopped:
+                if words.stopped or written.closed:
                     return
             full = t.finish == "length" and (limit < 0 or len(ids) < limit)
             if not full or not self.shift or not self._leave_out_one():
@@ -174,7 +180,7 @@ class Chat:
 
     def _kept(self, ids: Sequence[int], words: _Words) -> tuple[int, ...]:
         """The ids of the answer without what a stop text cut off."""
-        if not words.stopped:
+        if words.stopped is None:
             return tuple(ids)
         decoded, length, wanted = IncrementalDecoder(self.tokenizer, at_start=False), 0, len(words.raw)
         for count, token in enumerate(ids):
@@ -196,9 +202,9 @@ class _Words:
         self.text = self.raw = ""
 
     @property
-    def stopped(self) -> bool:
-        """Whether a stop text has come."""
-        return self._stops.found is not None
+    def stopped(self) -> str | None:
+        """The stop text that has come, if any."""
+        return self._stops.found
 
     def push(self, new: str, *, last: bool = False) -> str:
         """What may be shown now."""

@@ -15,7 +15,7 @@ import numpy as np
 from bitnet_kernels.kv_cache import cache_bytes
 
 from bitnet_cli.activations import V2_A4, V2_A8
-from bitnet_cli.errors import BitnetError, UnsupportedError
+from bitnet_cli.errors import BitnetError, UnsupportedError, option
 from bitnet_cli.gguf_file.parse import require_read
 from bitnet_cli.gguf_file.planned import PlannedFile
 from bitnet_cli.gguf_file.reader import GGUFFile, TensorType
@@ -100,9 +100,9 @@ def require_memory(c: ModelConfig, context: int, cache_type: str, weights: int =
     told = f"a context of {context} tokens needs {need / 2**30:.1f} GiB of memory, {free / 2**30:.1f} are free"
     told += f", of which the weights take {weights / 2**30:.1f}" if weights else ""
     fits = max(0, free - weights) * context // need
-    told += f"; use a smaller -c (up to {fits} tokens)" if fits else "; the model does not fit"
+    told += f"; use a smaller {option('context')} (up to {fits} tokens)" if fits else "; the model does not fit"
     if cache_type in ("f32", "f16"):
-        told += f", or --cache-type q8: {cache_bytes('q8', c.layers, c.kv_heads, c.head_dim, context) / 2**30:.1f} GiB"
+        told += f", or {option('cache_type')} q8: {cache_bytes('q8', c.layers, c.kv_heads, c.head_dim, context) / 2**30:.1f} GiB"
     raise BitnetError(told)
 
 

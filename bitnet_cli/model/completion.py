@@ -1,11 +1,18 @@
 """Prompt ids -> text, piece by piece, as a reader wants it: whole characters, nothing of a stop string.
 
-ids ── generate ──> new ids ── IncrementalDecoder ──> text ── StopStrings ──> pieces
+ids ── generate ──> new ids ── IncrementalDecoder ──> text ── StopStrings ──> pieces ──> Generation
 """
 
-from collections.abc import Collection, Generator, Iterator, Sequence
-from dataclasses import dataclass
+from __future__ import annotations
 
+import inspect
+import threading
+from collections.abc import AsyncIterator, Collection, Iterator, Sequence
+from collections.abc import Generator as Pieces
+from dataclasses import dataclass, field
+from typing import Any
+
+from bitnet_cli.errors import UsageError, option
 from bitnet_cli.model.constraint import constraint
 from bitnet_cli.model.generate import Plan, Timings, Watch, generate
 from bitnet_cli.model.logprobs import TokenLogprob, token_logprob
@@ -14,6 +21,7 @@ from bitnet_cli.model.sampler import Sampler, Sampling
 from bitnet_cli.model.sequence import Progress
 from bitnet_cli.text.stop import StopStrings
 from bitnet_cli.text.stream import IncrementalDecoder
+from bitnet_cli.text.tokenizer import Tokenizer
 
 
 @dataclass(frozen=True)
@@ -40,55 +48,134 @@ class Request:
     special: bool = False
 
 
-class Completion(Iterator[str]):
-    """The text that follows `prompt`; iterate over it for its pieces.
+@dataclass
+class Written:
+    """What a text has come to, so far.
 
-    text       all pieces so far
-    ids        the new tokens so far; those of a stop string are among them
-    logprobs   one for each of `ids`, if wanted
-    timings    tokens and seconds; `finish`: why the text ended, `stop` or `length`
-    stopped_by the stop string that ended it, if one did
-    seed       the number that makes the same text again
+    closed  set by anybody, at any time: nothing more of it is wanted
     """
 
-    def __init__(
-        self, opened: OpenModel, prompt: Sequence[int], sampling: Sampling, request: Request | None = None, progress: Progress | None = None
-    ):
-        self.request = r = request or Request()
-        ends = frozenset(opened.tokenizer.eos_ids if r.ends is None else r.ends)
-        self._sampler = Sampler(sampling, never=ends if r.ignore_eos else ())
-        self.sampling, self.seed = sampling, self._sampler.seed
-        self.ids: list[int] = []
-        self._logprobs: list[TokenLogprob] = []
+    ids: list[int] = field(default_factory=list)
+    logprobs: list[TokenLogprob] = field(default_factory=list)
+    timings: Timings = field(default_factory=Timings)
+    finish: str = ""
+    stopped_by: str | None = None
+    closed: bool = False
+
+
+class Generation(Iterator[str], AsyncIterator[str]):
+    """A text that a model writes. `for` and `async for` give it piece by piece, as it comes; `print` and `str` all of it.
+
+    Asking for one of these writes what is left of it first; the pieces can still be taken afterwards:
+
+    text        all of it
+    ids         its tokens; those of a stop string are among them
+    logprobs    of each of `ids`, if asked for: `id`, `logprob`, and `top`, the likeliest tokens
+    finish      why it ended: `stop` (the model, a stop string or its form), `length`, or `interrupted` (by `close`, Ctrl-C, an error)
+    stopped_by  the stop string that ended it, if one did
+    timings     tokens and seconds
+
+    seed is the number that makes the same text again. Threads may share it: each piece goes to one of them.
+    """
+
+    def __init__(self, pieces: Pieces[str, None, None], written: Written, sampler: Sampler, request: Request):
+        self.request, self.sampling, self.seed = request, sampler.sampling, sampler.seed
+        # The generator does not hold this object: a text that nobody holds any more is closed at once, and not when garbage is looked for.
+        self._pieces, self._written = pieces, written
         self._said: list[str] = []
-        self.timings = Timings()
-        self._stops = StopStrings(r.stop)
-        form = constraint(opened.tokenizer, r.grammar, ends, endless=r.ignore_eos)
-        plan = Plan(r.limit, ends, r.draft, progress, watch(self._logprobs, r.logprobs), form, opened.engine.silent)
-        tokens = generate(opened.scheduler, prompt, self._sampler, plan, self.timings)
-        decoder = IncrementalDecoder(opened.tokenizer, skip_special=not r.special, at_start=False)
-        # Not a method: a generator that holds this object would make a circle, and a text that nobody holds any more would not be closed.
-        self._pieces = _pieces(tokens, decoder, self.ids, self._stops, self.timings, self._said)
+        self._taken = 0  # of `_said`, by whoever iterates
+        self._lock = threading.RLock()
+
+    def advance(self) -> bool:
+        """Write the next piece, and leave it to be taken. False: there is none."""
+        with self._lock:
+            for piece in self._pieces:
+                self._said.append(piece)
+                return True
+        return False
+
+    def __next__(self) -> str:
+        with self._lock:
+            if self._taken == len(self._said) and not self.advance():
+                raise StopIteration
+            self._taken += 1
+            return self._said[self._taken - 1]
+
+    async def __anext__(self) -> str:
+        import asyncio  # 30 ms that others do not pay
+
+        piece = await asyncio.to_thread(next, self, None)
+        if piece is None:
+            raise StopAsyncIteration
+        return piece
+
+    def close(self) -> None:
+        """Stop here; what has been written stays. From any thread: where another one is writing, after the token that it computes."""
+        self._written.closed = True
+        with self._lock:
+            self._pieces.close()
+
+    def _whole(self) -> Written:
+        with self._lock:
+            self._said.extend(self._pieces)
+        return self._written
 
     @property
     def text(self) -> str:
-        """All pieces so far."""
+        self._whole()
         return "".join(self._said)
 
     @property
+    def ids(self) -> list[int]:
+        return self._whole().ids
+
+    @property
     def logprobs(self) -> list[TokenLogprob]:
-        return self._logprobs[: len(self.ids)]  # a step may have chosen more tokens than were asked for
+        return self._whole().logprobs[: len(self._written.ids)]  # a step may have chosen more tokens than were asked for
+
+    @property
+    def finish(self) -> str:
+        return self._whole().finish or "interrupted"
 
     @property
     def stopped_by(self) -> str | None:
-        return self._stops.found
+        return self._whole().stopped_by
 
-    def __next__(self) -> str:
-        return next(self._pieces)
+    @property
+    def timings(self) -> Timings:
+        return self._whole().timings
 
-    def close(self) -> None:
-        """Stop here."""
-        self._pieces.close()
+    def __str__(self) -> str:
+        return self.text
+
+    def __repr__(self) -> str:
+        ended = inspect.getgeneratorstate(self._pieces) == inspect.GEN_CLOSED
+        return f"<Generation {''.join(self._said)!r}, {(self._written.finish or 'interrupted') if ended else 'not finished'}>"
+
+    def _repr_pretty_(self, printer: Any, cycle: bool) -> None:
+        """What a notebook shows of it: the text."""
+        printer.text(self.text)
+
+
+def complete(
+    opened: OpenModel, prompt: Sequence[int], sampling: Sampling, request: Request | None = None, progress: Progress | None = None
+) -> Generation:
+    """The text that follows `prompt`. UsageError: a bias of a token that there is not."""
+    r, tokenizer, written = request or Request(), opened.tokenizer, Written()
+    check_biases(sampling, tokenizer)
+    ends = frozenset(tokenizer.eos_ids if r.ends is None else r.ends)
+    sampler = Sampler(sampling, never=ends if r.ignore_eos else ())
+    form = constraint(tokenizer, r.grammar, ends, endless=r.ignore_eos)
+    plan = Plan(r.limit, ends, r.draft, progress, watch(written.logprobs, r.logprobs), form, opened.engine.silent)
+    tokens = generate(opened.scheduler, prompt, sampler, plan, written.timings)
+    decoder = IncrementalDecoder(tokenizer, skip_special=not r.special, at_start=False)
+    return Generation(_pieces(tokens, decoder, StopStrings(r.stop), written), written, sampler, r)
+
+
+def check_biases(sampling: Sampling, tokenizer: Tokenizer) -> None:
+    """UsageError: a bias of a token that there is not."""
+    if beyond := [token for token, _ in sampling.logit_bias if token >= tokenizer.vocab_size]:
+        raise UsageError(f"{option('logit_bias')} of token {beyond[0]}: the vocabulary has {tokenizer.vocab_size} tokens")
 
 
 def watch(found: list[TokenLogprob], count: int | None) -> Watch | None:
@@ -96,20 +183,22 @@ def watch(found: list[TokenLogprob], count: int | None) -> Watch | None:
     return None if count is None else lambda logits, token: found.append(token_logprob(logits, token, count))
 
 
-def _pieces(
-    tokens: Iterator[int], decoded: IncrementalDecoder, ids: list[int], stops: StopStrings, timings: Timings, said: list[str]
-) -> Generator[str, None, None]:
+def _pieces(tokens: Iterator[int], decoded: IncrementalDecoder, stops: StopStrings, written: Written) -> Pieces[str, None, None]:
+    timings, ids = written.timings, written.ids
+    written.finish = "interrupted"
     for token in tokens:
         ids.append(token)
         if piece := stops.push(decoded.push(token)):
-            said.append(piece)
             yield piece
+        if written.closed:
+            return
         if stops.found is not None:
             timings.finish, timings.new_tokens = "stop", len(ids)
-            return
-    piece = stops.push(decoded.finish()) + stops.finish()
-    if stops.found is not None:
-        timings.finish = "stop"
-    if piece:
-        said.append(piece)
-        yield piece
+            break
+    else:
+        piece = stops.push(decoded.finish()) + stops.finish()
+        if stops.found is not None:
+            timings.finish = "stop"
+        if piece:
+            yield piece
+    written.finish, written.stopped_by = timings.finish, stops.found

@@ -24,6 +24,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bitnet_cli.errors import BitnetError, UsageError
+from bitnet_cli.model import given
 from bitnet_cli.text.tokenizer import Tokenizer
 from bitnet_cli.text.vocabulary import replace_surrogates
 
@@ -45,7 +46,7 @@ def grammar_of(json_schema: str | bool | Mapping[str, Any] | None, regex: str | 
     if json_schema is not None and json_schema is not False and regex is not None:
         raise UsageError("a text cannot have the form of a JSON schema and of a regular expression; give one of them")
     if regex is not None:
-        return regex_grammar(regex)
+        return regex_grammar(given.text("regex", regex))
     return None if json_schema is None or json_schema is False else json_grammar(json_schema)
 
 

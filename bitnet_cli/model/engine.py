@@ -20,7 +20,7 @@ from bitnet_kernels.team import Team
 from numpy.typing import NDArray
 
 from bitnet_cli.activations import post_hoc_note, scheme_for
-from bitnet_cli.errors import UsageError
+from bitnet_cli.errors import UsageError, option
 from bitnet_cli.gguf_file.dequantise import rows_as_float32
 from bitnet_cli.gguf_file.reader import GGUFFile
 from bitnet_cli.gguf_file.types import row_bytes
@@ -164,7 +164,9 @@ class Engine:
         if not len(ids):
             raise UsageError("no tokens to process")
         if position + len(ids) > self.context:
-            raise UsageError(f"{position + len(ids)} tokens do not fit the context of {self.context}; use a larger -c or less text")
+            raise UsageError(
+                f"{position + len(ids)} tokens do not fit the context of {self.context}; use a larger {option('context')} or less text"
+            )
         if min(ids) < 0 or max(ids) >= self.config.vocab:
             raise UsageError(f"token ids must be 0 to {self.config.vocab - 1}")
 

@@ -9,6 +9,7 @@ from bitnet_kernels import isa
 from bitnet_cli.errors import UnsupportedError, UsageError
 from bitnet_cli.gguf_file.reader import open_gguf
 from bitnet_cli.machine.threads import physical_cores
+from bitnet_cli.model import given
 from bitnet_cli.model.checks import check_text
 from bitnet_cli.model.config import read_config
 from bitnet_cli.model.engine import Engine
@@ -32,8 +33,8 @@ class Options:
     cache_bytes: int = 0
 
     def __post_init__(self) -> None:
-        if min(self.threads, self.context, self.cache_tokens, self.cache_bytes) < 0:
-            raise UsageError("threads (-t), context (-c), cache_tokens and cache_bytes must be 0 or more")
+        for name in ("threads", "context", "cache_tokens", "cache_bytes"):
+            given.number(name, getattr(self, name), 0, whole=True)
 
 
 class OpenModel(NamedTuple):

@@ -12,10 +12,12 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from bitnet_cli.errors import BitnetError, UsageError
+from bitnet_cli.errors import BitnetError, UsageError, option
+from bitnet_cli.model import given
 
 PENALTY_WINDOW = 64  # tokens that the penalties look back at, unless told otherwise
 GROUPS = 8  # of logits for each of the largest: two of these are rarely in one
+MOST_BIAS = 1e30  # of a logit: what infinity stands for
 COLDEST = 1e-6  # a temperature that divides
 
 
@@ -38,29 +40,24 @@ class Sampling:
     logit_bias: tuple[tuple[int, float], ...] = ()  # (id, what is added to its logit), each id once
 
     def __post_init__(self) -> None:
-        ranges = (
-            ("--temp", self.temperature, 0.0, 100.0),
-            ("--top-k", self.top_k, 0, math.inf),
-            ("--top-p", self.top_p, 0.0, 1.0),
-            ("--min-p", self.min_p, 0.0, 1.0),
-            ("--repeat-penalty", self.repeat_penalty, 0.01, 100.0),
-            ("--seed", self.seed, -1, 2**63 - 1),
-            ("--repeat-last-n", self.repeat_last_n, -1, 2**31 - 1),
-            ("--presence-penalty", self.presence_penalty, -100.0, 100.0),
-            ("--frequency-penalty", self.frequency_penalty, -100.0, 100.0),
-            ("--mirostat-tau", self.mirostat_tau, 0.0, 100.0),
-            ("--mirostat-eta", self.mirostat_eta, 0.0, 1.0),
-        )
-        for name, value, low, high in ranges:
-            if not low <= value <= high:  # also true of NaN
-                raise UsageError(f"{name} is {value}, expected {f'{low} or more' if high == math.inf else f'{low} to {high}'}")
+        given.number("temperature", self.temperature, 0.0, 100.0)
+        given.number("top_k", self.top_k, 0, whole=True)
+        given.number("top_p", self.top_p, 0.0, 1.0)
+        given.number("min_p", self.min_p, 0.0, 1.0)
+        given.number("repeat_penalty", self.repeat_penalty, 0.01, 100.0)
+        given.number("seed", self.seed, -1, 2**63 - 1, whole=True)
+        given.number("repeat_last_n", self.repeat_last_n, -1, 2**31 - 1, whole=True)
+        given.number("presence_penalty", self.presence_penalty, -100.0, 100.0)
+        given.number("frequency_penalty", self.frequency_penalty, -100.0, 100.0)
+        given.number("mirostat_tau", self.mirostat_tau, 0.0, 100.0)
+        given.number("mirostat_eta", self.mirostat_eta, 0.0, 1.0)
         if len({token for token, _ in self.logit_bias}) != len(self.logit_bias):
-            raise UsageError("--logit-bias names a token twice")
+            raise UsageError(f"{option('logit_bias')} names a token twice")
         for token, bias in self.logit_bias:
             if token < 0 or not math.isfinite(bias):
-                raise UsageError(f"--logit-bias: token {token} with {bias}, expected a token id and a number")
+                raise UsageError(f"{option('logit_bias')}: token {token} with {bias}, expected a token id and a number")
         if self.mirostat not in (0, 2):
-            raise UsageError(f"--mirostat is {self.mirostat}, expected 0 (off) or 2 (Mirostat 2.0)")
+            raise given.wrong("mirostat", self.mirostat, "0 (off) or 2 (Mirostat 2.0)")
 
     @property
     def penalises(self) -> bool:

@@ -6,7 +6,8 @@
     for token in scheduler.run(job)      submits, and steps whenever it has to wait for a token
 
 A text leaves between two steps, when it is done, fails or is cancelled; others never notice. Where pages run out, the youngest text gives
-its own back and waits; later it is computed again, and goes on as if nothing had happened.
+its own back and waits; later it is computed again, and goes on as if nothing had happened. So does a text of `run` that nobody takes from:
+an exception may have left it behind, and it shall cost others neither time nor room.
 """
 
 import threading
@@ -15,9 +16,11 @@ from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from collections.abc import Sequence as Ids
+from contextlib import nullcontext
 from typing import Any
 
 import numpy as np
+from bitnet_kernels.native import interrupted_later
 from numpy.typing import NDArray
 
 from bitnet_cli.errors import BitnetError
@@ -36,7 +39,11 @@ class Job(ABC):
     ready      what it has for whoever waits for it
     done       whether it is; error: what ended it, if anything did
     cancelled  set by anybody, at any time: it leaves before the next step
+    ahead      how much may be ready before it rests; None: any number. rests: until all of that is taken
     """
+
+    ahead: int | None = None
+    rests = False
 
     def __init__(self, ids: Ids[int], salt: str = ""):
         self.ids, self.salt = list(ids), salt
@@ -71,8 +78,10 @@ class Job(ABC):
             self.sequence = None
 
 
+CLOSED, INTERRUPTED = "this model is closed", "interrupted by another thread"
 MANY = 16  # tokens from which on a step's time tells how long one of a prompt takes: fewer share the time of reading the weights
 LEAST = 16  # tokens of prompts that go into a step in any case
+AHEAD = 16  # tokens of a text that nobody has taken: a reader who is that far behind is slower than the model, or gone
 
 
 class Scheduler:
@@ -93,11 +102,14 @@ class Scheduler:
         self._closed = False
 
     def submit(self, job: Job) -> None:
-        """Compute it, after those that were here before. From any thread."""
+        """Compute it, after those that were here before. From any thread. BitnetError: the scheduler is closed."""
+        if self._closed:
+            raise BitnetError(CLOSED)
         self._arrived.append(job)
 
     def run(self, job: Job) -> Iterator[Any]:
         """Submit a job and yield what it has ready until it is done. Raises what ended it; it is cancelled where the caller stops."""
+        job.ahead = AHEAD
         self.submit(job)
         try:
             while True:
@@ -106,8 +118,8 @@ class Scheduler:
                 if job.done:
                     break
                 with self.alone():
-                    if not job.ready and not job.done:
-                        self.step()
+                    if not job.ready and not job.done and not self.step() and not job.done:
+                        raise BitnetError(INTERRUPTED)
         finally:
             self.cancel([job])
         if job.error is not None:
@@ -117,7 +129,7 @@ class Scheduler:
         """They are not wanted any more, from any thread: they leave now, or after the step that is in progress."""
         for job in jobs:
             job.cancelled = True
-        if self._owner != threading.get_ident() and self._turn.acquire(blocking=False):
+        if not self._stepping() and self._turn.acquire(blocking=False):
             try:
                 self._admit_and_dismiss()
             finally:
@@ -145,19 +157,47 @@ class Scheduler:
         finally:
             self.cancel(left)
 
-    def alone(self) -> "_Turn":
-        """A context in which nobody else uses the engine. BitnetError: within itself."""
-        return _Turn(self)
+    def alone(self) -> threading.Lock:
+        """A context in which nobody else uses the engine. BitnetError: within a step.
+
+        A lock, and nothing around it in Python: Ctrl-C may come between any two of its instructions, and would leave the lock held.
+        """
+        if self._stepping():
+            raise BitnetError("this model is in the middle of a step, which called the one who asks")
+        return self._turn
+
+    def _stepping(self) -> bool:
+        return self._owner == threading.get_ident() and self._turn.locked()
 
     def step(self) -> bool:
         """One step of all texts that fit; False: there is nothing to do. For one thread at a time (`alone`)."""
-        self._admit_and_dismiss()
-        rows = self._choose()
-        if not rows:
-            return False
-        start = time.perf_counter()
-        found = self.engine.step(list(rows.values()))
-        seconds = time.perf_counter() - start
+        self._owner = threading.get_ident()
+        try:
+            self._admit_and_dismiss()
+            rows = self._choose()
+            if rows:
+                self._compute(rows)
+            return bool(rows)
+        finally:
+            self._owner = 0
+
+    def _compute(self, rows: dict[Job, Row]) -> None:
+        """The step. Whatever ends it early, Ctrl-C before all others: each text goes on, or is computed again, as if it had not been."""
+        left = {job: row.sequence.position for job, row in rows.items()}
+        try:
+            start = time.perf_counter()
+            found = self.engine.step(list(rows.values()))
+            seconds = time.perf_counter() - start
+            with interrupted_later() if len(rows) > 1 else nullcontext():  # others' texts are none of its business
+                self._hand_out(rows, found, seconds, left)
+        finally:
+            for job, position in left.items():
+                if job.sequence is not None and job.sequence.position > position and not job.done:
+                    job.sequence.rewind(position)
+        self._dismiss()
+
+    def _hand_out(self, rows: dict[Job, Row], found: list[NDArray[np.float32]], seconds: float, left: dict[Job, int]) -> None:
+        """Each text gets what it wanted, and is then none of `left`."""
         if (count := sum(len(row.ids) for row in rows.values())) == len(rows):
             self._decoding = seconds
         elif count > MANY:
@@ -166,13 +206,12 @@ class Scheduler:
         for (job, row), logits in zip(rows.items(), found, strict=True):
             try:
                 job.took(row, logits, self._again(row, first, place), seconds)
+                del left[job]
             except BaseException as error:
-                _fail(job, error)
+                _fail(job, error if isinstance(error, Exception) else BitnetError(INTERRUPTED))
                 if not isinstance(error, Exception):
                     raise
             first, place = first + len(row.ids), place + (0 if row.states else len(row.wanted))
-        self._dismiss()
-        return True
 
     def _again(self, row: Row, first: int, place: int) -> Again:
         return lambda i: self.engine.all_logits(first + row.wanted[i], place + i)
@@ -187,16 +226,16 @@ class Scheduler:
         for job in sorted(self._running, key=lambda job: job.pending > 1):
             if budget and job in self._running:
                 budget -= self._add(job, budget, rows)
-        while budget and self._waiting and self._may_begin(self._waiting[0]):
-            job = self._waiting.popleft()
+        while budget and (first := self._next()):
+            self._waiting.remove(first)
             try:
-                job.begin(Sequence(self.engine, job.salt))
+                first.begin(Sequence(self.engine, first.salt))
             except Exception as error:
-                _fail(job, error)
+                _fail(first, error)
                 continue
-            self._running.append(job)
-            budget -= self._add(job, budget, rows)
-            if job not in rows:
+            self._running.append(first)
+            budget -= self._add(first, budget, rows)
+            if first not in rows:
                 break  # it waits again
         return rows
 
@@ -233,6 +272,11 @@ class Scheduler:
     def _admit_and_dismiss(self) -> None:
         while self._arrived:
             self._waiting.append(self._arrived.popleft())
+        for job in self._running:
+            if job.ahead is not None and len(job.ready) >= job.ahead and not job.rests:
+                job.leave()
+                job.rests = True
+                self._waiting.append(job)
         self._dismiss()
 
     def _dismiss(self) -> None:
@@ -241,33 +285,26 @@ class Scheduler:
             if job.done or job.cancelled:
                 job.done = True
                 job.leave()
-        self._running = [job for job in self._running if not job.done]
+        self._running = [job for job in self._running if not (job.done or job.rests)]
         self._waiting = deque(job for job in self._waiting if not job.done)
+
+    def _next(self) -> Job | None:
+        """The first that waits for its turn, and may begin."""
+        for job in self._waiting:
+            job.rests = job.rests and bool(job.ready)
+            if not job.rests:
+                return job if self._may_begin(job) else None
+        return None
 
     def close(self) -> None:
         """End the engine's threads, after the step that is in progress. Texts that are not done end with a BitnetError."""
         with self.alone():
+            self._closed = True
             self._admit_and_dismiss()
             for job in [*self._running, *self._waiting]:
-                _fail(job, BitnetError("this model is closed"))
+                _fail(job, BitnetError(CLOSED))
             self._dismiss()
             self.engine.close()
-
-
-class _Turn:
-    def __init__(self, scheduler: Scheduler):
-        self._scheduler = scheduler
-
-    def __enter__(self) -> None:
-        s = self._scheduler
-        if s._owner == threading.get_ident():
-            raise BitnetError("this model is in the middle of a step, which called the one who asks")
-        s._turn.acquire()
-        s._owner = threading.get_ident()
-
-    def __exit__(self, *_: object) -> None:
-        self._scheduler._owner = 0
-        self._scheduler._turn.release()
 
 
 def _fail(job: Job, error: BaseException) -> None:

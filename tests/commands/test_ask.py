@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from bitnet_cli.model.completion import Completion, Request
+from bitnet_cli.model.completion import Request, complete
 from bitnet_cli.model.opening import Options, open_model, prompt_ids
 from bitnet_cli.model.sampler import Sampling
 
@@ -123,7 +123,7 @@ def test_special_shows_control_tokens(tmp_path: Path) -> None:
         ids = prompt_ids(opened.tokenizer, "<|im_start|>\n", special=True)
         assert len(ids) == 2
         for special, text in ((False, "one two"), (True, "one two<|im_end|>")):
-            assert "".join(Completion(opened, ids, Sampling(0), Request(3, ends=(), special=special))) == text
+            assert "".join(complete(opened, ids, Sampling(0), Request(3, ends=(), special=special))) == text
 
 
 def test_reasoning_is_behind_an_option(bitnet: Bitnet, thinking: Path, tmp_path: Path) -> None:

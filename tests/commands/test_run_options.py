@@ -11,6 +11,8 @@ from typing import Any
 
 import pytest
 
+from bitnet_cli import load
+
 from .hub_server import Repo, serve
 
 Bitnet = Callable[..., Any]
@@ -30,11 +32,20 @@ def test_json(bitnet: Bitnet) -> None:
     assert t["predicted_per_second"] == pytest.approx(5e3 / t["predicted_ms"], rel=0.01)
 
 
-def test_words_of_other_programs(bitnet: Bitnet, refused: Callable[..., None]) -> None:
-    """-temp, escapes in -p and not in files, biases as llama.cpp writes them, options for a GPU."""
+def test_words_of_other_programs(bitnet: Bitnet, refused: Callable[..., None], tmp_path: Path) -> None:
+    """-temp, escapes in -p and neither in files nor in Python, biases as llama.cpp writes them, options for a GPU."""
     ask = ("run", "tiny", "-temp", "0", "-t", "1", "-n", "3", "--json")
     ids = [json.loads(bitnet(*ask, "-p", "And\\nGod", *flags).stdout)["timings"]["prompt_n"] for flags in ((), ("-e",), ("--no-escape",))]
     assert ids[0] == ids[1] < ids[2]
+    (tmp_path / "p.txt").write_text("And\\nGod")
+    as_it_is = [
+        bitnet(*ask, "-f", tmp_path / "p.txt", "-e"),
+        bitnet(*ask, "-e", stdin="And\\nGod"),
+        bitnet(*ask, "-p", "-", stdin="And\\nGod"),
+    ]
+    assert {json.loads(done.stdout)["timings"]["prompt_n"] for done in as_it_is} == {ids[2]}
+    with load("tiny", threads=1) as model:
+        assert model.generate("And\\nGod", max_tokens=1).timings.prompt_tokens == ids[2]
     plain = json.loads(bitnet(*ask, "-p", "And").stdout)["ids"]
     biased = json.loads(bitnet(*ask, "-p", "And", "--logit-bias", f"{plain[0]}-inf", "-l", f"{plain[1]}-2.5").stdout)["ids"]
     assert plain[0] not in biased
@@ -90,7 +101,11 @@ def test_names_work_in_every_command(bitnet: Bitnet, tmp_path: Path) -> None:
     assert bitnet("inspect", "tiny").returncode == 0
     assert bitnet("embed", "-m", "tiny", "--pooling", "mean", "a", "-q").returncode == 0
     (tmp_path / "t.txt").write_text("And God said, Let there be light.")
-    assert bitnet("perplexity", "tiny", "-f", tmp_path / "t.txt", "-q").returncode == 0
+    told = bitnet("perplexity", "tiny", "-f", tmp_path / "t.txt", "-q")
+    assert told.returncode == 0 and " ± " in told.stdout and "taken as independent" in told.stdout
+    (tmp_path / "one.txt").write_text("And")
+    one = bitnet("perplexity", "tiny", "-f", tmp_path / "one.txt", "-q")
+    assert one.returncode == 0 and "±" not in one.stdout and "of one there is no error" in one.stdout
 
 
 def test_stop_string_with_an_escape(bitnet: Bitnet) -> None:

@@ -9,6 +9,7 @@ import pytest
 from bitnet_cli.errors import UsageError
 from bitnet_cli.gguf_file.reader import open_gguf
 from bitnet_cli.model.chat import Chat, ContextFullError, resumed
+from bitnet_cli.model.completion import Written
 from bitnet_cli.model.generate import Timings
 from bitnet_cli.model.opening import OpenModel, Options, open_model
 from bitnet_cli.model.sampler import Sampler, Sampling
@@ -55,12 +56,12 @@ def reciting(tmp_path: Path) -> Iterator[Callable[..., Chat]]:
 
 
 def ask(chat: Chat, text: str, limit: int = 12) -> Timings:
-    timings = Timings()
+    written = Written()
     chat.messages.append(Message("user", text))
-    pieces = list(chat.answer(Sampler(GREEDY), limit, timings=timings))
+    pieces = list(chat.answer(Sampler(GREEDY), limit, written=written))
     assert chat.messages[-1].role == "assistant"
     assert "".join(pieces) == chat.messages[-1].content
-    return timings
+    return written.timings
 
 
 def test_a_turn_computes_only_what_is_new(chat: Chat) -> None:

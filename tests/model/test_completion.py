@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from bitnet_cli.embedded import EMBEDDED_MODEL
-from bitnet_cli.model.completion import Completion, Request
+from bitnet_cli.model.completion import Request, complete
 from bitnet_cli.model.logprobs import token_logprob
 from bitnet_cli.model.opening import OpenModel, Options, open_model
 from bitnet_cli.model.sampler import Sampling
@@ -31,34 +31,34 @@ def prompt(opened: OpenModel) -> list[int]:
 
 @pytest.fixture(scope="module")
 def text(opened: OpenModel, prompt: list[int]) -> str:
-    return "".join(Completion(opened, prompt, GREEDY, Request(60)))
+    return "".join(complete(opened, prompt, GREEDY, Request(60)))
 
 
 @pytest.mark.parametrize(("first", "last"), [(9, 12), (20, 21), (31, 50)])
 def test_stop_strings(opened: OpenModel, prompt: list[int], text: str, first: int, last: int) -> None:
     """Wherever it begins in a token and however many tokens it takes, nothing of it is in the text."""
     stop = text[first:last]
-    completion = Completion(opened, prompt, GREEDY, Request(60, stop=["not in the text", stop]))
+    completion = complete(opened, prompt, GREEDY, Request(60, stop=["not in the text", stop]))
     pieces = list(completion)
     assert "".join(pieces) == text[: text.index(stop)]
-    assert (completion.stopped_by, completion.timings.finish) == (stop, "stop")
+    assert (completion.stopped_by, completion.finish) == (stop, "stop")
     assert opened.tokenizer.decode(completion.ids, at_start=False).startswith("".join(pieces) + stop)
 
 
 def test_the_beginning_of_a_stop_string_at_the_end_is_shown(opened: OpenModel, prompt: list[int], text: str) -> None:
-    completion = Completion(opened, prompt, GREEDY, Request(60, stop=[text[-5:] + "\0"]))
+    completion = complete(opened, prompt, GREEDY, Request(60, stop=[text[-5:] + "\0"]))
     assert "".join(completion) == text
-    assert (completion.stopped_by, completion.timings.finish) == (None, "length")
+    assert (completion.stopped_by, completion.finish) == (None, "length")
 
 
 def test_tokens_that_end_a_text(opened: OpenModel, prompt: list[int]) -> None:
-    whole = Completion(opened, prompt, GREEDY, Request(20))
+    whole = complete(opened, prompt, GREEDY, Request(20))
     list(whole)
     end = whole.ids[5]
-    ended = Completion(opened, prompt, GREEDY, Request(20, ends=[end]))
+    ended = complete(opened, prompt, GREEDY, Request(20, ends=[end]))
     list(ended)
     assert ended.ids == whole.ids[: whole.ids.index(end)]
-    ignored = Completion(opened, prompt, GREEDY, Request(20, ends=[end], ignore_eos=True))
+    ignored = complete(opened, prompt, GREEDY, Request(20, ends=[end], ignore_eos=True))
     list(ignored)
     assert len(ignored.ids) == 20
     assert end not in ignored.ids
@@ -69,8 +69,8 @@ def test_tokens_that_end_a_text(opened: OpenModel, prompt: list[int]) -> None:
 @pytest.mark.parametrize("draft", [0, 6])
 def test_logprobs(opened: OpenModel, prompt: list[int], sampling: Sampling, draft: int) -> None:
     """They are of the model, whatever the sampler does, and asking for them changes no token."""
-    plain = Completion(opened, prompt, sampling, Request(12))
-    told = Completion(opened, prompt, sampling, Request(12, logprobs=3, draft=draft))
+    plain = complete(opened, prompt, sampling, Request(12))
+    told = complete(opened, prompt, sampling, Request(12, logprobs=3, draft=draft))
     assert list(plain) == list(told)
     assert [one.id for one in told.logprobs] == told.ids == plain.ids
     for count, one in enumerate(told.logprobs):

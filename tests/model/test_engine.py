@@ -175,8 +175,8 @@ def test_a_cache_larger_than_memory(tmp_path: Path, text_of: Make, monkeypatch: 
         guard.setattr(module, "rope_tables", lambda *_: pytest.fail("allocated"))
         with pytest.raises(BitnetError) as caught:
             text_of(path, context=1 << 20)
-    told = "a context of 1048576 tokens needs 1.0 GiB of memory, 1.0 are free; use a smaller -c (up to 1048575 tokens)"
-    assert str(caught.value) == f"{told}, or --cache-type q8: 0.3 GiB" and caught.value.exit_code == 1
+    told = "a context of 1048576 tokens needs 1.0 GiB of memory, 1.0 are free; use a smaller context (up to 1048575 tokens)"
+    assert str(caught.value) == f"{told}, or cache_type q8: 0.3 GiB" and caught.value.exit_code == 1
     assert text_of(path, context=1000).engine.cache_bytes() == 2 * 4 * 2 * 2 * 32 * 1024  # whole pages
 
 

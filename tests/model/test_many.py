@@ -186,3 +186,32 @@ def test_reading_beside_writing(path: Path, text_of: Make) -> None:
         alone.rewind(0)
         expected = alone.states(ids) if number % 2 else alone.feed_all(ids)
         assert np.array_equal(np.concatenate(found[number]), expected)
+
+
+def test_ctrl_c_in_the_middle_of_a_step(path: Path, text_of: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    """After the kernels, or while tokens are handed out: others go on as if there had been none, and who was in it ends with an error."""
+    engine = text_of(path, context=200, cache_tokens=400).engine
+    alone = Scheduler(engine)
+    wanted = [(PREFIX, seed) for seed in range(3)]
+    expected = [list(generate(alone, prompt, Sampler(Sampling(1.0, seed=seed)), Plan(12))) for prompt, seed in wanted]
+    engine.pages.forget()
+    scheduler = Scheduler(engine)
+    jobs = [Text(prompt, Sampler(Sampling(1.0, seed=seed)), Plan(12)) for prompt, seed in wanted]
+    for job in jobs:
+        scheduler.submit(job)
+    for _ in range(4):
+        scheduler.step()
+    whole = engine.step
+    monkeypatch.setattr(engine, "step", lambda rows: (whole(rows), (_ for _ in ()).throw(KeyboardInterrupt))[1].__next__())
+    with pytest.raises(KeyboardInterrupt):
+        scheduler.step()
+    monkeypatch.setattr(engine, "step", whole)
+    scheduler.step()
+    monkeypatch.setattr(jobs[1], "took", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+    with pytest.raises(KeyboardInterrupt):
+        scheduler.step()
+    while scheduler.step():
+        pass
+    assert str(jobs[1].error) == "interrupted by another thread"
+    assert [list(jobs[i].ready) for i in (0, 2)] == [expected[0], expected[2]]
+    finished(scheduler)

@@ -87,7 +87,7 @@ def test_ray_is_an_extra(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
     monkeypatch.setitem(sys.modules, "ray", None)  # as where it is not installed
     source = written(tmp_path / "in.jsonl", [request("a", "/v1/completions", prompt="x", max_tokens=1)])
     done = bitnet("batch", source, tmp_path / "out.jsonl", "--ray")
-    assert done.returncode == 2 and "pip install 'bitnet-cli[serve,ray]'" in done.stderr
+    assert done.returncode == 2 and "batch needs ray: pip install 'ray[data,serve]'" in done.stderr
     assert not (tmp_path / "out.jsonl").exists()
 
 

@@ -20,6 +20,7 @@ from bitnet_cli.commands.printing import CUT_OFF
 from bitnet_cli.commands.reporting import Bar, Reporter, print_json, say
 from bitnet_cli.errors import BitnetError, UsageError, printable
 from bitnet_cli.model.chat import BASE_LIMIT, Chat, ContextFullError
+from bitnet_cli.model.completion import Written
 from bitnet_cli.model.generate import Timings
 from bitnet_cli.model.opening import OpenModel
 from bitnet_cli.model.sampler import Sampler, Sampling
@@ -116,13 +117,14 @@ class Talk:
     def answer(self, before: list[Message]) -> None:
         """Let the model answer the last message, and show it as it comes. before: the chat again, where not one word comes."""
         chat, first = self.chat, self.chat.first
-        self._timings = timings = Timings()
+        written = Written()
+        self._timings = timings = written.timings
         sampler = Sampler(replace(self.sampling, seed=(self.sampling.seed + self._answers) % 2**63))
         self._answers += 1
         shown, count = self._shown(), len(chat.messages)
         reading = Bar("reading", "tokens")
         progress = reading.update if Reporter(self.quiet).on_terminal else None
-        pieces = chat.answer(sampler, self.limit, timings=timings, progress=progress)
+        pieces = chat.answer(sampler, self.limit, written=written, progress=progress)
         seen, thinking = self._answer_text(), Bar("thinking", "tokens") if progress is not None else None
         with stoppable() as stop, contextlib.closing(pieces):
             try:

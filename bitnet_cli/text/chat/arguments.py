@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from bitnet_cli.errors import UsageError
@@ -43,6 +43,8 @@ def _value(text: str) -> Any:
 
 def checked_args(args: Mapping[str, Any] | None, tools: Sequence[Mapping[str, Any]] | None = None) -> dict[str, Any]:
     """The arguments of a template, copied, `tools` among them if there are some. UsageError: a name that cannot be, a value not JSON."""
+    if not isinstance(args or {}, Mapping):
+        raise UsageError(f"template_args is {args!r:.60}, expected a dictionary")
     for name in args or {}:
         if not isinstance(name, str) or not _NAME.fullmatch(name):
             raise UsageError(f"template argument {name!r:.60}: expected a name of letters, digits and _")
@@ -50,7 +52,7 @@ def checked_args(args: Mapping[str, Any] | None, tools: Sequence[Mapping[str, An
             raise UsageError(f"template argument {name}: the chat itself says that")
     given = {name: json_value(value, f"template argument {name}") for name, value in (args or {}).items()}
     if tools is not None:
-        given["tools"] = json_value(list(tools), "tools")
+        given["tools"] = json_value(list(tools) if isinstance(tools, Iterable) else tools, "tools")
     wanted = given.get("tools")
     if wanted is not None and not (isinstance(wanted, list) and all(isinstance(tool, dict) for tool in wanted)):
         raise UsageError("tools: expected a list of dictionaries")

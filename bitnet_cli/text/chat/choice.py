@@ -14,7 +14,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from bitnet_cli.errors import BadFileError, UsageError
+from bitnet_cli.errors import BadFileError, UsageError, option
 from bitnet_cli.text.chat.jinja import JinjaTemplate
 from bitnet_cli.text.chat.templates import BITNET_2B_4T, BUILT_IN, CHATML, FALCON_3, FALCON_E, LLAMA_3, PLAIN, BuiltIn, Template
 from bitnet_cli.text.files import decode_text
@@ -81,7 +81,7 @@ def choose(file: ChatFacts, wish: str | None = None, args: Mapping[str, Any] | N
         return _detect(file)
     if wish in BUILT_IN:
         if args:
-            raise UsageError(f"the chat format {wish} takes no arguments; a template in Jinja does: --chat-template {OWN}")
+            raise UsageError(f"the chat format {wish} takes no arguments; a template in Jinja does: {option('template')} {OWN}")
         template = BUILT_IN[wish].with_end(file.eos)
         missing = [token for token in template.needs if token not in file.marked]
         but = f"; this vocabulary has no {', '.join(missing)}" if missing else ""
@@ -103,7 +103,7 @@ def _template_file(wish: str) -> str:
         with path.open("rb") as source:
             data = source.read(MAX_TEMPLATE + 1)
     except OSError as error:
-        raise UsageError(f"--chat-template {wish}: {error.strerror}; built in are {', '.join(BUILT_IN)}, {OWN}") from None
+        raise UsageError(f"{option('template')} {wish}: {error.strerror}; built in are {', '.join(BUILT_IN)}, {OWN}") from None
     if len(data) > MAX_TEMPLATE:
         raise BadFileError(path, "chat template", f"is larger than {MAX_TEMPLATE >> 20} MiB")
     return decode_text(data, wish, "chat template", "utf-8", hint=False)  # as transformers reads them

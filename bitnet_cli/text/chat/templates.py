@@ -16,7 +16,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple, Protocol
 
-from bitnet_cli.errors import UsageError
+from bitnet_cli.errors import UsageError, option
 from bitnet_cli.text.added import any_of
 from bitnet_cli.text.tokenizer import Tokenizer
 from bitnet_cli.text.vocabulary import replace_surrogates
@@ -117,7 +117,7 @@ class BuiltIn:
             messages = [Message("system", self.default_system), *messages]
         for message in messages:
             if message.role not in self.turns or (message.given or {}).get("tool_calls"):
-                raise UsageError(f"the chat format {self.name} knows no tools; --chat-template model renders the file's own template")
+                raise UsageError(f"the chat format {self.name} knows no tools; {option('template')} model renders the file's own")
             before, after = self.turns[message.role]
             if message.ids is not None:
                 pieces += [(self.ask, True), list(message.ids), (after, True)]
@@ -260,6 +260,8 @@ def checked_messages(messages: Iterable[Mapping[str, Any]]) -> list[Message]:
     UsageError: none, an unknown role, content that is no text, none where there are no `tool_calls`, a field that is not JSON.
     """
     result = []
+    if not isinstance(messages, Iterable):
+        raise UsageError(f"messages is {messages!r:.60}, expected a list of dictionaries")
     for number, message in enumerate(messages):
         field = f"messages[{number}]"
         if not isinstance(message, Mapping):
@@ -285,7 +287,7 @@ def _text_of(content: Any, field: str, *, optional: bool) -> str:
     if content is None and optional:
         return ""
     if not isinstance(content, (list, tuple)):
-        raise UsageError(f"{field} is not a text")
+        raise UsageError(f"{field} is {'bytes, not' if isinstance(content, bytes) else 'not'} a text")
     for number, part in enumerate(content):
         kind = part.get("type") if isinstance(part, Mapping) else None
         if kind != "text" or not isinstance(part.get("text"), str):

@@ -50,6 +50,7 @@ def test_json(bench: Callable[..., Any], model: Path) -> None:
     ]
     for row in rows:
         assert set(row) >= LLAMA_BENCH
+        assert row["model_type"].endswith(" I2_S")  # the ternary type, whatever type the embedding is of
         assert (row["isa"], row["n_threads"], row["type_k"], row["model_filename"]) == ("naive", 1, "f16", str(model))
         tokens = row["n_prompt"] or row["n_gen"]
         assert row["samples_ts"] == pytest.approx([1e9 * tokens / ns for ns in row["samples_ns"]])

@@ -129,7 +129,7 @@ def test_a_saved_chat_cannot_forge_control_tokens(tokenizer: Tokenizer, tmp_path
         ('{"format": "bitnet-chat", "version": 1, "messages": [1]}', "messages"),
         ('{"format": "bitnet-chat", "version": 1, "messages": [{"role": "root", "content": ""}], "sampling": {}}', "role"),
         ('{"format": "bitnet-chat", "version": 1, "messages": [], "sampling": {"temperature": "hot"}}', "temperature"),
-        ('{"format": "bitnet-chat", "version": 1, "messages": [], "sampling": {"temperature": NaN}}', "--temp"),
+        ('{"format": "bitnet-chat", "version": 1, "messages": [], "sampling": {"temperature": NaN}}', "temperature is nan"),
         *(
             (f'{{"format": "bitnet-chat", "version": 1, "messages": [], "sampling": {{"logit_bias": {bias}}}}}', "logit")
             for bias in ("3", "[1]", "[[1]]", "[[1, true]]", f"[[1, {10**400}]]", "[[1, NaN]]", "[[-1, 0]]", f"[[{2**64}, 0]]", "null")
@@ -182,7 +182,7 @@ def test_commands(reciting: Path) -> None:
         ("/s", "no command /s"),  # /save, /set, /stats, /system
         ("/set temp hot", "expected a number"),
         ("/set heat 1", "/set NAME VALUE"),
-        ("/set temp -1", "temp is -1.0"),
+        ("/set temp -1", "temperature is -1.0"),
         ("/set n -2", "max-tokens"),
         ("/retry", "nothing to answer again"),
         ("/undo", "nothing to take back"),

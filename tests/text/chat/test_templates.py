@@ -208,7 +208,7 @@ def test_messages_are_checked() -> None:
 
 def test_built_in_formats_know_no_tools() -> None:
     for message in (Message("tool", "a"), Message("assistant", "", given={"role": "assistant", "tool_calls": [{}]})):
-        with pytest.raises(UsageError, match="--chat-template model"):
+        with pytest.raises(UsageError, match="template model"):
             CHATML.pieces([message])
 
 
