@@ -42,6 +42,7 @@ if MATRIX:
 
     @entry
     def products(frame, rounds):  # type: ignore[no-untyped-def]
+        """rounds * STEPS * PRODUCTS multiply-adds."""
         begin_tiles()
         start_tiles(frame.data)
         for _ in range(rounds * STEPS):
@@ -54,6 +55,7 @@ else:
 
     @entry
     def products(frame, rounds):  # type: ignore[no-untyped-def]
+        """rounds * STEPS * PRODUCTS multiply-adds."""
         codes, x, sums = load(frame.data, 0), load(frame.values, 0), frame.sums
         for _ in range(rounds):
             totals = no_sums()
@@ -65,6 +67,7 @@ else:
 
 @entry
 def float_products(frame, rounds):  # type: ignore[no-untyped-def]
+    """rounds * STEPS * FLOATS multiply-adds."""
     sums = frame.sums
     x, totals = load_f32(frame.values, 0), load_floats(sums)
     for _ in range(rounds * STEPS):

@@ -8,8 +8,9 @@ inference engine is compared with; arithmetic follows arXiv 2402.17764 and its "
     activations  a = 127 / max|x| (at least 1e-5)     q = clip(round(x * a), -128, 127)      one scale a token
     product      y = (q @ w.T) * s / a                integers until the end
 
-Other activations (BitNet a4.8, BitNet v2) are activation_schemes.py's. Gradients pass both roundings, clipping and top-k unchanged
-(straight-through estimator).
+With `Shape.group`, as in Bonsai's files, so many neighbours in a row of W have a scale of their own, a float16 number, and so have as many
+neighbours of x. Other activations (BitNet a4.8, BitNet v2) are activation_schemes.py's. Gradients pass both roundings, clipping and top-k
+unchanged (straight-through estimator).
 """
 
 from dataclasses import dataclass
@@ -17,7 +18,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from activation_schemes import SCHEMES, Input
+from activation_schemes import SCHEMES, Input, int8_per_token
 from torch import Tensor, nn
 
 
@@ -34,6 +35,8 @@ class Shape:
     context: int = 512
     rope_theta: float = 10000.0
     norm_eps: float = 1e-5
+    group: int = 0  # weights that share a scale; 0: all of a matrix
+    hidden_act: str = "relu2"
 
     @property
     def head_dim(self) -> int:
@@ -44,6 +47,19 @@ def ternary(weight: Tensor) -> tuple[Tensor, Tensor]:
     """(rows, cols) float -> values in {-1, 0, 1} of the same shape, and the scale mean|W| (0-dimensional)."""
     scale = weight.abs().mean().clamp(min=1e-5)
     return (weight / scale).round().clamp(-1, 1), scale
+
+
+def ternary_groups(weight: Tensor, group: int) -> Tensor:
+    """(rows, cols) float -> the same with {-1, 0, 1} times the mean |W| of each `group` neighbours, rounded to float16."""
+    parts = weight.unflatten(-1, (-1, group))
+    scale = parts.abs().mean(-1, keepdim=True).clamp(min=1e-5).half().float()
+    return ((parts / scale).round().clamp(-1, 1) * scale).flatten(-2)
+
+
+def int8_groups(x: Tensor, group: int) -> Tensor:
+    """(..., cols) float -> the same as int8 codes divided by a factor of each `group` neighbours."""
+    codes, factor = int8_per_token(x.unflatten(-1, (-1, group)))
+    return (codes / factor).flatten(-2)
 
 
 class _BitProduct(torch.autograd.Function):
@@ -73,9 +89,13 @@ class _BitProduct(torch.autograd.Function):
         return grad_x, None, None, None, *grad_w.split(ctx.rows)
 
 
-def project(module: nn.Module, x: Tensor, names: list[str], treatment: Input | None, dtype: torch.dtype) -> tuple[Tensor, ...]:
+def project(module: Any, x: Tensor, names: list[str], treatment: Input | None, dtype: torch.dtype) -> tuple[Tensor, ...]:
     """x through the bias-free projections `names` of `module`, which share it; treatment None: in float."""
     weights = [getattr(module, name).weight for name in names]
+    group = module.shape.group
+    if treatment is not None and group:
+        x = x + (int8_groups(x, group) - x).detach()
+        return tuple(F.linear(x, w + (ternary_groups(w, group) - w).detach()) for w in weights)
     if treatment is not None:
         x = treatment.transform(x)
         return _BitProduct.apply(x, *treatment.codes(x.detach()), dtype, *weights)
@@ -136,18 +156,19 @@ class Attention(nn.Module):
 
 
 class FeedForward(nn.Module):
-    """ReLU² GLU: down(norm(relu(gate x)² * up x))."""
+    """GLU: down(norm(relu(gate x)² * up x)), or with SiLU in place of ReLU²."""
 
     def __init__(self, s: Shape, scheme: str | None):
         super().__init__()
         wide, narrow = (s.hidden, s.feed_forward), (s.feed_forward, s.hidden)
         add_linears(self, {"gate_proj": wide, "up_proj": wide, "down_proj": narrow})
-        self.ffn_sub_norm = Norm(s.feed_forward, s.norm_eps)
+        self.ffn_sub_norm, self.shape = Norm(s.feed_forward, s.norm_eps), s
         self.inputs = (SCHEMES[scheme].feed_forward, SCHEMES[scheme].down) if scheme else (None, None)
 
     def forward(self, x: Tensor, dtype: torch.dtype) -> Tensor:
         gate, up = project(self, x, ["gate_proj", "up_proj"], self.inputs[0], dtype)
-        return project(self, self.ffn_sub_norm(F.relu(gate).square() * up), ["down_proj"], self.inputs[1], dtype)[0]
+        opened = F.silu(gate) if self.shape.hidden_act == "silu" else F.relu(gate).square()
+        return project(self, self.ffn_sub_norm(opened * up), ["down_proj"], self.inputs[1], dtype)[0]
 
 
 class Block(nn.Module):

@@ -3,7 +3,7 @@
 The folder loads with transformers' `BitNetForCausalLM`, linear class `BitLinear`: packed uint8 weights and `weight_scale` = 1 / mean|W|,
 which divides. `quantization_config` also names the activations where they are not int8 (`activation_type`, a key of
 activation_schemes.SCHEMES) and the share that top-k keeps (`top_k`); transformers knows neither and computes with int8.
-The float twin is saved with float weights and no quantization_config.
+The float twin is saved with float weights and no quantization_config; a model with scales of groups likewise, its weights multiplied out.
 """
 
 import json
@@ -11,7 +11,7 @@ from pathlib import Path
 
 import torch
 from activation_schemes import SCHEMES
-from bitnet_torch import BitNet, ternary
+from bitnet_torch import BitNet, ternary, ternary_groups
 from safetensors.torch import save_file
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
 
@@ -57,7 +57,7 @@ def config_of(model: BitNet, end_id: int) -> dict[str, object]:
         "num_hidden_layers": s.layers,
         "num_attention_heads": s.heads,
         "num_key_value_heads": s.kv_heads,
-        "hidden_act": "relu2",
+        "hidden_act": s.hidden_act,
         "max_position_embeddings": s.context,
         "rms_norm_eps": s.norm_eps,
         "rope_theta": s.rope_theta,
@@ -68,7 +68,7 @@ def config_of(model: BitNet, end_id: int) -> dict[str, object]:
         "attention_bias": False,
         "torch_dtype": "float32",
     }
-    if model.scheme:
+    if model.scheme and not s.group:
         quantization = {"quant_method": "bitnet", "linear_class": "bitlinear", "modules_to_not_convert": None}
         if model.scheme != "int8":
             quantization["activation_type"] = model.scheme
@@ -84,7 +84,9 @@ def save_folder(model: BitNet, tokenizer: Tokenizer, folder: Path) -> None:
     tensors = {}
     for parameter, weight in model.state_dict().items():
         value, name = weight.detach().cpu(), f"model.{parameter}"
-        if name.endswith("_proj.weight") and model.scheme:
+        if name.endswith("_proj.weight") and model.scheme and model.shape.group:
+            tensors[name] = ternary_groups(value, model.shape.group)
+        elif name.endswith("_proj.weight") and model.scheme:
             values, scale = ternary(value)
             tensors[name] = pack(values)
             tensors[name.replace(".weight", ".weight_scale")] = (1 / scale).reshape(1).float()

@@ -56,6 +56,7 @@ def arguments(given: list[str] | None = None) -> argparse.Namespace:
     for name, default in vars(Shape()).items():
         if isinstance(default, int):
             p.add_argument(f"--{name.replace('_', '-')}", type=int, default=default)
+    p.add_argument("--hidden-act", choices=("relu2", "silu"), default="relu2", help="--group needs silu: `bitnet` runs no ReLU² with groups")
     return p.parse_args(given)
 
 
@@ -105,7 +106,7 @@ class Training:
     """Model, optimizer and position of one run. `step` counts on through a second stage, which begins at step `first`."""
 
     def __init__(self, args: argparse.Namespace, device: str):
-        shape = Shape(**{k: getattr(args, k) for k, v in vars(Shape()).items() if isinstance(v, int)})
+        shape = Shape(**{name: getattr(args, name) for name, value in vars(Shape()).items() if isinstance(value, int | str)})
         torch.manual_seed(args.seed)
         self.args, self.step, self.first = args, 0, 0
         self.model = BitNet(shape, None if args.float else args.activations).to(device)
