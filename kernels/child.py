@@ -108,7 +108,10 @@ def command(module: str, function: str, needed: Iterable[str], folder: str | Non
     return [executable, *isolated, "-S", "-B", "-X", "utf8", "-c", code]
 
 
-def start(module: str, function: str, needed: Iterable[str], folder: str | None = None) -> "subprocess.Popen[bytes]":
+Process = subprocess.Popen[bytes]
+
+
+def start(module: str, function: str, needed: Iterable[str], folder: str | None = None) -> Process:
     """Start such a process, with pipes for its stdin and stdout; stderr goes nowhere. Raises NoChildError, OSError.
 
     It stands in the folder of its Python, so that no empty entry of a path of the system's means the folder of this process.

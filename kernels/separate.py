@@ -10,7 +10,6 @@ import hashlib
 import os
 import pickle
 import signal
-import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator
@@ -73,7 +72,7 @@ class Build:
         self._at_work: dict[str, Part] = {}
         self._seen: set[str] = set()
         self.codes: dict[str, Code] = {}
-        self._children: list[subprocess.Popen[bytes]] = []
+        self._children: list[child.Process] = []
 
     def run(self, root: Part, symbol: str, processes: int) -> list[Code]:
         """Compile the kernel and all that it calls and is not known: codes in an order in which each follows those that it needs."""
@@ -141,7 +140,7 @@ class Build:
             self._children.append(process)
             threading.Thread(target=self._lead, args=(process, settings | {"BITNET_ISA": isa.chosen()}), daemon=True).start()
 
-    def _lead(self, process: "subprocess.Popen[bytes]", settings: dict[str, str]) -> None:
+    def _lead(self, process: child.Process, settings: dict[str, str]) -> None:
         """Give one child parts to compile, until there are no more. What it fails at is left to the others."""
         task = None
         with suppress(Exception), process:  # a child that fails may say anything

@@ -56,7 +56,7 @@ def arguments(given: list[str] | None = None) -> argparse.Namespace:
     for name, default in vars(Shape()).items():
         if isinstance(default, int):
             p.add_argument(f"--{name.replace('_', '-')}", type=int, default=default)
-    p.add_argument("--hidden-act", choices=("relu2", "silu"), default="relu2", help="--group needs silu: `bitnet` runs no ReLU² with groups")
+    p.add_argument("--hidden-act", choices=("relu2", "silu"), default="relu2", help="with --group: silu, as `bitnet` has it")
     return p.parse_args(given)
 
 
