@@ -85,7 +85,7 @@ def save_folder(model: BitNet, tokenizer: Tokenizer, folder: Path) -> None:
     for parameter, weight in model.state_dict().items():
         value, name = weight.detach().cpu(), f"model.{parameter}"
         if name.endswith("_proj.weight") and model.scheme and model.shape.group:
-            tensors[name] = ternary_groups(value, model.shape.group)
+            tensors[name] = ternary_groups(value, model.shape.group).half()  # exact: the scales are such numbers
         elif name.endswith("_proj.weight") and model.scheme:
             values, scale = ternary(value)
             tensors[name] = pack(values)

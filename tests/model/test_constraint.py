@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from bitnet_cli.embedded import EMBEDDED_MODEL
 from bitnet_cli.errors import BitnetError, UsageError
 from bitnet_cli.model import head, lookup
-from bitnet_cli.model.completion import Completion, Request
+from bitnet_cli.model.completion import Generation, Request, complete
 from bitnet_cli.model.constraint import Constraint, json_grammar, regex_grammar
 from bitnet_cli.model.engine import Engine
 from bitnet_cli.model.opening import OpenModel, Options, open_model
@@ -144,11 +144,11 @@ def test_all_json_is_allowed(opened: OpenModel, value: Any, compact: bool) -> No
     assert constraint.done or set(tokenizer.eos_ids) <= set(np.flatnonzero(constraint.allowed).tolist())
 
 
-def text_of(opened: OpenModel, grammar: str, sampling: Sampling, **wanted: Any) -> tuple[str, Completion]:
+def text_of(opened: OpenModel, grammar: str, sampling: Sampling, **wanted: Any) -> tuple[str, Generation]:
     """A text from nothing, at most as long as the context."""
     opened.engine.pages.forget()
     prompt = opened.tokenizer.encode("The answer:")
-    completion = Completion(opened, prompt, sampling, Request(grammar=grammar, **{"limit": -1, **wanted}))
+    completion = complete(opened, prompt, sampling, Request(grammar=grammar, **{"limit": -1, **wanted}))
     return "".join(completion), completion
 
 
@@ -165,7 +165,7 @@ def test_what_is_generated_fits_the_schema(source: str, name: str, request: pyte
             assert again.allowed[token]
             again.accept(token)
         assert model.tokenizer.decode(completion.ids, at_start=False) == text
-        if completion.timings.finish == "stop":
+        if completion.finish == "stop":
             whole += 1
             jsonschema.validate(json.loads(text), schema, format_checker=jsonschema.FormatChecker())
         else:
@@ -220,7 +220,7 @@ def test_where_a_text_ends(opened: OpenModel) -> None:
     """At the limit, unless it is whole by then; at a stop string; never before it has the form, whatever the model would do."""
     grammar, greedy = json_grammar({"const": "abcdef"}), Sampling(0.0)
     whole, completion = text_of(opened, grammar, greedy)
-    assert (whole, completion.timings.finish, completion.stopped_by) == ('"abcdef"', "stop", None)
+    assert (whole, completion.finish, completion.stopped_by) == ('"abcdef"', "stop", None)
     count = len(completion.ids)
     assert text_of(opened, grammar, greedy, limit=count)[1].timings.finish == "stop"
     assert text_of(opened, grammar, greedy, limit=count - 1)[1].timings.finish == "length"

@@ -11,7 +11,7 @@ from bitnet_kernels import isa
 from bitnet_cli.api import load
 from bitnet_cli.errors import BadFileError, UsageError
 from bitnet_cli.model import head
-from bitnet_cli.model.completion import Completion, Request
+from bitnet_cli.model.completion import Request, complete
 from bitnet_cli.model.constraint import regex_grammar
 from bitnet_cli.model.opening import OpenModel, Options, open_model
 from bitnet_cli.model.sampler import Sampler, Sampling
@@ -82,7 +82,7 @@ def test_unused_tokens_are_never_chosen(
     models = [plain, opening(path), opening(write(tmp_path / "quiet.gguf", 0.0)), opening(write(tmp_path / "nan.gguf", np.nan))]
     texts = []
     for model in models:
-        completion = Completion(model, PROMPT, sampling, request)
+        completion = complete(model, PROMPT, sampling, request)
         list(completion)
         texts.append(completion.ids)
         assert set(completion.ids).isdisjoint(SILENT)
@@ -143,9 +143,9 @@ def test_every_end_that_a_file_names_stops_the_text(end: int, tmp_path: Path, op
     state = Sequence(plain.engine).states(PROMPT)[-1]
     model.head[end] = state
     opened = opening(write_model(tmp_path / "m.gguf", model, metadata=keys))
-    completion = Completion(opened, PROMPT, Sampling(temperature=0), Request(10))
-    assert "".join(completion) == "" and completion.timings.finish == "stop"
-    ignored = Completion(opened, PROMPT, Sampling(temperature=0), Request(10, ignore_eos=True))
+    completion = complete(opened, PROMPT, Sampling(temperature=0), Request(10))
+    assert "".join(completion) == "" and completion.finish == "stop"
+    ignored = complete(opened, PROMPT, Sampling(temperature=0), Request(10, ignore_eos=True))
     list(ignored)
     assert len(ignored.ids) == 10 and not {65, 258, 300, 302, 304, 400, 561} & set(ignored.ids)
 
@@ -181,7 +181,7 @@ def test_rows_past_the_tokenizer(tmp_path: Path, opening: Callable[[Path], OpenM
     for sampling, request in REQUESTS.values():
         texts = []
         for opened in (filled, short):
-            completion = Completion(opened, PROMPT, sampling, request)
+            completion = complete(opened, PROMPT, sampling, request)
             list(completion)
             texts.append(completion.ids)
         assert texts[0] == texts[1] and max(texts[0]) < 260
