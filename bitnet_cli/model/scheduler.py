@@ -80,7 +80,7 @@ class Job(ABC):
 
 CLOSED, INTERRUPTED = "this model is closed", "interrupted by another thread"
 MANY = 16  # tokens from which on a step's time tells how long one of a prompt takes: fewer share the time of reading the weights
-LEAST = 16  # tokens of prompts that go into a step in any case
+LEAST = 8  # tokens of prompts that go into a step in any case: what kernels of few rows take together
 AHEAD = 16  # tokens of a text that nobody has taken: a reader who is that far behind is slower than the model, or gone
 
 

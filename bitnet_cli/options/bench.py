@@ -76,7 +76,7 @@ def bench(
     ] = "40",
     repeats: Annotated[int, typer.Option("-r", "--repetitions", help="Samples of each test.")] = 5,
     warm_up: Annotated[bool, typer.Option("--warmup/--no-warmup", help="Run a little of everything before the first sample.")] = True,
-    kernels: Annotated[bool, typer.Option("--kernels", help="Also time each kernel; its first use compiles for 20 s.")] = False,
+    kernels: Annotated[bool, typer.Option("--kernels", help="Also time each kernel; its first use compiles for some seconds.")] = False,
     output: Annotated[
         Format, typer.Option("-o", "--output", help="What goes to stdout; md, csv and json have llama-bench's names.")
     ] = Format.table,
