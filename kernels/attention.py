@@ -56,7 +56,7 @@ class Work(NamedTuple):
 if _MANY:
 
     @inlined
-    def _four_rows(left, at, stride, source, depth, vectors, out, to, ahead):  # type: ignore[no-untyped-def]
+    def _four_rows(left, at, stride, source, depth, vectors, out, to, ahead):
         """out[to + i * stride + lane] = sum_d left[at + i * stride + d] * source[d, lane] for four rows i and 16 * vectors lanes."""
         if vectors > 2:
             sums = zero_four()
@@ -72,7 +72,7 @@ if _MANY:
 else:  # registers are few or short
 
     @inlined
-    def _four_rows(left, at, stride, source, depth, vectors, out, to, ahead):  # type: ignore[no-untyped-def]
+    def _four_rows(left, at, stride, source, depth, vectors, out, to, ahead):
         """out[to + i * stride + lane] = sum_d left[at + i * stride + d] * source[d, lane] for four rows i and 16 * vectors lanes."""
         for v in range(vectors):
             part, sums = moved(source, v, _FIRST), zero_four()
@@ -82,7 +82,7 @@ else:  # registers are few or short
 
 
 @kernel
-def _multiply(left, line, rows, places, dim, unit, vectors, source, out, ahead):  # type: ignore[no-untyped-def]
+def _multiply(left, line, rows, places, dim, unit, vectors, source, out, ahead):
     """Of one block and 64 lanes: scores of all rows with the keys from place `unit` on; or, unit < 0, weights of all rows times values.
 
     source: (array, place, apart, step): 16 numbers of vector v and depth d stand at place + v * apart + d * step; depth is the element of
@@ -110,7 +110,7 @@ def _multiply(left, line, rows, places, dim, unit, vectors, source, out, ahead):
 
 
 @kernel
-def exponentials(scores, at, length, largest):  # type: ignore[no-untyped-def]
+def exponentials(scores, at, length, largest):
     """scores[at + j] = exp(scores[at + j] - largest) for j < length, arguments <= 0; returns their sum. Whole 16s: more are overwritten."""
     sums, top = zero(), splat(largest)
     for j in range(at, at + length, 16):
@@ -121,13 +121,13 @@ def exponentials(scores, at, length, largest):  # type: ignore[no-untyped-def]
 
 
 @inlined
-def _fill(scores, first, last, value):  # type: ignore[no-untyped-def]
+def _fill(scores, first, last, value):
     for j in range(first, last):
         scores[j] = np.float32(value)
 
 
 @kernel
-def _join(softmax, rows):  # type: ignore[no-untyped-def]
+def _join(softmax, rows):
     """The last block's largest scores and sums of weights join those of the blocks before it; leaves the factors of both."""
     for row in range(0, rows, 16):
         before, top = load(softmax[SO_FAR], row), load(softmax[LAST], row)
@@ -142,14 +142,14 @@ def _join(softmax, rows):  # type: ignore[no-untyped-def]
 
 
 @inlined
-def _add_share(shares, from_, attended, to, old, new, count):  # type: ignore[no-untyped-def]
+def _add_share(shares, from_, attended, to, old, new, count):
     """attended[to ...] = attended[to ...] * old + shares[from_ ...] * new, `count` floats in 16s."""
     for d in range(0, count, 16):
         store(attended, to + d, fma(load(shares, from_ + d), splat(new), mul(load(attended, to + d), splat(old))))
 
 
 @inlined
-def _largest(scores, at, low, high):  # type: ignore[no-untyped-def]
+def _largest(scores, at, low, high):
     """The largest of scores low <= j < high, from scores[at] on; up to 15 before and after them become minus infinity."""
     begin, end = low // 16 * 16, (high + 15) // 16 * 16
     _fill(scores, at + begin, at + low, -np.inf)
@@ -164,7 +164,7 @@ def _largest(scores, at, low, high):  # type: ignore[no-untyped-def]
 
 
 @inlined
-def _weigh(head, work, rows, line, start, begins):  # type: ignore[no-untyped-def]
+def _weigh(head, work, rows, line, start, begins):
     """Scores of a block -> weights of what its values are stored as, zero where a row's neighbours see more than it does.
 
     Row after row in each of three loops: in one loop, each row would wait for the sums over lanes of the one before.
@@ -190,7 +190,7 @@ def _weigh(head, work, rows, line, start, begins):  # type: ignore[no-untyped-de
 
 
 @kernel
-def _add_shares(work, rows, line, column, more, count):  # type: ignore[no-untyped-def]
+def _add_shares(work, rows, line, column, more, count):
     """`count` columns of what the block gives to each row, in 16s, join what the row has; they stand in `shares` from `more` on."""
     for row in range(rows):
         if work.places[0, row] < work.places[1, row]:
@@ -199,7 +199,7 @@ def _add_shares(work, rows, line, column, more, count):  # type: ignore[no-untyp
 
 
 @inlined
-def _score(head, work, rows, line, dim, start, begins):  # type: ignore[no-untyped-def]
+def _score(head, work, rows, line, dim, start, begins):
     """Scores of all rows with the keys of a block, which lies at `start`. begins: its page, if it is a text's first block; -1 if not."""
     low, high, panel = work.places[0, 0], work.places[1, rows - 1], (work.panel, _FIRST, _KEYS, _UNIT)
     keys, values, row = keys_of(head.keys), values_of(head.values), value_place(head, _NEXT, _FIRST)
@@ -223,7 +223,7 @@ def _score(head, work, rows, line, dim, start, begins):  # type: ignore[no-untyp
 
 
 @inlined
-def _mix(head, work, rows, line, dim, start, begins, goes_on):  # type: ignore[no-untyped-def]
+def _mix(head, work, rows, line, dim, start, begins, goes_on):
     """What a block's values add to the results of all rows. goes_on: whether another block follows."""
     low, high, panel = work.places[0, 0], work.places[1, rows - 1], (work.panel, _FIRST, _KEYS, _UNIT)
     keys, values, row, size = keys_of(head.keys), values_of(head.values), value_place(head, _NEXT, _FIRST), unit_size(head)
@@ -243,7 +243,7 @@ def _mix(head, work, rows, line, dim, start, begins, goes_on):  # type: ignore[n
 
 @separate()
 @kernel
-def attend(head, work, table, page, spare, rows, dim, window, first, last):  # type: ignore[no-untyped-def]
+def attend(head, work, table, page, spare, rows, dim, window, first, last):
     """Blocks first <= b < last of one KV head, for `rows` queries: sums of weighted values, and of weights. What nobody sees is left out.
 
     head: Cache or QuantisedCache of one head, its arrays without layers and kv_heads;  dim: head_dim;
@@ -273,7 +273,7 @@ def attend(head, work, table, page, spare, rows, dim, window, first, last):  # t
 
 
 @kernel
-def result(work, row, dim, out, place):  # type: ignore[no-untyped-def]
+def result(work, row, dim, out, place):
     """What query `row` gets for all blocks that it has seen -> out[place : place + dim]."""
     at, inverse = row * (len(work.panel) // _UNIT), np.float32(1.0) / work.softmax[SUM, row]
     for d in range(dim):
@@ -281,7 +281,7 @@ def result(work, row, dim, out, place):  # type: ignore[no-untyped-def]
 
 
 @kernel
-def keep_block(work, rows, kept, at):  # type: ignore[no-untyped-def]
+def keep_block(work, rows, kept, at):
     """The state and sums of `rows` queries that have seen one block -> kept[at ...], rows * (line + 16) floats."""
     line = len(work.panel) // _UNIT
     for row in range(rows):
@@ -293,7 +293,7 @@ def keep_block(work, rows, kept, at):  # type: ignore[no-untyped-def]
 
 @separate()
 @kernel
-def join_blocks(work, row, rows, kept, blocks):  # type: ignore[no-untyped-def]
+def join_blocks(work, row, rows, kept, blocks):
     """Blocks that `keep_block` has kept, one after the other, join in their order, for query `row`; as row 0."""
     line = len(work.panel) // _UNIT
     work.softmax[SO_FAR, 0], work.softmax[SUM, 0] = _LOWEST, np.float32(0.0)

@@ -24,7 +24,7 @@ class Bytes(NamedTuple):
 
 
 @entry
-def read(frame, first, last, ahead):  # type: ignore[no-untyped-def]
+def read(frame, first, last, ahead):
     """Sum (mod 256) of bytes first .. last - 1, in four streams as the decode kernels read."""
     data = frame.data
     quarter = (last - first) // 4 // WIDTH * WIDTH

@@ -6,7 +6,7 @@ from .simd.atomics import atomic_add, atomic_load, atomic_store, pause, yield_th
 
 
 @kernel
-def barrier(control, threads):  # type: ignore[no-untyped-def]
+def barrier(control, threads):
     """Returns once all `threads` threads have called it."""
     if threads > 1:
         generation = atomic_load(control, GENERATION)
@@ -23,7 +23,7 @@ def barrier(control, threads):  # type: ignore[no-untyped-def]
 
 
 @entry
-def announce(frame, step, threads):  # type: ignore[no-untyped-def]
+def announce(frame, step, threads):
     """Make `step` the word to follow; returns whether any of the first `threads` sleeps and must be woken. frame: a Shared."""
     control = frame.control
     atomic_add(control, STEP, step - atomic_load(control, STEP))
@@ -34,7 +34,7 @@ def announce(frame, step, threads):  # type: ignore[no-untyped-def]
 
 
 @kernel
-def next_step(control, thread, done):  # type: ignore[no-untyped-def]
+def next_step(control, thread, done):
     """Wait for a step after `done`: its word, or `done` itself where none came soon and the thread should sleep.
 
     A thread that took no part in `done` sleeps at once.

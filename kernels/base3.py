@@ -38,7 +38,7 @@ _row_bytes = kernel(base3_row_bytes)
 
 
 @kernel
-def row_bytes(cols):  # type: ignore[no-untyped-def]
+def row_bytes(cols):
     """Bytes of a row of `cols` weights."""
     return _row_bytes(cols, WIDTH)
 
@@ -47,7 +47,7 @@ if selected.ANY_BYTE:
     subtract = vectors.binary(selected.Wide, "sub")
 
     @inlined
-    def _add_five(p, q, v, x0, x1, x2, x3, x4):  # type: ignore[no-untyped-def]
+    def _add_five(p, q, v, x0, x1, x2, x3, x4):
         p, v = dot(p, v, x0), triple(v)
         q, p, v = dot(q, v, x0), dot(p, v, x1), triple(v)
         q, p, v = dot(q, v, x1), dot(p, v, x2), triple(v)
@@ -56,11 +56,11 @@ if selected.ANY_BYTE:
         return p, dot(q, v, x4)
 
     @inlined
-    def _difference(p, q):  # type: ignore[no-untyped-def]
+    def _difference(p, q):
         return subtract(fold(fold(p, p), p), q)
 
     @kernel
-    def four_base3_rows(rows, r0, r1, r2, r3, p0, p1, p2, p3, stride, codes):  # type: ignore[no-untyped-def]
+    def four_base3_rows(rows, r0, r1, r2, r3, p0, p1, p2, p3, stride, codes):
         """Code sums of the rows at bytes r0 .. r3; stride = row_bytes. As many bytes from p0 .. p3 on are prefetched meanwhile.
 
         codes: (>= 5 stride,) int8.
@@ -87,7 +87,7 @@ else:
     _BYTES_PER_FOLD = selected.STEPS_PER_FOLD // 5 * WIDTH  # each register of them makes 5 steps
 
     @inlined
-    def _add_five(sums, v, x0, x1, x2, x3, x4):  # type: ignore[no-untyped-def]
+    def _add_five(sums, v, x0, x1, x2, x3, x4):
         v = signed(v)
         sums, v = dot(sums, digit(v), x0), triple(v)
         sums, v = dot(sums, digit(v), x1), triple(v)
@@ -96,7 +96,7 @@ else:
         return dot(sums, digit(v), x4)
 
     @kernel
-    def four_base3_rows(rows, r0, r1, r2, r3, p0, p1, p2, p3, stride, codes):  # type: ignore[no-untyped-def]
+    def four_base3_rows(rows, r0, r1, r2, r3, p0, p1, p2, p3, stride, codes):
         """Code sums of the rows at bytes r0 .. r3; stride = row_bytes. As many bytes from p0 .. p3 on are prefetched meanwhile.
 
         codes: (>= 5 stride,) int8.
@@ -125,7 +125,7 @@ else:
 
 @separate()
 @kernel
-def base3_matvec(rows, offset, cols, codes, code_sum, scale, out, accumulate, first, last):  # type: ignore[no-untyped-def]
+def base3_matvec(rows, offset, cols, codes, code_sum, scale, out, accumulate, first, last):
     """As ternary.matvec_scaled, for base-3 rows that begin at byte `offset`: four streams, a quarter of the rows apart."""
     stride, quarter = row_bytes(cols), (last - first + 3) // 4
     for row in range(first, first + quarter):
@@ -142,7 +142,7 @@ def base3_matvec(rows, offset, cols, codes, code_sum, scale, out, accumulate, fi
 
 @separate()
 @kernel
-def base3_matvec_chosen(rows, offset, cols, codes, code_sum, scale, out, chosen, count):  # type: ignore[no-untyped-def]
+def base3_matvec_chosen(rows, offset, cols, codes, code_sum, scale, out, chosen, count):
     """As ternary.matvec_chosen, for base-3 rows that begin at byte `offset`. Rows that are not chosen are not read."""
     stride, quarter, end = row_bytes(cols), (count + 3) // 4, count - 1
     for i in range(quarter):
@@ -158,7 +158,7 @@ def base3_matvec_chosen(rows, offset, cols, codes, code_sum, scale, out, chosen,
 
 
 @kernel
-def build_base3(packed, offset, cols, rows, at, tile, first, last):  # type: ignore[no-untyped-def]
+def build_base3(packed, offset, cols, rows, at, tile, first, last):
     """I2_S rows first <= r < last of the matrix at byte `offset` -> base-3 rows of the matrix at rows[at ...]. Returns the largest code.
 
     tile: (>= 5 row_bytes,) uint8, overwritten. A code 3 is no weight and has no place in base 3: rows built from it are useless.
@@ -181,6 +181,6 @@ def build_base3(packed, offset, cols, rows, at, tile, first, last):  # type: ign
 
 
 @entry
-def build_rows(frame, offset, cols, at, first, last):  # type: ignore[no-untyped-def]
+def build_rows(frame, offset, cols, at, first, last):
     """As build_base3, over an arrays.Base3Frame."""
     return np.int64(build_base3(frame.packed, offset, cols, frame.rows, at, frame.tile, first, last))

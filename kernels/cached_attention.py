@@ -16,7 +16,7 @@ from .quantised_cache import store_value as store_value_codes
 
 
 @register_jitable
-def work_of(s, thread):  # type: ignore[no-untyped-def]
+def work_of(s, thread):
     """The Work of one thread, from a Scratch."""
     return Work(
         s.queries[thread],
@@ -31,12 +31,12 @@ def work_of(s, thread):  # type: ignore[no-untyped-def]
 
 
 @register_jitable
-def _floats_of(cache, layer, kv):  # type: ignore[no-untyped-def]
+def _floats_of(cache, layer, kv):
     return Cache(cache.keys[layer, kv], cache.values[layer, kv])
 
 
 @register_jitable
-def _codes_of(cache, layer, kv):  # type: ignore[no-untyped-def]
+def _codes_of(cache, layer, kv):
     return QuantisedCache(
         cache.keys[layer, kv],
         cache.values[layer, kv],
@@ -47,12 +47,12 @@ def _codes_of(cache, layer, kv):  # type: ignore[no-untyped-def]
     )
 
 
-def _append_floats(cache, layer, kv, p, first, dim, key, source, at):  # type: ignore[no-untyped-def]
+def _append_floats(cache, layer, kv, p, first, dim, key, source, at):
     store_key(cache.keys[layer, kv], p, key, dim)
     store_value(cache.values[layer, kv], p, source, at, dim)
 
 
-def _append_codes(cache, layer, kv, p, first, dim, key, source, at):  # type: ignore[no-untyped-def]
+def _append_codes(cache, layer, kv, p, first, dim, key, source, at):
     head = _codes_of(cache, layer, kv)
     store_key_codes(head, p, first, key, dim)
     store_value_codes(head, p, first, source, at, dim, key)
@@ -61,7 +61,7 @@ def _append_codes(cache, layer, kv, p, first, dim, key, source, at):  # type: ig
 # Each function below is what Python calls; the `overload` after it, what Numba puts in its place where a kernel calls it.
 
 
-def append(cache, layer, kv, p, first, dim, key, source, at):  # type: ignore[no-untyped-def]
+def append(cache, layer, kv, p, first, dim, key, source, at):
     """key: (>= dim,) float32, rotated, and the value source[at : at + dim] go to place p of the cache. `key` is overwritten.
 
     first: the page, if they are a text's first; -1 if not.
@@ -70,30 +70,30 @@ def append(cache, layer, kv, p, first, dim, key, source, at):  # type: ignore[no
 
 
 @overload(append, inline="always")
-def _append(cache, layer, kv, p, first, dim, key, source, at):  # type: ignore[no-untyped-def]
+def _append(cache, layer, kv, p, first, dim, key, source, at):
     return _append_floats if cache.instance_class is Cache else _append_codes
 
 
-def head_of(cache, layer, kv):  # type: ignore[no-untyped-def]
+def head_of(cache, layer, kv):
     """The cache of one head: its arrays without layers and kv_heads."""
     return (_floats_of if isinstance(cache, Cache) else _codes_of)(cache, layer, kv)
 
 
 @overload(head_of, inline="always")
-def _head_of(cache, layer, kv):  # type: ignore[no-untyped-def]
+def _head_of(cache, layer, kv):
     if cache.instance_class is Cache:
         return lambda cache, layer, kv: _floats_of(cache, layer, kv)  # noqa: PLW0108
     return lambda cache, layer, kv: _codes_of(cache, layer, kv)  # noqa: PLW0108
 
 
-def perhaps_round(bits, q, at, dim):  # type: ignore[no-untyped-def]
+def perhaps_round(bits, q, at, dim):
     """q[at : at + dim] float32 -> what is left of it in 4 bits, in place. bits: 4; None: nothing happens, and nothing is compiled."""
     if bits is not None:
         round_query(q[at:], dim)
 
 
 @overload(perhaps_round, inline="always")
-def _perhaps_round(bits, q, at, dim):  # type: ignore[no-untyped-def]
+def _perhaps_round(bits, q, at, dim):
     if isinstance(bits, types.NoneType):
         return lambda bits, q, at, dim: None
     return lambda bits, q, at, dim: round_query(q[at:], dim)

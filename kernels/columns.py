@@ -35,7 +35,7 @@ else:
 
 
 @kernel
-def transpose(packed, offset, cols, rows, out, at, first, last):  # type: ignore[no-untyped-def]
+def transpose(packed, offset, cols, rows, out, at, first, last):
     """I2_S rows at byte `offset` -> columns at out[at ...], output rows BLOCK * first <= r < BLOCK * last.
 
     packed: (bytes,) uint8, `rows` rows of `cols`; out: uint8, whole blocks of output rows: bytes past the last row become zero.
@@ -58,21 +58,21 @@ def transpose(packed, offset, cols, rows, out, at, first, last):  # type: ignore
 
 
 @entry
-def transpose_rows(frame, offset, cols, rows, at, first, last):  # type: ignore[no-untyped-def]
+def transpose_rows(frame, offset, cols, rows, at, first, last):
     """As transpose, over an arrays.TurnFrame. Returns 0."""
     transpose(frame.packed, offset, cols, rows, frame.columns, at, first, last)
     return 0
 
 
 @inlined
-def _place(col):  # type: ignore[no-untyped-def]
+def _place(col):
     """Where the code of column `col` lies in kernel order."""
     return col // BLOCK * BLOCK + col % BLOCK // 128 * 32 + col % 128 // 32 * WIDTH + col % 32
 
 
 @separate("int64")
 @kernel
-def find_active(codes, length, active, words):  # type: ignore[no-untyped-def]
+def find_active(codes, length, active, words):
     """Places of the codes that are not zero -> active, their values four to a word -> words; returns how many.
 
     codes: (length,) int8; active: (>= length + 4,) int64; words: (>= length / 4 + 1,) int32. The last word is filled with zeros.
@@ -93,12 +93,12 @@ def find_active(codes, length, active, words):  # type: ignore[no-untyped-def]
 
 
 @inlined
-def _load_four(sums, at):  # type: ignore[no-untyped-def]
+def _load_four(sums, at):
     return load_sums(sums, at), load_sums(sums, at + LANES), load_sums(sums, at + 2 * LANES), load_sums(sums, at + 3 * LANES)
 
 
 @inlined
-def _store_four(sums, at, a, b, c, d):  # type: ignore[no-untyped-def]
+def _store_four(sums, at, a, b, c, d):
     store(sums, at, a)
     store(sums, at + LANES, b)
     store(sums, at + 2 * LANES, c)
@@ -106,7 +106,7 @@ def _store_four(sums, at, a, b, c, d):  # type: ignore[no-untyped-def]
 
 
 @kernel
-def add_columns(columns, at, length, active, words, begin, end, last, sums, place):  # type: ignore[no-untyped-def]
+def add_columns(columns, at, length, active, words, begin, end, last, sums, place):
     """sums[place : place + BLOCK] += code sums of BLOCK output rows with active[begin : end]; column k begins at columns[at + k * length].
 
     The columns CHUNK further on, up to the one at `last`, are prefetched.
@@ -137,7 +137,7 @@ def add_columns(columns, at, length, active, words, begin, end, last, sums, plac
 
 @separate()
 @kernel
-def matvec_by_columns(columns, at, rows, code_sum, scale, out, active, words, sums, count, first, last):  # type: ignore[no-untyped-def]
+def matvec_by_columns(columns, at, rows, code_sum, scale, out, active, words, sums, count, first, last):
     """out[r] += (code sum of row r - code_sum) * scale, for output rows BLOCK * first <= r < min(BLOCK * last, rows).
 
     columns: (bytes,) uint8, the matrix at byte `at`; active, words, count: of find_active; sums: (rows in whole blocks,) int32, scratch.

@@ -37,7 +37,7 @@ prefetch = vectors.prefetch
 
 
 @kernel
-def row_bytes(kind, cols):  # type: ignore[no-untyped-def]
+def row_bytes(kind, cols):
     """Bytes of one row."""
     if kind == HEAD_F32:
         return cols * 4
@@ -51,7 +51,7 @@ def row_bytes(kind, cols):  # type: ignore[no-untyped-def]
 
 
 @kernel
-def _row_f32(data, at, cols, x):  # type: ignore[no-untyped-def]
+def _row_f32(data, at, cols, x):
     a, b = zero(), zero()
     for k in range(0, cols, 32):
         prefetch(data, at + k * 4 + PREFETCH)
@@ -62,7 +62,7 @@ def _row_f32(data, at, cols, x):  # type: ignore[no-untyped-def]
 
 
 @kernel
-def _row_f16(data, at, cols, x):  # type: ignore[no-untyped-def]
+def _row_f16(data, at, cols, x):
     a, b = zero(), zero()
     for k in range(0, cols, 32):
         prefetch(data, at + k * 2 + PREFETCH)
@@ -72,7 +72,7 @@ def _row_f16(data, at, cols, x):  # type: ignore[no-untyped-def]
 
 
 @kernel
-def _row_bf16(data, at, cols, x):  # type: ignore[no-untyped-def]
+def _row_bf16(data, at, cols, x):
     a, b = zero(), zero()
     for k in range(0, cols, 32):
         prefetch(data, at + k * 2 + PREFETCH)
@@ -82,7 +82,7 @@ def _row_bf16(data, at, cols, x):  # type: ignore[no-untyped-def]
 
 
 @kernel
-def _row_q8_0(data, at, cols, x):  # type: ignore[no-untyped-def]
+def _row_q8_0(data, at, cols, x):
     a, b = zero(), zero()
     for k in range(0, cols, 32):
         block = at + k // 32 * 34
@@ -94,7 +94,7 @@ def _row_q8_0(data, at, cols, x):  # type: ignore[no-untyped-def]
 
 
 @kernel
-def _row_q4_0(data, at, cols, x):  # type: ignore[no-untyped-def]
+def _row_q4_0(data, at, cols, x):
     a, b = zero(), zero()
     for k in range(0, cols, 32):
         block = at + k // 32 * 18
@@ -106,7 +106,7 @@ def _row_q4_0(data, at, cols, x):  # type: ignore[no-untyped-def]
 
 
 @kernel
-def _half_q6_k(data, low, high, scales, d, x, k, a, b):  # type: ignore[no-untyped-def]
+def _half_q6_k(data, low, high, scales, d, x, k, a, b):
     """a and b + the products of 128 weights of a q6_K block with x[k : k + 128]."""
     sums = a
     for half in range(2):
@@ -121,7 +121,7 @@ def _half_q6_k(data, low, high, scales, d, x, k, a, b):  # type: ignore[no-untyp
 
 
 @kernel
-def _row_q6_k(data, at, cols, x):  # type: ignore[no-untyped-def]
+def _row_q6_k(data, at, cols, x):
     a, b = zero(), zero()
     for k in range(0, cols, 256):
         block = at + k // 256 * 210
@@ -134,7 +134,7 @@ def _row_q6_k(data, at, cols, x):  # type: ignore[no-untyped-def]
 
 
 @inlined
-def scale_q4_k(data, at, i):  # type: ignore[no-untyped-def]
+def scale_q4_k(data, at, i):
     """Scale and minimum of the i-th 32 weights of a q4_K block, six bits each; at: their 12 bytes.
 
     Bytes 0 to 3 and 4 to 7 hold s and m of the first four in their lower six bits, and in their upper two those of the last four, whose
@@ -147,14 +147,14 @@ def scale_q4_k(data, at, i):  # type: ignore[no-untyped-def]
 
 
 @inlined
-def _pair_q4_k(a, b, codes, more, x, k, d, e, s, m):  # type: ignore[no-untyped-def]
+def _pair_q4_k(a, b, codes, more, x, k, d, e, s, m):
     """a and b + the products of 16 weights each, given by their codes, with x[k : k + 32]."""
     scale, least = splat(d * s), splat(-e * m)
     return fma(fma(codes, scale, least), load_f32(x, k), a), fma(fma(more, scale, least), load_f32(x, k + 16), b)
 
 
 @kernel
-def _row_q4_k(data, at, cols, x):  # type: ignore[no-untyped-def]
+def _row_q4_k(data, at, cols, x):
     a, b = zero(), zero()
     for k in range(0, cols, 256):
         block = at + k // 256 * 144
@@ -172,7 +172,7 @@ def _row_q4_k(data, at, cols, x):  # type: ignore[no-untyped-def]
 
 @separate()
 @kernel
-def head_matvec(data, offset, kind, cols, x, out, first, last):  # type: ignore[no-untyped-def]
+def head_matvec(data, offset, kind, cols, x, out, first, last):
     """out[r] = sum_c W[r, c] * x[c] for first <= r < last. x: (cols,) float32, cols whole blocks of 32 or more; out: (rows,) float32."""
     stride = row_bytes(kind, cols)
     for r in range(first, last):

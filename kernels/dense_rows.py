@@ -38,7 +38,7 @@ no_sums, load_sums, store_sums, add_step, keep = dot_products.operations(ROWS, T
 
 
 @inlined
-def _keep_q4_k(codes, more, out, k, d, e, s, m):  # type: ignore[no-untyped-def]
+def _keep_q4_k(codes, more, out, k, d, e, s, m):
     """The 32 weights of these codes -> out[k : k + 32]."""
     scale, least = splat(d * s), splat(-e * m)
     store_f32(out, k, multiply_add(codes, scale, least))
@@ -46,7 +46,7 @@ def _keep_q4_k(codes, more, out, k, d, e, s, m):  # type: ignore[no-untyped-def]
 
 
 @kernel
-def _values_q4_k(data, at, cols, ahead, out):  # type: ignore[no-untyped-def]
+def _values_q4_k(data, at, cols, ahead, out):
     for k in range(0, cols, 256):
         block = at + k // 256 * 144
         for line in range(0, 144, 64):
@@ -61,7 +61,7 @@ def _values_q4_k(data, at, cols, ahead, out):  # type: ignore[no-untyped-def]
 
 
 @kernel
-def _half_values_q6_k(data, low, high, scales, d, out, k):  # type: ignore[no-untyped-def]
+def _half_values_q6_k(data, low, high, scales, d, out, k):
     """128 weights of a q6_K block -> out[k : k + 128]."""
     for half in range(2):
         i = 16 * half
@@ -72,7 +72,7 @@ def _half_values_q6_k(data, low, high, scales, d, out, k):  # type: ignore[no-un
 
 
 @kernel
-def _values_q6_k(data, at, cols, ahead, out):  # type: ignore[no-untyped-def]
+def _values_q6_k(data, at, cols, ahead, out):
     for k in range(0, cols, 256):
         block = at + k // 256 * 210
         for line in range(0, 210, 64):
@@ -83,7 +83,7 @@ def _values_q6_k(data, at, cols, ahead, out):  # type: ignore[no-untyped-def]
 
 
 @kernel
-def _values_f16(data, at, cols, ahead, out):  # type: ignore[no-untyped-def]
+def _values_f16(data, at, cols, ahead, out):
     for k in range(0, cols, 32):
         prefetch_to_l2(data, at + k * 2 + ahead)
         store_f32(out, k, load_f16(data, at + k * 2))
@@ -91,7 +91,7 @@ def _values_f16(data, at, cols, ahead, out):  # type: ignore[no-untyped-def]
 
 
 @kernel
-def _values_bf16(data, at, cols, ahead, out):  # type: ignore[no-untyped-def]
+def _values_bf16(data, at, cols, ahead, out):
     for k in range(0, cols, 32):
         prefetch_to_l2(data, at + k * 2 + ahead)
         store_f32(out, k, load_bf16(data, at + k * 2))
@@ -99,14 +99,14 @@ def _values_bf16(data, at, cols, ahead, out):  # type: ignore[no-untyped-def]
 
 
 @kernel
-def _values_f32(data, at, cols, ahead, out):  # type: ignore[no-untyped-def]
+def _values_f32(data, at, cols, ahead, out):
     for k in range(0, cols, 16):
         prefetch_to_l2(data, at + k * 4 + ahead)
         store_f32(out, k, load_f32(data, at + k * 4))
 
 
 @kernel
-def _values_q8_0(data, at, cols, ahead, out):  # type: ignore[no-untyped-def]
+def _values_q8_0(data, at, cols, ahead, out):
     for k in range(0, cols, 32):
         block = at + k // 32 * 34
         prefetch_to_l2(data, block + ahead)
@@ -116,7 +116,7 @@ def _values_q8_0(data, at, cols, ahead, out):  # type: ignore[no-untyped-def]
 
 
 @kernel
-def _values_q4_0(data, at, cols, ahead, out):  # type: ignore[no-untyped-def]
+def _values_q4_0(data, at, cols, ahead, out):
     for k in range(0, cols, 32):
         block = at + k // 32 * 18
         prefetch_to_l2(data, block + ahead)
@@ -126,7 +126,7 @@ def _values_q4_0(data, at, cols, ahead, out):  # type: ignore[no-untyped-def]
 
 
 @kernel
-def row_values(data, at, kind, cols, ahead, out):  # type: ignore[no-untyped-def]
+def row_values(data, at, kind, cols, ahead, out):
     """Whole blocks of a row from byte `at` on -> out: (>= cols,) float32, exactly as head_matvec multiplies them.
 
     Meanwhile as many bytes, `ahead` further on, are brought to the L2 cache.
@@ -149,7 +149,7 @@ def row_values(data, at, kind, cols, ahead, out):  # type: ignore[no-untyped-def
 
 @separate()
 @kernel
-def head_rows(data, offset, kind, cols, x, count, out, places, values, sums, first, last):  # type: ignore[no-untyped-def]
+def head_rows(data, offset, kind, cols, x, count, out, places, values, sums, first, last):
     """out[places[t], r] = sum_c W[r, c] * x[t, c] for first <= r < last and t < count.
 
     x: (>= count rounded up to TOKENS, >= cols) float32; out: (>= places, rows) float32; values: (2 HEAD_COLS,) float32 and

@@ -16,7 +16,7 @@ _C3, _C2, _ONE = constant(F32x16, 1.6666667e-1), constant(F32x16, 0.5), constant
 
 
 @inlined
-def exp(x):  # type: ignore[no-untyped-def]
+def exp(x):
     """exp(x) for x <= 0, not under e^-87: 2^n * exp(r), r = x - n ln 2 within ±0.35, by a polynomial of degree 6 (error under 2.5e-7)."""
     y = larger(x, _LOWEST())
     n = nearest(mul(y, _LOG2E()))

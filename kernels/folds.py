@@ -11,7 +11,7 @@ load, store, mul = floats.load_f32, floats.store_f32, floats.mul_f32
 
 
 @kernel
-def perhaps_fold(folds, layer, which, x, cols, out):  # type: ignore[no-untyped-def]
+def perhaps_fold(folds, layer, which, x, cols, out):
     """x: (>= cols,) float32 -> out: (>= cols,) float32, x folded for a projection; may be x. Whether it was: where not, out is untouched.
 
     folds: Weights.folds; None is known when this is compiled, and nothing is left of it. The head: layer as many as there are, which 0.

@@ -18,7 +18,7 @@ GELU_1, GELU_3 = np.float32(2 * np.sqrt(2 / np.pi)), np.float32(2 * np.sqrt(2 / 
 
 
 @inlined
-def _unit(g, up, activation):  # type: ignore[no-untyped-def]
+def _unit(g, up, activation):
     one, t = splat(np.float32(1.0)), g
     if activation == GELU:
         t = mul(g, add(splat(GELU_1), mul(splat(GELU_3), mul(g, g))))
@@ -28,7 +28,7 @@ def _unit(g, up, activation):  # type: ignore[no-untyped-def]
 
 
 @kernel
-def gated(gate, up, activation, first, last):  # type: ignore[no-untyped-def]
+def gated(gate, up, activation, first, last):
     """gate[i] = act(gate[i]) * up[i] for first <= i < last, in place. activation: RELU2, SILU or GELU (arrays.py).
 
     SiLU is gate * sigmoid(gate), with e = exp(-|gate|), which cannot overflow: 1 / (1 + e) above zero and e / (1 + e) below. GELU is

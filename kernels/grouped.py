@@ -63,21 +63,21 @@ flattened, prefetch, prefetch_to_l2 = vectors.flattened, vectors.prefetch, vecto
 
 
 @kernel
-def unit_size(groups):  # type: ignore[no-untyped-def]
+def unit_size(groups):
     """group_rows.unit_of, for kernels."""
     unit = min(groups.weights, LARGEST_UNIT)
     return unit if groups.activations == 0 else min(unit, groups.activations)
 
 
 @inlined
-def _scale_bytes(cols, group):  # type: ignore[no-untyped-def]
+def _scale_bytes(cols, group):
     """group_rows.scale_bytes, for kernels."""
     return (cols // group * ROWS * 2 + LINE - 1) // LINE * LINE
 
 
 @separate()
 @kernel
-def quantise_groups(x, cols, groups, digits, codes, fine_codes, s, row, rest):  # type: ignore[no-untyped-def]
+def quantise_groups(x, cols, groups, digits, codes, fine_codes, s, row, rest):
     """x: (>= cols,) float32 -> digits of int8 codes as they meet words, (cols,) each, and row `row` of GroupScratch s.
 
     rest: (>= cols,) float32, overwritten where there are two digits: what the first loses when it is rounded.
@@ -105,13 +105,13 @@ def quantise_groups(x, cols, groups, digits, codes, fine_codes, s, row, rest):  
 
 
 @inlined
-def _clear(totals, count):  # type: ignore[no-untyped-def]
+def _clear(totals, count):
     for i in range(count):
         totals[i] = np.float32(0.0)
 
 
 @kernel
-def _finish(totals, at, rows, scale, out, place, add):  # type: ignore[no-untyped-def]
+def _finish(totals, at, rows, scale, out, place, add):
     """out[place + i] (+)= totals[at + i] * scale for i < rows."""
     for i in range(0, rows, LANES):
         count, y = min(LANES, rows - i), mul_floats(load_floats(totals, at + i), splat_float(scale))
@@ -120,14 +120,14 @@ def _finish(totals, at, rows, scale, out, place, add):  # type: ignore[no-untype
 
 
 @inlined
-def _unit_scales(packed, at, step, panels, u, unit, group, scales):  # type: ignore[no-untyped-def]
+def _unit_scales(packed, at, step, panels, u, unit, group, scales):
     """scales = those of unit u of the rows of some panels, float32."""
     for p in range(panels):
         store_f32(scales, p * ROWS, load_f16(packed, at + p * step + u * unit // group * (2 * ROWS)))
 
 
 @inlined
-def _ask(packed, at, step, panels, u, size):  # type: ignore[no-untyped-def]
+def _ask(packed, at, step, panels, u, size):
     """Prefetch what follows in each panel's stream, at the pace of units: `size` bytes each, scales and words."""
     for p in range(panels):
         for line in range(0, size + LINE - 1, LINE):
@@ -135,7 +135,7 @@ def _ask(packed, at, step, panels, u, size):  # type: ignore[no-untyped-def]
 
 
 @kernel
-def _sums_1(packed, at, step, cols, groups, codes, minus, steps, row, totals, scales):  # type: ignore[no-untyped-def]
+def _sums_1(packed, at, step, cols, groups, codes, minus, steps, row, totals, scales):
     """totals[p * ROWS + i] += products of row i of the panel at byte at + p * step with one token, codes (cols,) of row `row`."""
     unit, group = unit_size(groups), groups.weights
     words, size, gap = at + _scale_bytes(cols, group), unit // WORD * LINE + unit * 2 * ROWS // group, minus.shape[1]
@@ -150,7 +150,7 @@ def _sums_1(packed, at, step, cols, groups, codes, minus, steps, row, totals, sc
 
 
 @kernel
-def _sums_some(packed, at, step, cols, groups, codes, minus, steps, row, totals, scales):  # type: ignore[no-untyped-def]
+def _sums_some(packed, at, step, cols, groups, codes, minus, steps, row, totals, scales):
     """As _sums_1, of FEW_PANELS panels with SOME tokens: rows `row` ... of codes; totals[t * BLOCK_ROWS + p * ROWS + i]."""
     unit, group = unit_size(groups), groups.weights
     words, size, gap, line = at + _scale_bytes(cols, group), unit // WORD * LINE + unit * 2 * ROWS // group, minus.shape[1], codes.shape[1]
@@ -165,7 +165,7 @@ def _sums_some(packed, at, step, cols, groups, codes, minus, steps, row, totals,
 
 
 @kernel
-def _sums_more(packed, at, step, cols, groups, codes, minus, steps, row, totals, scales):  # type: ignore[no-untyped-def]
+def _sums_more(packed, at, step, cols, groups, codes, minus, steps, row, totals, scales):
     """As _sums_some, with MORE tokens, where there are registers for them."""
     unit, group = unit_size(groups), groups.weights
     words, size, gap, line = at + _scale_bytes(cols, group), unit // WORD * LINE + unit * 2 * ROWS // group, minus.shape[1], codes.shape[1]
@@ -181,7 +181,7 @@ def _sums_more(packed, at, step, cols, groups, codes, minus, steps, row, totals,
 
 @separate()
 @kernel
-def matmul_packed(packed, offset, cols, groups, codes, minus, steps, row, tokens, scale, out, place, add, totals, scales, first, last):  # type: ignore[no-untyped-def]
+def matmul_packed(packed, offset, cols, groups, codes, minus, steps, row, tokens, scale, out, place, add, totals, scales, first, last):
     """out[t, place + r] (+)= row r times token t, for first <= r < last, first a multiple of ROWS: of the matrix at byte `offset`.
 
     codes: (rows, >= cols) int8, of which those from `row` on are the tokens';  minus: (rows, units) int32;  steps: as
@@ -213,7 +213,7 @@ def matmul_packed(packed, offset, cols, groups, codes, minus, steps, row, tokens
 
 
 @kernel
-def _unpack(packed, at, size, panels, begin, end, start, tile):  # type: ignore[no-untyped-def]
+def _unpack(packed, at, size, panels, begin, end, start, tile):
     """Weights begin .. end - 1 of the rows of some panels -> codes in a tile as tile.py has them, PASSES parts of BLOCKS registers each.
 
     at: the first panel's byte, size: bytes of one, start: of its scales. Missing panels are the last again.
@@ -233,7 +233,7 @@ def _unpack(packed, at, size, panels, begin, end, start, tile):  # type: ignore[
 
 
 @kernel
-def _tile_sums(tile, begin, end, first, unit, codes, minus, steps, t, totals, scales, packed, ask, advance):  # type: ignore[no-untyped-def]
+def _tile_sums(tile, begin, end, first, unit, codes, minus, steps, t, totals, scales, packed, ask, advance):
     """totals += products of a pass over a tile with TOKENS tokens from t on. Meanwhile `advance` bytes a word come to L2, from ask on."""
     units, numbers, values, gap, line = flattened(minus), flattened(steps), flattened(codes), minus.shape[1], codes.shape[1]
     for u in range(begin // unit, end // unit):
@@ -247,7 +247,7 @@ def _tile_sums(tile, begin, end, first, unit, codes, minus, steps, t, totals, sc
 
 @separate()
 @kernel
-def matmul_tiles(packed, offset, cols, groups, codes, minus, steps, tokens, scale, out, place, add, tile, totals, scales, first, last):  # type: ignore[no-untyped-def]
+def matmul_tiles(packed, offset, cols, groups, codes, minus, steps, tokens, scale, out, place, add, tile, totals, scales, first, last):
     """As matmul_packed, for any number of tokens, the first rows of codes.
 
     Rows up to the next multiple of TOKENS are read too. tile: (TILE_BYTES,) uint8, totals: (tokens rounded up * BLOCK_ROWS,), scales:
@@ -278,7 +278,7 @@ def matmul_tiles(packed, offset, cols, groups, codes, minus, steps, tokens, scal
 
 
 @inlined
-def row_unit(groups):  # type: ignore[no-untyped-def]
+def row_unit(groups):
     """Threads share rows of projections in so many at a time. groups: Weights.groups; None is known when code is compiled."""
     if groups is None:
         return FOUR
@@ -286,7 +286,7 @@ def row_unit(groups):  # type: ignore[no-untyped-def]
 
 
 @kernel
-def perhaps_quantise(groups, x, cols, s, row, thread):  # type: ignore[no-untyped-def]
+def perhaps_quantise(groups, x, cols, s, row, thread):
     """Where there are groups, x: (>= cols,) float32 -> row `row` of Scratch s; False where there are none."""
     if groups is None:
         return False
@@ -297,7 +297,7 @@ def perhaps_quantise(groups, x, cols, s, row, thread):  # type: ignore[no-untype
 
 
 @kernel
-def _multiply(groups, packed, offset, cols, s, row, tokens, scale, out, place, accumulate, thread, first, last):  # type: ignore[no-untyped-def]
+def _multiply(groups, packed, offset, cols, s, row, tokens, scale, out, place, accumulate, thread, first, last):
     """out[t, place + r] (+)= row r, first <= r < last, of a matrix times the tokens of Scratch s from row `row` on."""
     room, tile, totals, factors = s.groups, s.tile[thread], s.groups.totals[thread], s.groups.scales[thread]
     for digit in range(2 if len(s.fine_codes) else 1):
@@ -314,14 +314,14 @@ def _multiply(groups, packed, offset, cols, s, row, tokens, scale, out, place, a
 
 
 @kernel
-def project_groups(groups, w, s, layer, which, cols, out, place, accumulate, tokens, thread, first, last):  # type: ignore[no-untyped-def]
+def project_groups(groups, w, s, layer, which, cols, out, place, accumulate, tokens, thread, first, last):
     """As step.project, of rows first <= r < last."""
     offset, scale, row = w.offsets[layer, which], w.scales[layer, which], thread if tokens == 1 else ZERO
     _multiply(groups, w.packed, offset, cols, s, row, tokens, scale, out, place, accumulate, thread, first, last)
 
 
 @kernel
-def logits_by_groups(groups, z, w, s, wanted, thread, threads, control):  # type: ignore[no-untyped-def]
+def logits_by_groups(groups, z, w, s, wanted, thread, threads, control):
     """This thread's part of the first `wanted` logits that s.wanted lists, of a head with groups. All of them, whatever `top` says.
 
     Rows whose logits stand beside each other in s.logits meet the head together.

@@ -28,7 +28,7 @@ _BLOCKS = WIDTH // 32
 
 
 @fast_kernel
-def _encode(values, cols, scale, inverse, codes):  # type: ignore[no-untyped-def]
+def _encode(values, cols, scale, inverse, codes):
     """values -> codes: (>= cols,) uint8; returns the squared lengths of what 6 and 8 bits leave over, and of the values."""
     e6 = e8 = size = np.float32(0.0)
     for i in range(cols):
@@ -44,7 +44,7 @@ def _encode(values, cols, scale, inverse, codes):  # type: ignore[no-untyped-def
 
 
 @kernel
-def _cut(codes, planes, r, length):  # type: ignore[no-untyped-def]
+def _cut(codes, planes, r, length):
     """codes: (length,) uint8 in natural order -> row r of the planes."""
     for start in range(0, length, 128 * _BLOCKS):
         for block in range(_BLOCKS):
@@ -59,7 +59,7 @@ def _cut(codes, planes, r, length):  # type: ignore[no-untyped-def]
 
 
 @kernel
-def build(data, offset, kind, cols, planes, values, codes, first, last):  # type: ignore[no-untyped-def]
+def build(data, offset, kind, cols, planes, values, codes, first, last):
     """Rows first <= r < last of the planes, from the matrix at byte `offset`, of which they are the rows planes.ids.
 
     values: (>= cols,) float32, codes: (padded cols,) uint8, scratch. A row that is not finite gets infinite errors: it is never ruled out.
@@ -86,7 +86,7 @@ def build(data, offset, kind, cols, planes, values, codes, first, last):  # type
 
 
 @entry
-def build_rows(frame, offset, kind, cols, first, last):  # type: ignore[no-untyped-def]
+def build_rows(frame, offset, kind, cols, first, last):
     """As build, over an arrays.CutFrame. Returns 0."""
     build(frame.data, offset, kind, cols, frame.planes, frame.values, frame.codes, first, last)
     return 0

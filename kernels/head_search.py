@@ -47,7 +47,7 @@ LENGTH = 2  # row of Planes.errors
 
 
 @inlined
-def largest_of(nearly, first, last, top, best):  # type: ignore[no-untyped-def]
+def largest_of(nearly, first, last, top, best):
     """The rows with the `top` largest values of nearly[first:last] -> best; returns how many there are."""
     found, place, r = 0, 0, first  # place: of the smallest in the list
     least = np.float32(-np.inf)
@@ -80,7 +80,7 @@ def largest_of(nearly, first, last, top, best):  # type: ignore[no-untyped-def]
 
 
 @kernel
-def kth_largest(values, threads, top):  # type: ignore[no-untyped-def]
+def kth_largest(values, threads, top):
     """The `top`-th largest of values[:threads, :top]; minus infinity where there are too few numbers (NaN is none)."""
     limit, seen = np.float32(np.inf), 0
     while True:
@@ -100,13 +100,13 @@ def kth_largest(values, threads, top):  # type: ignore[no-untyped-def]
 
 
 @inlined
-def _bound(planes, r, step, of_error, of_length):  # type: ignore[no-untyped-def]
+def _bound(planes, r, step, of_error, of_length):
     """How far the logit of row r may be from what its bits say, step 0: six, 1: eight."""
     return (planes.errors[step, r] * of_error + planes.errors[LENGTH, r] * of_length) * 1.00001
 
 
 @kernel
-def _still_in(nearly, planes, step, of_error, of_length, threshold, rows, begin, count):  # type: ignore[no-untyped-def]
+def _still_in(nearly, planes, step, of_error, of_length, threshold, rows, begin, count):
     """Keep those of rows[begin : begin + count] whose logit may reach the threshold; returns how many. of_error, of_length: as _bound."""
     kept = begin
     for i in range(begin, begin + count):
@@ -117,7 +117,7 @@ def _still_in(nearly, planes, step, of_error, of_length, threshold, rows, begin,
 
 
 @inlined
-def _first_in(nearly, errors, lengths, of_error, of_length, threshold, rows, first, last):  # type: ignore[no-untyped-def]
+def _first_in(nearly, errors, lengths, of_error, of_length, threshold, rows, first, last):
     """As _still_in, of all rows from `first` to `last` - 1, sixteen at a time: a list from rows[first] on."""
     kept, r = first, first
     a, b, least = np.float32(of_error * 1.00001), np.float32(of_length * 1.00001), np.float32(threshold)
@@ -137,7 +137,7 @@ def _first_in(nearly, errors, lengths, of_error, of_length, threshold, rows, fir
 
 
 @fast_kernel
-def _lengths(x, rest, fine_factor, cols):  # type: ignore[no-untyped-def]
+def _lengths(x, rest, fine_factor, cols):
     """Squared lengths of x, of rest, and of what the second digit leaves of it. Float64."""
     xx = dd = ff = 0.0
     for i in range(cols):
@@ -149,7 +149,7 @@ def _lengths(x, rest, fine_factor, cols):  # type: ignore[no-untyped-def]
 
 
 @inlined
-def _two_digits(x, cols, length, coarse, fine, rest, terms):  # type: ignore[no-untyped-def]
+def _two_digits(x, cols, length, coarse, fine, rest, terms):
     """x = x' + x'' + d2: codes of x' -> coarse, of x'' -> fine, x - x' -> rest, and what is to be known of them -> terms."""
     factor, total = quantise_row(x, cols, coarse, length)
     for i in range(cols):
@@ -163,7 +163,7 @@ def _two_digits(x, cols, length, coarse, fine, rest, terms):  # type: ignore[no-
 
 
 @inlined
-def _digits(z, planes, s, begin, count, thread, threads, control):  # type: ignore[no-untyped-def]
+def _digits(z, planes, s, begin, count, thread, threads, control):
     """Digits and terms of tokens begin .. begin + count - 1 of s.normed. Returns whether second digits matter from the start."""
     cols, length = z.hidden, (z.hidden + 4 * WIDTH - 1) // (4 * WIDTH) * (4 * WIDTH)
     for t in range(count * thread // threads, count * (thread + 1) // threads):
@@ -176,7 +176,7 @@ def _digits(z, planes, s, begin, count, thread, threads, control):  # type: igno
 
 
 @inlined
-def _clear(z, ids, logits, first, last):  # type: ignore[no-untyped-def]
+def _clear(z, ids, logits, first, last):
     """Minus infinity for a thread's rows. Of the head's rows that have no planes, a thread clears those before each of its own, and the
     last one those at the end."""
     begin = ids[first - 1] + 1 if first > 0 else START
@@ -186,7 +186,7 @@ def _clear(z, ids, logits, first, last):  # type: ignore[no-untyped-def]
 
 
 @inlined
-def _seeds(w, z, s, x, logits, t, top, first, last, thread, threads):  # type: ignore[no-untyped-def]
+def _seeds(w, z, s, x, logits, t, top, first, last, thread, threads):
     """Exact logits of this thread's rows that look largest so far, of all threads together at least `top` if there are -> s.best_logits."""
     best = s.best[thread]
     found = largest_of(s.nearly[t], first, last, min(top, top // threads + 8), best)
@@ -197,7 +197,7 @@ def _seeds(w, z, s, x, logits, t, top, first, last, thread, threads):  # type: i
 
 
 @inlined
-def _refined(w, z, s, x, logits, t, tokens, both, threshold, first, last, thread):  # type: ignore[no-untyped-def]
+def _refined(w, z, s, x, logits, t, tokens, both, threshold, first, last, thread):
     """Exact logits of this thread's rows that may reach the threshold. Counts the rows that are read."""
     planes, nearly, rows, terms, counts = w.planes, s.nearly[t], s.candidates, s.terms[t], s.head_counts[thread]
     cols, coarse, fine = z.hidden, s.digits[t], s.digits[tokens + t]
@@ -229,7 +229,7 @@ def _refined(w, z, s, x, logits, t, tokens, both, threshold, first, last, thread
 
 @separate()
 @kernel
-def top_logits(w, z, s, listed, begin, count, thread, threads, control):  # type: ignore[no-untyped-def]
+def top_logits(w, z, s, listed, begin, count, thread, threads, control):
     """s.logits of tokens: of rows that may be chosen, the largest and all that equal them, exactly; others too, or minus infinity.
 
     The tokens: places begin .. begin + count - 1 of s.normed, (hidden,) float32 after the output norm; listed: which row of s.wanted
@@ -257,7 +257,7 @@ def top_logits(w, z, s, listed, begin, count, thread, threads, control):  # type
 
 @separate()
 @kernel
-def exact_logits(w, z, x, buffer, logits, rows, begin, count):  # type: ignore[no-untyped-def]
+def exact_logits(w, z, x, buffer, logits, rows, begin, count):
     """Logits of rows[begin : begin + count] of the planes, as the whole head gives them, in their places.
 
     Rows are read from the file into `buffer`, not from its memory map: rows from all over would leave the whole head mapped, 16 pages for

@@ -24,7 +24,7 @@ NEAR = np.int64(3)  # the same of rows that are chosen
 
 
 @kernel
-def six_bit_sums_2(high, middle, starts, ahead, stride, values, first, gap, out, place, row_gap, token_gap):  # type: ignore[no-untyped-def]
+def six_bit_sums_2(high, middle, starts, ahead, stride, values, first, gap, out, place, row_gap, token_gap):
     """out[place + i row_gap + t token_gap] = code sum of row i with two vectors of activations. stride: bytes of a row of `middle`."""
     registers = no_sums_2()
     for byte in range(0, stride, WIDTH):
@@ -33,7 +33,7 @@ def six_bit_sums_2(high, middle, starts, ahead, stride, values, first, gap, out,
 
 
 @kernel
-def six_bit_sums_8(high, middle, starts, ahead, stride, values, first, gap, out, place, row_gap, token_gap):  # type: ignore[no-untyped-def]
+def six_bit_sums_8(high, middle, starts, ahead, stride, values, first, gap, out, place, row_gap, token_gap):
     """As six_bit_sums_2, of two rows with eight vectors."""
     registers = no_sums_8()
     for byte in range(0, stride, WIDTH):
@@ -42,7 +42,7 @@ def six_bit_sums_8(high, middle, starts, ahead, stride, values, first, gap, out,
 
 
 @inlined
-def _sums_of_four(planes, r0, r1, r2, r3, p0, p1, p2, p3, stride, values, gap, begin, vectors, out, place):  # type: ignore[no-untyped-def]
+def _sums_of_four(planes, r0, r1, r2, r3, p0, p1, p2, p3, stride, values, gap, begin, vectors, out, place):
     """Code sums of four rows with vectors begin .. vectors - 1 -> out[place + SOME_SUMS v + STEPS i]; meanwhile asks for rows p0 .. p3."""
     high, middle, v = planes.high, planes.middle, begin
     while MANY and v + 2 < vectors:
@@ -61,14 +61,14 @@ def _sums_of_four(planes, r0, r1, r2, r3, p0, p1, p2, p3, stride, values, gap, b
 
 
 @kernel
-def _scale(sums, at, fine, count, scales, row, c0, c1, c2, nearly):  # type: ignore[no-untyped-def]
+def _scale(sums, at, fine, count, scales, row, c0, c1, c2, nearly):
     """nearly[row + i] = scale * (sums[at + i] * c0 + sums[fine + i] * c1 - c2) for i < count."""
     for i in range(count):
         nearly[row + i] = np.float32(np.float64(scales[row + i]) * (np.float64(sums[at + i]) * c0 + np.float64(sums[fine + i]) * c1 - c2))
 
 
 @inlined
-def six_bits_of_all(planes, length, digits, terms, tokens, both, nearly, sums, first, last):  # type: ignore[no-untyped-def]
+def six_bits_of_all(planes, length, digits, terms, tokens, both, nearly, sums, first, last):
     """nearly[t, r], what the first six bits of row r say of its logit with token t, for first <= r < last.
 
     digits: (>= 2 tokens, length) int8 in kernel order, first digits of each token, then second ones, which count where `both` is;
@@ -98,7 +98,7 @@ def six_bits_of_all(planes, length, digits, terms, tokens, both, nearly, sums, f
 
 
 @kernel
-def add_two_bits(plane, scales, length, codes, c0, c1, nearly, rows, begin, count):  # type: ignore[no-untyped-def]
+def add_two_bits(plane, scales, length, codes, c0, c1, nearly, rows, begin, count):
     """nearly[r] += scale of r * (code sum with a 2-bit plane * c0 - c1) for r in rows[begin : begin + count]."""
     stride, quarter = length // 4, count // 4
     for i in range(begin, begin + quarter):
@@ -118,7 +118,7 @@ def add_two_bits(plane, scales, length, codes, c0, c1, nearly, rows, begin, coun
 
 
 @inlined
-def add_six_bits(planes, length, digits, token, c0, c1, nearly, rows, begin, count, sums):  # type: ignore[no-untyped-def]
+def add_six_bits(planes, length, digits, token, c0, c1, nearly, rows, begin, count, sums):
     """The same of the first six bits, with row `token` of digits (the next is read too). sums: (4 SOME_SUMS,) int32, overwritten."""
     stride, values, gap = length // 4, flattened(digits), digits.shape[1]
     for start in range(begin, begin + count, STREAMS):

@@ -23,7 +23,7 @@ _BLOCK, _UNIT, _START, _NOWHERE = np.int64(BLOCK), np.int64(UNIT), np.int64(0), 
 
 
 @kernel
-def _rotate_halves(rotated, dim, source, start, cos, sin, out, place):  # type: ignore[no-untyped-def]
+def _rotate_halves(rotated, dim, source, start, cos, sin, out, place):
     """rotated: None, all of the head, or how many of its values; an argument, so that Numba leaves out what None does not need."""
     if rotated is None:
         rotate(source, start, cos, sin, dim // 2, out, place)
@@ -34,7 +34,7 @@ def _rotate_halves(rotated, dim, source, start, cos, sin, out, place):  # type: 
 
 
 @kernel
-def _rotate(z, source, start, cos, sin, out, place):  # type: ignore[no-untyped-def]
+def _rotate(z, source, start, cos, sin, out, place):
     if z.rope == ROPE_PAIRS:
         rotate_pairs(source, start, cos, sin, z.head_dim // 2, out, place)
     else:
@@ -42,13 +42,13 @@ def _rotate(z, source, start, cos, sin, out, place):  # type: ignore[no-untyped-
 
 
 @kernel
-def _place(z, s, text, position):  # type: ignore[no-untyped-def]
+def _place(z, s, text, position):
     """Where a position of a text lies in the cache."""
     return s.tables[text, position // z.page] * z.page + position % z.page
 
 
 @kernel
-def append_to_cache(z, w, cache, s, layer, kv, row, scratch):  # type: ignore[no-untyped-def]
+def append_to_cache(z, w, cache, s, layer, kv, row, scratch):
     """Rotate the new key of row `row` of one KV head and store key and value. scratch: (>= head_dim,) float32, overwritten."""
     dim, position = z.head_dim, s.positions[row, 0]
     key_at, value_at = (z.heads + kv) * dim, (z.heads + z.kv_heads + kv) * dim
@@ -58,7 +58,7 @@ def append_to_cache(z, w, cache, s, layer, kv, row, scratch):  # type: ignore[no
 
 
 @kernel
-def _attend(z, w, cache, s, layer, text, kv, number, rows, first, last, thread):  # type: ignore[no-untyped-def]
+def _attend(z, w, cache, s, layer, text, kv, number, rows, first, last, thread):
     """Queries `number` and following of a text and KV head, rotated and scaled, attend to blocks first <= b < last, by this thread."""
     dim, group, q, work = z.head_dim, z.heads // z.kv_heads, s.queries[thread], work_of(s, thread)
     line, scale = len(work.panel) // _UNIT, np.float32(1.0) / np.sqrt(np.float32(dim))
@@ -76,27 +76,27 @@ def _attend(z, w, cache, s, layer, text, kv, number, rows, first, last, thread):
 
 
 @kernel
-def _give(z, s, text, kv, number, row, thread):  # type: ignore[no-untyped-def]
+def _give(z, s, text, kv, number, row, thread):
     """Result `row` of this thread -> query `number` of the text and KV head."""
     group = z.heads // z.kv_heads
     result(work_of(s, thread), row, z.head_dim, s.mixed[s.texts[text, 0] + number // group], (kv * group + number % group) * z.head_dim)
 
 
 @kernel
-def _blocks_seen(s, text, window):  # type: ignore[no-untyped-def]
+def _blocks_seen(s, text, window):
     """How many blocks a text's new tokens see, of which the last one has the last of them."""
     count, position = s.texts[text, 1], s.texts[text, 2]
     return (position + count + _BLOCK - 1) // _BLOCK - max(position + 1 - window, 0) // _BLOCK
 
 
 @kernel
-def _heads_to_append(heads, blocks, thread, threads):  # type: ignore[no-untyped-def]
+def _heads_to_append(heads, blocks, thread, threads):
     """One token: KV heads whose last block, which has its position, is this thread's."""
     return heads * blocks * thread // threads // blocks, heads * blocks * (thread + 1) // threads // blocks
 
 
 @kernel
-def _slot(kv, blocks, items, threads):  # type: ignore[no-untyped-def]
+def _slot(kv, blocks, items, threads):
     """Where blocks of a KV head are kept that several threads share: the first of them. -1: one thread has it whole."""
     for thread in range(threads - 1):
         edge = items * (thread + 1) // threads
@@ -106,7 +106,7 @@ def _slot(kv, blocks, items, threads):  # type: ignore[no-untyped-def]
 
 
 @inlined
-def _join_parts(z, s, blocks, thread, threads):  # type: ignore[no-untyped-def]
+def _join_parts(z, s, blocks, thread, threads):
     """One token: blocks of heads that several threads share join. Queries of a head are split among all threads."""
     group, work = z.heads // z.kv_heads, work_of(s, thread)
     for kv in range(z.kv_heads):
@@ -118,7 +118,7 @@ def _join_parts(z, s, blocks, thread, threads):  # type: ignore[no-untyped-def]
 
 
 @kernel
-def _blocks_of(kv, blocks, heads, is_mine, tokens, thread, threads):  # type: ignore[no-untyped-def]
+def _blocks_of(kv, blocks, heads, is_mine, tokens, thread, threads):
     """Blocks first <= b < last of a KV head that a thread takes: of one token its share, of more all where the part is this thread's."""
     if tokens == 1:
         items, at = heads * blocks, kv * blocks
@@ -127,7 +127,7 @@ def _blocks_of(kv, blocks, heads, is_mine, tokens, thread, threads):  # type: ig
 
 
 @kernel
-def attention(z, w, cache, s, layer, tokens, texts, thread, threads, control):  # type: ignore[no-untyped-def]
+def attention(z, w, cache, s, layer, tokens, texts, thread, threads, control):
     """This thread's part of RoPE, cache append and attention. Before the next layer's, thread 0 sets s.turn to 0."""
     group, room, work = z.heads // z.kv_heads, s.lengths.shape[1], work_of(s, thread)
     line, blocks = len(work.panel) // _UNIT, _blocks_seen(s, _START, w.windows[layer])

@@ -29,7 +29,7 @@ LEAST, ROOT7 = np.float32(1e-5), np.float32(np.sqrt(7))
 
 
 @inlined
-def own_row(x, cols, out):  # type: ignore[no-untyped-def]
+def own_row(x, cols, out):
     """out = x, then zeros up to a multiple of 16. x: (>= cols,) float32, may be out; out: (>= cols rounded up,) float32."""
     for i in range(cols):
         out[i] = x[i]
@@ -38,7 +38,7 @@ def own_row(x, cols, out):  # type: ignore[no-untyped-def]
 
 
 @inlined
-def keep_largest(x, cols, count):  # type: ignore[no-untyped-def]
+def keep_largest(x, cols, count):
     """x[i] becomes zero where |x[i]| is less than the count-th largest; ties are all kept. x: an `own_row`.
 
     The bits of the count-th largest are found from the first on, each by counting what reaches it: 31 passes at most, and fewer where
@@ -59,7 +59,7 @@ def keep_largest(x, cols, count):  # type: ignore[no-untyped-def]
 
 
 @inlined
-def hadamard(x, cols):  # type: ignore[no-untyped-def]
+def hadamard(x, cols):
     """As `hadamard_blocks`; n is the largest power of two that divides cols (2,560 = 5 x 512; 6,912 = 27 x 256): the paper's widths are
     powers of two.
     """
@@ -67,7 +67,7 @@ def hadamard(x, cols):  # type: ignore[no-untyped-def]
 
 
 @inlined
-def hadamard_blocks(x, cols, n):  # type: ignore[no-untyped-def]
+def hadamard_blocks(x, cols, n):
     """x = each block of n of its values times the n x n Hadamard matrix / sqrt(n). x: (>= cols,) float32, cols a multiple of n, n of 16.
 
     Sums and differences of values 1, 2, 4 ... apart, in this order, so that every CPU rounds alike.
@@ -88,7 +88,7 @@ def hadamard_blocks(x, cols, n):  # type: ignore[no-untyped-def]
 
 
 @inlined
-def _mean_magnitude(x, cols):  # type: ignore[no-untyped-def]
+def _mean_magnitude(x, cols):
     """mean|x|, summed in float64 in the twin's order, rounded once."""
     lanes = floats.zero_f64()
     for i in range(0, cols, 16):
@@ -97,7 +97,7 @@ def _mean_magnitude(x, cols):  # type: ignore[no-untyped-def]
 
 
 @inlined
-def _rounded(v, kind):  # type: ignore[no-untyped-def]
+def _rounded(v, kind):
     """16 scaled activations -> codes. FP4: steps of 1 below 4, of 2 below 8, of 4 from there on; no clipping, as in quantise.py."""
     if kind == INT4:
         v = within_int4(v)
@@ -110,7 +110,7 @@ def _rounded(v, kind):  # type: ignore[no-untyped-def]
 
 
 @inlined
-def quantise_row_4(x, cols, kind, codes, padded_cols):  # type: ignore[no-untyped-def]
+def quantise_row_4(x, cols, kind, codes, padded_cols):
     """x: an `own_row` -> codes: (padded_cols,) int8 in kernel order, zero past cols. Returns (factor float32, sum of codes int32)."""
     if kind == INT4:
         mean = _mean_magnitude(x, cols)

@@ -10,7 +10,7 @@ from .jit import fast_kernel, kernel
 
 
 @fast_kernel
-def _sum_of_squares(x, size):  # type: ignore[no-untyped-def]
+def _sum_of_squares(x, size):
     total = 0.0
     for i in range(size):
         total += np.float64(x[i]) * np.float64(x[i])
@@ -18,7 +18,7 @@ def _sum_of_squares(x, size):  # type: ignore[no-untyped-def]
 
 
 @kernel
-def rms_norm(x, weights, offset, size, eps, out):  # type: ignore[no-untyped-def]
+def rms_norm(x, weights, offset, size, eps, out):
     """x: (>= size,) float32; weights: flat float32, the norm's begin at `offset`; out: (>= size,) float32, may be x.
 
     Not a fast kernel: LLVM makes a vector and a scalar version of the last loop, takes one by where the arrays lie in memory, and would
@@ -31,7 +31,7 @@ def rms_norm(x, weights, offset, size, eps, out):  # type: ignore[no-untyped-def
 
 
 @kernel
-def add_rms_norm(x, weights, offset, size, eps, out):  # type: ignore[no-untyped-def]
+def add_rms_norm(x, weights, offset, size, eps, out):
     """As `rms_norm`, but added to out."""
     inverse = np.float32(1.0) / np.sqrt(np.float32(_sum_of_squares(x, size) / size) + np.float32(eps))
     part = weights[offset : offset + size]

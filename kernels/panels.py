@@ -20,19 +20,19 @@ _UNIT, _ROWS = np.int64(UNIT), np.int64(ROWS)
 
 
 @kernel
-def key_place(head, position):  # type: ignore[no-untyped-def]
+def key_place(head, position):
     """Element of `keys` at which the 16 keys begin that `position` is among."""
     return position // 16 * (head.keys.size // head.keys.shape[0])
 
 
 @kernel
-def value_place(head, position, column):  # type: ignore[no-untyped-def]
+def value_place(head, position, column):
     """Element of `values` at which column 0, 64, 128 ... of a position begins."""
     return position * (head.values.size // head.values.shape[0]) + column // _UNIT * unit_size(head)
 
 
 @kernel
-def _float_keys(head, first, count, dim, whole, panel):  # type: ignore[no-untyped-def]
+def _float_keys(head, first, count, dim, whole, panel):
     keys = flattened(head.keys)
     for v in range(count):
         base, to = (first + v) * dim * 16, v * 16
@@ -41,7 +41,7 @@ def _float_keys(head, first, count, dim, whole, panel):  # type: ignore[no-untyp
 
 
 @kernel
-def _code_keys(head, first, count, dim, whole, panel):  # type: ignore[no-untyped-def]
+def _code_keys(head, first, count, dim, whole, panel):
     keys, rows, bits = head.keys, (dim + _ROWS - 1) // _ROWS * _ROWS, value_bits(head.values)
     for v in range(count):
         base, to = (first + v) * rows, v * 16
@@ -56,7 +56,7 @@ def _code_keys(head, first, count, dim, whole, panel):  # type: ignore[no-untype
 
 
 @kernel
-def _store_four(panel, at, stride, a, b, c, d):  # type: ignore[no-untyped-def]
+def _store_four(panel, at, stride, a, b, c, d):
     store(panel, at, a)
     store(panel, at + stride, b)
     store(panel, at + 2 * stride, c)
@@ -64,7 +64,7 @@ def _store_four(panel, at, stride, a, b, c, d):  # type: ignore[no-untyped-def]
 
 
 @kernel
-def _float_values(head, first, last, column, whole, panel):  # type: ignore[no-untyped-def]
+def _float_values(head, first, last, column, whole, panel):
     values, width = flattened(head.values), head.values.shape[1]
     count = min(width - column, _UNIT)
     for j in range(first, last):
@@ -74,7 +74,7 @@ def _float_values(head, first, last, column, whole, panel):  # type: ignore[no-u
 
 
 @kernel
-def _code_values(head, first, last, column, whole, panel):  # type: ignore[no-untyped-def]
+def _code_values(head, first, last, column, whole, panel):
     values, bits = head.values, value_bits(head.values)
     row, byte = values.size // values.shape[0], column * bits // 8
     end = row - byte - 16  # where a row ends sooner its last 16 bytes come again, as columns that nobody uses
@@ -88,7 +88,7 @@ def _code_values(head, first, last, column, whole, panel):  # type: ignore[no-un
 
 
 @kernel
-def _times_steps(steps, start, scores, at, first, last, whole):  # type: ignore[no-untyped-def]
+def _times_steps(steps, start, scores, at, first, last, whole):
     """scores[at + j] *= step of place start + j, first <= j < last in 16s. whole: the first one is no code."""
     kept = scores[at]
     for j in range(first, last, 16):
@@ -98,17 +98,17 @@ def _times_steps(steps, start, scores, at, first, last, whole):  # type: ignore[
 
 
 @kernel
-def _key_steps(head, start, whole, scores, at, first, last):  # type: ignore[no-untyped-def]
+def _key_steps(head, start, whole, scores, at, first, last):
     _times_steps(head.key_steps, start, scores, at, first, last, value_bits(head.values) == 3 and whole >= 0)
 
 
 @kernel
-def _value_steps(head, start, whole, scores, at, first, last):  # type: ignore[no-untyped-def]
+def _value_steps(head, start, whole, scores, at, first, last):
     _times_steps(head.value_steps, start, scores, at, first, last, value_bits(head.values) == 3 and whole >= 0)
 
 
 @kernel
-def first_is_whole(head, whole):  # type: ignore[no-untyped-def]
+def first_is_whole(head, whole):
     """Whether key and value of a place are no codes. whole: its page, if it is a text's first; -1 if not."""
     return whole >= 0 and value_bits(head.values) == 3
 
@@ -117,7 +117,7 @@ def first_is_whole(head, whole):  # type: ignore[no-untyped-def]
 # that are not compiled yet, so a kernel's name alone will not do.
 
 
-def unpack_keys(head, first, count, dim, whole, panel):  # type: ignore[no-untyped-def]
+def unpack_keys(head, first, count, dim, whole, panel):
     """`count` times 16 keys, from the 16 number `first` on: element d of key j -> panel[d * 64 + j].
 
     whole: the page that has the first one as it is, if it is a text's first and no code; else -1.
@@ -126,52 +126,52 @@ def unpack_keys(head, first, count, dim, whole, panel):  # type: ignore[no-untyp
 
 
 @overload(unpack_keys, inline="always")
-def _unpack_keys(head, first, count, dim, whole, panel):  # type: ignore[no-untyped-def]
+def _unpack_keys(head, first, count, dim, whole, panel):
     if head.instance_class is Cache:
         return lambda head, first, count, dim, whole, panel: _float_keys(head, first, count, dim, whole, panel)  # noqa: PLW0108
     return lambda head, first, count, dim, whole, panel: _code_keys(head, first, count, dim, whole, panel)  # noqa: PLW0108
 
 
-def unpack_values(head, first, last, column, whole, panel):  # type: ignore[no-untyped-def]
+def unpack_values(head, first, last, column, whole, panel):
     """64 columns, or those that there are, of positions first <= p < last: column + i of p -> panel[(p - first) * 64 + i]."""
     (_float_values if isinstance(head, Cache) else _code_values)(head, first, last, column, whole, panel)
 
 
 @overload(unpack_values, inline="always")
-def _unpack_values(head, first, last, column, whole, panel):  # type: ignore[no-untyped-def]
+def _unpack_values(head, first, last, column, whole, panel):
     if head.instance_class is Cache:
         return lambda head, first, last, column, whole, panel: _float_values(head, first, last, column, whole, panel)  # noqa: PLW0108
     return lambda head, first, last, column, whole, panel: _code_values(head, first, last, column, whole, panel)  # noqa: PLW0108
 
 
-def scale_scores(head, start, whole, scores, at, first, last):  # type: ignore[no-untyped-def]
+def scale_scores(head, start, whole, scores, at, first, last):
     """scores[at + j], first <= j < last in 16s, of key start + j: products with its codes -> with the key."""
     if not isinstance(head, Cache):
         _key_steps(head, start, whole, scores, at, first, last)
 
 
 @overload(scale_scores, inline="always")
-def _scale_scores(head, start, whole, scores, at, first, last):  # type: ignore[no-untyped-def]
+def _scale_scores(head, start, whole, scores, at, first, last):
     if head.instance_class is Cache:
         return lambda head, start, whole, scores, at, first, last: None
     return lambda head, start, whole, scores, at, first, last: _key_steps(head, start, whole, scores, at, first, last)  # noqa: PLW0108
 
 
-def weigh_values(head, start, whole, scores, at, first, last):  # type: ignore[no-untyped-def]
+def weigh_values(head, start, whole, scores, at, first, last):
     """The same for weights of values -> weights of their codes."""
     if not isinstance(head, Cache):
         _value_steps(head, start, whole, scores, at, first, last)
 
 
 @overload(weigh_values, inline="always")
-def _weigh_values(head, start, whole, scores, at, first, last):  # type: ignore[no-untyped-def]
+def _weigh_values(head, start, whole, scores, at, first, last):
     if head.instance_class is Cache:
         return lambda head, start, whole, scores, at, first, last: None
     return lambda head, start, whole, scores, at, first, last: _value_steps(head, start, whole, scores, at, first, last)  # noqa: PLW0108
 
 
 @kernel
-def _copy_rows(array, unit, source, target, count):  # type: ignore[no-untyped-def]
+def _copy_rows(array, unit, source, target, count):
     """Rows of an array, `unit` elements each: `count` of them from `source` on to `target`."""
     flat = flattened(array)
     for i in range(count * unit):
@@ -179,27 +179,27 @@ def _copy_rows(array, unit, source, target, count):  # type: ignore[no-untyped-d
 
 
 @kernel
-def _copy_floats(head, source, target):  # type: ignore[no-untyped-def]
+def _copy_floats(head, source, target):
     keys, values = head.keys, head.values
     _copy_rows(keys, keys.size // keys.shape[0], source // 16, target // 16, 1)
     _copy_rows(values, values.size // values.shape[0], source, target, 16)
 
 
 @kernel
-def _copy_codes(head, source, target):  # type: ignore[no-untyped-def]
+def _copy_codes(head, source, target):
     _copy_floats(head, source, target)
     for j in range(16):
         head.key_steps[target + j] = head.key_steps[source + j]
         head.value_steps[target + j] = head.value_steps[source + j]
 
 
-def copy_positions(head, source, target):  # type: ignore[no-untyped-def]
+def copy_positions(head, source, target):
     """Keys and values of 16 positions from one place of the cache to another."""
     (_copy_floats if isinstance(head, Cache) else _copy_codes)(head, source, target)
 
 
 @overload(copy_positions, inline="always")
-def _copy_positions(head, source, target):  # type: ignore[no-untyped-def]
+def _copy_positions(head, source, target):
     if head.instance_class is Cache:
         return lambda head, source, target: _copy_floats(head, source, target)  # noqa: PLW0108
     return lambda head, source, target: _copy_codes(head, source, target)  # noqa: PLW0108

@@ -16,7 +16,7 @@ AT_ONCE = 96  # rows, whole tiles, that meet both digits before the next: 72 KB 
 
 
 @kernel
-def left_over(x, cols, factor, rest):  # type: ignore[no-untyped-def]
+def left_over(x, cols, factor, rest):
     """rest = what x * factor loses when it is rounded; exact, since both stand on one grid. x, rest: (>= cols,) float32."""
     for i in range(cols):
         scaled = x[i] * factor
@@ -24,7 +24,7 @@ def left_over(x, cols, factor, rest):  # type: ignore[no-untyped-def]
 
 
 @inlined
-def end_and_scale(w, layer, which, rows, part):  # type: ignore[no-untyped-def]
+def end_and_scale(w, layer, which, rows, part):
     """Of the part after `part` others of a projection: the row where it ends, and its scale. Without parts, all rows are one."""
     if len(w.part_at) == 0:
         return rows, w.scales[layer, which]
@@ -33,7 +33,7 @@ def end_and_scale(w, layer, which, rows, part):  # type: ignore[no-untyped-def]
 
 
 @kernel
-def scale_parts(w, layer, which, rows, product, at, out, place, accumulate, tokens, first, last):  # type: ignore[no-untyped-def]
+def scale_parts(w, layer, which, rows, product, at, out, place, accumulate, tokens, first, last):
     """out[t, place + r] (+)= product[t, at + r] times the scale of the part that row r is in, for first <= r < last."""
     begin, part = np.int64(0), np.int64(0)
     while begin < last:

@@ -41,7 +41,7 @@ class Operands(NamedTuple):
 if MATRIX:
 
     @entry
-    def products(frame, rounds):  # type: ignore[no-untyped-def]
+    def products(frame, rounds):
         """rounds * STEPS * PRODUCTS multiply-adds."""
         begin_tiles()
         start_tiles(frame.data)
@@ -54,7 +54,7 @@ if MATRIX:
 else:
 
     @entry
-    def products(frame, rounds):  # type: ignore[no-untyped-def]
+    def products(frame, rounds):
         """rounds * STEPS * PRODUCTS multiply-adds."""
         codes, x, sums = load(frame.data, 0), load(frame.values, 0), frame.sums
         for _ in range(rounds):
@@ -66,7 +66,7 @@ else:
 
 
 @entry
-def float_products(frame, rounds):  # type: ignore[no-untyped-def]
+def float_products(frame, rounds):
     """rounds * STEPS * FLOATS multiply-adds."""
     sums = frame.sums
     x, totals = load_f32(frame.values, 0), load_floats(sums)

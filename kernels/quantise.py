@@ -17,7 +17,7 @@ _BLOCKS = selected.WIDTH // 32  # blocks of 128 weights in one register
 
 
 @kernel
-def largest_magnitude(x, cols, least):  # type: ignore[no-untyped-def]
+def largest_magnitude(x, cols, least):
     """max(least, max|x|); NaN where x holds one. x: (>= cols,) float32; least: float32 > 0.
 
     Bits of floats above zero are ordered as integers, NaN above all: so no NaN gets lost, and LLVM makes vectors of the loop.
@@ -30,14 +30,14 @@ def largest_magnitude(x, cols, least):  # type: ignore[no-untyped-def]
 
 
 @inlined
-def place_of(start):  # type: ignore[no-untyped-def]
+def place_of(start):
     """Where the 16 codes from `start` on, a multiple of 16, lie in kernel order."""
     group = 128 * _BLOCKS
     return start // group * group + start % group // 128 * 32 + start % 128 // 32 * (32 * _BLOCKS) + start % 32
 
 
 @kernel
-def quantise_row(x, cols, codes, padded_cols):  # type: ignore[no-untyped-def]
+def quantise_row(x, cols, codes, padded_cols):
     """x: (>= cols,) float32 -> codes: (padded_cols,) int8, zero past cols. Returns (factor float32, sum of codes int32).
 
     No code needs clipping: |x| * fl(127 / max|x|) is at most 127 (1 + 2^-23), which is rounded to 127. The product is rounded to float32

@@ -15,14 +15,14 @@ SMALLEST = np.float32(1e-30)
 
 
 @kernel
-def step_bits(step):  # type: ignore[no-untyped-def]
+def step_bits(step):
     """float32 > 0 -> the upper half of its bits, rounded up; infinity and NaN stay what they are."""
     bits = np.int64(np.float32(step).view(np.int32))
     return (bits + 0xFFFF) >> 16 if bits <= 0x7F800000 else np.int64(0x7FC0)
 
 
 @kernel
-def _codes(x, dim, bits):  # type: ignore[no-untyped-def]
+def _codes(x, dim, bits):
     """x[:dim] float32 -> its codes, unsigned ones for 4 and 3 bits, in place, as whole floats; returns the step's upper half."""
     middle = np.float32(0.0) if bits == 8 else np.float32((1 << bits) - 1) / np.float32(2.0)
     largest = np.float32(127.0) if bits == 8 else middle
@@ -34,7 +34,7 @@ def _codes(x, dim, bits):  # type: ignore[no-untyped-def]
 
 
 @kernel
-def round_query(x, dim):  # type: ignore[no-untyped-def]
+def round_query(x, dim):
     """x[:dim] float32 -> what is left of it in 4 bits, as of a key in the cache q4 (BitNet a4.8, arXiv 2411.04965)."""
     step = np.int32(_codes(x, dim, _QUERY_BITS) << 16).view(np.float32)
     for d in range(dim):
@@ -42,18 +42,18 @@ def round_query(x, dim):  # type: ignore[no-untyped-def]
 
 
 @kernel
-def _code(x, d, dim):  # type: ignore[no-untyped-def]
+def _code(x, d, dim):
     return np.int64(x[d]) if d < dim else np.int64(0)
 
 
 @kernel
-def _keep(x, dim, out):  # type: ignore[no-untyped-def]
+def _keep(x, dim, out):
     for d in range(len(out)):
         out[d] = x[d] if d < dim else np.float32(0.0)
 
 
 @kernel
-def store_key(head, p, first, x, dim):  # type: ignore[no-untyped-def]
+def store_key(head, p, first, x, dim):
     """head: QuantisedCache of one head, its arrays without layers and kv_heads; x: (>= dim,) float32, overwritten, goes to place p.
 
     first: the page, if it is a text's first key; -1 if not.
@@ -81,7 +81,7 @@ def store_key(head, p, first, x, dim):  # type: ignore[no-untyped-def]
 
 
 @kernel
-def store_value(head, p, first, source, at, dim, x):  # type: ignore[no-untyped-def]
+def store_value(head, p, first, source, at, dim, x):
     """source[at : at + dim] goes to place p. x: (>= dim,) float32, overwritten. Otherwise as `store_key`."""
     values, bits = flattened(head.values), value_bits(head.values)
     for d in range(dim):

@@ -16,7 +16,7 @@ to_f16, one_f16 = selected.to_f16, selected.one_f16
 
 
 @kernel
-def q8_0_rows(codes, scales, minima, group, out, at):  # type: ignore[no-untyped-def]
+def q8_0_rows(codes, scales, minima, group, out, at):
     """codes: (32 n,) int8; scales: (32 n / group,) float32, finite; minima: as scales, or empty for none -> out[at : at + 34 n], uint8.
 
     A d beyond float16 becomes infinity, and its codes mean nothing.
@@ -41,7 +41,7 @@ def q8_0_rows(codes, scales, minima, group, out, at):  # type: ignore[no-untyped
 
 
 @entry
-def recode_rows(frame, group, at):  # type: ignore[no-untyped-def]
+def recode_rows(frame, group, at):
     """As q8_0_rows, over an arrays.RecodeFrame. Returns 0."""
     q8_0_rows(frame.codes, frame.scales, frame.minima, group, frame.out, at)
     return 0

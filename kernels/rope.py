@@ -10,7 +10,7 @@ from .jit import kernel
 
 
 @kernel
-def rotate(source, start, cos, sin, half, out, place):  # type: ignore[no-untyped-def]
+def rotate(source, start, cos, sin, half, out, place):
     """The head at source[start : start + 2 * half] -> out[place : place + 2 * half]. May be in place."""
     for i in range(half):
         low, high = source[start + i], source[start + half + i]
@@ -19,7 +19,7 @@ def rotate(source, start, cos, sin, half, out, place):  # type: ignore[no-untype
 
 
 @kernel
-def rotate_pairs(source, start, cos, sin, half, out, place):  # type: ignore[no-untyped-def]
+def rotate_pairs(source, start, cos, sin, half, out, place):
     """The same for a head whose pairs are neighbours; `out` gets them as `rotate` leaves them, i and i + half. Not in place.
 
     Attention adds over all values of a head, so it is enough that queries and keys have one order; and with this one the result is that of

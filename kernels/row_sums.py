@@ -23,7 +23,7 @@ _BYTES_PER_FOLD = selected.STEPS_PER_FOLD // 4 * WIDTH  # packed bytes: each reg
 
 
 @inlined
-def _dot_fields(sums, packed, x0, x1, x2, x3):  # type: ignore[no-untyped-def]
+def _dot_fields(sums, packed, x0, x1, x2, x3):
     return dot(dot(dot(dot(sums, field0(packed), x0), field1(packed), x1), field2(packed), x2), field3(packed), x3)
 
 
@@ -32,11 +32,11 @@ if selected.UNSHIFTED:
     over64, over16, over4 = (vectors.shifted_right(selected.Wide, bits) for bits in (6, 4, 2))
 
     @inlined
-    def _sum_of_fields(a, b, c, d):  # type: ignore[no-untyped-def]
+    def _sum_of_fields(a, b, c, d):
         return fold(fold(over64(a), over16(b)), fold(over4(c), d))
 
     @kernel
-    def four_rows(packed, r0, r1, r2, r3, p0, p1, p2, p3, stride, codes):  # type: ignore[no-untyped-def]
+    def four_rows(packed, r0, r1, r2, r3, p0, p1, p2, p3, stride, codes):
         """Code sums of the rows at bytes r0 .. r3; stride = cols / 4. As many bytes from p0 .. p3 on are prefetched meanwhile."""
         a0, a1, a2, a3 = zero_wide(), zero_wide(), zero_wide(), zero_wide()
         b0, b1, b2, b3 = zero_wide(), zero_wide(), zero_wide(), zero_wide()
@@ -72,7 +72,7 @@ if selected.UNSHIFTED:
 else:
 
     @kernel
-    def four_rows(packed, r0, r1, r2, r3, p0, p1, p2, p3, stride, codes):  # type: ignore[no-untyped-def]
+    def four_rows(packed, r0, r1, r2, r3, p0, p1, p2, p3, stride, codes):
         """Code sums of the rows at bytes r0 .. r3; stride = cols / 4. As many bytes from p0 .. p3 on are prefetched meanwhile."""
         s0, s1, s2, s3 = zero_wide(), zero_wide(), zero_wide(), zero_wide()
         whole = stride // WIDTH * WIDTH
@@ -104,7 +104,7 @@ else:
 
 
 @kernel
-def one_row(packed, at, stride, codes):  # type: ignore[no-untyped-def]
+def one_row(packed, at, stride, codes):
     """Code sum of the row at byte `at`."""
     sums = zero_wide()
     whole = stride // WIDTH * WIDTH

@@ -63,25 +63,25 @@ DENSE_SHARE = 0.6  # of a thread's `up` rows: with more of them needed, reading 
 
 
 @kernel
-def share(count, unit, thread, threads):  # type: ignore[no-untyped-def]
+def share(count, unit, thread, threads):
     """The part [first, last) of `count` items for one thread, in whole units where possible."""
     units = (count + unit - 1) // unit
     return min(units * thread // threads * unit, count), min(units * (thread + 1) // threads * unit, count)
 
 
 @kernel
-def _kernel_length(cols):  # type: ignore[no-untyped-def]
+def _kernel_length(cols):
     return (cols + 4 * WIDTH - 1) // (4 * WIDTH) * (4 * WIDTH)
 
 
 @kernel
-def _packed_width(cols):  # type: ignore[no-untyped-def]
+def _packed_width(cols):
     return (cols + 127) // 128 * 128
 
 
 @separate()
 @kernel
-def prepare(x, cols, w, layer, which, norm_at, then_at, eps, kind, kept, turned, s, tokens, thread, threads, control):  # type: ignore[no-untyped-def]
+def prepare(x, cols, w, layer, which, norm_at, then_at, eps, kind, kept, turned, s, tokens, thread, threads, control):
     """x: (tokens, >= cols) -> RMSNorm where norm_at >= 0, another where then_at >= 0 -> rows of codes of a kind (arrays.py) in s.codes.
 
     Between norm and codes, a Hadamard transform where turned is not zero, and all but the `kept` largest become zero where that is not;
@@ -124,7 +124,7 @@ def prepare(x, cols, w, layer, which, norm_at, then_at, eps, kind, kept, turned,
 
 
 @inlined
-def norm_heads(z, w, q_at, k_at, s, tokens, thread, threads, control):  # type: ignore[no-untyped-def]
+def norm_heads(z, w, q_at, k_at, s, tokens, thread, threads, control):
     """RMSNorm of every query and key head in s.qkv, in place, then a barrier."""
     first, last = share(tokens * (z.heads + z.kv_heads), ONE, thread, threads)
     for number in range(first, last):
@@ -135,7 +135,7 @@ def norm_heads(z, w, q_at, k_at, s, tokens, thread, threads, control):  # type: 
 
 
 @inlined
-def add_branch(z, w, norm_at, s, tokens, thread, threads, control):  # type: ignore[no-untyped-def]
+def add_branch(z, w, norm_at, s, tokens, thread, threads, control):
     """s.x += RMSNorm(s.branch), then a barrier. Tokens are split between threads."""
     first, last = share(tokens, ONE, thread, threads)
     for t in range(first, last):
@@ -144,7 +144,7 @@ def add_branch(z, w, norm_at, s, tokens, thread, threads, control):  # type: ign
 
 
 @inlined
-def _multiply(w, s, layer, which, cols, scale, out, place, accumulate, digit, tokens, thread, first, last):  # type: ignore[no-untyped-def]
+def _multiply(w, s, layer, which, cols, scale, out, place, accumulate, digit, tokens, thread, first, last):
     """out[t, place + r] (+)= row r times one digit of activation row t, for first <= r < last, which have one scale."""
     codes, sums, factors = (s.fine_codes, s.fine_sums, s.fine_factors) if digit else (s.codes, s.sums, s.factors)
     if tokens > 1:
@@ -159,7 +159,7 @@ def _multiply(w, s, layer, which, cols, scale, out, place, accumulate, digit, to
 
 
 @kernel
-def _project(groups, w, s, layer, which, cols, rows, out, place, accumulate, tokens, thread, first, last):  # type: ignore[no-untyped-def]
+def _project(groups, w, s, layer, which, cols, rows, out, place, accumulate, tokens, thread, first, last):
     """`project` of rows first <= r < last. groups: w.groups; None is known when this is compiled, and what is not needed left out."""
     if groups is not None:
         project_groups(groups, w, s, layer, which, cols, out, place, accumulate, tokens, thread, first, last)
@@ -183,14 +183,14 @@ def _project(groups, w, s, layer, which, cols, rows, out, place, accumulate, tok
 
 @separate()
 @kernel
-def project(w, s, layer, which, cols, rows, out, place, accumulate, tokens, thread, threads):  # type: ignore[no-untyped-def]
+def project(w, s, layer, which, cols, rows, out, place, accumulate, tokens, thread, threads):
     """out[t, place + r] (+)= row r of projection `which` times activation row t, for this thread's rows."""
     first, last = share(rows, row_unit(w.groups), thread, threads)
     _project(w.groups, w, s, layer, which, cols, rows, out, place, accumulate, tokens, thread, first, last)
 
 
 @kernel
-def perhaps_add_bias(biases, groups, out, layer, place, rows, tokens, thread, threads):  # type: ignore[no-untyped-def]
+def perhaps_add_bias(biases, groups, out, layer, place, rows, tokens, thread, threads):
     """out[t, place + r] += biases[layer, place + r] for the rows r of a projection that this thread has just written.
 
     biases: Weights.biases; None is known when this is compiled, and nothing is left of it.
@@ -204,7 +204,7 @@ def perhaps_add_bias(biases, groups, out, layer, place, rows, tokens, thread, th
 
 @separate()
 @kernel
-def up_where_gate_is_open(z, w, s, layer, thread, threads):  # type: ignore[no-untyped-def]
+def up_where_gate_is_open(z, w, s, layer, thread, threads):
     """Rows of `up` for one token, of those hidden units only whose gate is above zero: relu(gate)² makes the others exact zeros.
 
     The result is the same bit for bit. Rows that are not read save memory traffic; where most are open, reading all is quicker.
@@ -231,7 +231,7 @@ def up_where_gate_is_open(z, w, s, layer, thread, threads):  # type: ignore[no-u
 
 @separate("boolean")
 @kernel
-def down_by_columns(z, w, s, layer, thread, threads):  # type: ignore[no-untyped-def]
+def down_by_columns(z, w, s, layer, thread, threads):
     """The `down` projection of one token from those columns only that meet a code other than zero: the same integers.
 
     False, and nothing done, where so many do that reading all rows is as quick. Every thread has the same codes: all say the same.
@@ -254,7 +254,7 @@ def down_by_columns(z, w, s, layer, thread, threads):  # type: ignore[no-untyped
 
 
 @kernel
-def run_layer(z, w, cache, s, layer, tokens, texts, thread, threads, control):  # type: ignore[no-untyped-def]
+def run_layer(z, w, cache, s, layer, tokens, texts, thread, threads, control):
     """This thread's part of one layer: s.x, the residual stream, before -> after.
 
     Five barriers, and four more with many tokens; one more for one token where threads share a KV head.
@@ -313,7 +313,7 @@ def run_layer(z, w, cache, s, layer, tokens, texts, thread, threads, control):  
 
 
 @kernel
-def logits_of_rows(z, w, s, wanted, thread, threads, control):  # type: ignore[no-untyped-def]
+def logits_of_rows(z, w, s, wanted, thread, threads, control):
     """This thread's part of the first `wanted` logits that s.wanted lists, from the residual stream after the last layer."""
     listed, places, whole, searched = s.listed[thread], s.head_places[thread], 0, 0
     for i in range(wanted):
@@ -341,7 +341,7 @@ def logits_of_rows(z, w, s, wanted, thread, threads, control):  # type: ignore[n
 
 @separate()
 @kernel
-def wanted_logits(head_groups, z, w, s, wanted, thread, threads, control):  # type: ignore[no-untyped-def]
+def wanted_logits(head_groups, z, w, s, wanted, thread, threads, control):
     """The first `wanted` logits that s.wanted lists. head_groups: w.head_groups; None is known when this is compiled."""
     if head_groups is None:
         logits_of_rows(z, w, s, wanted, thread, threads, control)
@@ -350,7 +350,7 @@ def wanted_logits(head_groups, z, w, s, wanted, thread, threads, control):  # ty
 
 
 @inlined
-def run_step(z, w, cache, s, control, thread, threads):  # type: ignore[no-untyped-def]
+def run_step(z, w, cache, s, control, thread, threads):
     """This thread's part of the step that `control` describes. z, w, cache, s: Sizes, Weights, Cache, Scratch (arrays.py)."""
     # All of it now: after the last barrier the caller may already write the next step's.
     tokens, texts, wanted = control[TOKENS], control[TEXTS], control[WANTED]
@@ -362,7 +362,7 @@ def run_step(z, w, cache, s, control, thread, threads):  # type: ignore[no-untyp
 
 
 @entry
-def serve(frame, thread, threads, done, slept):  # type: ignore[no-untyped-def]
+def serve(frame, thread, threads, done, slept):
     """Thread 0: its part of the announced step, once. Others: steps as they are announced, until none comes for a while; returns the last
     one done, or STOP.
 

@@ -45,7 +45,7 @@ L1_BYTES = 14 * WIDTH  # packed bytes of a row at a time, so that the activation
 
 
 @kernel
-def _four_streams(packed, at, quarter, stride, codes):  # type: ignore[no-untyped-def]
+def _four_streams(packed, at, quarter, stride, codes):
     """Code sums of the rows at byte `at` and 1, 2 and 3 times `quarter` rows further on.
 
     Four streams that run through the matrix are prefetched by the hardware too; four neighbouring rows end before it sees them.
@@ -56,7 +56,7 @@ def _four_streams(packed, at, quarter, stride, codes):  # type: ignore[no-untype
 
 
 @kernel
-def matvec(packed, offset, cols, codes, out, first, last):  # type: ignore[no-untyped-def]
+def matvec(packed, offset, cols, codes, out, first, last):
     """out[r] = sum_c code[r, c] * codes[c] for rows first <= r < last. codes: (padded cols,) int8;  out: (rows,) int32."""
     stride, quarter = cols // 4, (last - first) // 4
     for row in range(first, first + quarter):
@@ -69,7 +69,7 @@ def matvec(packed, offset, cols, codes, out, first, last):  # type: ignore[no-un
 
 @separate()
 @kernel
-def matvec_scaled(packed, offset, cols, codes, code_sum, scale, out, accumulate, first, last):  # type: ignore[no-untyped-def]
+def matvec_scaled(packed, offset, cols, codes, code_sum, scale, out, accumulate, first, last):
     """out[r] (+)= (code sum of row r - code_sum) * scale for first <= r < last.
 
     scale: weight scale / activation factor;  out: (rows,) float32;  accumulate: add to what is there (residual).
@@ -87,7 +87,7 @@ def matvec_scaled(packed, offset, cols, codes, code_sum, scale, out, accumulate,
 
 @separate()
 @kernel
-def matvec_chosen(packed, offset, cols, codes, code_sum, scale, out, chosen, count):  # type: ignore[no-untyped-def]
+def matvec_chosen(packed, offset, cols, codes, code_sum, scale, out, chosen, count):
     """As `matvec_scaled`, for the rows chosen[0] < chosen[1] < ... < chosen[count - 1] only. Other rows are not read.
 
     Four streams as in `matvec`, each through a quarter of the chosen rows; each asks for the row that it reads NEXT_ROWS later.
@@ -109,7 +109,7 @@ def matvec_chosen(packed, offset, cols, codes, code_sum, scale, out, chosen, cou
 
 
 @kernel
-def unpack(packed, row_at, begin, end, tile, place):  # type: ignore[no-untyped-def]
+def unpack(packed, row_at, begin, end, tile, place):
     """Bytes begin .. end - 1 of the packed row at `row_at` -> codes 0..2, one a byte, in kernel order, at tile[place ...]."""
     for byte in range(begin, end, WIDTH):
         v = load(packed, row_at + byte) if byte + WIDTH <= end else load_half(packed, row_at + byte)
@@ -121,7 +121,7 @@ def unpack(packed, row_at, begin, end, tile, place):  # type: ignore[no-untyped-
 
 
 @kernel
-def _packed_sums(packed, at, stride, rows, codes, tokens, sums):  # type: ignore[no-untyped-def]
+def _packed_sums(packed, at, stride, rows, codes, tokens, sums):
     """sums[(t + 1) * TILE_ROWS + i] = code sum of row i, the first at byte `at`, with token t, for i < rows <= TILE_ROWS, rows % 4 = 0."""
     values, gap, ahead, begun = flattened(codes), codes.shape[1], NEXT_PACKED * stride, 0
     for i in range(TILE_ROWS, ((tokens + 3) // 4 * 4 + 1) * TILE_ROWS):
@@ -141,7 +141,7 @@ def _packed_sums(packed, at, stride, rows, codes, tokens, sums):  # type: ignore
 
 @separate()
 @kernel
-def matmul_scaled(packed, offset, cols, codes, code_sums, factors, scale, tokens, out, place, add, tile, sums, first, last):  # type: ignore[no-untyped-def]
+def matmul_scaled(packed, offset, cols, codes, code_sums, factors, scale, tokens, out, place, add, tile, sums, first, last):
     """out[t, place + r] (+)= (code sum of row r with token t - code_sums[t]) * (scale / factors[t]) for first <= r < last.
 
     codes: (>= tokens rounded up to 16, padded cols) int8;  code_sums: (tokens,) int32;  factors: (tokens,) float32;

@@ -29,7 +29,7 @@ flattened, prefetch, prefetch_to_l2 = vectors.flattened, vectors.prefetch, vecto
 
 
 @kernel
-def unpack_rows(packed, at, stride, rows, begin, end, tile):  # type: ignore[no-untyped-def]
+def unpack_rows(packed, at, stride, rows, begin, end, tile):
     """Bytes begin .. end - 1 of `rows` packed rows of `stride` bytes, the first at byte `at` -> codes in a tile. Its other rows: anything.
 
     begin, end: whole registers; what is past the end of a row is 0.
@@ -42,7 +42,7 @@ def unpack_rows(packed, at, stride, rows, begin, end, tile):  # type: ignore[no-
 
 
 @kernel
-def sums_4(tile, words, values, first, gap, sums, before, step, place, packed, ask, advance):  # type: ignore[no-untyped-def]
+def sums_4(tile, words, values, first, gap, sums, before, step, place, packed, ask, advance):
     """sums[place ...], TILE_ROWS a token = sums[before ...], step a token, + code sums of a tile of so many words with four tokens.
 
     values: (bytes,) int8, of which values[first + t * gap ...] are those of token t. Meanwhile `advance` bytes a word are brought to L2,
@@ -60,7 +60,7 @@ def sums_4(tile, words, values, first, gap, sums, before, step, place, packed, a
 
 
 @kernel
-def sums_8(tile, words, values, first, gap, sums, before, step, place, packed, ask, advance):  # type: ignore[no-untyped-def]
+def sums_8(tile, words, values, first, gap, sums, before, step, place, packed, ask, advance):
     """As sums_4, with eight tokens: for sets with 32 registers, and sums that need no folding."""
     registers = no_sums_8()
     for k in range(words):
@@ -70,7 +70,7 @@ def sums_8(tile, words, values, first, gap, sums, before, step, place, packed, a
 
 
 @kernel
-def sums_16(tile, words, values, first, gap, sums, before, step, place, packed, ask, advance):  # type: ignore[no-untyped-def]
+def sums_16(tile, words, values, first, gap, sums, before, step, place, packed, ask, advance):
     """As sums_4, with 16 tokens, by AMX (simd/matrix.py). words: a multiple of 16."""
     load_tiles(sums, before, step)
     for k in range(0, words, matrix.WORDS):
@@ -81,7 +81,7 @@ def sums_16(tile, words, values, first, gap, sums, before, step, place, packed, 
 
 
 @kernel
-def packed_sums_2(packed, at, stride, ahead, values, first, gap, sums, place):  # type: ignore[no-untyped-def]
+def packed_sums_2(packed, at, stride, ahead, values, first, gap, sums, place):
     """Code sums of PACKED_ROWS packed rows with two tokens, added to sums[place ...], TILE_ROWS a token.
 
     values: (bytes,) int8, of which values[first + t * gap ...] are those of token t. As many bytes, `ahead` further on, are prefetched.
@@ -98,7 +98,7 @@ def packed_sums_2(packed, at, stride, ahead, values, first, gap, sums, place):  
 
 
 @kernel
-def packed_sums_8(packed, at, stride, begin, end, ahead, values, first, gap, sums, place):  # type: ignore[no-untyped-def]
+def packed_sums_8(packed, at, stride, begin, end, ahead, values, first, gap, sums, place):
     """As packed_sums_2, of bytes begin .. end - 1 of two rows with eight tokens: for sets with 32 registers, and sums without folding."""
     registers = no_packed_8()
     for byte in range(begin, end, WIDTH):
@@ -109,7 +109,7 @@ def packed_sums_8(packed, at, stride, begin, end, ahead, values, first, gap, sum
 
 
 @kernel
-def scale_sums(sums, at, code_sums, factors, scale, begin, end, out, place, rows, add):  # type: ignore[no-untyped-def]
+def scale_sums(sums, at, code_sums, factors, scale, begin, end, out, place, rows, add):
     """out[t, place + i] (+)= (sums[at + i] - code_sums[t]) * (scale / factors[t]) for i < rows and t from begin to end - 1.
 
     at: of token `begin`; the next ones' sums are TILE_ROWS further on each.
@@ -129,7 +129,7 @@ def scale_sums(sums, at, code_sums, factors, scale, begin, end, out, place, rows
 
 
 @kernel
-def ask_for(out, begin, end, place, rows):  # type: ignore[no-untyped-def]
+def ask_for(out, begin, end, place, rows):
     """Bring out[begin : end, place : place + rows] to L1: stores to memory that no cache has hold up what comes after them."""
     values = flattened(out)
     for t in range(begin, end):

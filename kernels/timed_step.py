@@ -64,7 +64,7 @@ def clock(typingctx: Any) -> Any:
 
 
 @inlined
-def lap(laps, slot):  # type: ignore[no-untyped-def]
+def lap(laps, slot):
     """Add the time since the last reading to a slot."""
     now = clock()
     laps[slot] += now - laps[LAST]
@@ -86,7 +86,7 @@ def _barrier_after(slot: int) -> Any:
     """A barrier before which the time belongs to `slot`. It gets the frame, for the team's control and the thread's laps."""
 
     @inlined
-    def timed_barrier(frame, threads):  # type: ignore[no-untyped-def]
+    def timed_barrier(frame, threads):
         lap(frame.scratch.laps, slot)
         barrier(frame.control, threads)
         lap(frame.scratch.laps, WAITING)
@@ -104,19 +104,19 @@ _top_logits = _bound(head_search.top_logits, inlined, _digits=_digits, barrier=_
 
 
 @inlined
-def _timed_prepare(x, cols, w, layer, which, norm_at, then_at, eps, kind, kept, turned, s, tokens, thread, threads, frame):  # type: ignore[no-untyped-def]
+def _timed_prepare(x, cols, w, layer, which, norm_at, then_at, eps, kind, kept, turned, s, tokens, thread, threads, frame):
     _prepare(x, cols, w, layer, which, norm_at, then_at, eps, kind, kept, turned, s, tokens, thread, threads, frame)
     lap(s.laps, INPUTS)
 
 
 @inlined
-def _timed_project(w, s, layer, which, cols, rows, out, place, accumulate, tokens, thread, threads):  # type: ignore[no-untyped-def]
+def _timed_project(w, s, layer, which, cols, rows, out, place, accumulate, tokens, thread, threads):
     _project(w, s, layer, which, cols, rows, out, place, accumulate, tokens, thread, threads)
     lap(s.laps, which)
 
 
 @inlined
-def _timed_append(z, w, cache, s, layer, kv, row, scratch):  # type: ignore[no-untyped-def]
+def _timed_append(z, w, cache, s, layer, kv, row, scratch):
     lap(s.laps, ATTENTION)
     _append(z, w, cache, s, layer, kv, row, scratch)
     lap(s.laps, STORE)
@@ -126,19 +126,19 @@ _attention = _bound(heads.attention, inlined, append_to_cache=_timed_append, bar
 
 
 @inlined
-def _timed_attention(z, w, cache, s, layer, tokens, texts, thread, threads, frame):  # type: ignore[no-untyped-def]
+def _timed_attention(z, w, cache, s, layer, tokens, texts, thread, threads, frame):
     _attention(z, w, cache, s, layer, tokens, texts, thread, threads, frame)
     lap(s.laps, ATTENTION)
 
 
 @inlined
-def _timed_up(z, w, s, layer, thread, threads):  # type: ignore[no-untyped-def]
+def _timed_up(z, w, s, layer, thread, threads):
     _up(z, w, s, layer, thread, threads)
     lap(s.laps, UP)
 
 
 @inlined
-def _timed_down(z, w, s, layer, thread, threads):  # type: ignore[no-untyped-def]
+def _timed_down(z, w, s, layer, thread, threads):
     done = _down(z, w, s, layer, thread, threads)
     lap(s.laps, DOWN)
     return done
@@ -163,7 +163,7 @@ _after_head = _barrier_after(HEAD)
 
 
 @entry
-def timed_steps(frame, texts, wanted, steps, thread, threads):  # type: ignore[no-untyped-def]
+def timed_steps(frame, texts, wanted, steps, thread, threads):
     """This thread's part of `steps` steps through all layers and the head, each of so many tokens as frame.states have.
 
     s.texts lists `texts` texts, and s.wanted `wanted` logits. Returns the clock's ticks meanwhile.

@@ -14,11 +14,16 @@ FORBIDDEN = ("pickle.load", "torch.load", "allow_pickle=True", "trust_remote_cod
 # Folders of somebody's machine: the homes of users, and roots that containers and CI machines use for checkouts.
 MACHINE_PATH = re.compile(r"(?<![\w.~$}/-])/(?:work|root|home|Users|workspace)/\w")
 
+READ_LIKE_ATTRIBUTES = {"property", "cached_property", "callback", "setter", "overload"}
 Function = ast.FunctionDef | ast.AsyncFunctionDef
 
 
 def functions(tree: ast.AST) -> Iterator[Function]:
     return (node for node in ast.walk(tree) if isinstance(node, Function))
+
+
+def _names_of_decorators(function: Function) -> set[str]:
+    return {ast.unparse(item).split("(")[0].rpartition(".")[2] for item in function.decorator_list}
 
 
 def public_functions(body: list[ast.stmt]) -> Iterator[Function]:
@@ -29,10 +34,8 @@ def public_functions(body: list[ast.stmt]) -> Iterator[Function]:
     for node in body:
         if isinstance(node, ast.ClassDef) and not node.name.startswith("_"):
             yield from public_functions(node.body)
-        elif isinstance(node, Function) and not node.name.startswith("_"):
-            decorators = {ast.unparse(item).split("(")[0].rpartition(".")[2] for item in node.decorator_list}
-            if not decorators & {"property", "cached_property", "callback", "setter", "overload"}:
-                yield node
+        elif isinstance(node, Function) and not node.name.startswith("_") and not _names_of_decorators(node) & READ_LIKE_ATTRIBUTES:
+            yield node
 
 
 def test_files_are_short(repo_root: Path, python_files: dict[Path, ast.Module]) -> None:
@@ -83,3 +86,23 @@ def test_no_path_of_one_machine(repo_root: Path, project_files: tuple[Path, ...]
             if MACHINE_PATH.search(line):
                 found.append(f"{path}:{number}: {line.strip()[:100]}")
     assert found == []
+
+
+def test_only_kernels_leave_types_to_numba(python_files: dict[Path, ast.Module]) -> None:
+    """A function of kernels/ that has no types is one that Numba compiles, or that is chosen from by the types of arguments (`overload`)."""
+    compiled, untyped = {"kernel", "fast_kernel", "inlined", "entry", "register_jitable", "overload"}, []
+    for path, tree in python_files.items():
+        if path.parts[0] != "kernels":
+            continue
+        choices = [function for function in functions(tree) if "overload" in _names_of_decorators(function)]
+        chosen = {node.id for choice in choices for node in ast.walk(choice) if isinstance(node, ast.Name)}
+        for function in functions(tree):
+            given = [
+                item
+                for item in (*function.args.posonlyargs, *function.args.args, *function.args.kwonlyargs)
+                if item.arg not in ("self", "cls")
+            ]
+            typed = all(item.annotation for item in given) and (function.returns is not None or function.name == "__init__")
+            if not (typed or _names_of_decorators(function) & compiled or function.name in chosen):
+                untyped.append(f"{path}:{function.lineno}: {function.name}")
+    assert untyped == []
