@@ -61,7 +61,7 @@ def test_without_a_trial_the_names_decide(monkeypatch: pytest.MonkeyPatch, tmp_p
     monkeypatch.setattr(child, "interpreter", lambda: None)
     triple = binding.get_process_triple()
     for name, kept in (("abs", True), ("bitnet_yield_thread", True), ("no_such_function", False)):
-        native.keep(tmp_path, [Code(name, (), compiled(CALLS.format(name=name), triple))])
-        assert (tmp_path / f"{name}.code").exists() == kept
+        native.keep(tmp_path, [Code(f"calls-{name}", (), compiled(CALLS.format(name=name), triple))])
+        assert (tmp_path / f"calls-{name}.code").exists() == kept
     native.keep(tmp_path, [Code("x", (), b"no object file")])
     assert not (tmp_path / "x.code").exists()
