@@ -89,10 +89,11 @@ class _BitProduct(torch.autograd.Function):
         return grad_x, None, None, None, *grad_w.split(ctx.rows)
 
 
-def project(module: Any, x: Tensor, names: list[str], treatment: Input | None, dtype: torch.dtype) -> tuple[Tensor, ...]:
-    """x through the bias-free projections `names` of `module`, which share it; treatment None: in float."""
+def project(
+    module: nn.Module, x: Tensor, names: list[str], treatment: Input | None, dtype: torch.dtype, group: int = 0
+) -> tuple[Tensor, ...]:
+    """x through the bias-free projections `names` of `module`, which share it; treatment None: in float. group: as in Shape."""
     weights = [getattr(module, name).weight for name in names]
-    group = module.shape.group
     if treatment is not None and group:
         x = x + (int8_groups(x, group) - x).detach()
         return tuple(F.linear(x, w + (ternary_groups(w, group) - w).detach()) for w in weights)
@@ -147,12 +148,12 @@ class Attention(nn.Module):
 
     def forward(self, x: Tensor, rope: tuple[Tensor, Tensor], dtype: torch.dtype) -> Tensor:
         batch, length, _ = x.shape
-        parts = project(self, x, ["q_proj", "k_proj", "v_proj"], self.inputs[0], dtype)
+        parts = project(self, x, ["q_proj", "k_proj", "v_proj"], self.inputs[0], dtype, self.shape.group)
         q, k, v = (p.view(batch, length, -1, self.shape.head_dim).transpose(1, 2) for p in parts)
         q, k = rotate(q, *rope), rotate(k, *rope)
         mixed = attend(q.to(dtype), k.to(dtype), v.to(dtype))
         mixed = mixed.transpose(1, 2).reshape(batch, length, -1).float()
-        return project(self, self.attn_sub_norm(mixed), ["o_proj"], self.inputs[1], dtype)[0]
+        return project(self, self.attn_sub_norm(mixed), ["o_proj"], self.inputs[1], dtype, self.shape.group)[0]
 
 
 class FeedForward(nn.Module):
@@ -166,9 +167,9 @@ class FeedForward(nn.Module):
         self.inputs = (SCHEMES[scheme].feed_forward, SCHEMES[scheme].down) if scheme else (None, None)
 
     def forward(self, x: Tensor, dtype: torch.dtype) -> Tensor:
-        gate, up = project(self, x, ["gate_proj", "up_proj"], self.inputs[0], dtype)
+        gate, up = project(self, x, ["gate_proj", "up_proj"], self.inputs[0], dtype, self.shape.group)
         opened = F.silu(gate) if self.shape.hidden_act == "silu" else F.relu(gate).square()
-        return project(self, self.ffn_sub_norm(opened * up), ["down_proj"], self.inputs[1], dtype)[0]
+        return project(self, self.ffn_sub_norm(opened * up), ["down_proj"], self.inputs[1], dtype, self.shape.group)[0]
 
 
 class Block(nn.Module):

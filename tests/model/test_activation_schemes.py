@@ -131,6 +131,33 @@ def test_a_random_model(training: ModuleType, scheme: str, tmp_path: Path, text_
     assert_same(text_of(tmp_path / "model.gguf"), model, texts)
 
 
+def test_scales_of_groups(training: ModuleType, tmp_path: Path, text_of: Callable[..., Sequence]) -> None:
+    """What is trained with a scale for each 128 weights and inputs is found in its folder, and gives the logits of the training code."""
+    import torch
+    from hf_folder import save_folder, train_tokenizer
+
+    torch.manual_seed(3)
+    shape = training.Shape(
+        vocab_size=VOCAB, hidden=128, feed_forward=384, layers=2, heads=4, kv_heads=2, context=64, group=128, hidden_act="silu"
+    )
+    model = training.BitNet(shape)
+    model.embed_tokens.weight.data = model.embed_tokens.weight.data.half().float()
+    (tmp_path / "text.txt").write_text("the king said unto the people, and the people heard the king in the 12 cities of the land. " * 9)
+    save_folder(model, train_tokenizer(tmp_path / "text.txt", VOCAB), tmp_path / "hf")
+    ids = [int(i) for i in np.random.default_rng(5).integers(0, VOCAB, 40)]
+    rounded = model(torch.tensor([ids]))[0].detach().numpy()
+    plain = training.BitNet(shape, None)
+    multiplied = {
+        name: training.ternary_groups(value, 128) if name.endswith("proj.weight") else value for name, value in model.state_dict().items()
+    }
+    plain.load_state_dict(multiplied)
+    floats = plain(torch.tensor([ids]))[0].detach().numpy()
+    for activations, want, bound in (("float", floats, 3e-4), ("auto", rounded, 1e-5)):
+        convert(tmp_path / "hf", tmp_path / "m.gguf", activations=activations, force=True, quiet=True)
+        found = text_of(tmp_path / "m.gguf").feed_all(ids)
+        assert np.sqrt(np.mean((found - want) ** 2) / np.mean(want**2)) < bound, activations
+
+
 def model_of(training: ModuleType, path: Path, scheme: str) -> Any:
     """A GGUF file in PyTorch. The training code ternarises by absmean, so its weights are those whose absmean gives the file's."""
     import torch
