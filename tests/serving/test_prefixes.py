@@ -126,4 +126,4 @@ def test_no_time_tells_what_another_key_has_sent(keyed: Running) -> None:
         own.append(seconds(new))
     print(f"{larger(secrets, fresh):.2f} for another key, {larger(own, fresh):.2f} for one's own")
     assert larger(own, fresh) > 0.9
-    assert 0.3 < larger(secrets, fresh) < 0.7  # 0.5, and four times its deviation of 0.05
+    assert 0.2 < larger(secrets, fresh) < 0.8  # 0.5, and six times its deviation of 0.05
