@@ -85,6 +85,9 @@ class Build:
         finally:
             for process in self._children:
                 process.kill()
+            with self._changed:  # also where it was interrupted, and others wait for more
+                self._waiting, self._at_work = {}, {}
+                self._count()
         return list(self._in_order(symbol))
 
     def _in_order(self, symbol: str) -> Iterator[Code]:

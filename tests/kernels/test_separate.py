@@ -3,6 +3,8 @@
 import os
 import subprocess
 import sys
+import threading
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -77,6 +79,27 @@ def test_a_child_that_fails_leaves_its_part_to_others(part: Part, code: str, mon
     monkeypatch.setattr(separate, "PATIENCE", 1.0)
     codes = Build(lambda symbol: not symbol.startswith(("ternary", "base3"))).run(part, "root", 3)
     assert sorted(names(codes)) == ["base3.base3_matvec_chosen", "root", "ternary.matvec_chosen"]
+
+
+def test_nothing_is_left_of_what_is_interrupted(part: Part, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As by Ctrl-C: children end, and the threads that led them."""
+    build, before = Build(nothing_known), threading.active_count()
+
+    def interrupted(*_: object) -> None:
+        until = time.monotonic() + 60
+        while not build._children or build._children[0].stdout is None or threading.active_count() == before:
+            assert time.monotonic() < until
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(separate, "compile_part", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        build.run(part, "root", 2)
+    for process in build._children:
+        process.wait(60)
+    until = time.monotonic() + 60
+    while threading.active_count() > before:
+        assert time.monotonic() < until
+        time.sleep(0.01)
 
 
 def test_without_children(part: Part, monkeypatch: pytest.MonkeyPatch) -> None:
