@@ -115,6 +115,12 @@ def test_logprobs_and_echo(tiny: Running, alone: Any) -> None:
         assert choice["text"][offset:].startswith(logprobs["tokens"][at])
 
 
+def test_a_backslash_is_a_backslash(tiny: Running) -> None:
+    """What `-p` of the command line unescapes the server takes as it is."""
+    prompt = r"one\ntwo\tthree\\"
+    assert tiny.post("/v1/completions", {"prompt": prompt, "max_tokens": 0, "echo": True})["choices"][0]["text"] == prompt
+
+
 def test_echo_alone_and_without_new_tokens(tiny: Running) -> None:
     found = tiny.post("/v1/completions", {"prompt": "Once", "max_tokens": 0, "echo": True, "logprobs": 0})["choices"][0]
     assert found["text"] == "Once"
