@@ -17,6 +17,7 @@ import typer
 
 from bitnet_cli.errors import COMMAND_LINE, BitnetError, printable
 from bitnet_cli.options import batch, bench, convert, embed, inspect, models, perplexity, quantize, run, serve
+from bitnet_cli.options.compile import compile_kernels
 from bitnet_cli.options.eval import evaluate
 from bitnet_cli.options.pages import Command, Group
 
@@ -107,6 +108,7 @@ app.command("list", cls=Command)(models.list_models)
 for _command in (models.pull, models.show, models.rm):
     app.command(cls=Command)(_command)
 app.command("eval", cls=Command)(evaluate)
+app.command("compile", cls=Command)(compile_kernels)
 app.add_typer(bench.app, name=bench.NAME)
 
 

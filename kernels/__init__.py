@@ -4,12 +4,13 @@ From Python source to machine code, in the order in which it happens:
 
     step.py, heads.py, ternary.py ...   kernels are plain Python over arrays and the vector types of simd/, whose operations are LLVM's
     jit.py        `@kernel`, `@inlined`: Numba compiles them, without the GIL, once for each set of types. `@entry`: what Python calls
+    target.py     for which CPU: any that runs the set, not the one at hand
     callees.py    what a kernel calls becomes a part of it: one tree of functions, optimised at once
     separate.py   `@separate` parts of that tree have code of their own, made by several processes and shared by all that call them
     frame.py      a named tuple of arrays and numbers -> one table of words; its layout says what stands where, by type only
     records.py    the table as Numba sees it: `w.scales[layer]` loads what it needs, so that a call between kernels hands over one address
     native.py     an entry and a layout -> an address: code that was kept is linked; what is missing of it is compiled, and kept
-    private.py, compile_cache.py   where it is kept: a folder of the user's alone, by version of the package and kind of CPU
+    private.py, compile_cache.py   where it is kept: a folder of the user's alone, by version of the package and set; who else brings code
     child.py      processes beside this one: they compile parts, and one tries whether code links before it is kept
     isa.py        which instruction set: chosen once, by the CPU's features; `naive` stands for NumPy, without any compiler
 

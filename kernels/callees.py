@@ -10,7 +10,6 @@ time of the first run, and faster steps (docs/log.md#one-tree).
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
-from functools import cache
 from typing import Any
 
 from numba.core import compiler, types, typing
@@ -21,27 +20,11 @@ from numba.core.funcdesc import PythonFunctionDescriptor
 from numba.core.sigutils import normalize_signature
 from numba.core.targetconfig import ConfigStack
 
+from . import target
 from .separate import Part
 
 
-class _Ours(JITCodeLibrary):
-    """For the instruction set of this process."""
-
-    def add_ir_module(self, module: Any) -> None:
-        for function in module.functions:
-            for attribute in _attributes() if function.blocks else ():
-                set.add(function.attributes, attribute)  # llvmlite's own list of attributes lacks these
-        super().add_ir_module(module)
-
-
-@cache
-def _attributes() -> tuple[str, ...]:
-    from .simd import selected
-
-    return getattr(selected, "ATTRIBUTES", ())
-
-
-class _Library(_Ours):
+class _Library(JITCodeLibrary):
     """Code of one function, neither optimised nor loaded."""
 
     _shared_module: Any
@@ -85,7 +68,7 @@ def _defined(module: Any, linkage: str) -> list[Any]:
     return [function for function in module.functions if not function.is_declaration and function.linkage.name == linkage]
 
 
-class Root(_Ours):
+class Root(JITCodeLibrary):
     """Code of a kernel that Python calls, with all that it calls: those are its own, so LLVM may change how they are called."""
 
     def _optimize_final_module(self) -> None:
@@ -101,7 +84,7 @@ class RootCompiler(_FunctionCompiler):
     def _compile_core(self, args: Any, return_type: Any) -> Any:
         flags = compiler.Flags()
         self.targetdescr.options.parse_as_flags(flags, self.targetoptions)
-        context = self.targetdescr.target_context
+        context = target.context()
         library = Root(context.codegen(), self.py_func.__qualname__)
         return compiler.compile_extra(self.targetdescr.typing_context, context, self.py_func, args, return_type, flags, {}, library)
 
@@ -198,7 +181,7 @@ class Callees:
         described = PythonFunctionDescriptor(
             True, function.__module__, function.__qualname__, symbol, "", {}, result, {}, names, (), lambda *_, **__: symbol, args
         )
-        self.dispatcher.targetdescr.target_context.insert_user_function(name, described, [])
+        target.context().insert_user_function(name, described, [])
         return typing.signature(result, *args), name
 
     def _name(self) -> tuple[str, str]:
@@ -208,16 +191,16 @@ class Callees:
     def _code(self, args: tuple[Any, ...], fast: Any) -> tuple[Any, object]:
         result, library = self._result(args, fast, _Library)
         name = object()
-        self.dispatcher.targetdescr.target_context.insert_user_function(name, result.fndesc, [library])
+        target.context().insert_user_function(name, result.fndesc, [library])
         return result.signature, name
 
     def _result(self, args: tuple[Any, ...], fast: Any, kind: Any) -> tuple[Any, Any]:
-        flags, target, function = compiler.Flags(), self.dispatcher.targetdescr, self.dispatcher.py_func
-        target.options.parse_as_flags(flags, self.dispatcher.targetoptions)
+        flags, described, function = compiler.Flags(), self.dispatcher.targetdescr, self.dispatcher.py_func
+        described.options.parse_as_flags(flags, self.dispatcher.targetoptions)
         if self._inlined:
             flags.fastmath = fast
         flags.forceinline = self._inlined
         flags.no_compile = flags.no_cpython_wrapper = flags.no_cfunc_wrapper = True
-        context = target.target_context
+        context = target.context()
         library = kind(context.codegen(), function.__qualname__)
-        return compiler.compile_extra(target.typing_context, context, function, args, None, flags, {}, library), library
+        return compiler.compile_extra(described.typing_context, context, function, args, None, flags, {}, library), library

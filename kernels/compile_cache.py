@@ -1,9 +1,13 @@
-"""Where compiled kernels are kept between runs: a private folder of the user.
+"""Where compiled kernels are kept between runs: a private folder of the user. Others, filled by `bitnet compile`, are read after it.
 
 Machine code that another wrote would run: the folder is 0700, owned by the user, and nobody else can put another in its place (private.py).
-Its name holds what code depends on besides the types of its arguments and the CPU (native.py): a hash over all kernel sources, the
-instruction set, and the versions of Python and Numba. Where no folder can be had, kernels are compiled into memory. A folder that was made
-here has a file MARK in it, and only such a folder is ever removed.
+Its name holds what code depends on besides the types of its arguments (native.py): a hash over all kernel sources, the instruction set, and
+Numba's version. Where no folder can be had, kernels are compiled into memory. A folder that was made here has a file MARK in it, and only
+such a folder is ever removed.
+
+Shared folders are the administrator's, in SHARED or where BITNET_SHARED_CACHE_DIR says, where nobody else can write, and one that a wheel
+brings within this package: who could write there could change the package itself. Machine code asks for nothing of Numba's, so there it may
+also come from another version of it.
 """
 
 import errno
@@ -27,7 +31,9 @@ from . import private
 UNUSED_DAYS = 30
 MARK = "made-by-bitnet"
 MARKED = b"Compiled kernels of bitnet. This folder may be deleted; it is made again.\n"
-_NAME = re.compile(r"kernels-[0-9a-f]{16}-\w+-py\d+-numba[\w.+]+")
+_NAME = re.compile(r"kernels-[0-9a-f]{16}-\w+-(?:py\d+-)?numba[\w.+]+")  # once Python's version was a part of it
+SHARED = Path("/var/cache/bitnet")
+BROUGHT = Path(__file__).parent / "code"  # by a wheel
 
 
 class Compilations:
@@ -145,21 +151,55 @@ def _numba_version() -> str:
     return version[1] if version else importlib.metadata.version("numba")
 
 
+def _name(numba: str) -> str:
+    from . import isa
+
+    return f"kernels-{source_hash()}-{isa.chosen()}-numba{numba}"
+
+
 @cache
 def folder() -> Path | None:
     """The private folder of this version on this machine; None where nothing can be kept."""
-    from . import isa
-
     base = _base()
     if base is None:
         refused.reason = "there is no home folder"
         return None
-    python = f"py{sys.version_info.major}{sys.version_info.minor}"
-    path = base / f"kernels-{source_hash()}-{isa.chosen()}-{python}-numba{_numba_version()}"
+    path = base / _name(_numba_version())
     if not (_private(base) and _private(path)):
         return None
     _remove_unused(base, path)
     return path
+
+
+@cache
+def folders() -> tuple[Path, ...]:
+    """Where code is looked for, in this order: the private folder, if there is one, and shared ones."""
+    own, found = folder(), list[Path]()
+    for base in (_shared(), BROUGHT):
+        with suppress(OSError):
+            found += sorted(path for path in base.glob(_name("*")) if base == BROUGHT or private.objection(path) is None) if base else []
+    return (*([own] if own else []), *(path for path in found if path != own))
+
+
+def _shared() -> Path | None:
+    named = os.environ.get("BITNET_SHARED_CACHE_DIR")
+    return Path(named).absolute() if named else SHARED if sys.platform != "win32" else None
+
+
+def made_within(base: Path) -> Path:
+    """A folder of this version in one that all may read, made where it is missing. Raises OSError."""
+    path = base / _name(_numba_version())
+    made = [place for place in (path, *path.parents) if not os.path.lexists(place)]
+    if private.make(path):
+        (path / MARK).write_bytes(MARKED)
+    for place in (*made, path, path / MARK):
+        readable(place)
+    return path
+
+
+def readable(path: Path) -> None:
+    """Let everybody read a file or folder, and nobody but its owner write, whatever the umask is."""
+    path.chmod(0o755 if path.is_dir() else 0o644)
 
 
 @contextmanager

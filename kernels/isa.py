@@ -8,15 +8,20 @@ the naive NumPy kernels do the work.
 import ctypes
 import os
 import platform
+import sys
 from functools import cache
+from typing import NamedTuple
 
-# Fastest first. Each needs all of its LLVM feature names; `portable` and `naive` need none.
-_AVX512VNNI = frozenset({"avx512f", "avx512bw", "avx512vl", "avx512vnni", "avx2", "fma", "f16c"})
+# Fastest first. Each needs all of its LLVM feature names, and its machine code is made for these; `portable` and `naive` need none. The
+# levels are those of the x86-64 psABI: CPUs that have a set have the level too, of which code takes what it can use.
+_LEVEL_2 = frozenset({"cx16", "popcnt", "sahf", "sse3", "ssse3", "sse4.1", "sse4.2"})
+_LEVEL_3 = _LEVEL_2 | {"avx", "avx2", "bmi", "bmi2", "f16c", "fma", "lzcnt", "movbe"}
+_AVX512VNNI = _LEVEL_3 | {"avx512f", "avx512bw", "avx512cd", "avx512dq", "avx512vl", "avx512vnni"}
 REQUIRED_FEATURES: dict[str, frozenset[str]] = {
     "amx": _AVX512VNNI | {"amx-tile", "amx-int8"},
     "avx512vnni": _AVX512VNNI,
-    "avxvnni": frozenset({"avxvnni", "avx2", "fma", "f16c"}),
-    "avx2": frozenset({"avx2", "fma", "f16c"}),
+    "avxvnni": _LEVEL_3 | {"avxvnni"},
+    "avx2": _LEVEL_3,
     "dotprod": frozenset({"neon", "dotprod"}),
     "neon": frozenset({"neon"}),
     "portable": frozenset(),
@@ -73,11 +78,24 @@ def cpu_features() -> frozenset[str]:
     return frozenset(features)
 
 
-def host() -> tuple[str, ...]:
-    """Name and features of this CPU: code compiled for another may not run here."""
-    from llvmlite import binding
+class Target(NamedTuple):
+    """What machine code is made for: a CPU by LLVM's name, and features that it has besides."""
 
-    return (binding.get_host_cpu_name(), *sorted(cpu_features()))
+    cpu: str
+    features: tuple[str, ...]
+
+
+def target() -> Target:
+    """That of the set of this process: any CPU that runs it. The portable set takes the second level of x86-64 where this CPU has that."""
+    name = chosen()
+    features = REQUIRED_FEATURES[name] or (_LEVEL_2 if _LEVEL_2 <= cpu_features() else frozenset())
+    return Target("x86-64" if platform.machine().lower() in ("x86_64", "amd64") else "generic", tuple(sorted(features)))
+
+
+def of_this_platform() -> list[str]:
+    """Sets that some CPU of this kind runs, fastest first."""
+    arm = platform.machine().lower() in ("aarch64", "arm64")
+    return [name for name, needed in REQUIRED_FEATURES.items() if not needed or ("neon" in needed) is arm]
 
 
 def supported(features: frozenset[str]) -> list[str]:
@@ -85,9 +103,25 @@ def supported(features: frozenset[str]) -> list[str]:
     return [name for name, needed in REQUIRED_FEATURES.items() if needed <= features] + [NAIVE]
 
 
+_assumed: list[str] = []
+
+
+def assume(name: str) -> None:
+    """Make code for a set from now on, which this CPU may lack: it can be compiled and kept, not run.
+
+    RuntimeError: kernels are imported already, for the set that was chosen.
+    """
+    if f"{__package__}.simd" in sys.modules:
+        raise RuntimeError(f"kernels for {chosen()} are imported already")
+    _assumed[:] = [name]
+    chosen.cache_clear()
+
+
 @cache
 def chosen() -> str:
     """The instruction set of this process. Raises InstructionSetError where BITNET_ISA cannot be met."""
+    if _assumed:
+        return _assumed[0]
     forced = os.environ.get("BITNET_ISA", "").strip().lower()
     if forced and forced != NAIVE and forced not in REQUIRED_FEATURES:
         raise InstructionSetError(f"BITNET_ISA={forced}: unknown; known are {', '.join([*REQUIRED_FEATURES, NAIVE])}")

@@ -26,7 +26,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from . import child, compile_cache, externals, object_file
 from .frame import Frame, Layout
@@ -41,6 +41,7 @@ _lock = threading.RLock()  # of what is compiled
 _linking = threading.RLock()
 _engines: list[Any] = []  # they own the machine code
 _addresses: dict[str, int] = {}  # of what is linked, by symbol
+_noted: "list[Asked] | None" = None
 
 
 class Entry:
@@ -56,26 +57,21 @@ class Entry:
     def over(self, frame: Frame, integers: int) -> Call:
         """Load the code for the frame's layout, or compile it, which takes seconds. integers: how many there are besides the frame."""
         with _lock:
+            if _noted is not None:
+                _noted.append(Asked(self._module, self._name, frame.layout, integers, self._large))
+                return _nothing
             if frame.layout not in self._functions:
                 symbol = symbol_of(self._module, self._name, frame.layout)
                 address = linked(symbol)
                 if not address:
-                    with _alone(_file(symbol)):
+                    with _alone(compile_cache.folder(), symbol):
                         address = linked(symbol) or self._compile(symbol, frame.layout, integers)
                 prototype = ctypes.CFUNCTYPE(ctypes.c_int32, *[ctypes.c_void_p] * 3, *[ctypes.c_int64] * integers)
                 self._functions[frame.layout] = prototype(address)
         return _bound(self._functions[frame.layout], frame)
 
     def _compile(self, symbol: str, layout: Layout, integers: int) -> int:
-        with interrupted_later():
-            from numba import types
-
-            from .jit import interruptible
-            from .records import Record
-
-        root = Part(self._module, self._name, (Record(layout), *[types.int64] * integers))
-        with interruptible(), collecting_less():
-            codes = Build(linked).run(root, symbol, processes() if self._large else 1)
+        codes = _built(Asked(self._module, self._name, layout, integers, self._large), linked)
         folder = compile_cache.folder()
         if folder:
             with suppress(ValueError), compile_cache.noting_faults():  # ValueError: of a part that is needed no file is kept
@@ -85,27 +81,86 @@ class Entry:
         return _addresses[symbol]
 
 
-def _file(symbol: str) -> Path | None:
-    folder = compile_cache.folder()
-    return folder / f"{symbol}.code" if folder else None
+class Asked(NamedTuple):
+    """What code is needed for: Entry's and `over`'s arguments."""
+
+    module: str
+    name: str
+    layout: Layout
+    integers: int
+    large: bool
+
+
+def _built(asked: Asked, known: Callable[[str], object]) -> list[Code]:
+    with interrupted_later():
+        from numba import types
+
+        from .jit import interruptible
+        from .records import Record
+
+    root = Part(asked.module, asked.name, (Record(asked.layout), *[types.int64] * asked.integers))
+    symbol = symbol_of(asked.module, asked.name, asked.layout)
+    with interruptible(), collecting_less():
+        return Build(known).run(root, symbol, processes() if asked.large else 1)
+
+
+@contextmanager
+def noted() -> Iterator[list[Asked]]:
+    """In the body, what kernels are asked for is noted: they are neither compiled nor loaded, and what is called does nothing, and is 0."""
+    global _noted
+    before, _noted = _noted, []
+    try:
+        yield _noted
+    finally:
+        _noted = before
+
+
+def compile_ahead(asked: Asked, folder: Path) -> int:
+    """Have the machine code of a kernel in a folder, with all that it needs; what the user's own has is copied.
+
+    Returns how many parts are new there. Raises OSError, ValueError where it cannot be done.
+    """
+    own = compile_cache.folder()
+    places = [folder, *([own] if own else [])]
+
+    def there(symbol: str) -> bool:
+        try:
+            return bool(_kept(places, [symbol], lambda name: None))
+        except (OSError, ValueError):
+            return False
+
+    symbol = symbol_of(asked.module, asked.name, asked.layout)
+    codes = [] if there(symbol) else _built(asked, there)
+    known = {code.symbol for code in codes}
+    needed = [name for code in codes for name in code.needs] if codes else [symbol]
+    codes = [*_kept(places, needed, lambda name: name in known), *codes]
+    new = [code for code in codes if not _is_in(folder, code)]
+    if new and not keep(folder, new, again=True):
+        raise ValueError("another process cannot load what was compiled")
+    return len(new)
+
+
+def _is_in(folder: Path, code: Code) -> bool:
+    with suppress(OSError, ValueError):
+        return decoded((folder / f"{code.symbol}.code").read_bytes()) == code
+    return False
 
 
 def linked(symbol: str) -> int:
     """The address of a function whose code is kept, linked with all that it needs; 0 where any of it is missing or damaged."""
-    path = _file(symbol)
-    if symbol not in _addresses and path:
+    if symbol not in _addresses:
         with _linking, suppress(OSError, ValueError, RuntimeError):
-            _link(_kept(path.parent, [symbol]))
+            _link(_kept(compile_cache.folders(), [symbol]))
     return _addresses.get(symbol, 0)
 
 
-def _kept(folder: Path, symbols: Sequence[str], known: Callable[[str], Any] = _addresses.get) -> list[Code]:
+def _kept(folders: Sequence[Path], symbols: Sequence[str], known: Callable[[str], Any] = _addresses.get) -> list[Code]:
     """Code from files, and that of all it needs and is not known, which goes before. Raises OSError, ValueError."""
     found: dict[str, Code] = {}
 
     def add(symbol: str) -> None:
         if symbol not in found and not known(symbol):
-            code = decoded((folder / f"{symbol}.code").read_bytes())
+            code = _read(folders, symbol)
             for needed in code.needs:
                 add(needed)
             found[symbol] = code
@@ -113,6 +168,17 @@ def _kept(folder: Path, symbols: Sequence[str], known: Callable[[str], Any] = _a
     for symbol in symbols:
         add(symbol)
     return list(found.values())
+
+
+def _read(folders: Sequence[Path], symbol: str) -> Code:
+    """From the first folder where it is whole. Raises OSError, ValueError where it is nowhere."""
+    error: OSError | ValueError = FileNotFoundError(symbol)
+    for folder in folders:
+        try:
+            return decoded((folder / f"{symbol}.code").read_bytes())
+        except (OSError, ValueError) as fault:
+            error = fault
+    raise error
 
 
 def encoded(code: Code) -> bytes:
@@ -133,18 +199,18 @@ def decoded(file: bytes) -> Code:
 
 
 @contextmanager
-def _alone(path: Path | None) -> Iterator[None]:
-    """One process compiles what is kept in `path`, and others that want the same wait, for as long as it may take: then they find it done.
+def _alone(folder: Path | None, symbol: str) -> Iterator[None]:
+    """One process compiles what is kept in a folder under a name, and others that want the same wait, for as long as it may take.
 
-    The lock goes with its process. Where there is none (Windows, some network file systems, no folder), all compile.
+    Then they find it done. The lock goes with its process. Where there is none (Windows, some network file systems), all compile.
     """
-    if path is None or sys.platform == "win32":
+    if folder is None or sys.platform == "win32":
         yield
         return
     import fcntl
 
     try:
-        handle = os.open(path.with_suffix(".lock"), os.O_RDWR | os.O_CREAT | getattr(os, "O_CLOEXEC", 0), 0o600)
+        handle = os.open(folder / f"{symbol}.lock", os.O_RDWR | os.O_CREAT | getattr(os, "O_CLOEXEC", 0), 0o600)
     except OSError:
         yield
         return
@@ -162,6 +228,10 @@ def _alone(path: Path | None) -> Iterator[None]:
         yield
     finally:
         os.close(handle)
+
+
+def _nothing(*integers: int) -> int:
+    return 0
 
 
 def _bound(function: Any, frame: Frame) -> Call:
@@ -206,32 +276,35 @@ def collecting_less() -> Iterator[None]:
         gc.set_threshold(*before)
 
 
-def keep(folder: Path, codes: Sequence[Code]) -> None:
-    """Write the files if another process can link them. Where that failed before, and it is not time to try again, do nothing.
+def keep(folder: Path, codes: Sequence[Code], again: bool = False) -> bool:
+    """Write the files if another process can link them; whether it can. Where that failed before, and it is not time to try again, no.
 
+    again: it is time.
     codes: in an order in which each follows what it needs; of what else they need there are files. The last one is what Python calls.
     Raises OSError, and ValueError where a file that is needed is missing or damaged.
     """
     failed = folder / f"{codes[-1].symbol}.failed"
-    if not _due(failed):
-        return
+    if not (again or _due(failed)):
+        return False
     own = {code.symbol for code in codes}
     needed = [name for code in codes for name in code.needs if name not in own]
     try:
-        whole = [*_kept(folder, needed, lambda name: None), *codes]
+        whole = [*_kept(list(dict.fromkeys((folder, *compile_cache.folders()))), needed, lambda name: None), *codes]
     except OSError as error:
         raise ValueError("a file is missing") from error
     if not (_resolves(whole) if child.interpreter() is None else _links(whole)):
         failed.write_text(f"{_failures(failed) + 1}\n", encoding="ascii")
-        return
+        return False
     for code in codes:
         new = folder / f"{code.symbol}.{os.getpid()}"
         try:
             new.write_bytes(encoded(code))
+            compile_cache.readable(new)  # and no more than that, if a folder of root's is opened for all
             new.replace(folder / f"{code.symbol}.code")
         finally:
             new.unlink(missing_ok=True)
     failed.unlink(missing_ok=True)
+    return True
 
 
 def _failures(failed: Path) -> int:

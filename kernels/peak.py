@@ -18,7 +18,7 @@ from .simd import floats, matrix, registers, selected, tiles
 from .tile import MATRIX
 
 TOKENS, ROWS = selected.TILE_TOKENS, selected.TILE_BLOCKS * tiles.LANES
-FLOAT_SUMS = 12 if "avx512f" in isa.cpu_features() else 6  # of 16 floats: 12 registers, where one holds 8 or 16
+FLOAT_SUMS = 12 if isa.width() == 64 else 6  # of 16 floats: 12 registers, where one holds 8 or 16
 SUMS, EACH = (4 * 256, 64) if MATRIX else (ROWS * TOKENS, 4)  # of a step, and products that each of them gets
 PRODUCTS, FLOATS = SUMS * EACH, 16 * FLOAT_SUMS  # in a step
 STEPS = min(selected.STEPS_PER_FOLD, 4096)

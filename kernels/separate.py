@@ -15,14 +15,20 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from importlib import import_module
-from typing import Any, NamedTuple
+from typing import IO, Any, NamedTuple
 
 from . import child, compile_cache, isa
 
 PROCESSES = 3  # at most, this one among them: each takes 200 to 350 MB
 PATIENCE = 60.0  # seconds for a child: ten times what its longest part takes
 NEEDED = ("bitnet_kernels", "numba", "llvmlite", "numpy")
-SETTINGS = ("BITNET_CACHE_DIR", "HOME", "XDG_CACHE_HOME", "LOCALAPPDATA")  # and all of Numba's own: so that all compile alike
+SETTINGS = (
+    "BITNET_CACHE_DIR",
+    "BITNET_SHARED_CACHE_DIR",
+    "HOME",
+    "XDG_CACHE_HOME",
+    "LOCALAPPDATA",
+)  # and all of Numba's own: so that all compile alike
 
 
 class Part(NamedTuple):
@@ -47,7 +53,7 @@ class Code(NamedTuple):
 
 def symbol_of(module: str, name: str, types: object) -> str:
     """What a part's machine code is called by, in the linker and in the folder where it is kept."""
-    return f"{module}.{name}-{hashlib.sha256(repr((types, isa.host())).encode()).hexdigest()[:16]}"
+    return f"{module}.{name}-{hashlib.sha256(repr((types, isa.target())).encode()).hexdigest()[:16]}"
 
 
 def compile_part(part: Part, symbol: str, found: Callable[[Part], object]) -> Code:
@@ -134,23 +140,21 @@ class Build:
             self._count()
 
     def _start(self, count: int) -> None:
-        settings = {name: value for name, value in os.environ.items() if name in SETTINGS or name.startswith("NUMBA_")}
         for _ in range(count):
             try:
                 process = child.start(f"{__package__}.separate", "work", NEEDED)
             except (OSError, child.NoChildError):
                 return
             self._children.append(process)
-            threading.Thread(target=self._lead, args=(process, settings | {"BITNET_ISA": isa.chosen()}), daemon=True).start()
+            threading.Thread(target=self._lead, args=(process,), daemon=True).start()
 
-    def _lead(self, process: child.Process, settings: dict[str, str]) -> None:
+    def _lead(self, process: child.Process) -> None:
         """Give one child parts to compile, until there are no more. What it fails at is left to the others."""
         task = None
         with suppress(Exception), process:  # a child that fails may say anything
             assert process.stdout is not None  # child.start makes pipes of both
-            _send(process.stdin, settings)
-            for message in child.received(process.stdout):
-                answer = pickle.loads(message)
+            send(process.stdin, settings())
+            for answer in messages(process.stdout):
                 if isinstance(answer, Part):
                     self.want(answer)
                     continue
@@ -159,7 +163,7 @@ class Build:
                 task = self._take()  # also where it has only said that it is ready
                 if task is None:
                     break
-                _send(process.stdin, task)
+                send(process.stdin, task)
         if task is not None:
             with self._changed:
                 if self._at_work.pop(task[0], None):
@@ -167,9 +171,30 @@ class Build:
                 self._count()
 
 
-def _send(pipe: Any, value: object) -> None:
+def send(pipe: Any, value: object) -> None:
+    """Any object, pickled, to another process."""
     pipe.write(child.framed(pickle.dumps(value)))
     pipe.flush()
+
+
+def messages(pipe: IO[bytes]) -> Iterator[Any]:
+    """What comes by `send`, to the pipe's end."""
+    return (pickle.loads(message) for message in child.received(pipe))
+
+
+def settings(set_name: str = "") -> dict[str, str]:
+    """What a child must know to compile as this process does, or for another instruction set."""
+    own = {name: value for name, value in os.environ.items() if name in SETTINGS or name.startswith("NUMBA_")}
+    return own | {"BITNET_ISA": set_name or isa.chosen()}
+
+
+def begin() -> Iterator[Any]:
+    """In a child: take the settings from stdin, and give what else comes."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent's affair, which ends this process
+    sent = messages(sys.stdin.buffer)
+    os.environ.update(next(sent))
+    isa.assume(os.environ["BITNET_ISA"])
+    return sent
 
 
 def processes() -> int:
@@ -180,15 +205,11 @@ def processes() -> int:
 
 def work() -> None:
     """What a child does."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent's affair, which ends this process
-    messages, sink = child.received(sys.stdin.buffer), sys.stdout.buffer
-    os.environ.update(pickle.loads(next(messages)))
-
+    sent, sink = begin(), sys.stdout.buffer
     from . import native, records  # noqa: F401  # types of frames, before any is read
 
     with native.collecting_less():
         import_module(f"{__package__}.step")
-        _send(sink, "ready")
-        for message in messages:
-            symbol, part = pickle.loads(message)
-            _send(sink, compile_part(part, symbol, lambda part: _send(sink, part)))
+        send(sink, "ready")
+        for symbol, part in sent:
+            send(sink, compile_part(part, symbol, lambda part: send(sink, part)))

@@ -28,6 +28,11 @@ from .native import Call, Entry
 _SERVE, _ANNOUNCE = Entry("step", "serve", large=True), Entry("barrier", "announce")
 
 
+def compile_for_several() -> None:
+    """Compile what threads need who work together, besides `serve`."""
+    _ANNOUNCE.over(Frame(Shared(new_control())), 2)
+
+
 class Step(NamedTuple):
     """The frame of step.serve."""
 

@@ -2,12 +2,13 @@
 
     python scripts/compare_peers.py --shapes 2B-4T 0.7B 125M --threads 2 --rounds 5 --folder build/peers
     python scripts/compare_peers.py --shapes 2B-4T --prompt 256 --depths 0 2048 --batches 8 16 --tool llama-sweep-bench PATH MODEL
+    python scripts/compare_peers.py --shapes bonsai-1.7B bonsai-8B --prompt 128 --program build/llama-bench --types TQ2_0 Q4_0 Q2_0
 
 Peers: llama.cpp through llama-cpp-python (TQ2_0 weights; `pip install llama-cpp-python`); any llama-bench, llama-batched-bench or
 llama-sweep-bench, of llama.cpp or of a fork, by --tool NAME PATH MODEL (peer_tools.py; figures of programs in one folder stand in one
-line); and by --baselines PyTorch in bfloat16 and NumPy in float32, only the products with the weight matrices, no norms and no attention,
-so more than either can reach. `bitnet` computes the logits that the default sampler looks at (top 40), `bitnet, all logits` all of them,
-as llama.cpp does.
+line); a llama-bench by --program with files of the same shape in each of --types; and by --baselines PyTorch in bfloat16 and NumPy in
+float32, only the products with the weight matrices, no norms and no attention, so more than either can reach. `bitnet` computes
+the logits that the default sampler looks at (top 40), `bitnet, all logits` all of them, as llama.cpp does.
 
 Each measurement is a process of its own: warm-up, then at each of --depths prefill of --prompt tokens and, from the same context as
 llama-bench does, decode of --tokens tokens one at a time; logits of the last token computed, nothing sampled. --batches: so many texts
@@ -219,6 +220,8 @@ def models(shape: str, head: str, folder: Path) -> dict[str, Path]:
     from bitnet_cli.gguf_file.types import TensorType
 
     paths = {}
+    if shape not in SHAPES:
+        return {"ours": typed_model(shape, "I2_S", folder)}
     for runner, weights in (("ours", TensorType.I2_S), ("llama", TensorType.TQ2_0)):
         paths[runner] = folder / f"{shape}-{weights.name}-{head}.gguf"
         if not paths[runner].exists():
@@ -226,11 +229,23 @@ def models(shape: str, head: str, folder: Path) -> dict[str, Path]:
     return paths
 
 
+def typed_model(shape: str, kind: str, folder: Path) -> Path:
+    """A file of a shape of `bitnet bench` in a type; made where it is absent."""
+    from bitnet_cli.commands.bench.shapes import SHAPES, write_shape
+    from bitnet_cli.gguf_file.types import TensorType
+
+    path = folder / f"{shape}-{kind}.gguf"
+    if not path.exists():
+        write_shape(path, SHAPES[shape]._replace(context=4096), shape, kind=TensorType[kind])
+    return path
+
+
 def measure(args: argparse.Namespace, shape: str, head: str) -> dict[str, list[Figures]]:
     """All rounds of one shape: runner, or folder of programs -> figures."""
     paths, setup = models(shape, head, args.folder), setup_of(args)
     names = [name for name in paths if name == "ours" or importlib.util.find_spec("llama_cpp")] + args.baselines
     results: dict[str, list[Figures]] = {name: [] for name in names}
+    typed = {f"llama.cpp {kind}": typed_model(shape, kind, args.folder) for kind in args.types}
     for number in range(args.rounds):
         for name in names:
             command = [sys.executable, __file__, "--runner", name, "--model", str(paths.get(name, paths["ours"]))]
@@ -240,6 +255,8 @@ def measure(args: argparse.Namespace, shape: str, head: str) -> dict[str, list[F
             environment = {**os.environ, "OPENBLAS_NUM_THREADS": str(args.threads), "OMP_NUM_THREADS": str(args.threads)}
             output = subprocess.run(command, check=True, capture_output=True, text=True, env=environment).stdout
             results[name].append(json.loads(output.splitlines()[-1]))
+        for name, model in typed.items():
+            results.setdefault(name, []).append(TOOLS["llama-bench"](args.program, model, setup))
         for tool, binary, model in args.tool:
             rounds = results.setdefault(Path(binary).parent.name or binary, [])
             figures = TOOLS[tool](Path(binary), Path(model), setup)
@@ -305,6 +322,8 @@ def main() -> None:
     parser.add_argument("--depths", type=int, nargs="+", default=[0])
     parser.add_argument("--batches", type=int, nargs="*", default=[])
     parser.add_argument("--tool", nargs=3, action="append", default=[], metavar=("NAME", "PROGRAM", "MODEL"), help=", ".join(TOOLS))
+    parser.add_argument("--program", type=Path, help="a llama-bench")
+    parser.add_argument("--types", nargs="*", default=[], help="of files for --program")
     parser.add_argument("--runner", choices=RUNNERS, help=argparse.SUPPRESS)
     parser.add_argument("--model", type=Path, help=argparse.SUPPRESS)
     args = parser.parse_args()

@@ -39,7 +39,8 @@ in that. Names are looked up in your folder first, then in `models/`, then in th
 not supported, 130 Ctrl-C.
 
 **Environment**: `BITNET_RAW=1` makes `--raw` the default of `run`. `BITNET_ISA` forces an instruction set, `BITNET_CACHE_DIR` names the
-folder of compiled kernels; `HF_TOKEN`, `HF_HOME`, `HF_HUB_CACHE`, `HF_HUB_OFFLINE` and `HF_ENDPOINT` are those of huggingface_hub.
+folder of compiled kernels, `BITNET_SHARED_CACHE_DIR` one of all users that is only read (`/var/cache/bitnet`); `HF_TOKEN`, `HF_HOME`,
+`HF_HUB_CACHE`, `HF_HUB_OFFLINE` and `HF_ENDPOINT` are those of huggingface_hub.
 
 `bitnet --version` prints the version, the CPU and its instruction set; `bitnet --install-completion` completes commands, options and names
 of models in your shell.

@@ -79,6 +79,11 @@ def recoded(file: GGUFFile, info: TensorInfo, threads: int) -> NDArray[np.uint8]
     return result
 
 
+def compile_recoder() -> None:
+    """Compile what `recoded` calls."""
+    _RECODE.over(Frame(arrays.RecodeFrame(np.zeros(0, np.int8), NO_MINIMA, NO_MINIMA, np.zeros(0, np.uint8))), 2)
+
+
 def _encode(parts: Coded, out: NDArray[np.uint8], at: int) -> None:
     minima = NO_MINIMA if parts.minima is None else parts.minima
     if isa.chosen() == isa.NAIVE:

@@ -15,9 +15,6 @@ STEPS_PER_FOLD = 1 << 30
 FUSED = True
 ANY_BYTE = False  # both factors of sdot are signed
 TILE_BLOCKS, TILE_TOKENS = 3, 4
-# Of every function. LLVM goes by the CPU's name: it takes new CPUs and those of virtual machines for plain ARMv8.0, and sdot would abort
-# the process. isa.py has asked the operating system.
-ATTRIBUTES = ('"target-features"="+neon,+dotprod"',)
 
 # Sums of one row take both halves of the bytes in registers of their own: two chains of additions instead of one. Kernels that keep
 # 16 sums at once begin with zero_wide, and both halves go to one register.

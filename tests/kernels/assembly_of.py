@@ -1,7 +1,7 @@
 """Script: kernels compiled for an instruction set that this machine may lack -> {name of kernel or symbol: assembly}, as JSON.
 
-    assembly_of.py NAME CPU step          all parts of a decoder step in the set NAME, for one of LLVM's CPU names
-    assembly_of.py NAME CPU operations    some kernels by themselves
+    assembly_of.py NAME step          all parts of a decoder step in the set NAME
+    assembly_of.py NAME operations    some kernels by themselves
 
 Numba's own pipeline does the work, with its passes and the target's cost model. Only the engine that links code into this process is
 replaced; what is compiled is never called. A process of its own, because LLVM aborts where a target has no instruction.
@@ -9,7 +9,6 @@ replaced; what is compiled is never called. A process of its own, because LLVM a
 
 import ctypes
 import json
-import os
 import platform
 import sys
 from typing import Any
@@ -40,16 +39,19 @@ class NoLinking:
     add_module = add_global_mapping = set_object_cache = finalize_object = _load_defined_symbols = nothing
 
 
-def pretend(name: str, cpu: str) -> None:
-    """Make Numba and the kernels take this machine for one with that CPU, and choose the instruction set `name`."""
+def pretend(name: str) -> None:
+    """Make Numba and the kernels take this machine for one of the set's kind, and make code for the set."""
     triple = TRIPLES["avx" if name.startswith(("amx", "avx")) else "arm"]
-    os.environ["BITNET_ISA"] = name
     machine: Any = platform
     machine.machine = lambda: triple.split("-")[0]
 
+    from bitnet_kernels import isa
     from llvmlite import binding
     from numba.core import codegen, config
 
+    isa.assume(name)
+    settings: Any = config
+    settings.CPU_NAME, settings.CPU_FEATURES = "", ""  # of Numba's own code generator, which makes nothing here
     binding.initialize_all_targets()
     binding.initialize_all_asmprinters()
     numba_codegen: Any = codegen
@@ -58,13 +60,6 @@ def pretend(name: str, cpu: str) -> None:
     llvm.Target.from_default_triple = lambda: llvm.Target.from_triple(triple)
     llvm.create_mcjit_compiler = lambda module, machine, **options: NoLinking(module, machine)
     numba_codegen.JitEngine = lambda engine: engine
-    settings: Any = config
-    settings.CPU_NAME, settings.CPU_FEATURES = cpu, ""
-
-    from bitnet_kernels import isa
-
-    choice: Any = isa
-    choice.cpu_features = lambda: isa.REQUIRED_FEATURES[name]
 
 
 # The kernels whose loops are looked at; what they call, and who calls them, is compiled only as a part of them.
@@ -152,9 +147,8 @@ def whole_step() -> dict[str, str]:
     return found
 
 
-def main(name: str, cpu: str, what: str) -> None:
-    os.environ["BITNET_CACHE_DIR"] = os.devnull  # what comes from the cache has no assembly, and what is for another CPU must not go there
-    pretend(name, cpu)
+def main(name: str, what: str) -> None:
+    pretend(name)
     json.dump({"operations": operations, "step": whole_step}[what](), sys.stdout)
 
 

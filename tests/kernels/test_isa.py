@@ -9,8 +9,9 @@ from bitnet_kernels import isa
 
 from .test_step import assert_near
 
-AVX2 = {"sse2", "avx", "avx2", "fma", "f16c"}
-AVX512 = AVX2 | {"avx512f", "avx512bw", "avx512vl", "avx512dq"}
+SSE = {"sse2", "sse3", "ssse3", "sse4.1", "sse4.2", "cx16", "popcnt", "sahf"}
+AVX2 = SSE | {"avx", "avx2", "bmi", "bmi2", "f16c", "fma", "lzcnt", "movbe"}
+AVX512 = AVX2 | {"avx512f", "avx512bw", "avx512cd", "avx512vl", "avx512dq"}
 AVAILABLE = isa.supported(isa.cpu_features())
 
 
@@ -18,12 +19,13 @@ AVAILABLE = isa.supported(isa.cpu_features())
     ("features", "best"),
     [
         (set(), "portable"),
-        ({"sse2", "ssse3", "sse4.2", "avx"}, "portable"),
+        (SSE | {"avx"}, "portable"),
         ({"neon"}, "neon"),
         ({"neon", "dotprod"}, "dotprod"),
         ({"dotprod"}, "portable"),
         (AVX2 - {"fma"}, "portable"),
         (AVX2 - {"f16c"}, "portable"),
+        (AVX2 - {"bmi2"}, "portable"),
         (AVX2, "avx2"),
         (AVX512, "avx2"),
         (AVX2 | {"avxvnni"}, "avxvnni"),
@@ -146,7 +148,39 @@ def test_whole_steps_by_avx2(run_script: Callable[..., Any]) -> None:
 @pytest.mark.slow
 @pytest.mark.skipif(platform.machine().lower() not in ("x86_64", "amd64"), reason="x86-64 has a baseline older than its vectors")
 def test_the_oldest_cpu(run_script: Callable[..., Any], definition: dict[str, Any]) -> None:
-    """Compiled for a CPU of 2003: no AVX, no fused multiply-add, no conversion of float16."""
-    old = {"BITNET_ISA": "portable", "NUMBA_CPU_NAME": "x86-64"}
-    assert run_script("same_integers.py", **old)["digests"] == naive_results(run_script, definition)["digests"]
-    assert_near(run_script("whole_steps.py", "f32", "plain", **old))
+    """Compiled for a CPU of 2003: no SSE3 and what came after it."""
+    assert (
+        run_script("oldest_cpu.py", "same_integers.py", BITNET_ISA="portable")["digests"]
+        == naive_results(run_script, definition)["digests"]
+    )
+    assert_near(run_script("oldest_cpu.py", "whole_steps.py", "f32", "plain", BITNET_ISA="portable"))
+
+
+@pytest.fixture
+def target(monkeypatch: pytest.MonkeyPatch) -> Callable[..., isa.Target]:
+    """What a process would make code for, on such a machine."""
+
+    def found(name: str, machine: str, features: set[str]) -> isa.Target:
+        monkeypatch.setattr(isa, "chosen", lambda: name)
+        monkeypatch.setattr(isa, "cpu_features", lambda: frozenset(features))
+        monkeypatch.setattr(platform, "machine", lambda: machine)
+        return isa.target()
+
+    return found
+
+
+def test_code_is_made_for_what_the_set_requires(target: Callable[..., isa.Target]) -> None:
+    """Whatever this CPU has besides; only the portable set looks for as much as nearly every CPU has."""
+    assert target("avx2", "x86_64", AVX512) == ("x86-64", tuple(sorted(AVX2 - {"sse2"})))
+    assert target("portable", "AMD64", AVX512) == ("x86-64", tuple(sorted(SSE - {"sse2"})))
+    assert target("portable", "x86_64", {"sse2", "sse3"}) == ("x86-64", ())
+    assert target("portable", "aarch64", {"neon"}) == ("generic", ())
+    assert target("dotprod", "arm64", {"neon", "dotprod", "sve2"}) == ("generic", ("dotprod", "neon"))
+
+
+def test_a_set_is_assumed_before_kernels_are_imported(run_python: Callable[..., Any]) -> None:
+    """Also one that this CPU lacks; afterwards it would be too late."""
+    lines = "from bitnet_kernels import isa; isa.assume('amx'); print(isa.chosen(), isa.width())"
+    assert run_python("-c", lines).stdout == "amx 64\n"
+    done = run_python("-c", "from bitnet_kernels import isa; import bitnet_kernels.simd; isa.assume('amx')", BITNET_ISA="portable")
+    assert done.stderr.splitlines()[-1] == "RuntimeError: kernels for portable are imported already"

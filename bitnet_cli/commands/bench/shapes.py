@@ -114,7 +114,7 @@ def _pq2_0_pool(generator: np.random.Generator) -> NDArray[np.uint8]:
 
 @functools.cache
 def _pool(kind: TensorType) -> NDArray[np.uint8]:
-    """Random weights of a type, whole blocks, to be repeated. Of llama.cpp's types besides I2_S and PQ2_0: F16, Q4_0, TQ1_0 and TQ2_0."""
+    """Random weights of a type, whole blocks, to be repeated. Besides I2_S and PQ2_0 of llama.cpp: F16, Q4_0, Q2_0, TQ1_0, TQ2_0."""
     generator = np.random.default_rng(1)
     if kind is TensorType.PQ2_0:
         return _pq2_0_pool(generator)
@@ -123,7 +123,12 @@ def _pool(kind: TensorType) -> NDArray[np.uint8]:
     if kind is TensorType.F16:
         values = generator.standard_normal(POOL // 2, np.float32) * np.float32(SCALE)
         return values.astype(np.float16).view(np.uint8)
-    block = {TensorType.Q4_0: (18, 0, 256), TensorType.TQ1_0: (54, 52, 243), TensorType.TQ2_0: (66, 64, 256)}[kind]
+    block = {
+        TensorType.Q4_0: (18, 0, 256),
+        TensorType.Q2_0: (18, 0, 256),
+        TensorType.TQ1_0: (54, 52, 243),
+        TensorType.TQ2_0: (66, 64, 256),
+    }[kind]
     return _blocks(generator, POOL // block[0], *block)
 
 
@@ -161,10 +166,10 @@ def _head(shape: Shape) -> Producer:
 def write_shape(path: Path, shape: Shape, name: str, activation: str = "relu2", kind: TensorType = TensorType.I2_S) -> int:
     """Write a model with random weights; returns its bytes. activation: of the hidden units, `relu2` or `silu`; Qwen3 has its own.
 
-    kind: I2_S is for `bitnet`, and means PQ2_0 in a shape with groups; F16, Q4_0, TQ1_0 and TQ2_0 are for llama.cpp, whose architecture
-    `bitnet` has SiLU.
+    kind: I2_S is for `bitnet`, and means PQ2_0 in a shape with groups; the others of `_pool` are for llama.cpp, whose architecture `bitnet`
+    has SiLU.
     """
-    if shape.groups:
+    if shape.groups and kind is TensorType.I2_S:
         kind = TensorType.PQ2_0
     pool, tail = _pool(kind), i2_s.TAIL if kind is TensorType.I2_S else 0
 
@@ -187,13 +192,14 @@ def write_model(
     projections: tuple[TensorType, Callable[[int, str, int, int], Producer]],
     keys: Mapping[str, str | int | float],
 ) -> int:
-    """Write a model of a shape, without a vocabulary; returns its bytes. Its architecture is that of who reads the projections' type.
+    """Write a model of a shape, without a vocabulary; returns its bytes. Its architecture is Qwen3's if it has groups, else that of who
+    reads the projections' type.
 
     head: type and what makes it; projections: type, and a function of seed, name, rows and cols that gives what makes one; keys: more
     metadata, named without the architecture, and a vocabulary (`tokenizer.`) if there is to be one.
     """
-    arch = {TensorType.I2_S: "bitnet-b1.58", TensorType.PQ2_0: "qwen3"}.get(projections[0], "bitnet")
-    norms = EVERY, HEAD_NORMS if arch == "qwen3" else SUB_NORMS
+    arch = "qwen3" if shape.groups else "bitnet-b1.58" if projections[0] is TensorType.I2_S else "bitnet"
+    norms = EVERY, HEAD_NORMS if shape.groups else SUB_NORMS
     tensors = [
         OutputTensor("token_embd.weight", head[0], (shape.vocab, shape.hidden), head[1]),
         OutputTensor("output_norm.weight", TensorType.F32, (shape.hidden,), functools.partial(np.ones, shape.hidden, np.float32)),
