@@ -95,7 +95,7 @@ def target() -> Target:
 def of_this_platform() -> list[str]:
     """Sets that some CPU of this kind runs, fastest first."""
     arm = platform.machine().lower() in ("aarch64", "arm64")
-    return [name for name, needed in REQUIRED_FEATURES.items() if not needed or ("neon" in needed) is arm]
+    return [name for name, needed in REQUIRED_FEATURES.items() if not needed or arm is bool(needed & {"neon"})]
 
 
 def supported(features: frozenset[str]) -> list[str]:
