@@ -88,14 +88,14 @@ class Target(NamedTuple):
 def target() -> Target:
     """That of the set of this process: any CPU that runs it. The portable set takes the second level of x86-64 where this CPU has that."""
     name = chosen()
-    features = REQUIRED_FEATURES[name] or (_LEVEL_2 if _LEVEL_2 <= cpu_features() else frozenset())
+    features = REQUIRED_FEATURES[name] or (_LEVEL_2 if cpu_features() >= _LEVEL_2 else frozenset())
     return Target("x86-64" if platform.machine().lower() in ("x86_64", "amd64") else "generic", tuple(sorted(features)))
 
 
 def of_this_platform() -> list[str]:
     """Sets that some CPU of this kind runs, fastest first."""
     arm = platform.machine().lower() in ("aarch64", "arm64")
-    return [name for name, needed in REQUIRED_FEATURES.items() if not needed or arm is bool(needed & {"neon"})]
+    return [name for name, needed in REQUIRED_FEATURES.items() if not needed or ("neon" in needed) is arm]
 
 
 def supported(features: frozenset[str]) -> list[str]:
