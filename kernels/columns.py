@@ -17,7 +17,7 @@ from .simd.vectors import I32, Vector
 WIDTH = selected.WIDTH
 LANES = WIDTH // 4
 BLOCK = 4 * WIDTH  # output rows of one register of packed bytes
-CHUNK = 64  # columns whose bytes for all rows are read before the next ones: 40 KB at 2,560 rows, prefetched 64 ahead
+CHUNK_COLUMNS = 64  # columns whose bytes for all rows are read before the next ones: 40 KB at 2,560 rows, prefetched 64 ahead
 Sums = Vector(I32, LANES)
 load, prefetch, store = selected.load, vectors.prefetch, vectors.storer(Sums)
 load_sums = vectors.loader(Sums)
@@ -109,14 +109,14 @@ def _store_four(sums, at, a, b, c, d):
 def add_columns(columns, at, length, active, words, begin, end, last, sums, place):
     """sums[place : place + BLOCK] += code sums of BLOCK output rows with active[begin : end]; column k begins at columns[at + k * length].
 
-    The columns CHUNK further on, up to the one at `last`, are prefetched.
+    The columns CHUNK_COLUMNS further on, up to the one at `last`, are prefetched.
     """
     a0, a1, a2, a3 = _load_four(sums, place)
     b0, b1, b2, b3 = _load_four(sums, place + WIDTH)
     c0, c1, c2, c3 = _load_four(sums, place + 2 * WIDTH)
     d0, d1, d2, d3 = _load_four(sums, place + 3 * WIDTH)
     for i in range(begin, end, 4):
-        j = min(i + CHUNK, last)
+        j = min(i + CHUNK_COLUMNS, last)
         prefetch(columns, at + active[j] * length)
         prefetch(columns, at + active[j + 1] * length)
         prefetch(columns, at + active[j + 2] * length)
@@ -145,9 +145,11 @@ def matvec_by_columns(columns, at, rows, code_sum, scale, out, active, words, su
     length, final = (rows + BLOCK - 1) // BLOCK * WIDTH, (count + 3) // 4 * 4 - 4
     for i in range(first * BLOCK, last * BLOCK):
         sums[i] = 0
-    for begin in range(0, count, CHUNK):
+    for begin in range(0, count, CHUNK_COLUMNS):
         for block in range(first, last):
-            add_columns(columns, at + block * WIDTH, length, active, words, begin, min(begin + CHUNK, count), final, sums, block * BLOCK)
+            add_columns(
+                columns, at + block * WIDTH, length, active, words, begin, min(begin + CHUNK_COLUMNS, count), final, sums, block * BLOCK
+            )
     for block in range(first, last):
         for field in range(4):
             start = block * BLOCK + field * WIDTH

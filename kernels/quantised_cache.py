@@ -11,7 +11,7 @@ from .simd.vectors import flattened
 value_bits = cached.value_bits
 _ROWS, _QUERY_BITS = np.int64(ROWS), np.int64(4)
 # Keeps 1 / step finite where all numbers are zero. Far below what matters: norms follow only after sums over all heads.
-SMALLEST = np.float32(1e-30)
+SMALLEST_SCALE = np.float32(1e-30)
 
 
 @kernel
@@ -26,7 +26,7 @@ def _codes(x, dim, bits):
     """x[:dim] float32 -> its codes, unsigned ones for 4 and 3 bits, in place, as whole floats; returns the step's upper half."""
     middle = np.float32(0.0) if bits == 8 else np.float32((1 << bits) - 1) / np.float32(2.0)
     largest = np.float32(127.0) if bits == 8 else middle
-    half = step_bits(largest_magnitude(x, dim, SMALLEST) / largest)
+    half = step_bits(largest_magnitude(x, dim, SMALLEST_SCALE) / largest)
     inverse = np.float32(1.0) / np.int32(half << 16).view(np.float32)
     for d in range(dim):
         x[d] = np.rint(x[d] * inverse + middle)  # in range: the step was rounded up

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from bitnet_cli.gguf_file.reader import open_gguf
 from bitnet_cli.model.engine import Engine, Row
-from bitnet_cli.model.generate import Plan, Timings, generate
+from bitnet_cli.model.generate import TextPlan, Timings, generate
 from bitnet_cli.model.names import find
 from bitnet_cli.model.opening import OpenModel, Options, open_model, prompt_ids
 from bitnet_cli.model.sampler import Sampler, Sampling
@@ -49,7 +49,7 @@ def texts(opened: OpenModel, text: str, tokens: int, sampling: Sampling, rounds:
         for size in rates:
             opened.engine.pages.forget()
             t = Timings()
-            for _token in generate(opened.scheduler, ids, Sampler(sampling), Plan(tokens, draft=size), t):
+            for _token in generate(opened.scheduler, ids, Sampler(sampling), TextPlan(tokens, draft=size), t):
                 pass
             rates[size].append(t.decode_rate)
     without, with_lookup = (statistics.median(rates[size]) for size in rates)

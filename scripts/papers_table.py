@@ -54,11 +54,11 @@ OURS = {"bitnet, same work": ("silu", 0), "bitnet run": ("relu2", 40)}  # title 
 def run_ours(model: Path, whole: int, activation: str, top: int, threads: int, tokens: int) -> float:
     """Decode tokens/s of our engine on a file of `whole` layers or fewer. activation: of hidden units, whatever the file says."""
     from bitnet_cli.commands.bench.command import Choices, Run
-    from bitnet_cli.commands.bench.plan import Plan, Setup, Trial
+    from bitnet_cli.commands.bench.plan import BenchPlan, Setup, Trial
     from bitnet_cli.commands.bench.project import Layers
     from bitnet_cli.commands.bench.rows import Power
 
-    plan = Plan([Setup(threads, "f16", "auto", "auto")], [Trial(0, tokens, 0, top)], 1, True)
+    plan = BenchPlan([Setup(threads, "f16", "auto", "auto")], [Trial(0, tokens, 0, top)], 1, True)
     run = Run(plan, Choices(1, True, "json", None, None, Power(), True), 1)
     with open_gguf(model) as file:
         arch = file.require_str("general.architecture")

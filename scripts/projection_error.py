@@ -23,20 +23,20 @@ from bitnet_cli.commands.bench.shapes import SHAPES, write_shape
 def samples(name: str, files: list[Path], threads: int, rounds: int, prompt: int, tokens: int) -> dict[str, list[list[float]]]:
     """Test -> tokens/s of the full file and of the projection from the other, one figure a round each."""
     from bitnet_cli.commands.bench.measure import Result, Runner, token_ids
-    from bitnet_cli.commands.bench.plan import Plan, Setup, Trial
+    from bitnet_cli.commands.bench.plan import BenchPlan, Setup, Trial
     from bitnet_cli.gguf_file.reader import open_gguf
     from bitnet_cli.machine.energy import Meter
     from bitnet_cli.model.config import read_config
-    from bitnet_cli.model.engine import CHUNK, Engine
+    from bitnet_cli.model.engine import CHUNK_TOKENS, Engine
     from bitnet_cli.model.sequence import Sequence
 
     trials = [Trial(prompt, 0, 0, 40), Trial(0, tokens, 0, 40), Trial(0, tokens, 1024, 40)]
-    plan = Plan([Setup(threads, "f16", "auto", "auto")], trials, 1, True)
+    plan = BenchPlan([Setup(threads, "f16", "auto", "auto")], trials, 1, True)
     runners = []
     for path in files:
         file = open_gguf(path)
-        decoder = Sequence(Engine(file, context=plan.context + CHUNK, threads=threads, cache_type="f16"))
-        ids, _ = token_ids(file, decoder.engine.config.vocab, plan.context + CHUNK)
+        decoder = Sequence(Engine(file, context=plan.context + CHUNK_TOKENS, threads=threads, cache_type="f16"))
+        ids, _ = token_ids(file, decoder.engine.config.vocab, plan.context + CHUNK_TOKENS)
         runners.append(Runner(decoder, ids, Meter(), Layers(read_config(file).layers, SHAPES[name].layers)))
         runners[-1].warm_up(plan)
     results = [[Result(trial) for trial in trials] for _ in runners]

@@ -6,7 +6,7 @@ Each decision is a note for the user.
 import dataclasses
 from collections.abc import Collection
 
-from bitnet_cli.checkpoint.config import ModelConfig
+from bitnet_cli.checkpoint.config import FolderConfig
 from bitnet_cli.errors import UnsupportedError
 
 HEAD = "lm_head.weight"
@@ -15,12 +15,12 @@ SUB_NORMS = ("attn_sub_norm", "ffn_sub_norm")
 WITHOUT_SUB_NORMS = {"relu2": "bitnet-b1.58", "silu": "llama"}
 
 
-def as_stored(config: ModelConfig, names: Collection[str]) -> ModelConfig:
+def as_stored(config: FolderConfig, names: Collection[str]) -> FolderConfig:
     """`config` of a folder with tensors of these names. UnsupportedError where it says that there are no sub-norms, and there are."""
     return _head(_sub_norms(config, names), names)
 
 
-def _head(config: ModelConfig, names: Collection[str]) -> ModelConfig:
+def _head(config: FolderConfig, names: Collection[str]) -> FolderConfig:
     if config.tied is not None:
         return config
     tied = HEAD not in names
@@ -28,7 +28,7 @@ def _head(config: ModelConfig, names: Collection[str]) -> ModelConfig:
     return dataclasses.replace(config, tied=tied, notes=(*config.notes, *told))
 
 
-def _sub_norms(config: ModelConfig, names: Collection[str]) -> ModelConfig:
+def _sub_norms(config: FolderConfig, names: Collection[str]) -> FolderConfig:
     family = config.family
     sources = tuple(f"{source}.weight" for source, target in family.layer.items() if target in SUB_NORMS)
     if not sources or config.use_sub_norms:

@@ -11,7 +11,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from bitnet_cli.checkpoint.stored import CHUNK, StoredTensor
+from bitnet_cli.checkpoint.stored import CHUNK_ELEMENTS, StoredTensor
 from bitnet_cli.errors import BadFileError, UnsupportedError
 from bitnet_cli.ternary import absmean
 
@@ -70,6 +70,6 @@ def round_blocks(weight: StoredTensor, group: int, block: int, rows: int) -> Ite
 
 
 def _chunks(weight: StoredTensor, rows: int) -> Iterator[NDArray[np.float32]]:
-    step = max(1, CHUNK // (weight.shape[1] * rows)) * rows
+    step = max(1, CHUNK_ELEMENTS // (weight.shape[1] * rows)) * rows
     for start in range(0, weight.shape[0], step):
         yield weight.float32(start, min(start + step, weight.shape[0]))

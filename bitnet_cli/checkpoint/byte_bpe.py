@@ -1,4 +1,4 @@
-"""tokenizer.json of a byte-level BPE tokenizer -> Vocabulary with merges and the name of its pre-tokenizer.
+"""tokenizer.json of a byte-level BPE tokenizer -> FolderVocabulary with merges and the name of its pre-tokenizer.
 
 `tokenizer.ggml.pre` names a way to cut text into words. Where the steps of the file are those of a name (text/pre_tokenizers.py), letter by
 letter, the name is written. All others are kept as they are under keys of ours, which llama.cpp does not know: it refuses such a file.
@@ -8,7 +8,7 @@ import json
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from bitnet_cli.checkpoint.vocabulary import TokenType, Vocabulary, check_text
+from bitnet_cli.checkpoint.vocabulary import FolderVocabulary, TokenType, check_text
 from bitnet_cli.errors import BadFileError, UnsupportedError
 from bitnet_cli.text.added import FLAGS
 from bitnet_cli.text.pre_tokenizers import DIGIT, DIGITS, GPT2, IGNORE_MERGES, NORMALIZER, OWN_PRE, PRE_TOKENIZERS, PUNCTUATION, STEPS, flat
@@ -23,7 +23,7 @@ def is_byte_level(data: dict[str, Any]) -> bool:
     return any(step.get("type") == "ByteLevel" for step in flat(data.get("pre_tokenizer"), "pretokenizers") or [])
 
 
-def read(path: Path, data: dict[str, Any]) -> Vocabulary:
+def read(path: Path, data: dict[str, Any]) -> FolderVocabulary:
     """`data`: the JSON of `path`.
 
     Raises BadFileError for what contradicts itself, UnsupportedError for what GGUF readers could not do as the file says.
@@ -37,7 +37,7 @@ def read(path: Path, data: dict[str, Any]) -> Vocabulary:
             raise UnsupportedError(f"{path}: model.{key}: {str(model[key])[:40]!r} is not supported")
     tokens, types = read_tokens(path, model.get("vocab"), data.get("added_tokens") or [])
     check_text(path, tokens)
-    vocabulary = Vocabulary(path, "gpt2", tokens, types)
+    vocabulary = FolderVocabulary(path, "gpt2", tokens, types)
     merges = read_merges(path, model.get("merges"), vocabulary)
     # Only with ignore_merges can a text give these, so without it a name that implies it must not be written if there are any.
     made = {merge.replace(" ", "", 1) for merge in merges}
@@ -185,7 +185,7 @@ def added_flags(added: Any, normalized: bool) -> dict[str, list[int]]:
     return {key: ids for key, ids in found.items() if ids}
 
 
-def read_merges(path: Path, merges: Any, vocabulary: Vocabulary) -> list[str]:
+def read_merges(path: Path, merges: Any, vocabulary: FolderVocabulary) -> list[str]:
     """Merges in rank order as "left right": files before tokenizers 0.20 write them so, later ones as [left, right]."""
     if not isinstance(merges, list):
         raise BadFileError(path, "model.merges", "expected a list")
@@ -202,7 +202,7 @@ def read_merges(path: Path, merges: Any, vocabulary: Vocabulary) -> list[str]:
     return result
 
 
-def added_ends(post_processor: Any, vocabulary: Vocabulary) -> tuple[bool, int | None]:
+def added_ends(post_processor: Any, vocabulary: FolderVocabulary) -> tuple[bool, int | None]:
     """Whether the template for one text starts with a special token, and the one that it ends with (embedding models: Qwen3-Embedding).
 
     The first is said even where it is not so: readers of `llama-bpe` add BOS by default.

@@ -1,4 +1,4 @@
-"""config.json -> ModelConfig: the numbers of a model, each checked against a range before anything is read or allocated."""
+"""config.json -> FolderConfig: the numbers of a model, each checked against a range before anything is read or allocated."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,7 +25,7 @@ class Quantization:
 
 
 @dataclass(frozen=True)
-class ModelConfig:
+class FolderConfig:
     family: Family
     path: Path
     vocab_size: int
@@ -50,7 +50,7 @@ class ModelConfig:
     notes: tuple[str, ...] = ()  # what was taken for granted, a sentence each
 
 
-def read_config(folder: Path) -> ModelConfig:
+def read_config(folder: Path) -> FolderConfig:
     """Raises BadFileError for a value out of range, UnsupportedError for a model or a feature that is not handled."""
     path = folder / "config.json"
     fields = _Fields(path, read_object(path, 4 * MEGABYTE))
@@ -74,7 +74,7 @@ def read_config(folder: Path) -> ModelConfig:
     layers = fields.integer("num_hidden_layers", 1, 1 << 12)
     refuse_switches(fields, neutral_sizes(hidden, layers, head_dim, family))
     vocab_size = fields.integer("vocab_size", 1, 1 << 24)
-    return ModelConfig(
+    return FolderConfig(
         family=family,
         path=path,
         vocab_size=vocab_size,
@@ -222,7 +222,7 @@ def _activations(section: _Fields) -> tuple[str | None, float]:
     return scheme, section.number("top_k", 1e-6, 1.0, TOP_K)
 
 
-def is_skipped(module: str, config: ModelConfig) -> bool:
+def is_skipped(module: str, config: FolderConfig) -> bool:
     """Whether `modules_to_not_convert` keeps `module` (such as model.layers.0.mlp.up_proj) in float.
 
     transformers' rule: a name matches as a prefix that ends at a module boundary, or as a suffix.

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from bitnet_cli.checkpoint.vocabulary import TokenType, Vocabulary
+from bitnet_cli.checkpoint.vocabulary import FolderVocabulary, TokenType
 from bitnet_cli.errors import BitnetError
 from bitnet_cli.text.chat.jinja import JinjaTemplate
 from bitnet_cli.text.chat.templates import Message
@@ -45,7 +45,7 @@ class Template(NamedTuple):
     path: Path
 
 
-def find_ends(said: Sequence[Any], vocabulary: Vocabulary, template: Template) -> Ends:
+def find_ends(said: Sequence[Any], vocabulary: FolderVocabulary, template: Template) -> Ends:
     """said: ids from files other than the template, the most important first, as they stand there; None and -1 are none."""
     known = [i for i in said if type(i) is int and 0 <= i < len(vocabulary.tokens)]
     wrong = [i for i in said if i is not None and i != -1 and not (type(i) is int and i in known)]
@@ -69,7 +69,7 @@ def find_ends(said: Sequence[Any], vocabulary: Vocabulary, template: Template) -
     return Ends(keys | ({LISTED: ids} if without else {}), ids, notes + note)
 
 
-def _template_ends(template: Template, vocabulary: Vocabulary, known: set[int]) -> tuple[list[int], list[str]]:
+def _template_ends(template: Template, vocabulary: FolderVocabulary, known: set[int]) -> tuple[list[int], list[str]]:
     """Ids of the tokens that the template ends an assistant's message with, and a note where it cannot be rendered."""
     source = template.source
     if source is None:

@@ -18,7 +18,7 @@ from enum import Enum
 import numpy as np
 from numpy.typing import NDArray
 
-from bitnet_cli.checkpoint.stored import CHUNK, StoredTensor
+from bitnet_cli.checkpoint.stored import CHUNK_ELEMENTS, StoredTensor
 from bitnet_cli.errors import BadFileError, UnsupportedError
 from bitnet_cli.ternary import absmean, hf_packed
 from bitnet_cli.ternary.layouts import exact_signs
@@ -158,7 +158,7 @@ def _any_chunks(weight: StoredTensor) -> Iterator[NDArray[np.float32] | NDArray[
     if weight.is_float:
         yield from weight.float32_chunks()
         return
-    step = max(1, CHUNK // weight.shape[1])
+    step = max(1, CHUNK_ELEMENTS // weight.shape[1])
     for start in range(0, weight.shape[0], step):
         yield weight.stored(start, min(start + step, weight.shape[0]))
 
@@ -168,7 +168,7 @@ def _unpacked(weight: StoredTensor) -> Iterator[NDArray[np.int8]]:
     packed = weight.stored()
     if hf_packed.has_code_3(packed):
         raise BadFileError(weight.path, weight.name, "a 2-bit code is 3; only 0, 1 and 2 mean a ternary value")
-    step = max(1, CHUNK // packed.shape[1])
+    step = max(1, CHUNK_ELEMENTS // packed.shape[1])
     for block in range(4):
         for start in range(0, len(packed), step):
             yield hf_packed.unpack_block(packed[start : start + step], block)

@@ -11,7 +11,7 @@ from pathlib import Path
 from bitnet_cli.activations import FLOAT, INT8
 from bitnet_cli.checkpoint.as_stored import as_stored
 from bitnet_cli.checkpoint.blocks import Rows, Table, read_blocks, round_blocks, table_of
-from bitnet_cli.checkpoint.config import ModelConfig, is_skipped, read_config
+from bitnet_cli.checkpoint.config import FolderConfig, is_skipped, read_config
 from bitnet_cli.checkpoint.families import IGNORED, with_input_norms
 from bitnet_cli.checkpoint.flavours import BY_BLOCK, Flavour, has_one_scale, is_packed, looks_ternary
 from bitnet_cli.checkpoint.packing import FINEST, scale_table
@@ -46,7 +46,7 @@ class Checkpoint:
     """GGUF names, without `.weight`, in the order of the written file: embedding, layers, final norm, head."""
 
     folder: Path
-    config: ModelConfig
+    config: FolderConfig
     flavour: Flavour
     dense: dict[str, StoredTensor]  # token_embd, output: (vocab_size, hidden)
     norms: dict[str, StoredTensor]  # and biases: 1-dimensional
@@ -106,12 +106,12 @@ def open_checkpoint(
     return checkpoint
 
 
-def _scheme(config: ModelConfig, flavour: Flavour) -> str:
+def _scheme(config: FolderConfig, flavour: Flavour) -> str:
     said = config.quantization.activation_type if config.quantization else None
     return said or (FLOAT if flavour is Flavour.SEVERAL else INT8)
 
 
-def _source_names(config: ModelConfig, tensors: dict[str, StoredTensor]) -> dict[str, str]:
+def _source_names(config: FolderConfig, tensors: dict[str, StoredTensor]) -> dict[str, str]:
     """Checkpoint name -> GGUF name without `.weight`, in file order."""
     layer, prefix = config.family.layer, "model."
     if config.family.base and "model.embed_tokens.weight" not in tensors:
@@ -127,7 +127,7 @@ def _source_names(config: ModelConfig, tensors: dict[str, StoredTensor]) -> dict
     return names
 
 
-def _is_master(config: ModelConfig, order: tuple[str, ...]) -> bool:
+def _is_master(config: FolderConfig, order: tuple[str, ...]) -> bool:
     """Whether the family, or norms that only BitNet models have, say that float weights are master weights."""
     return config.family.float_is_master or any(target.endswith("_norm_in") for target in order)
 
@@ -136,7 +136,7 @@ def _kind(target: str) -> str:
     return target.split(".", 2)[-1]
 
 
-def _refuse_extra(tensors: dict[str, StoredTensor], names: dict[str, str], config: ModelConfig) -> None:
+def _refuse_extra(tensors: dict[str, StoredTensor], names: dict[str, str], config: FolderConfig) -> None:
     """A tensor that nothing below reads would be arithmetic left out: biases, norms inside projections, more layers than the config's."""
     known = set(names) | {f"{name}_scale" for name, target in names.items() if _kind(target) in PROJECTIONS}
     if config.tied:
@@ -148,7 +148,7 @@ def _refuse_extra(tensors: dict[str, StoredTensor], names: dict[str, str], confi
             raise UnsupportedError(f"{tensors[name].path}: {name}: {reason} ({config.family.architecture}, {config.layers} layers)")
 
 
-def _flavour(tensors: dict[str, StoredTensor], names: dict[str, str], config: ModelConfig, float_is_master: bool) -> Flavour:
+def _flavour(tensors: dict[str, StoredTensor], names: dict[str, str], config: FolderConfig, float_is_master: bool) -> Flavour:
     """From the config and the first projection that is not skipped; `_place` then holds every other projection to it."""
     name = next((n for n, t in names.items() if _kind(t) in PROJECTIONS and not _skipped(n, config)), None)
     if name is None:
@@ -178,7 +178,7 @@ def _flavour(tensors: dict[str, StoredTensor], names: dict[str, str], config: Mo
     )
 
 
-def _dequantised(tensors: dict[str, StoredTensor], names: dict[str, str], config: ModelConfig) -> Flavour:
+def _dequantised(tensors: dict[str, StoredTensor], names: dict[str, str], config: FolderConfig) -> Flavour:
     """One scale a tensor, a row, or a block: what all projections have. Those of one scale are read whole, 4 GB in some seconds.
 
     Scales of blocks that differ by row alone or by column alone are shares of a matrix (TriLM), others are scales of groups (Bonsai).
@@ -197,7 +197,7 @@ def _dequantised(tensors: dict[str, StoredTensor], names: dict[str, str], config
     return Flavour.SEVERAL
 
 
-def _skipped(name: str, config: ModelConfig) -> bool:
+def _skipped(name: str, config: FolderConfig) -> bool:
     return is_skipped(name.removesuffix(".weight"), config)
 
 
@@ -218,7 +218,7 @@ def _place(checkpoint: Checkpoint, name: str, target: str, tensors: dict[str, St
     checkpoint.dense[target] = weight
 
 
-def _head_is_float(config: ModelConfig) -> bool:
+def _head_is_float(config: FolderConfig) -> bool:
     """transformers leaves the head alone when modules_to_not_convert is null; when it is a list, even an empty one, only what it names."""
     return config.quantization is None or config.quantization.skipped is None or is_skipped("lm_head", config)
 

@@ -20,7 +20,7 @@ from bitnet_cli.checkpoint.blocks import Blocks, read_blocks
 from bitnet_cli.checkpoint.flavours import Flavour, TernaryWeight, has_one_scale, looks_ternary, read_ternary
 from bitnet_cli.checkpoint.packing import block_tensor, scale_table, ternary_tensors
 from bitnet_cli.checkpoint.rows import RowWeight, row_tensors
-from bitnet_cli.checkpoint.stored import CHUNK, OpenFile, PartedFile, StoredTensor
+from bitnet_cli.checkpoint.stored import CHUNK_ELEMENTS, OpenFile, PartedFile, StoredTensor
 from bitnet_cli.errors import BadFileError, UnsupportedError, UsageError
 from bitnet_cli.gguf_file.dequantise import FLOATS, READABLE, rows_as_float32
 from bitnet_cli.gguf_file.reader import TensorInfo, open_gguf
@@ -54,7 +54,7 @@ class QuantisedTensor(NamedTuple):
     def float32_chunks(self) -> Iterator[NDArray[np.float32]]:
         """All rows, about 4 MB at a time."""
         cols, rows = self.shape[-1], math.prod(self.shape[:-1])
-        size, step = row_bytes(self.info.type, cols), max(1, CHUNK // cols)
+        size, step = row_bytes(self.info.type, cols), max(1, CHUNK_ELEMENTS // cols)
         for start in range(0, rows, step):
             raw = self.file.read(self.info.offset + start * size, min(step, rows - start) * size)
             yield rows_as_float32(self.info.type, raw, cols)

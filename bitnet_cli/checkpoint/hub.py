@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from bitnet_cli.checkpoint.config import ModelConfig, read_config
+from bitnet_cli.checkpoint.config import FolderConfig, read_config
 from bitnet_cli.checkpoint.digests import CONFIG, INDEX, SINGLE, check_announced
 from bitnet_cli.checkpoint.hub_answers import COMMIT, METADATA_SECONDS, checked_commit, checked_revision, checked_sizes, guard
 from bitnet_cli.checkpoint.hub_bar import bar_options
@@ -127,7 +127,7 @@ class Repository:
         self._digests = {name: digest for name, (_, digest) in files.items() if digest}
         return commit, files
 
-    def config(self, listing: Listing) -> ModelConfig:
+    def config(self, listing: Listing) -> FolderConfig:
         """config.json, downloaded if need be. Raises as `read_config` does for a model that cannot be converted."""
         return read_config(self._download(CONFIG, listing.commit).parent)
 

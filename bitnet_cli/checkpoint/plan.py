@@ -1,6 +1,6 @@
 """What a conversion will do, known before it begins: for `convert --dry-run`. No weights are read, no file is written.
 
-In: an open checkpoint and the tensors and metadata that a writer would get. Out: `Plan`, plain values for a report or for JSON.
+In: an open checkpoint and the tensors and metadata that a writer would get. Out: `ConversionPlan`, plain values for a report or for JSON.
 """
 
 from collections import Counter
@@ -37,7 +37,7 @@ class Loss:
 
 
 @dataclass(frozen=True)
-class Plan:
+class ConversionPlan:
     family: str  # `architectures` of config.json
     architecture: str  # general.architecture
     activation: str
@@ -50,7 +50,7 @@ class Plan:
     losses: tuple[Loss, ...]
 
 
-def make_plan(checkpoint: Checkpoint, architecture: str, metadata: Mapping[str, Any], tensors: Sequence[OutputTensor]) -> Plan:
+def make_plan(checkpoint: Checkpoint, architecture: str, metadata: Mapping[str, Any], tensors: Sequence[OutputTensor]) -> ConversionPlan:
     """`metadata`, `tensors`: exactly what `write_gguf` would get."""
     stored = checkpoint.dense | checkpoint.norms | {name: p.weight for name, p in checkpoint.projections.items()}
     ternary = {name for name, p in checkpoint.projections.items() if p.flavour is not None}
@@ -71,7 +71,7 @@ def make_plan(checkpoint: Checkpoint, architecture: str, metadata: Mapping[str, 
     for name in checkpoint.dropped:
         reason = "left out: a tied head is the embedding" if name == "lm_head.weight" else "left out: every runtime computes it"
         found.setdefault(("", None, reason), []).append(name)
-    return Plan(
+    return ConversionPlan(
         family=checkpoint.config.family.architecture,
         architecture=architecture,
         activation=checkpoint.config.activation,

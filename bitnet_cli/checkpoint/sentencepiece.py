@@ -1,4 +1,4 @@
-"""tokenizer.model of SentencePiece -> Vocabulary with scores.
+"""tokenizer.model of SentencePiece -> FolderVocabulary with scores.
 
 The file is a protocol buffer (sentencepiece_model.proto). Four of its fields are needed, so it is read here: the sentencepiece package
 does not tell user-defined pieces, nor the kind of model.
@@ -16,7 +16,7 @@ from typing import Any
 from bitnet_cli.checkpoint.byte_bpe import added_flags
 from bitnet_cli.checkpoint.spaced_bpe import add_spaces
 from bitnet_cli.checkpoint.strict_json import MEGABYTE, read_bytes
-from bitnet_cli.checkpoint.vocabulary import TokenType, Vocabulary, check_text
+from bitnet_cli.checkpoint.vocabulary import FolderVocabulary, TokenType, check_text
 from bitnet_cli.errors import BadFileError, UnsupportedError
 from bitnet_cli.text.pre_tokenizers import STEPS
 from bitnet_cli.text.spaces import SPACE
@@ -25,7 +25,7 @@ from bitnet_cli.text.vocabulary import UNUSED_SCORE, unused_name
 VARINT, FIXED64, BYTES, FIXED32 = 0, 1, 2, 5  # wire types
 
 
-def read(path: Path, settings: dict[str, Any], added: dict[str, Any]) -> Vocabulary:
+def read(path: Path, settings: dict[str, Any], added: dict[str, Any]) -> FolderVocabulary:
     """`settings`: tokenizer_config.json; `added`: added_tokens.json. Both may bring tokens beyond the pieces."""
     tokens: list[str] = []
     types: list[int] = []
@@ -55,7 +55,7 @@ def read(path: Path, settings: dict[str, Any], added: dict[str, Any]) -> Vocabul
     _add_tokens(path, settings, added, tokens, types, scores)
     check_text(path, tokens)
     extra = {"scores": scores, "add_space_prefix": bool(normalizer.get(3, 1))}
-    vocabulary = Vocabulary(path, "llama", tokens, types, adds_bos=True, unknown=unknown, extra=extra)
+    vocabulary = FolderVocabulary(path, "llama", tokens, types, adds_bos=True, unknown=unknown, extra=extra)
     if extra["add_space_prefix"] and settings.get("legacy") is False:  # transformers: a space before the first stretch of text only
         add_spaces(vocabulary, None, {"type": "Metaspace", "replacement": SPACE, "prepend_scheme": "first", "split": False})
     vocabulary.own |= added_flags(_decoder_entries(settings), normalized=STEPS not in vocabulary.own and bool(normalizer.get(3, 1)))

@@ -1,4 +1,4 @@
-"""tokenizer.json of a SentencePiece BPE vocabulary (Gemma, Llama 2) -> Vocabulary with scores, where there is no tokenizer.model.
+"""tokenizer.json of a SentencePiece BPE vocabulary (Gemma, Llama 2) -> FolderVocabulary with scores, where there is no tokenizer.model.
 
 transformers turns such a vocabulary into BPE over characters, with spaces as `▁` and bytes for characters that it lacks. Merges stand in
 the order of SentencePiece's scores, so minus the rank of the first merge that makes a token is a score again (microsoft/BitNet,
@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from bitnet_cli.checkpoint.byte_bpe import added_flags, is_byte_level, read_merges, read_tokens
-from bitnet_cli.checkpoint.vocabulary import TokenType, Vocabulary, check_text
+from bitnet_cli.checkpoint.vocabulary import FolderVocabulary, TokenType, check_text
 from bitnet_cli.errors import BadFileError, UnsupportedError
 from bitnet_cli.text.pre_tokenizers import IGNORE_MERGES, NORMALIZER, STEPS
 from bitnet_cli.text.spaces import Spaces, spaces_of
@@ -27,7 +27,7 @@ def is_spaced(data: dict[str, Any]) -> bool:
     return model.get("byte_fallback") is True and not is_byte_level(data)
 
 
-def read(path: Path, data: dict[str, Any], settings: dict[str, Any]) -> Vocabulary:
+def read(path: Path, data: dict[str, Any], settings: dict[str, Any]) -> FolderVocabulary:
     """`data`: the JSON of `path`; `settings`: tokenizer_config.json.
 
     Raises BadFileError for what contradicts itself, UnsupportedError for what is done to text and readers of `llama` do not do.
@@ -41,7 +41,7 @@ def read(path: Path, data: dict[str, Any], settings: dict[str, Any]) -> Vocabula
     added = data.get("added_tokens") or []
     tokens, types = read_tokens(path, model.get("vocab"), added)
     check_text(path, tokens)
-    vocabulary = Vocabulary(path, "llama", tokens, types)
+    vocabulary = FolderVocabulary(path, "llama", tokens, types)
     vocabulary.adds_bos = True
     merges = read_merges(path, model.get("merges"), vocabulary)
     vocabulary.unknown = _unknown(path, model, settings, vocabulary)
@@ -61,7 +61,7 @@ def read(path: Path, data: dict[str, Any], settings: dict[str, Any]) -> Vocabula
     return vocabulary
 
 
-def add_spaces(vocabulary: Vocabulary, normalizer: Any, pre_tokenizer: Any) -> None:
+def add_spaces(vocabulary: FolderVocabulary, normalizer: Any, pre_tokenizer: Any) -> None:
     """Adds to the keys where spaces go, by the values in a tokenizer.json: under GGUF's key, and under ours where that cannot say it."""
     spaces = spaces_of(normalizer, pre_tokenizer, str(vocabulary.path))
     vocabulary.extra["add_space_prefix"] = spaces.adds_prefix
@@ -70,7 +70,7 @@ def add_spaces(vocabulary: Vocabulary, normalizer: Any, pre_tokenizer: Any) -> N
         vocabulary.notes.append("spaces as Metaspace writes them: llama.cpp puts one before every stretch of text between added tokens")
 
 
-def replace_spaces(vocabulary: Vocabulary, data: dict[str, Any]) -> None:
+def replace_spaces(vocabulary: FolderVocabulary, data: dict[str, Any]) -> None:
     """Where spaces go, and the flags of added tokens, by a tokenizer.json beside the tokenizer.model that the rest came from. One that does
     more to text than spaces is passed over: the pieces say what their model was trained with."""
     try:
@@ -83,7 +83,7 @@ def replace_spaces(vocabulary: Vocabulary, data: dict[str, Any]) -> None:
     vocabulary.own |= added_flags([e for e in added if 0 <= e["id"] < len(vocabulary.tokens)], normalized=spaces.prepend)
 
 
-def _unknown(path: Path, model: dict[str, Any], settings: dict[str, Any], vocabulary: Vocabulary) -> int | None:
+def _unknown(path: Path, model: dict[str, Any], settings: dict[str, Any], vocabulary: FolderVocabulary) -> int | None:
     """The token for what cannot be expressed; transformers 5 writes null in the model and its name in tokenizer_config.json."""
     name = model.get("unk_token")
     if name is not None:
@@ -96,7 +96,7 @@ def _unknown(path: Path, model: dict[str, Any], settings: dict[str, Any], vocabu
     return vocabulary.find(name if isinstance(name, str) else "<unk>")
 
 
-def _scores(vocabulary: Vocabulary, merges: list[str]) -> tuple[list[float], bool]:
+def _scores(vocabulary: FolderVocabulary, merges: list[str]) -> tuple[list[float], bool]:
     """Minus the rank of the first merge that makes a token, and whether that says all that the merges say: readers of scores put any two
     neighbours together that make a token, so all such pairs must be merges, and those of one token beside each other.
 

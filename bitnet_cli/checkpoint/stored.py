@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from bitnet_cli.errors import BadFileError, BitnetError, UnsupportedError
 
-CHUNK = 1 << 20  # elements read at once: 4 MB as float32, so both passes of absmean stay in the L2/L3 cache
+CHUNK_ELEMENTS = 1 << 20  # elements read at once: 4 MB as float32, so both passes of absmean stay in the L2/L3 cache
 
 READ = {"F64": "<f8", "F32": "<f4", "F16": "<f2", "BF16": "<u2", "U8": "u1", "I8": "i1"}
 FLOATS = ("F64", "F32", "F16", "BF16")
@@ -119,7 +119,7 @@ class StoredTensor:
     def float32_chunks(self) -> Iterator[NDArray[np.float32]]:
         """The whole tensor as consecutive chunks of rows, about 4 MB each."""
         rows = self.shape[0] if self.shape else 1
-        step = max(1, CHUNK * rows // max(1, self.elements))
+        step = max(1, CHUNK_ELEMENTS * rows // max(1, self.elements))
         for start in range(0, rows, step):
             yield self.float32(start, min(start + step, rows))
 

@@ -20,7 +20,7 @@ from bitnet_cli.checkpoint.folder import Checkpoint, Projection
 from bitnet_cli.checkpoint.packing import FILE_TYPES, QUANTIZATION_VERSION, block_tensor, ternary_tensors
 from bitnet_cli.checkpoint.pooling import read_pooling
 from bitnet_cli.checkpoint.rows import BY_ROW, RowWeight, read_rows, row_tensors
-from bitnet_cli.checkpoint.stored import CHUNK, StoredTensor
+from bitnet_cli.checkpoint.stored import CHUNK_ELEMENTS, StoredTensor
 from bitnet_cli.gguf_file.types import TensorType
 from bitnet_cli.gguf_file.writer import OutputTensor
 from bitnet_cli.layer_table import file_name
@@ -164,7 +164,7 @@ def _side_by_side(weight: TernaryWeight, head_dim: int) -> TernaryWeight:
 
     def chunks() -> Iterator[NDArray[np.int8]]:
         values = weight.values().reshape(-1, head_dim, weight.cols)
-        step = max(1, CHUNK // (head_dim * weight.cols))
+        step = max(1, CHUNK_ELEMENTS // (head_dim * weight.cols))
         for start in range(0, len(values), step):
             part = values[start : start + step]
             yield side_by_side(part.reshape(-1, weight.cols), head_dim)

@@ -14,10 +14,10 @@ from pathlib import Path
 from typing import Any
 
 from bitnet_cli.checkpoint import byte_bpe, sentencepiece, spaced_bpe
-from bitnet_cli.checkpoint.config import ModelConfig
+from bitnet_cli.checkpoint.config import FolderConfig
 from bitnet_cli.checkpoint.ends import Ends, Template, find_ends
 from bitnet_cli.checkpoint.strict_json import MEGABYTE, read_bytes, read_object
-from bitnet_cli.checkpoint.vocabulary import Vocabulary
+from bitnet_cli.checkpoint.vocabulary import FolderVocabulary
 from bitnet_cli.errors import BadFileError
 from bitnet_cli.gguf_file.metadata import Typed, ValueType
 from bitnet_cli.text.files import decode_text
@@ -38,7 +38,7 @@ class TokenizerMetadata:
     notes: list[str] = field(default_factory=list)
 
 
-def tokenizer_metadata(folder: Path, config: ModelConfig) -> TokenizerMetadata:
+def tokenizer_metadata(folder: Path, config: FolderConfig) -> TokenizerMetadata:
     """Raises BadFileError where files are missing, damaged or disagree, UnsupportedError for a tokenizer that GGUF readers do not know."""
     settings_path = folder / "tokenizer_config.json"
     settings = read_object(settings_path) if settings_path.exists() else {}
@@ -72,7 +72,7 @@ def tokenizer_metadata(folder: Path, config: ModelConfig) -> TokenizerMetadata:
     return TokenizerMetadata(values | _template_keys(templates), [*vocabulary.notes, *ends.notes])
 
 
-def _read_vocabulary(folder: Path, settings: dict[str, Any]) -> Vocabulary:
+def _read_vocabulary(folder: Path, settings: dict[str, Any]) -> FolderVocabulary:
     fast, pieces = folder / "tokenizer.json", folder / "tokenizer.model"
     data: dict[str, Any] = {}
     if fast.exists():
@@ -90,7 +90,7 @@ def _read_vocabulary(folder: Path, settings: dict[str, Any]) -> Vocabulary:
 
 
 def _ends(
-    folder: Path, settings: dict[str, Any], vocabulary: Vocabulary, config: ModelConfig, template: str | None, bos: int | None
+    folder: Path, settings: dict[str, Any], vocabulary: FolderVocabulary, config: FolderConfig, template: str | None, bos: int | None
 ) -> Ends:
     """What ends a text. A token that every text ends with has to be the one that readers append, and they append eos."""
     generation = folder / "generation_config.json"
@@ -102,7 +102,7 @@ def _ends(
     return find_ends(said, vocabulary, Template(template, begin, end, folder))
 
 
-def _named(settings: dict[str, Any], key: str, vocabulary: Vocabulary) -> int | None:
+def _named(settings: dict[str, Any], key: str, vocabulary: FolderVocabulary) -> int | None:
     """Id of a special token that tokenizer_config.json names, as a string or as an object with `content`."""
     value = settings.get(key)
     text = value.get("content") if isinstance(value, dict) else value

@@ -10,7 +10,7 @@ import numpy as np
 
 from bitnet_cli.checkpoint.flavours import is_packed
 from bitnet_cli.checkpoint.folder import Checkpoint, Projection
-from bitnet_cli.checkpoint.stored import CHUNK, StoredTensor
+from bitnet_cli.checkpoint.stored import CHUNK_ELEMENTS, StoredTensor
 from bitnet_cli.gguf_file.uniform import BROKEN
 
 PACKED = {0x00: -1, 0x55: 0, 0xAA: 1}  # bytes of four codes that are alike
@@ -40,6 +40,6 @@ def _only_value(projection: Projection) -> float | None:
 def _parts(weight: StoredTensor) -> Iterator[tuple[int, int]]:
     """Rows [start, stop): the first one alone, then many at a time."""
     rows = weight.shape[0]
-    step = max(1, CHUNK * rows // max(1, weight.elements))
+    step = max(1, CHUNK_ELEMENTS * rows // max(1, weight.elements))
     yield 0, min(1, rows)
     yield from ((start, min(start + step, rows)) for start in range(1, rows, step))

@@ -1,4 +1,4 @@
-"""Vocabulary: the tokens of a model by id, with GGUF's token types. Filled by byte_bpe.py or sentencepiece.py."""
+"""FolderVocabulary: the tokens of a model by id, with GGUF's token types. Filled by byte_bpe.py or sentencepiece.py."""
 
 from dataclasses import dataclass, field
 from enum import IntEnum
@@ -21,7 +21,7 @@ class TokenType(IntEnum):
 
 
 @dataclass
-class Vocabulary:
+class FolderVocabulary:
     path: Path  # the file it came from
     model: str  # tokenizer.ggml.model
     tokens: list[str]

@@ -50,7 +50,7 @@ def of_published_models() -> list[Asked]:
         columns.compile_builder(weights)
         recode.compile_recoder()
         if isa.chosen() in base3_rows.SETS:
-            base3_rows.compile_builder(weights, base3_rows.Plan(((1, 1),), 0, True))
+            base3_rows.compile_builder(weights, base3_rows.Base3Plan(((1, 1),), 0, True))
         compile_for_several()
         peak.multiply_bytes(1)
         peak.multiply_floats(1)

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
-from bitnet_cli.commands.opening import Options, find_model, open_model
+from bitnet_cli.commands.loading import Options, find_model, open_model
 from bitnet_cli.commands.reporting import Reporter, lacks, say
 from bitnet_cli.errors import BitnetError, UsageError
 from bitnet_cli.gguf_file.split_names import model_name

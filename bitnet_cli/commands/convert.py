@@ -16,7 +16,7 @@ from bitnet_cli.checkpoint.folder import Checkpoint, open_checkpoint
 from bitnet_cli.checkpoint.hub import Listing, Repository, UnreachableError
 from bitnet_cli.checkpoint.hub_id import is_hub_id
 from bitnet_cli.checkpoint.packing import OUTTYPES, file_type, type_notes
-from bitnet_cli.checkpoint.plan import Plan, make_plan
+from bitnet_cli.checkpoint.plan import ConversionPlan, make_plan
 from bitnet_cli.checkpoint.rows import BY_ROW, read_rows, row_notes
 from bitnet_cli.checkpoint.to_gguf import architecture, model_metadata, model_tensors
 from bitnet_cli.checkpoint.tokenizer import tokenizer_metadata
@@ -135,7 +135,7 @@ class Conversion:
     checkpoint: Checkpoint
     metadata: dict[str, Any]
     tensors: list[OutputTensor]
-    facts: Plan
+    facts: ConversionPlan
     notes: list[str]
     warnings: list[str]
 
@@ -277,7 +277,7 @@ def _show(plan: Conversion, as_json: bool) -> None:
     row("written", "nothing: this is a dry run")
 
 
-def show_plan(plan: Plan) -> None:
+def show_plan(plan: ConversionPlan) -> None:
     """What is known of a checkpoint and its conversion, row by row."""
     rounding = f", {plan.activation_type} activations" if plan.activation_type != INT8 else ""
     row("family", f"{plan.family}, {plan.activation}{rounding}; as GGUF: {plan.architecture}")

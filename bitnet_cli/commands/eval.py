@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from bitnet_cli.api import Model
-from bitnet_cli.commands.opening import Options, open_model
+from bitnet_cli.commands.loading import Options, open_model
 from bitnet_cli.commands.reporting import Reporter, lacks, print_json, put
 from bitnet_cli.errors import UsageError
 

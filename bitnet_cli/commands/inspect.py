@@ -13,7 +13,7 @@ from typing import Any
 from bitnet_cli.activations import SCHEMES
 from bitnet_cli.checkpoint.gguf_source import GGUFSource
 from bitnet_cli.commands.convert import planned, show_plan
-from bitnet_cli.commands.opening import find_model
+from bitnet_cli.commands.loading import find_model
 from bitnet_cli.commands.reporting import WIDTH, Reporter, print_json, put, row
 from bitnet_cli.errors import BadFileError, BitnetError, printable
 from bitnet_cli.gguf_file.contents import PARTS, Checked, TensorRow, check, sample_zeros, tensor_rows

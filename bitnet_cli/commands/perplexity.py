@@ -3,7 +3,7 @@
 import time
 from pathlib import Path
 
-from bitnet_cli.commands.opening import Options, open_model
+from bitnet_cli.commands.loading import Options, open_model
 from bitnet_cli.commands.prompts import read_prompt
 from bitnet_cli.commands.reporting import Reporter, print_json, put
 from bitnet_cli.errors import UsageError

@@ -7,7 +7,7 @@ from bitnet_cli.checkpoint.gguf_source import GGUFSource
 from bitnet_cli.checkpoint.packing import FILE_TYPES, OUTTYPES, QUANTIZATION_VERSION, file_type, type_notes
 from bitnet_cli.checkpoint.rows import row_notes
 from bitnet_cli.commands.convert import EMBEDDING_TYPES
-from bitnet_cli.commands.opening import find_model
+from bitnet_cli.commands.loading import find_model
 from bitnet_cli.commands.reporting import Reporter
 from bitnet_cli.errors import UsageError
 from bitnet_cli.gguf_file.metadata import Typed, ValueType

@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from bitnet_cli.commands.chat import talk as chatting
-from bitnet_cli.commands.opening import OpenModel, Options, open_model
+from bitnet_cli.commands.loading import OpenModel, Options, open_model
 from bitnet_cli.commands.printing import Asked, Show, print_completion
 from bitnet_cli.commands.prompts import biases, document, is_there, read_grammar, read_prompt, unescaped
 from bitnet_cli.commands.reporting import Reporter, put

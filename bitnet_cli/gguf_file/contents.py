@@ -35,7 +35,7 @@ TERNARY = (
 )  # names of types, also of types that are not read
 DENSE = ("token_embd.weight", "output.weight")
 SAMPLE, RUNS = 1 << 16, 16  # bytes of a ternary tensor that are sampled, in so many runs spread over it
-CHUNK = 1 << 20  # bytes, about: a chunk and its histogram stay in the L2 cache
+CHUNK_BYTES = 1 << 20  # bytes, about: a chunk and its histogram stay in the L2 cache
 # Byte offsets, in a block, of its float16 scales and minima.
 HALVES = {
     TensorType.Q4_0: (0,),
@@ -164,8 +164,8 @@ def check(file: GGUFFile, progress: Callable[[str, int, int], None] | None = Non
                 result.zeros = Zeros(zeros.weights + weights, zeros.seen + found.seen.weights, zeros.zeros + found.seen.zeros)
         else:
             result.unchecked.append(row.name)
-            for start in range(row.offset, row.offset + row.nbytes, CHUNK):
-                digest.update(file.file_bytes()[start : min(start + CHUNK, row.offset + row.nbytes)].data)
+            for start in range(row.offset, row.offset + row.nbytes, CHUNK_BYTES):
+                digest.update(file.file_bytes()[start : min(start + CHUNK_BYTES, row.offset + row.nbytes)].data)
         result.sha256[row.name] = digest.hexdigest()
         result.problems += [f"tensor {row.name}: {problem}" for problem in problems]
         done += row.nbytes
@@ -190,7 +190,7 @@ def _check_tensor(file: GGUFFile, info: TensorInfo, update: Callable[[memoryview
     unit = counts.block_bytes(info.type, info.shape[-1])
     block = unit or BLOCKS[info.type][1]
     ternary = unit is not None and info.name not in DENSE  # an embedding may have a fourth value
-    step = max(1, CHUNK // block) * block
+    step = max(1, CHUNK_BYTES // block) * block
     invalid = infinite = 0
     first_invalid = first_infinite = 0
     for start in range(0, end, step):
@@ -207,7 +207,9 @@ def _check_tensor(file: GGUFFile, info: TensorInfo, update: Callable[[memoryview
             infinite += bad[0]
     update(raw[end:].data)
     if invalid:
-        found.problems.append(f"{invalid} codes stand for no ternary value (first in the {CHUNK >> 20} MiB from byte {first_invalid})")
+        found.problems.append(
+            f"{invalid} codes stand for no ternary value (first in the {CHUNK_BYTES >> 20} MiB from byte {first_invalid})"
+        )
     if infinite:
         what = "numbers are not" if info.type in EXPONENTS else "scales of blocks are not"
         what = f"{what} finite" if info.type not in PREFIXES else "scales of rows are neither positive numbers nor 0"

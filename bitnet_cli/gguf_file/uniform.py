@@ -7,7 +7,7 @@ its blocks differs from the first, which is nearly always within the first chunk
 import numpy as np
 from numpy.typing import NDArray
 
-from bitnet_cli.gguf_file.contents import CHUNK, DENSE, EXPONENTS, HALVES
+from bitnet_cli.gguf_file.contents import CHUNK_BYTES, DENSE, EXPONENTS, HALVES
 from bitnet_cli.gguf_file.reader import GGUFFile, TensorInfo
 from bitnet_cli.gguf_file.types import BLOCKS, PREFIXES, TAILS, TOGETHER, TensorType, row_bytes
 from bitnet_cli.ternary.layouts import LAYOUTS
@@ -62,7 +62,7 @@ def _only_value_of_rows(raw: NDArray[np.uint8], info: TensorInfo) -> str | None:
     if len(values) > 1:
         return None
     codes = raw.reshape(-1, stride)[:, PREFIXES[info.type] * together :]
-    step = max(1, CHUNK // stride)
+    step = max(1, CHUNK_BYTES // stride)
     if not all((codes[i : i + step] == codes[0]).all() for i in range(0, len(codes), step)):
         return None
     return f"{values[0]:+d} times the scale of its row" if values[0] else "0"
@@ -70,13 +70,13 @@ def _only_value_of_rows(raw: NDArray[np.uint8], info: TensorInfo) -> str | None:
 
 def _all_first(blocks: NDArray[np.uint8], places: list[int]) -> bool:
     """Whether the bytes at these places are in every block those of the first."""
-    step = max(1, CHUNK // blocks.shape[1])
+    step = max(1, CHUNK_BYTES // blocks.shape[1])
     return all((blocks[i : i + step][:, places] == blocks[0, places]).all() for i in range(0, len(blocks), step))
 
 
 def _all_zero(blocks: NDArray[np.uint8], places: list[int]) -> bool:
     """Whether the float16 numbers whose bytes are at these places, low byte first, are all 0, of either sign."""
-    step = max(1, CHUNK // blocks.shape[1])
+    step = max(1, CHUNK_BYTES // blocks.shape[1])
     low, high = places
     return all(not (blocks[i : i + step, low].any() or (blocks[i : i + step, high] & 127).any()) for i in range(0, len(blocks), step))
 

@@ -21,13 +21,13 @@ from bitnet_cli.model.config import ModelConfig
 
 CHOICES = ("auto", "2", "1.6")  # bits a weight that decode reads
 SETS = ("amx", "avx512vnni")  # where base-3 rows are read as quickly as memory delivers them (docs/log.md#decode-at-1-6)
-SMALLEST = 64 << 20  # bytes of 2-bit weights: fewer stay in the cache, where 2-bit rows are read 1.4 times as fast
+SMALLEST_TERNARY = 64 << 20  # bytes of 2-bit weights: fewer stay in the cache, where 2-bit rows are read 1.4 times as fast
 DECIDE_AFTER = 8  # decoded tokens; later where few are to come (PAYS_OFF of derived.py)
 _BUILD = Entry("base3", "build_rows")
 CHUNK_BYTES = 16 << 20  # of 2-bit rows between two times that pages are given back
 
 
-class Plan(NamedTuple):
+class Base3Plan(NamedTuple):
     """What to build, and after how many decoded tokens. No shapes: nothing."""
 
     shapes: Sequence[tuple[int, int]]  # (rows, cols) of a layer's projections, in the order of arrays.Q .. arrays.DOWN
@@ -35,11 +35,11 @@ class Plan(NamedTuple):
     required: bool  # a code 3 is an error; otherwise decode stays with 2 bits
 
 
-def reserve(weights: arrays.Weights, c: ModelConfig, shapes: Sequence[tuple[int, int]], choice: str) -> tuple[arrays.Weights, Plan]:
+def reserve(weights: arrays.Weights, c: ModelConfig, shapes: Sequence[tuple[int, int]], choice: str) -> tuple[arrays.Weights, Base3Plan]:
     """Room for base-3 rows in `weights`, if they are wanted. It is not written to, so it takes no memory yet. choice: of CHOICES."""
     if choice not in CHOICES:
         raise given.wrong("weight_bits", choice, ", ".join(CHOICES))
-    nothing = Plan((), 0, False)
+    nothing = Base3Plan((), 0, False)
     if choice == "2" or isa.chosen() == isa.NAIVE:
         return weights, nothing
     if len(weights.part_at) or weights.groups:
@@ -52,7 +52,7 @@ def reserve(weights: arrays.Weights, c: ModelConfig, shapes: Sequence[tuple[int,
         return weights, nothing
     rows, offsets = zeros_on_huge_pages(int(ends[-1])), ends.reshape(sizes.shape) - sizes
     room = weights._replace(base3=rows, base3_offsets=offsets, base3_built=np.zeros(1, np.int64))
-    return room, Plan(shapes, 0 if choice == "1.6" else DECIDE_AFTER, choice == "1.6")
+    return room, Base3Plan(shapes, 0 if choice == "1.6" else DECIDE_AFTER, choice == "1.6")
 
 
 def _row_bytes(cols: int) -> int:
@@ -61,19 +61,19 @@ def _row_bytes(cols: int) -> int:
 
 def _pays(weights: arrays.Weights, c: ModelConfig, size: int) -> bool:
     # Rows that are not a file's stay in memory beside base-3 ones: over the budget for what is saved.
-    if isa.chosen() not in SETS or c.ternary_weights // 4 < SMALLEST or not is_mapped_file(weights.packed):
+    if isa.chosen() not in SETS or c.ternary_weights // 4 < SMALLEST_TERNARY or not is_mapped_file(weights.packed):
         return False
     free = available_bytes()
     return free is None or free > 3 * size
 
 
-def compile_builder(weights: arrays.Weights, plan: Plan) -> None:
+def compile_builder(weights: arrays.Weights, plan: Base3Plan) -> None:
     """Compile what `build` calls, so that it does not happen in the middle of a text."""
     if plan.shapes:
         _BUILD.over(Frame(arrays.Base3Frame(weights.packed, weights.base3, np.zeros(0, np.uint8))), 5)
 
 
-def build(weights: arrays.Weights, plan: Plan, threads: int, path: str) -> None:
+def build(weights: arrays.Weights, plan: Base3Plan, threads: int, path: str) -> None:
     """Fill weights.base3 from the 2-bit rows, each matrix split between threads; then decode reads it.
 
     UnsupportedError where a weight has the code 3 and base-3 rows are required: 3 is no digit.

@@ -12,7 +12,7 @@ from collections.abc import Callable, Generator, Iterable, Sequence
 from bitnet_cli.errors import UsageError
 from bitnet_cli.model.completion import Written, watch
 from bitnet_cli.model.constraint import constraint
-from bitnet_cli.model.generate import Plan, generate
+from bitnet_cli.model.generate import TextPlan, generate
 from bitnet_cli.model.sampler import Sampler
 from bitnet_cli.model.scheduler import Scheduler
 from bitnet_cli.model.sequence import Progress
@@ -121,9 +121,9 @@ class Chat:
         form = constraint(self.tokenizer, self.grammar, self._ends)
         self._last, w.finish = w, "interrupted"
 
-        def plan() -> Plan:
+        def plan() -> TextPlan:
             left = limit if limit < 0 else limit - len(w.ids)
-            return Plan(left, self._ends, self.draft, progress, watch(w.logprobs, logprobs), form, self.engine.silent)
+            return TextPlan(left, self._ends, self.draft, progress, watch(w.logprobs, logprobs), form, self.engine.silent)
 
         try:
             yield from self._written(prompt, limit, sampler, words, w, plan)
@@ -135,7 +135,7 @@ class Chat:
                 self.messages.append(Message("assistant", words.text, self._kept(w.ids, words)))
 
     def _written(
-        self, prompt: list[int], limit: int, sampler: Sampler, words: _Words, written: Written, plan: Callable[[], Plan]
+        self, prompt: list[int], limit: int, sampler: Sampler, words: _Words, written: Written, plan: Callable[[], TextPlan]
     ) -> Generator[str, None, None]:
         """Generates into `words` and `written`. Where the context gets full in the middle, goes on with fewer old turns."""
         ids, t = written.ids, written.timings

@@ -15,7 +15,7 @@ from bitnet_cli.machine.threads import split
 from bitnet_cli.model.config import ModelConfig
 
 _TURN = Entry("columns", "transpose_rows")
-SMALLEST = 64 << 20  # bytes of all ternary weights: smaller models live in the cache, where rows are read twice as fast as columns
+SMALLEST_TERNARY = 64 << 20  # bytes of all ternary weights: smaller models live in the cache, where rows are read twice as fast as columns
 DECIDE_AFTER = 8  # tokens decoded
 SPARSE = 0.4  # share of hidden units closed by their gate from which on columns pay, with some margin (docs/log.md#columns-down-meet-zeros)
 SPARSE_BESIDE_BASE3 = 0.6  # the same where rows are read in base 3
@@ -35,7 +35,7 @@ def columns_for(c: ModelConfig) -> NDArray[np.uint8]:
 
     On huge pages: columns are read from all over.
     """
-    if c.activation != "relu2" or c.ternary_weights // 4 < SMALLEST or isa.chosen() == isa.NAIVE:
+    if c.activation != "relu2" or c.ternary_weights // 4 < SMALLEST_TERNARY or isa.chosen() == isa.NAIVE:
         return np.zeros(0, np.uint8)
     size = c.layers * _layer_bytes(c.hidden, c.feed_forward)
     free = available_bytes()

@@ -14,7 +14,7 @@ from typing import Any
 
 from bitnet_cli.errors import UsageError, option
 from bitnet_cli.model.constraint import constraint
-from bitnet_cli.model.generate import Plan, Timings, Watch, generate
+from bitnet_cli.model.generate import TextPlan, Timings, Watch, generate
 from bitnet_cli.model.logprobs import TokenLogprob, token_logprob
 from bitnet_cli.model.opening import OpenModel
 from bitnet_cli.model.sampler import Sampler, Sampling
@@ -166,7 +166,7 @@ def complete(
     ends = frozenset(tokenizer.eos_ids if r.ends is None else r.ends)
     sampler = Sampler(sampling, never=ends if r.ignore_eos else ())
     form = constraint(tokenizer, r.grammar, ends, endless=r.ignore_eos)
-    plan = Plan(r.limit, ends, r.draft, progress, watch(written.logprobs, r.logprobs), form, opened.engine.silent)
+    plan = TextPlan(r.limit, ends, r.draft, progress, watch(written.logprobs, r.logprobs), form, opened.engine.silent)
     tokens = generate(opened.scheduler, prompt, sampler, plan, written.timings)
     decoder = IncrementalDecoder(tokenizer, skip_special=not r.special, at_start=False)
     return Generation(_pieces(tokens, decoder, StopStrings(r.stop), written), written, sampler, r)

@@ -19,7 +19,7 @@ class Derived:
     """What is built of them, and when the next is. `path` names the model in errors."""
 
     def __init__(
-        self, sizes: arrays.Sizes, weights: arrays.Weights, base3: base3_rows.Plan, scratch: arrays.Scratch, threads: int, path: str
+        self, sizes: arrays.Sizes, weights: arrays.Weights, base3: base3_rows.Base3Plan, scratch: arrays.Scratch, threads: int, path: str
     ):
         self._sizes, self._weights, self._base3, self._scratch, self._threads, self._path = sizes, weights, base3, scratch, threads, path
         self._head_built = False

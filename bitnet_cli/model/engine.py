@@ -36,7 +36,7 @@ from bitnet_cli.model.weights import embedding_info, head_info, head_note, load_
 from bitnet_cli.text.vocabulary import silent_ids
 
 QUERY_TYPES = {"f32": None, "q4": 4}  # bits of arrays.Sizes
-CHUNK = 128  # tokens: enough to use each unpacked weight many times, few enough that their activations stay in the L2 cache
+CHUNK_TOKENS = 128  # tokens: enough to use each unpacked weight many times, few enough that their activations stay in the L2 cache
 PAGE = kv_cache.BLOCK  # positions: attention takes as many at once, and reads them where they lie
 WORK_A_CALL = 4e9  # multiply-adds between two chances for Ctrl-C: under 100 ms where two cores do 50e9 a second
 
@@ -122,7 +122,7 @@ class Engine:
         self.head_note = head_note(file)
         self._embedding_fold = embedding_fold(file, c)
         self.head_bytes = weights.head.size if self.head_note or weights.head_groups else head_info(file).nbytes
-        self.batch = CHUNK if count > each else min(CHUNK, self.context)
+        self.batch = CHUNK_TOKENS if count > each else min(CHUNK_TOKENS, self.context)
         self.pages = Pages(size, count)
         spare = threads if size < PAGE and each > 1 else 0
         cache = kv_cache.new_cache(c.layers, c.kv_heads, c.head_dim, size, cache_type, count, spare)

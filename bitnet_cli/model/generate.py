@@ -52,7 +52,7 @@ class Timings:
 
 
 @dataclass(frozen=True)
-class Plan:
+class TextPlan:
     """How far to go.
 
     limit     new tokens at most; -1: until the context is full
@@ -83,7 +83,7 @@ class Text(Job):
     as without drafts.
     """
 
-    def __init__(self, prompt: Ids[int], sampler: Sampler, plan: Plan, timings: Timings | None = None, salt: str = ""):
+    def __init__(self, prompt: Ids[int], sampler: Sampler, plan: TextPlan, timings: Timings | None = None, salt: str = ""):
         super().__init__(prompt, salt)
         self.timings = timings if timings is not None else Timings()
         self._sampler, self._plan = sampler, plan
@@ -216,6 +216,6 @@ class Text(Job):
         return token
 
 
-def generate(scheduler: Scheduler, prompt: Ids[int], sampler: Sampler, plan: Plan, timings: Timings | None = None) -> Iterator[int]:
+def generate(scheduler: Scheduler, prompt: Ids[int], sampler: Sampler, plan: TextPlan, timings: Timings | None = None) -> Iterator[int]:
     """Yield the tokens that follow `prompt`: a queue of one. What is known of the prompt is not computed again."""
     yield from scheduler.run(Text(prompt, sampler, plan, timings))

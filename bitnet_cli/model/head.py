@@ -18,13 +18,13 @@ from bitnet_cli.machine.threads import split
 # the worst case, a q6_K head takes 1.7 times as long without planes, one of q4_K 1.3 times; q4_0 gains nothing (docs/log.md).
 KINDS = (arrays.HEAD_F32, arrays.HEAD_F16, arrays.HEAD_BF16, arrays.HEAD_Q8_0, arrays.HEAD_Q6_K, arrays.HEAD_Q4_K)
 _CUT = Entry("head_planes", "build_rows")
-SMALLEST = 8 << 20  # weights
+SMALLEST_HEAD = 8 << 20  # weights
 CHUNK_ROWS = 4096  # a thread's rows between two times that pages are given back: 20 MB of float16 at hidden 2,560
 
 
 def planes_for(kind: int | None, vocab: int, hidden: int, silent: NDArray[np.int64] = arrays.NO_ROWS) -> arrays.Planes:
     """Room for the planes of a (vocab, hidden) head without its `silent` rows, or none where they would not pay."""
-    pays = kind in KINDS and vocab * hidden >= SMALLEST and isa.chosen() != isa.NAIVE
+    pays = kind in KINDS and vocab * hidden >= SMALLEST_HEAD and isa.chosen() != isa.NAIVE
     return arrays.new_planes(vocab, hidden, silent=silent) if pays else arrays.new_planes(0, hidden)
 
 

@@ -26,11 +26,11 @@ from bitnet_cli.layer_table import PROJECTIONS, file_name
 from bitnet_cli.model.config import ModelConfig
 from bitnet_cli.model.parts import NO_PARTS, Parts, Scales, parts_of, require_movable
 from bitnet_cli.ternary import i2_s
-from bitnet_cli.ternary.layouts import CHUNK, LAYOUTS, PackedTensor, block_of, exact_signs
+from bitnet_cli.ternary.layouts import CHUNK_WEIGHTS, LAYOUTS, PackedTensor, block_of, exact_signs
 
 FLOATS = {TensorType.F32: "<f4", TensorType.F16: "<f2"}  # of ternary values, where rows fit no layout
 SAMPLE = 1 << 16  # bytes of a tensor that `examine` looks at
-SMALLEST = np.finfo(np.float32).tiny  # a denormal scale is damage: no trained weights are that small
+SMALLEST_SCALE = np.finfo(np.float32).tiny  # a denormal scale is damage: no trained weights are that small
 
 
 class Projections(NamedTuple):
@@ -111,7 +111,7 @@ def row_scales(file: TensorTable, weight: str) -> NDArray[np.float32] | None:
         return None
     info = file.tensors[scale_name(weight)]
     values = file.raw(info.name).view("<f4").astype(np.float32)
-    if not (np.isfinite(values) & (values >= SMALLEST)).all():
+    if not (np.isfinite(values) & (values >= SMALLEST_SCALE)).all():
         raise BadFileError(file.path, f"tensor {info.name}", "has values that are not positive numbers", info.offset)
     return values
 
@@ -126,7 +126,7 @@ def extra_scale(file: TensorTable, weight: str) -> np.float32:
             f"{file.path}: tensor {info.name}: {info.type.name} {list(info.shape)}; one float scale a tensor or F32 a row is supported"
         )
     value: np.float32 = rows_as_float32(info.type, file.raw(info.name), 1)[0, 0]
-    if not np.isfinite(value) or value < SMALLEST:
+    if not np.isfinite(value) or value < SMALLEST_SCALE:
         raise BadFileError(file.path, f"tensor {info.name}", f"is {value}, expected a positive number", info.offset)
     return value
 
@@ -152,7 +152,7 @@ def i2_s_scale(file: GGUFFile, info: TensorInfo) -> np.float32:
     scale = file.raw(info.name)[place : place + 4].view("<f4")[0]
     with np.errstate(over="ignore", invalid="ignore"):
         scale = np.float32(scale * extra_scale(file, info.name))
-    if not np.isfinite(scale) or scale < SMALLEST:
+    if not np.isfinite(scale) or scale < SMALLEST_SCALE:
         raise BadFileError(file.path, f"tensor {info.name}", f"has the scale {scale}, expected a positive number", info.offset + place)
     return scale
 
@@ -208,7 +208,7 @@ def _float_values(file: GGUFFile, info: TensorInfo, extra: np.float32, sample: i
     if sample is not None:
         floats = floats[: max(4, sample // (floats.itemsize * info.shape[1]))]
     size = np.float32(np.abs(floats).max()) or np.float32(1)
-    step = max(1, CHUNK // info.shape[1])
+    step = max(1, CHUNK_WEIGHTS // info.shape[1])
 
     def chunks() -> Iterator[NDArray[np.int8]]:
         for start in range(0, len(floats), step):
@@ -220,6 +220,6 @@ def _float_values(file: GGUFFile, info: TensorInfo, extra: np.float32, sample: i
 
     with np.errstate(over="ignore", invalid="ignore"):
         scale = np.float32(size * extra)
-    if not np.isfinite(scale) or scale < SMALLEST:
+    if not np.isfinite(scale) or scale < SMALLEST_SCALE:
         raise BadFileError(file.path, field, f"has the scale {scale}, expected a positive number", info.offset)
     return Values(scale, len(floats), chunks)

@@ -24,7 +24,7 @@ from bitnet_cli.machine.threads import split
 
 RECODED = arrays.HEAD_Q8_0  # what the kernels then read
 _RECODE = Entry("recode", "recode_rows")
-CHUNK = 1 << 20  # weights at once: a few MB, and NumPy gives up the GIL for so long that threads hardly wait for each other
+CHUNK_WEIGHTS = 1 << 20  # weights at once: a few MB, and NumPy gives up the GIL for so long that threads hardly wait for each other
 GIVE_BACK = 16 << 20  # bytes of the file that are read between two times that pages are given back
 NO_MINIMA = np.zeros(0, np.float32)
 
@@ -46,7 +46,7 @@ def recoded(file: GGUFFile, info: TensorInfo, threads: int) -> NDArray[np.uint8]
     _, size = arrays.HEAD_BLOCKS[RECODED]
     data, stride, out_stride = file.file_bytes(), row_bytes(info.type, cols), cols // 32 * size
     result = zeros_on_huge_pages(rows * out_stride)
-    step, failures = max(1, CHUNK // cols), []  # type: int, list[BaseException]
+    step, failures = max(1, CHUNK_WEIGHTS // cols), []  # type: int, list[BaseException]
 
     def some(begin: int, end: int) -> None:
         parts = coded(info.type, data[info.offset + begin * stride : info.offset + end * stride])

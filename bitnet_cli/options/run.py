@@ -174,7 +174,7 @@ def run(
     from dataclasses import asdict, astuple
 
     from bitnet_cli.commands import run as command
-    from bitnet_cli.commands.opening import find_model
+    from bitnet_cli.commands.loading import find_model
     from bitnet_cli.commands.reporting import Reporter
 
     if any(value is not None for value in astuple(elsewhere)):

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 from bitnet_cli.errors import BitnetError
 from bitnet_cli.model.completion import watch
-from bitnet_cli.model.generate import Plan, Text, Timings
+from bitnet_cli.model.generate import Text, TextPlan, Timings
 from bitnet_cli.model.logprobs import TokenLogprob, token_logprob
 from bitnet_cli.model.opening import OpenModel
 from bitnet_cli.model.reading import Reading
@@ -217,7 +217,7 @@ class _Writing(_Live):
             return Reading(job.prompt[:-1] if job.limit == 0 else job.prompt, self._read, salt=salt)
         ends = frozenset(opened.tokenizer.eos_ids if job.ends is None else job.ends)
         sampler = Sampler(job.sampling, never=ends if job.ignore_eos else ())
-        plan = Plan(
+        plan = TextPlan(
             job.limit,
             ends,
             watch=watch(self._logprobs, job.logprobs),

@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from bitnet_cli.gguf_file.reader import GGUFFile
 from bitnet_cli.gguf_file.types import TensorType
 from bitnet_cli.ternary import i2_s
-from bitnet_cli.ternary.layouts import CHUNK
+from bitnet_cli.ternary.layouts import CHUNK_WEIGHTS
 
 SIGMAS = 8.0
 LAYERS = 4  # looked at: 20 ms each for BitNet 2B-4T
@@ -97,7 +97,7 @@ def row_counts(raw: NDArray[np.uint8], rows: int, cols: int) -> Counts:
 
 
 def _other_than_0(raw: NDArray[np.uint8], rows: int, cols: int) -> Iterator[NDArray[np.bool_]]:
-    step = max(1, min(255, CHUNK // cols))
+    step = max(1, min(255, CHUNK_WEIGHTS // cols))
     for row in range(0, rows, step):
         yield i2_s.unpack_rows(raw[row * cols // 4 : min(row + step, rows) * cols // 4], cols) != 0
 

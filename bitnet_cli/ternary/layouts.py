@@ -24,7 +24,7 @@ from bitnet_cli.ternary import i2_s, iq1_bn, iq2_bn, iq2_bn_r4, iq2_bn_unscaled,
 Chunks = Callable[[], Iterator[NDArray[np.int8]]]
 Scales = NDArray[np.float16] | NDArray[np.float32]
 
-CHUNK = 1 << 19  # weights unpacked at once: 512 KB as int8, which stays in the L2 cache
+CHUNK_WEIGHTS = 1 << 19  # weights unpacked at once: 512 KB as int8, which stays in the L2 cache
 
 # A module with BLOCK, pack_rows and unpack_rows; the ones with a scale a block also have BLOCK_BYTES and SCALE_AT, those with a scale a row
 # (types.PREFIXES) row_scales, and their pack_rows takes scales.
@@ -159,7 +159,7 @@ class PackedTensor:
             raise self._bad("the scale of a block is negative or not finite")
         table = np.repeat(scales, max(1, block // size), axis=1)[:, :: max(1, size // block)]
         if self.kind in WITH_TWOS:
-            codes, step = self.raw.reshape(-1, LAYOUTS[self.kind].BLOCK_BYTES)[:, 2:], max(1, CHUNK // cols // together) * together
+            codes, step = self.raw.reshape(-1, LAYOUTS[self.kind].BLOCK_BYTES)[:, 2:], max(1, CHUNK_WEIGHTS // cols // together) * together
             blocks = cols // block
             for row in range(0, rows, step):
                 part = codes[row * blocks : (row + step) * blocks]
@@ -248,7 +248,7 @@ class PackedTensor:
         """Codes less 1 of consecutive rows, a multiple of `together` but for the last: values where no scale is 0."""
         rows, cols = self.shape
         stride, together = row_bytes(self.kind, cols), TOGETHER.get(self.kind, together)
-        step = max(1, CHUNK // cols // together) * together
+        step = max(1, CHUNK_WEIGHTS // cols // together) * together
         for row in range(0, rows, step):
             part = self.raw[row * stride : min(row + step, rows) * stride]
             yield i2_s.unpack_rows(part, cols, self.arm) if self.kind is TensorType.I2_S else LAYOUTS[self.kind].unpack_rows(part, cols)

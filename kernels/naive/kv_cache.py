@@ -9,7 +9,7 @@ from ..kv_cache import ONE_PAGE, QUANTISED_BITS, QuantisedCache, Table, rounded
 
 Floats = NDArray[np.float32]
 Codes = NDArray[np.int64]
-SMALLEST = np.float32(1e-30)
+SMALLEST_SCALE = np.float32(1e-30)
 
 
 def bits_of(cache: QuantisedCache) -> int:
@@ -20,7 +20,7 @@ def bits_of(cache: QuantisedCache) -> int:
 def quantise(x: Floats, bits: int) -> tuple[Codes, NDArray[np.uint16]]:
     """(..., dim) -> codes of the same shape, and the upper halves of the steps, (...)."""
     middle = np.float32(0 if bits == 8 else (2**bits - 1) / 2)
-    steps = np.maximum(np.abs(x).max(-1), SMALLEST) / (np.float32(127) if bits == 8 else middle)
+    steps = np.maximum(np.abs(x).max(-1), SMALLEST_SCALE) / (np.float32(127) if bits == 8 else middle)
     halves = ((steps.view(np.uint32).astype(np.int64) + 0xFFFF) >> 16).astype(np.uint16)
     codes = np.rint(x * (np.float32(1) / widened(halves))[..., None] + middle)
     return codes.astype(np.int64), halves

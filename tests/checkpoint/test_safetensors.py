@@ -13,7 +13,7 @@ import pytest
 
 from bitnet_cli.checkpoint.safetensors import BITS, read_table
 from bitnet_cli.checkpoint.shards import read_tensors
-from bitnet_cli.checkpoint.stored import CHUNK, READ
+from bitnet_cli.checkpoint.stored import CHUNK_ELEMENTS, READ
 from bitnet_cli.errors import BadFileError, BitnetError, UnsupportedError
 
 
@@ -72,7 +72,7 @@ def test_chunks_are_the_whole_in_order(tmp_path: Path) -> None:
     value = np.arange(rows * cols, dtype=np.float32).reshape(rows, cols)
     path = forge(tmp_path / "x.safetensors", {"a": entry("F32", (rows, cols), (0, value.nbytes))}, value.tobytes())
     chunks = list(read_table(path)["a"].float32_chunks())
-    assert [len(chunk) for chunk in chunks[:-1]] == [CHUNK // cols] * (len(chunks) - 1) and len(chunks) == 3
+    assert [len(chunk) for chunk in chunks[:-1]] == [CHUNK_ELEMENTS // cols] * (len(chunks) - 1) and len(chunks) == 3
     assert np.array_equal(np.concatenate(chunks), value)
 
 

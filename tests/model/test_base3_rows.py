@@ -54,7 +54,7 @@ def test_auto_is_for_large_models_and_waits_for_some_tokens(text_of: Make, monke
     monkeypatch.setattr(base3_rows, "SETS", (isa.chosen(),))
     small = text_of(EMBEDDED_MODEL)
     assert not len(small.engine.arrays.weights.base3)
-    monkeypatch.setattr(base3_rows, "SMALLEST", 0)
+    monkeypatch.setattr(base3_rows, "SMALLEST_TERNARY", 0)
     decoder, never = text_of(EMBEDDED_MODEL), text_of(EMBEDDED_MODEL, weight_bits="2")
     decoder.feed(IDS)
     never.feed(IDS)
@@ -69,8 +69,8 @@ def test_auto_is_for_large_models_and_waits_for_some_tokens(text_of: Make, monke
 
 def test_short_texts_are_not_worth_it(text_of: Make, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(base3_rows, "SETS", (isa.chosen(),))
-    monkeypatch.setattr(base3_rows, "SMALLEST", 0)
-    monkeypatch.setattr(columns, "SMALLEST", 0)
+    monkeypatch.setattr(base3_rows, "SMALLEST_TERNARY", 0)
+    monkeypatch.setattr(columns, "SMALLEST_TERNARY", 0)
 
     def fed(decoder: Sequence, expected: int | None, tokens: int) -> tuple[bool, bool]:
         """Whether base-3 rows and columns are built after some tokens of a text of at most `expected`."""
@@ -97,7 +97,7 @@ def test_a_code_that_is_no_weight(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
         content[file.tensors["blk.2.ffn_up.weight"].offset + 1000] = 0xFF
     path.write_bytes(content)
     monkeypatch.setattr(base3_rows, "SETS", (isa.chosen(),))
-    monkeypatch.setattr(base3_rows, "SMALLEST", 0)
+    monkeypatch.setattr(base3_rows, "SMALLEST_TERNARY", 0)
     with open_gguf(path) as file:
         decoders = [Sequence(Engine(file, weight_bits=bits)) for bits in ("auto", "2", "1.6")]
     for token in IDS:
@@ -110,7 +110,7 @@ def test_a_code_that_is_no_weight(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
 def test_rows_of_other_layouts_are_not_stored_twice(monkeypatch: pytest.MonkeyPatch, text_of: Make) -> None:
     """`auto` asks for a mapped file: what was repacked cannot be given back."""
     monkeypatch.setattr(base3_rows, "SETS", (isa.chosen(),))
-    monkeypatch.setattr(base3_rows, "SMALLEST", 0)
+    monkeypatch.setattr(base3_rows, "SMALLEST_TERNARY", 0)
     monkeypatch.setattr(base3_rows, "is_mapped_file", lambda data: False)
     assert not len(text_of(EMBEDDED_MODEL).engine.arrays.weights.base3)
     assert len(text_of(EMBEDDED_MODEL, weight_bits="1.6").engine.arrays.weights.base3)

@@ -20,7 +20,7 @@ pytestmark = pytest.mark.skipif(isa.chosen() == isa.NAIVE, reason="the naive ker
 def test_logits_are_the_same_with_columns_and_without(text_of: Make, monkeypatch: pytest.MonkeyPatch, threads: int) -> None:
     """The embedded model's 256 outputs are one or two blocks: with more threads than blocks, some have nothing to do."""
     rows = text_of(EMBEDDED_MODEL, threads=threads)
-    monkeypatch.setattr(columns, "SMALLEST", 0)
+    monkeypatch.setattr(columns, "SMALLEST_TERNARY", 0)
     decoder = text_of(EMBEDDED_MODEL, threads=threads)
     for position, token in enumerate(IDS):
         assert np.array_equal(decoder.feed([token]), rows.feed([token])), position
@@ -32,7 +32,7 @@ def test_logits_are_the_same_with_columns_and_without(text_of: Make, monkeypatch
 def test_columns_are_for_large_sparse_models(text_of: Make, monkeypatch: pytest.MonkeyPatch) -> None:
     small = text_of(EMBEDDED_MODEL)
     assert not len(small.engine.arrays.weights.columns)
-    monkeypatch.setattr(columns, "SMALLEST", 0)
+    monkeypatch.setattr(columns, "SMALLEST_TERNARY", 0)
     monkeypatch.setattr(columns, "SPARSE", 0.99)
     dense = text_of(EMBEDDED_MODEL)
     assert len(dense.engine.arrays.weights.columns)

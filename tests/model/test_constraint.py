@@ -61,7 +61,7 @@ def opened() -> Iterator[OpenModel]:
 def searching() -> Iterator[OpenModel]:
     """The same model; its head is searched for the largest logits, as are those of larger models."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(head, "SMALLEST", 0)
+        patch.setattr(head, "SMALLEST_HEAD", 0)
         model = open_model(EMBEDDED_MODEL, Options(threads=1, context=512))
     yield model
     model.scheduler.close()

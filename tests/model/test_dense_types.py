@@ -114,7 +114,7 @@ def test_looking_at_the_file_agrees(kind: TensorType, tmp_path: Path) -> None:
 def test_threads_and_chunks_change_nothing(threads: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path, _ = model_with(tmp_path, TensorType.F16, TensorType.Q5_K)
     expected = recoded_values(path, "output.weight")
-    monkeypatch.setattr(recode, "CHUNK", 256 * 7)
+    monkeypatch.setattr(recode, "CHUNK_WEIGHTS", 256 * 7)
     monkeypatch.setattr(recode, "GIVE_BACK", 4000)
     with open_gguf(path) as file:
         data = recode.recoded(file, file.tensors["output.weight"], threads)

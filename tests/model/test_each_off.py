@@ -30,8 +30,8 @@ def opening(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., OpenModel
     opened: list[OpenModel] = []
 
     def run(*off: str, **options: Any) -> OpenModel:
-        for name, module in (("head", head), ("columns", columns), ("base3", base3_rows)):
-            monkeypatch.setattr(module, "SMALLEST", NEVER if name in off else 0)
+        for name, module, least in (("head", head, "HEAD"), ("columns", columns, "TERNARY"), ("base3", base3_rows, "TERNARY")):
+            monkeypatch.setattr(module, f"SMALLEST_{least}", NEVER if name in off else 0)
         for name in ("SPARSE", "SPARSE_BESIDE_BASE3"):
             monkeypatch.setattr(columns, name, 0.0)
         monkeypatch.setattr(derived, "PAYS_OFF", 0)

@@ -9,7 +9,7 @@ import pytest
 from bitnet_cli.embedded import EMBEDDED
 from bitnet_cli.gguf_file.reader import open_gguf
 from bitnet_cli.model.engine import Engine
-from bitnet_cli.model.generate import Plan, generate
+from bitnet_cli.model.generate import TextPlan, generate
 from bitnet_cli.model.perplexity import score
 from bitnet_cli.model.sampler import Sampler, Sampling
 from bitnet_cli.model.scheduler import Scheduler
@@ -42,7 +42,7 @@ def test_greedy_text(opened: Opened) -> None:
     for prompt, expected in EXPECTED[name]["greedy"].items():
         decoder.rewind(0)
         sampler = Sampler(Sampling(temperature=0))
-        assert list(generate(Scheduler(decoder.engine), tokenizer.encode(prompt), sampler, Plan(len(expected)))) == expected, prompt
+        assert list(generate(Scheduler(decoder.engine), tokenizer.encode(prompt), sampler, TextPlan(len(expected)))) == expected, prompt
 
 
 @pytest.mark.parametrize("name", EMBEDDED)

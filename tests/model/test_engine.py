@@ -18,7 +18,7 @@ from bitnet_cli.embedded import EMBEDDED_MODEL
 from bitnet_cli.errors import BitnetError, UsageError
 from bitnet_cli.model import checks
 from bitnet_cli.model import engine as module
-from bitnet_cli.model.engine import CHUNK, Engine
+from bitnet_cli.model.engine import CHUNK_TOKENS, Engine
 from bitnet_cli.model.sequence import Sequence
 
 from .builder import Model, Sizes, random_model, write_model
@@ -26,7 +26,7 @@ from .reference import assert_agree, forward
 
 Make = Callable[..., Sequence]
 GREEDY = Path(__file__).parent / "greedy.py"
-LONG = [256, *(int(i) for i in np.random.default_rng(7).integers(0, 256, 2 * CHUNK + 2))]  # 2 * CHUNK + 3 tokens
+LONG = [256, *(int(i) for i in np.random.default_rng(7).integers(0, 256, 2 * CHUNK_TOKENS + 2))]  # 2 * CHUNK_TOKENS + 3 tokens
 
 
 def one_by_one(decoder: Sequence, ids: list[int]) -> NDArray[np.float32]:
@@ -47,7 +47,7 @@ def test_the_whole_text_against_the_formulas(long_model: Model, stepped: NDArray
     assert_agree(stepped, result.logits, result.margin)
 
 
-@pytest.mark.parametrize("count", [1, 2, 3, 4, 5, CHUNK - 1, CHUNK, CHUNK + 1, 2 * CHUNK, 2 * CHUNK + 3])
+@pytest.mark.parametrize("count", [1, 2, 3, 4, 5, CHUNK_TOKENS - 1, CHUNK_TOKENS, CHUNK_TOKENS + 1, 2 * CHUNK_TOKENS, 2 * CHUNK_TOKENS + 3])
 def test_prefill_is_decode(long_file: Path, text_of: Make, stepped: NDArray[np.float32], count: int) -> None:
     """Integer products are exact and the float sums have one order, so the logits are the same to the bit."""
     decoder = text_of(long_file, context=400)
@@ -55,14 +55,14 @@ def test_prefill_is_decode(long_file: Path, text_of: Make, stepped: NDArray[np.f
     assert decoder.position == count
 
 
-@pytest.mark.parametrize("cuts", [(1,), (CHUNK,), (CHUNK - 1, CHUNK + 1), (3, 200, 201), (130, 258)])
+@pytest.mark.parametrize("cuts", [(1,), (CHUNK_TOKENS,), (CHUNK_TOKENS - 1, CHUNK_TOKENS + 1), (3, 200, 201), (130, 258)])
 def test_feeding_in_pieces(long_file: Path, text_of: Make, stepped: NDArray[np.float32], cuts: tuple[int, ...]) -> None:
     decoder = text_of(long_file, context=400)
     for first, last in zip((0, *cuts), (*cuts, len(LONG)), strict=True):
         assert np.array_equal(decoder.feed(LONG[first:last]), stepped[last - 1])
 
 
-@pytest.mark.parametrize("count", [1, CHUNK, CHUNK + 1, 2 * CHUNK + 3])
+@pytest.mark.parametrize("count", [1, CHUNK_TOKENS, CHUNK_TOKENS + 1, 2 * CHUNK_TOKENS + 3])
 def test_feed_all_gives_every_row(long_file: Path, text_of: Make, stepped: NDArray[np.float32], count: int) -> None:
     """The last norm and the head run in NumPy there, so the sums differ in their last bits."""
     decoder = text_of(long_file, context=400)
@@ -86,7 +86,7 @@ def test_feed_all_owns_its_result(small_file: Path, text_of: Make) -> None:
 def test_every_cache_type_is_the_same_however_fed(long_file: Path, text_of: Make, cache_type: str) -> None:
     """Attention reads what is stored, also of tokens in the same chunk."""
     expected = one_by_one(text_of(long_file, context=400, cache_type=cache_type), LONG)
-    for threads, cuts in ((1, (1, 5, CHUNK + 7)), (2, (CHUNK,)), (3, (2, 3, 9, 200))):
+    for threads, cuts in ((1, (1, 5, CHUNK_TOKENS + 7)), (2, (CHUNK_TOKENS,)), (3, (2, 3, 9, 200))):
         other = text_of(long_file, context=400, cache_type=cache_type, threads=threads)
         for first, last in zip((0, *cuts), (*cuts, len(LONG)), strict=True):
             assert np.array_equal(other.feed(LONG[first:last]), expected[last - 1])

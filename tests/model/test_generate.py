@@ -9,7 +9,7 @@ import pytest
 from numpy.typing import NDArray
 
 from bitnet_cli.errors import UsageError
-from bitnet_cli.model.generate import Plan, Timings, generate
+from bitnet_cli.model.generate import TextPlan, Timings, generate
 from bitnet_cli.model.sampler import Sampler, Sampling
 from bitnet_cli.model.scheduler import Scheduler
 
@@ -31,7 +31,7 @@ def queue(engine: FakeEngine) -> Scheduler:
 
 def run(prompt: list[int], limit: int, stop: tuple[int, ...] = (), **options: Any) -> tuple[list[int], FakeEngine, Timings]:
     engine, timings = FakeEngine(after, **options), Timings()
-    new = list(generate(queue(engine), prompt, Sampler(GREEDY), Plan(limit, stop), timings))
+    new = list(generate(queue(engine), prompt, Sampler(GREEDY), TextPlan(limit, stop), timings))
     return new, engine, timings
 
 
@@ -93,7 +93,7 @@ def test_a_prompt_that_cannot_be_fed(prompt: list[int]) -> None:
 def test_tokens_come_one_at_a_time() -> None:
     """A reader who stops has paid for no more tokens than it saw."""
     engine = FakeEngine(after)
-    tokens = generate(queue(engine), [1], Sampler(GREEDY), Plan(-1))
+    tokens = generate(queue(engine), [1], Sampler(GREEDY), TextPlan(-1))
     assert [next(tokens), next(tokens)] == [2, 3]
     assert engine.fed == [[1], [2]]
     tokens.close()
@@ -102,7 +102,7 @@ def test_tokens_come_one_at_a_time() -> None:
 
 def test_the_prompt_counts_for_the_repeat_penalty() -> None:
     sampler = Sampler(Sampling(temperature=0.0, repeat_penalty=50.0))
-    new = list(generate(queue(FakeEngine(after)), [7, 6], sampler, Plan(1)))
+    new = list(generate(queue(FakeEngine(after)), [7, 6], sampler, TextPlan(1)))
     assert new == [8]  # 7 is likelier after 6, but it stands in the prompt
 
 
@@ -116,7 +116,7 @@ def test_timings(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr(time, "perf_counter", lambda: now)
     engine, t = FakeEngine(after, tick=tick), Timings()
-    for _ in generate(queue(engine), [5, 6], Sampler(GREEDY), Plan(4), t):
+    for _ in generate(queue(engine), [5, 6], Sampler(GREEDY), TextPlan(4), t):
         tick(100)
     assert (t.prefill_seconds, t.decode_seconds) == (2.0, 3.0)
     assert (t.prefill_rate, t.decode_rate) == (1.0, 1.0)

@@ -9,7 +9,7 @@ from bitnet_kernels import arrays, isa
 
 from bitnet_cli.embedded import EMBEDDED_MODEL
 from bitnet_cli.model import head
-from bitnet_cli.model.generate import Plan, generate
+from bitnet_cli.model.generate import TextPlan, generate
 from bitnet_cli.model.sampler import PENALTY_WINDOW, Sampler, Sampling
 from bitnet_cli.model.scheduler import Scheduler
 from bitnet_cli.model.sequence import Sequence
@@ -31,13 +31,13 @@ SAMPLINGS = {
 
 def tokens(decoder: Sequence, sampling: Sampling) -> list[int]:
     decoder.rewind(0)
-    return list(generate(Scheduler(decoder.engine), PROMPT, Sampler(sampling), Plan(100)))
+    return list(generate(Scheduler(decoder.engine), PROMPT, Sampler(sampling), TextPlan(100)))
 
 
 @pytest.mark.parametrize("threads", [1, 2, 3])
 def test_the_same_tokens_with_and_without_planes(text_of: Make, monkeypatch: pytest.MonkeyPatch, threads: int) -> None:
     whole = text_of(EMBEDDED_MODEL, threads=threads)
-    monkeypatch.setattr(head, "SMALLEST", 0)
+    monkeypatch.setattr(head, "SMALLEST_HEAD", 0)
     searched = text_of(EMBEDDED_MODEL, threads=threads)
     for name, sampling in SAMPLINGS.items():
         assert tokens(searched, sampling) == tokens(whole, sampling), name
@@ -52,7 +52,7 @@ def test_the_same_tokens_with_and_without_planes(text_of: Make, monkeypatch: pyt
 
 def test_logits_that_are_given_are_those_of_the_whole_head(text_of: Make, monkeypatch: pytest.MonkeyPatch) -> None:
     whole = text_of(EMBEDDED_MODEL)
-    monkeypatch.setattr(head, "SMALLEST", 0)
+    monkeypatch.setattr(head, "SMALLEST_HEAD", 0)
     searched = text_of(EMBEDDED_MODEL)
     expected, found = whole.feed(PROMPT), searched.feed(PROMPT, top=10)
     given = found != -np.inf

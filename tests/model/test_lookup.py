@@ -10,7 +10,7 @@ import pytest
 from bitnet_cli.embedded import EMBEDDED_MODEL
 from bitnet_cli.model import lookup as module
 from bitnet_cli.model.engine import Row
-from bitnet_cli.model.generate import Plan, Timings, generate
+from bitnet_cli.model.generate import TextPlan, Timings, generate
 from bitnet_cli.model.lookup import Lookup
 from bitnet_cli.model.sampler import Sampler, Sampling
 from bitnet_cli.model.scheduler import Scheduler
@@ -125,7 +125,7 @@ def test_the_same_tokens_as_without(text_of: Make, sampling: Sampling, threads: 
     def text(draft: int) -> tuple[list[int], Timings]:
         scheduler.engine.pages.forget()
         timings = Timings()
-        return list(generate(scheduler, PROMPT, Sampler(sampling), Plan(120, draft=draft), timings)), timings
+        return list(generate(scheduler, PROMPT, Sampler(sampling), TextPlan(120, draft=draft), timings)), timings
 
     (expected, without), (found, t) = text(0), text(6)
     assert found == expected
@@ -141,8 +141,8 @@ def test_the_same_tokens_as_without(text_of: Make, sampling: Sampling, threads: 
 def test_limits(text_of: Make, limit: int) -> None:
     """Drafts never go past the limit or the end of the context."""
     scheduler = Scheduler(text_of(EMBEDDED_MODEL, context=64).engine)
-    expected = list(generate(scheduler, PROMPT, Sampler(Sampling(temperature=0)), Plan(limit)))
-    found = list(generate(scheduler, PROMPT, Sampler(Sampling(temperature=0)), Plan(limit, draft=20)))
+    expected = list(generate(scheduler, PROMPT, Sampler(Sampling(temperature=0)), TextPlan(limit)))
+    found = list(generate(scheduler, PROMPT, Sampler(Sampling(temperature=0)), TextPlan(limit, draft=20)))
     assert found == expected
     assert len(found) == (limit if limit >= 0 else 64 - len(PROMPT) + 1)
 
@@ -151,12 +151,12 @@ def test_limits(text_of: Make, limit: int) -> None:
 def test_a_token_that_ends_the_text_in_a_draft(text_of: Make) -> None:
     scheduler = Scheduler(text_of(EMBEDDED_MODEL).engine)
     greedy: Any = Sampling(temperature=0.0)
-    tokens = list(generate(scheduler, PROMPT, Sampler(greedy), Plan(100)))
+    tokens = list(generate(scheduler, PROMPT, Sampler(greedy), TextPlan(100)))
     end = tokens[60]
     expected = tokens[: tokens.index(end)]
     timings = Timings()
     scheduler.engine.pages.forget()
-    assert list(generate(scheduler, PROMPT, Sampler(greedy), Plan(100, ends=[end], draft=8), timings)) == expected
+    assert list(generate(scheduler, PROMPT, Sampler(greedy), TextPlan(100, ends=[end], draft=8), timings)) == expected
     assert timings.finish == "stop"
     assert held(scheduler.engine) == PROMPT + expected
 
@@ -166,9 +166,9 @@ def test_a_reader_who_leaves(small_file: Path, text_of: Make) -> None:
     """What was drafted and not asked for is cut off, and the engine goes on."""
     scheduler = Scheduler(text_of(small_file).engine)
     prompt = [1, 2, 3, 1, 2, 3, 1, 2, 3]
-    tokens = generate(scheduler, prompt, Sampler(Sampling(temperature=0)), Plan(40, draft=8))
+    tokens = generate(scheduler, prompt, Sampler(Sampling(temperature=0)), TextPlan(40, draft=8))
     some = [next(tokens) for _ in range(5)]
     tokens.close()  # type: ignore[attr-defined]
     computed = held(scheduler.engine)
     assert computed == (prompt + some)[: len(computed)]
-    assert list(generate(scheduler, prompt, Sampler(Sampling(temperature=0)), Plan(5))) == some
+    assert list(generate(scheduler, prompt, Sampler(Sampling(temperature=0)), TextPlan(5))) == some

@@ -11,7 +11,7 @@ from bitnet_kernels.kv_cache import CACHE_TYPES
 
 from bitnet_cli.errors import BitnetError
 from bitnet_cli.model.engine import Engine
-from bitnet_cli.model.generate import Plan, Text, Timings, generate
+from bitnet_cli.model.generate import Text, TextPlan, Timings, generate
 from bitnet_cli.model.reading import Reading
 from bitnet_cli.model.sampler import Sampler, Sampling
 from bitnet_cli.model.scheduler import Scheduler
@@ -38,7 +38,7 @@ class Wish:
         self.prompt = begin + [int(i) for i in rng.integers(0, 256, rng.integers(1, 90))]
         greedy = rng.random() < 0.4
         self.sampling = Sampling(0.0) if greedy else Sampling(1.0, seed=number, repeat_penalty=1.1 if rng.random() < 0.3 else 1.0)
-        self.plan = Plan(int(rng.integers(1, 40)), draft=int(rng.choice([0, 0, 4])))
+        self.plan = TextPlan(int(rng.integers(1, 40)), draft=int(rng.choice([0, 0, 4])))
 
     def text(self) -> Text:
         """It, to be written."""
@@ -99,13 +99,13 @@ def test_what_begins_alike_is_computed_once(path: Path, text_of: Make) -> None:
     """Eight texts with one prompt: one prefill, and copies of its last page when they go on in different ways."""
     engine = text_of(path, context=200, cache_tokens=1600).engine
     scheduler, timings = Scheduler(engine), [Timings() for _ in range(8)]
-    jobs = [Text(PREFIX, Sampler(Sampling(seed=seed)), Plan(20), timings[seed]) for seed in range(8)]
+    jobs = [Text(PREFIX, Sampler(Sampling(seed=seed)), TextPlan(20), timings[seed]) for seed in range(8)]
     scheduler.finish(jobs)
     assert [t.cached_tokens for t in timings] == [0] + [len(PREFIX) - 1] * 7
     alone = Scheduler(text_of(path, context=200).engine)
     for seed, job in enumerate(jobs):
         alone.engine.pages.forget()
-        assert list(job.ready) == list(generate(alone, PREFIX, Sampler(Sampling(seed=seed)), Plan(20)))
+        assert list(job.ready) == list(generate(alone, PREFIX, Sampler(Sampling(seed=seed)), TextPlan(20)))
     assert len({tuple(job.ready) for job in jobs}) > 4
     finished(scheduler)
 
@@ -116,7 +116,7 @@ def test_a_full_cache_forgets_the_oldest(path: Path, text_of: Make) -> None:
     bodies = np.random.default_rng(5).integers(20, 256, (8, 60)).tolist()
 
     def known(number: int) -> int:
-        text = Text([1, 2, 3, *bodies[number]], Sampler(Sampling(0.0)), Plan(1))
+        text = Text([1, 2, 3, *bodies[number]], Sampler(Sampling(0.0)), TextPlan(1))
         list(scheduler.run(text))
         return text.timings.cached_tokens
 
@@ -133,7 +133,7 @@ def test_salts_share_nothing(path: Path, text_of: Make) -> None:
     engine = text_of(path, context=200, cache_tokens=1600).engine
     timings = [Timings() for _ in range(3)]
     for t, salt in zip(timings, ("a", "b", "a"), strict=True):
-        Scheduler(engine).finish([Text(PREFIX, Sampler(Sampling(0.0)), Plan(1), t, salt)])
+        Scheduler(engine).finish([Text(PREFIX, Sampler(Sampling(0.0)), TextPlan(1), t, salt)])
     assert [t.cached_tokens for t in timings] == [0, 0, len(PREFIX) - 1]
 
 
@@ -142,10 +142,10 @@ def test_a_prompt_does_not_keep_others_waiting(path: Path, text_of: Make, patien
     """While a long prompt is read, a text that is being written gets a token in every step, and steps are as small as its patience."""
     engine = text_of(path, context=400, cache_tokens=1600).engine
     scheduler = Scheduler(engine, patience)
-    writes = Text([1, 2, 3], Sampler(Sampling(0.0)), Plan(60))
+    writes = Text([1, 2, 3], Sampler(Sampling(0.0)), TextPlan(60))
     scheduler.submit(writes)
     scheduler.step()
-    reads = Text([int(i) for i in np.random.default_rng(1).integers(0, 256, 390)], Sampler(Sampling(0.0)), Plan(1))
+    reads = Text([int(i) for i in np.random.default_rng(1).integers(0, 256, 390)], Sampler(Sampling(0.0)), TextPlan(1))
     scheduler.submit(reads)
     steps = 0
     while not reads.done:
@@ -160,7 +160,7 @@ def test_a_prompt_does_not_keep_others_waiting(path: Path, text_of: Make, patien
 
 def test_one_that_fails_is_alone_in_that(path: Path, text_of: Make) -> None:
     scheduler = Scheduler(text_of(path, context=200, cache_tokens=400).engine)
-    good, bad = Text(PREFIX, Sampler(Sampling(0.0)), Plan(5)), Text([999], Sampler(Sampling(0.0)), Plan(5))
+    good, bad = Text(PREFIX, Sampler(Sampling(0.0)), TextPlan(5)), Text([999], Sampler(Sampling(0.0)), TextPlan(5))
     scheduler.submit(bad)
     scheduler.submit(good)
     while scheduler.step():
@@ -179,7 +179,7 @@ def test_reading_beside_writing(path: Path, text_of: Make) -> None:
         found[number] = []
         jobs.append(Reading(ids, lambda _, rows, number=number: found[number].append(rows.copy()), states=number % 2 == 1))
     scheduler = Scheduler(engine)
-    scheduler.submit(Text(PREFIX, Sampler(Sampling(seed=1)), Plan(3)))
+    scheduler.submit(Text(PREFIX, Sampler(Sampling(seed=1)), TextPlan(3)))
     scheduler.finish(jobs)
     alone = text_of(path, context=200)
     for number, ids in enumerate(texts):
@@ -193,10 +193,10 @@ def test_ctrl_c_in_the_middle_of_a_step(path: Path, text_of: Make, monkeypatch: 
     engine = text_of(path, context=200, cache_tokens=400).engine
     alone = Scheduler(engine)
     wanted = [(PREFIX, seed) for seed in range(3)]
-    expected = [list(generate(alone, prompt, Sampler(Sampling(1.0, seed=seed)), Plan(12))) for prompt, seed in wanted]
+    expected = [list(generate(alone, prompt, Sampler(Sampling(1.0, seed=seed)), TextPlan(12))) for prompt, seed in wanted]
     engine.pages.forget()
     scheduler = Scheduler(engine)
-    jobs = [Text(prompt, Sampler(Sampling(1.0, seed=seed)), Plan(12)) for prompt, seed in wanted]
+    jobs = [Text(prompt, Sampler(Sampling(1.0, seed=seed)), TextPlan(12)) for prompt, seed in wanted]
     for job in jobs:
         scheduler.submit(job)
     for _ in range(4):

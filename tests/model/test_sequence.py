@@ -8,8 +8,8 @@ import pytest
 from numpy.typing import NDArray
 
 from bitnet_cli.errors import UsageError
-from bitnet_cli.model.engine import CHUNK, Engine
-from bitnet_cli.model.generate import Plan, Timings, generate
+from bitnet_cli.model.engine import CHUNK_TOKENS, Engine
+from bitnet_cli.model.generate import TextPlan, Timings, generate
 from bitnet_cli.model.sampler import Sampler, Sampling
 from bitnet_cli.model.scheduler import Scheduler
 from bitnet_cli.model.sequence import Sequence
@@ -58,31 +58,31 @@ def test_only_what_is_new_is_computed(engine: Engine, fresh: Callable[..., NDArr
 def test_what_was_generated_is_not_computed_again(engine: Engine) -> None:
     """Two turns of a conversation: the second feeds what the user adds and the last new token, which nobody had fed."""
     greedy, first, second, scheduler = Sampling(temperature=0.0), Timings(), Timings(), Scheduler(engine)
-    new = list(generate(scheduler, TEXT, Sampler(greedy), Plan(6), first))
+    new = list(generate(scheduler, TEXT, Sampler(greedy), TextPlan(6), first))
     assert (first.prompt_tokens, first.cached_tokens, first.fed_tokens) == (10, 0, 10)
     assert held(engine) == TEXT + new[:-1]
     prompt = [*TEXT, *new, 50, 51, 52]
-    again = list(generate(scheduler, prompt, Sampler(greedy), Plan(6), second))
+    again = list(generate(scheduler, prompt, Sampler(greedy), TextPlan(6), second))
     assert (second.prompt_tokens, second.cached_tokens, second.fed_tokens) == (19, 15, 4)
     engine.pages.forget()
     assert held(engine) == []
-    assert again == list(generate(scheduler, prompt, Sampler(greedy), Plan(6)))
+    assert again == list(generate(scheduler, prompt, Sampler(greedy), TextPlan(6)))
 
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt, UsageError])
 def test_stopped_in_the_middle(long_file: Path, text_of: Callable[..., Sequence], error: type[BaseException]) -> None:
     """What was computed stays: whole chunks. The next text goes on behind them."""
-    ids = [int(i) for i in np.random.default_rng(0).integers(0, 200, 2 * CHUNK + 30)]
+    ids = [int(i) for i in np.random.default_rng(0).integers(0, 200, 2 * CHUNK_TOKENS + 30)]
     engine = text_of(long_file).engine
 
     def stop(done: int, total: int) -> None:
         assert total == len(ids)
-        if done == 2 * CHUNK:
+        if done == 2 * CHUNK_TOKENS:
             raise error
 
     with pytest.raises(error):
-        list(generate(Scheduler(engine), ids, Sampler(Sampling()), Plan(1, progress=stop)))
-    assert held(engine) == ids[: 2 * CHUNK]
+        list(generate(Scheduler(engine), ids, Sampler(Sampling()), TextPlan(1, progress=stop)))
+    assert held(engine) == ids[: 2 * CHUNK_TOKENS]
     logits, fed = prefill(engine, ids)
     assert fed == 30
     assert np.array_equal(logits, text_of(long_file).feed(ids))
@@ -102,14 +102,14 @@ def test_stopped_between_two_lines(engine: Engine, monkeypatch: pytest.MonkeyPat
 def test_what_cannot_be_fed(engine: Engine, ids: list[int]) -> None:
     prefill(engine, TEXT)
     with pytest.raises(UsageError):
-        list(generate(Scheduler(engine), ids, Sampler(Sampling()), Plan(1)))
+        list(generate(Scheduler(engine), ids, Sampler(Sampling()), TextPlan(1)))
     assert prefill(engine, TEXT)[1] == 1
 
 
 def test_progress_counts_new_tokens(engine: Engine) -> None:
     seen: list[tuple[int, int]] = []
     prefill(engine, TEXT)
-    plan = Plan(2, progress=lambda done, total: seen.append((done, total)))
+    plan = TextPlan(2, progress=lambda done, total: seen.append((done, total)))
     list(generate(Scheduler(engine), [*TEXT, 1, 2, 3], Sampler(Sampling()), plan))
     assert seen == [(3, 3)]
 

@@ -78,7 +78,7 @@ def test_unused_tokens_are_never_chosen(
     plain = opening(path)
     assert plain.engine.silent.tolist() == SILENT
     assert int(prefill(plain.engine, PROMPT)[0].argmax()) in SILENT
-    monkeypatch.setattr(head, "SMALLEST", 0)
+    monkeypatch.setattr(head, "SMALLEST_HEAD", 0)
     models = [plain, opening(path), opening(write(tmp_path / "quiet.gguf", 0.0)), opening(write(tmp_path / "nan.gguf", np.nan))]
     texts = []
     for model in models:
@@ -94,7 +94,7 @@ def test_unused_tokens_are_never_chosen(
 
 @pytest.mark.skipif(isa.chosen() == isa.NAIVE, reason="the naive kernels read every row")
 def test_a_search_reads_no_byte_of_them(path: Path, opening: Callable[[Path], OpenModel], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(head, "SMALLEST", 0)
+    monkeypatch.setattr(head, "SMALLEST_HEAD", 0)
     engine = opening(path).engine
     found, _ = prefill(engine, PROMPT, top=40)
     assert head_rows(engine)[0] == VOCAB - len(SILENT)

@@ -164,7 +164,7 @@ def test_scale_of_blocks_and_of_the_tensor_multiply(kind: TensorType) -> None:
 @pytest.mark.parametrize("kind", BLOCKED)
 def test_blocks_of_zeros_may_have_any_scale(kind: TensorType, monkeypatch: pytest.MonkeyPatch) -> None:
     """The quantiser of llama.cpp writes 0 there. Chunks of one row, here and below, so that blocks are counted over chunks."""
-    monkeypatch.setattr(layouts, "CHUNK", 1)
+    monkeypatch.setattr(layouts, "CHUNK_WEIGHTS", 1)
     block = block_of(kind)
     values = random((4, 2 * block), seed=5)
     values[1, :block] = values[3, block:] = 0
@@ -178,7 +178,7 @@ def test_blocks_of_zeros_may_have_any_scale(kind: TensorType, monkeypatch: pytes
 
 @pytest.mark.parametrize("kind", BLOCKED)
 def test_a_scale_of_zero_makes_zeros_of_any_codes(kind: TensorType, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(layouts, "CHUNK", 1)
+    monkeypatch.setattr(layouts, "CHUNK_WEIGHTS", 1)
     block = block_of(kind)
     values = np.ones((2, 2 * block), np.int8)
     scale, found = read(set_scales(LAYOUTS[kind].pack_rows(values), kind, [0.5, 0, 0.5, 0]), kind, values.shape)
@@ -235,7 +235,7 @@ def test_values_that_are_not_ternary() -> None:
 @pytest.mark.parametrize("size", [32, 64, 128, 256])
 def test_groups_as_they_are_stored(kind: TensorType, size: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """Codes as Q2_0 has them; chunks of whole panels of rows."""
-    monkeypatch.setattr(layouts, "CHUNK", 1)
+    monkeypatch.setattr(layouts, "CHUNK_WEIGHTS", 1)
     rows, block = 21, block_of(kind)
     values = random((rows, 512)) | np.int8(kind in WITHOUT_ZEROS)
     if kind in WITH_TWOS:

@@ -9,12 +9,11 @@ import statistics
 import time
 from typing import Any, NamedTuple
 
-from bitnet_cli.commands.bench.plan import Plan, Setup
+from bitnet_cli.commands.bench.plan import BenchPlan, Setup
 from bitnet_cli.errors import BitnetError, UsageError
 from bitnet_cli.gguf_file.reader import GGUFFile
 from bitnet_cli.model.engine import Engine
-from bitnet_cli.model.generate import Plan as Writing
-from bitnet_cli.model.generate import Text
+from bitnet_cli.model.generate import Text, TextPlan
 from bitnet_cli.model.sampler import Sampler, Sampling
 from bitnet_cli.model.scheduler import Scheduler
 from bitnet_cli.text.from_gguf import tokenizer_from_metadata
@@ -38,7 +37,7 @@ class Batch(NamedTuple):
     texts: int
 
 
-def batches(plan: Plan, texts: list[int]) -> list[Batch]:
+def batches(plan: BenchPlan, texts: list[int]) -> list[Batch]:
     """Every combination. UsageError: there are no prompts, or nothing to decode."""
     prompts, gens = (sorted({getattr(test, name) for test in plan.tests} - {0}) for name in ("n_prompt", "n_gen"))
     if not prompts or not gens:
@@ -78,7 +77,7 @@ class Batcher:
         """Seconds until each text has its first token; those after that, and the tokens that come in them."""
         self.engine.pages.forget()
         scheduler, begun, written = Scheduler(self.engine), 0, 0
-        plan = Writing(batch.gen + 1, silent=self.engine.silent)  # the first new token is the prompt's
+        plan = TextPlan(batch.gen + 1, silent=self.engine.silent)  # the first new token is the prompt's
         jobs = []
         for number in range(batch.texts):
             prompt = [self._ids[(number * 7 + i) % len(self._ids)] for i in range(batch.prompt)]

@@ -13,11 +13,11 @@ from bitnet_cli.commands.bench import output, plot, rows
 from bitnet_cli.commands.bench.batched import MOST, Batcher, batches, write
 from bitnet_cli.commands.bench.limits import Peak, compile_loops, peak_rates, read_rates
 from bitnet_cli.commands.bench.measure import Result, Runner, token_ids
-from bitnet_cli.commands.bench.plan import Plan, Setup, make_plan, numbers, words
+from bitnet_cli.commands.bench.plan import BenchPlan, Setup, make_plan, numbers, words
 from bitnet_cli.commands.bench.project import Layers, layers_to_measure, memory_bytes, method
 from bitnet_cli.commands.bench.shapes import SHAPES, temporary_model
 from bitnet_cli.commands.compiling import compiling
-from bitnet_cli.commands.opening import find_model, warn_of_threads
+from bitnet_cli.commands.loading import find_model, warn_of_threads
 from bitnet_cli.commands.reporting import Reporter, put
 from bitnet_cli.errors import UnsupportedError, UsageError
 from bitnet_cli.gguf_file.reader import GGUFFile, open_gguf
@@ -25,7 +25,7 @@ from bitnet_cli.layer_table import layer_weights
 from bitnet_cli.machine.energy import Meter
 from bitnet_cli.machine.threads import physical_cores
 from bitnet_cli.model.config import NO_TEXT, read_config
-from bitnet_cli.model.engine import CHUNK, Engine
+from bitnet_cli.model.engine import CHUNK_TOKENS, Engine
 from bitnet_cli.model.kernel_times import KernelTimer, require_timed_kernels
 from bitnet_cli.model.sequence import Sequence
 
@@ -102,7 +102,7 @@ def bench(model: str | None, shapes: Shapes, lists: Lists, choices: Choices) -> 
 
 def _measure_shape(run: "Run", name: str, shapes: Shapes) -> None:
     shape = SHAPES[name]
-    need = max(memory_bytes(shape, setup.cache_type, run.plan.context + CHUNK) for setup in run.plan.setups)
+    need = max(memory_bytes(shape, setup.cache_type, run.plan.context + CHUNK_TOKENS) for setup in run.plan.setups)
     layers = layers_to_measure(shape, need, shapes.projected)
     run.say(f"making {name}")
     with temporary_model(shape._replace(layers=layers.measured), name, shapes.activation) as file:
@@ -126,7 +126,7 @@ class Limits:
 class Run:
     """Rows of all setups of a plan, on one model after the other."""
 
-    def __init__(self, plan: Plan, choices: Choices, models: int):
+    def __init__(self, plan: BenchPlan, choices: Choices, models: int):
         self.plan, self.choices = plan, choices
         self.reporter = Reporter(choices.quiet)
         self.table: list[rows.Row] = []
@@ -145,7 +145,7 @@ class Run:
         if self.plan.context > config.context:
             raise UsageError(f"-d, -p and -n need a context of {self.plan.context} tokens; the model was trained for {config.context}")
         self.say("reading")
-        ids, tokens = token_ids(file, config.vocab, self.plan.context + CHUNK)
+        ids, tokens = token_ids(file, config.vocab, self.plan.context + CHUNK_TOKENS)
         model = rows.model_keys(file, keys or {}) | {"tokens": tokens}
         for setup in self.plan.setups:
             if self.choices.texts:
@@ -160,7 +160,7 @@ class Run:
 
     def _one_setup(self, file: GGUFFile, ids: list[int], layers: Layers, setup: Setup, results: list[Result], limits: Limits) -> None:
         # A little more than the tests: the parts of a token are timed in the middle of them, in whole chunks.
-        context = min(self.plan.context + CHUNK, read_config(file).context)
+        context = min(self.plan.context + CHUNK_TOKENS, read_config(file).context)
         engine = Engine(
             file,
             context=context,

@@ -4,7 +4,7 @@ from typing import NamedTuple
 
 from bitnet_cli.commands.bench.plan import Trial
 from bitnet_cli.commands.bench.project import Layers
-from bitnet_cli.model.engine import CHUNK, Engine
+from bitnet_cli.model.engine import CHUNK_TOKENS, Engine
 from bitnet_cli.model.kernel_times import KernelTimer
 from bitnet_cli.model.traffic import Work, kernel_work
 
@@ -23,7 +23,7 @@ class Kernel(NamedTuple):
 
 def middle(test: Trial) -> tuple[int, int]:
     """Position and tokens of the step that stands for all of a test."""
-    count = min(CHUNK, test.n_prompt) or 1
+    count = min(CHUNK_TOKENS, test.n_prompt) or 1
     return test.depth + (test.tokens - count) // 2, count
 
 

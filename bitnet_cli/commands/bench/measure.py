@@ -12,12 +12,12 @@ from typing import NamedTuple
 import numpy as np
 
 from bitnet_cli.commands.bench.kernels import Kernel, middle, time_kernels
-from bitnet_cli.commands.bench.plan import Plan, Trial
+from bitnet_cli.commands.bench.plan import BenchPlan, Trial
 from bitnet_cli.commands.bench.project import Layers, layer_seconds
 from bitnet_cli.errors import BitnetError
 from bitnet_cli.gguf_file.reader import GGUFFile
 from bitnet_cli.machine.energy import Meter
-from bitnet_cli.model.engine import CHUNK
+from bitnet_cli.model.engine import CHUNK_TOKENS
 from bitnet_cli.model.kernel_times import KernelTimer, time_part
 from bitnet_cli.model.sequence import Sequence
 from bitnet_cli.model.traffic import (
@@ -85,10 +85,10 @@ class Runner:
     def __init__(self, text: Sequence, ids: list[int], meter: Meter, layers: Layers, timer: KernelTimer | None = None):
         self.text, self._ids, self._meter, self._layers, self._timer = text, ids, meter, layers, timer
 
-    def warm_up(self, plan: Plan) -> None:
+    def warm_up(self, plan: BenchPlan) -> None:
         """Run a little of every kind of work, so that the first sample is like the others."""
         text = self.text
-        length = min(CHUNK, text.engine.context)
+        length = min(CHUNK_TOKENS, text.engine.context)
         tops = {test.top for test in plan.tests}
         for top in sorted(tops, reverse=True):
             text.rewind(0)
@@ -96,7 +96,7 @@ class Runner:
             for i in range(min(WARM_UP, text.engine.context - text.position)):
                 text.feed([self._ids[i]], top)
 
-    def run(self, plan: Plan, results: list[Result], done: Callable[[Trial], None]) -> None:
+    def run(self, plan: BenchPlan, results: list[Result], done: Callable[[Trial], None]) -> None:
         """Fill `results`, one a test, which on Ctrl-C hold the repeats there are. done: called after each sample."""
         results += [Result(test) for test in plan.tests]
         for _ in range(plan.repeats):

@@ -39,7 +39,7 @@ class Trial(NamedTuple):
         return f"{kind} @ d{self.depth}" if self.depth else kind
 
 
-class Plan(NamedTuple):
+class BenchPlan(NamedTuple):
     setups: Sequence[Setup]
     tests: Sequence[Trial]
     repeats: int
@@ -83,7 +83,7 @@ def make_plan(
     repeats: int,
     warm_up: bool,
     cores: int,
-) -> Plan:
+) -> BenchPlan:
     """Options of `bitnet bench` -> what to measure. threads: 0 stands for `cores`. UsageError: a bad list, or nothing to measure."""
     depths, tops = numbers(depth, "-d"), numbers(top, "--top-k")
     tests = [Trial(n, 0, d, tops[0]) for d in depths for n in numbers(prompt, "-p") if n]
@@ -96,4 +96,4 @@ def make_plan(
     kinds, bits = words(cache_type, "--cache-type", kv_cache.CACHE_TYPES), words(weights, "--weights", base3_rows.CHOICES)
     schemes = words(activations, "--activations", WANTED)
     setups = [Setup(*choice) for choice in itertools.product(counts, kinds, bits, schemes)]
-    return Plan(setups, tests, repeats, warm_up)
+    return BenchPlan(setups, tests, repeats, warm_up)

@@ -16,7 +16,7 @@ from bitnet_cli.commands.bench.shapes import Shape
 from bitnet_cli.layer_table import layer_weights
 from bitnet_cli.machine.cpu import last_cache_bytes
 from bitnet_cli.machine.memory import available_bytes
-from bitnet_cli.model.engine import CHUNK
+from bitnet_cli.model.engine import CHUNK_TOKENS
 from bitnet_cli.model.kernel_times import time_part
 from bitnet_cli.model.sequence import Sequence
 
@@ -69,7 +69,7 @@ def layer_seconds(sequence: Sequence, prompt: bool, tokens: int, depth: int, top
     before each timing, as it does before the layers of the next token: it takes their place in the cache. top: of the head, as in the test.
     """
     layers = sequence.engine.config.layers
-    count = min(CHUNK, tokens) if prompt else 1
+    count = min(CHUNK_TOKENS, tokens) if prompt else 1
     middle, timings = depth + (tokens - count) // 2, []
     for _ in range(TIMINGS["prefill" if prompt else "decode"]):
         if not prompt:

@@ -23,7 +23,7 @@ from bitnet_cli.layer_table import PROJECTIONS
 from bitnet_cli.machine import energy
 from bitnet_cli.machine.cpu import cpu_name, host_cpus
 from bitnet_cli.model.config import read_config
-from bitnet_cli.model.engine import CHUNK
+from bitnet_cli.model.engine import CHUNK_TOKENS
 
 NOISY = 0.10  # half the range of the samples, as a share of their median
 HASH_WHOLE = 4 << 30  # bytes: SHA-256 of so many takes two seconds
@@ -125,8 +125,8 @@ def base_row(machine: Machine, model: Row, setup: Setup, result: Result) -> Row:
     return {
         **machine.fixed,
         **model,
-        "n_batch": CHUNK,
-        "n_ubatch": CHUNK,
+        "n_batch": CHUNK_TOKENS,
+        "n_ubatch": CHUNK_TOKENS,
         "n_threads": setup.threads,
         "type_k": setup.cache_type,
         "type_v": setup.cache_type,

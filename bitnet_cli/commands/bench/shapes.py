@@ -28,7 +28,7 @@ from bitnet_cli.ternary import i2_s, pq2_0
 POOL = 1 << 24  # bytes, or a little less
 BLOCKS_APART = 2 * 17 * 18 * 54 * 66  # a multiple of every block's bytes
 SCALE = 1 / 32
-SMALLEST, LARGEST, TWOS = 1e-5, 0.08, 0.01  # scales of groups, log-uniform, and the share of weights that are 2
+SMALLEST_SCALE, LARGEST_SCALE, TWOS = 1e-5, 0.08, 0.01  # scales of groups, log-uniform, and the share of weights that are 2
 Producer = Callable[[], NDArray[Any]]  # of a tensor's values, or of its bytes
 
 
@@ -107,7 +107,7 @@ def _pq2_0_pool(generator: np.random.Generator) -> NDArray[np.uint8]:
     values = generator.integers(-1, 2, (POOL // pq2_0.BLOCK_BYTES, pq2_0.BLOCK), np.int8)
     values[generator.random(values.shape, np.float32) < TWOS] = 2
     blocks = pq2_0.pack_rows(values).reshape(-1, pq2_0.BLOCK_BYTES)
-    scales = np.exp(generator.uniform(np.log(SMALLEST), np.log(LARGEST), (len(blocks), 1))).astype("<f2")
+    scales = np.exp(generator.uniform(np.log(SMALLEST_SCALE), np.log(LARGEST_SCALE), (len(blocks), 1))).astype("<f2")
     blocks[:, pq2_0.SCALE_AT : pq2_0.SCALE_AT + 2] = scales.view(np.uint8)
     return blocks.reshape(-1)
 
