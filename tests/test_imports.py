@@ -30,7 +30,10 @@ HEAVY = {
 # its version may be asked for from below; it is the top layer.
 LAYERS = [
     {"errors", "activations", "layer_table", "__version__"},
-    {"machine", "embedded", "ternary", "gguf_file", "checkpoint", "text"},
+    {"machine", "embedded", "gguf_file", "text"},
+    {"ternary"},
+    {"tensors"},
+    {"checkpoint"},
     {"model"},
     {"api"},
     {"serving", "evaluation"},
@@ -42,7 +45,8 @@ LAYERS = [
 ]
 RANK = {name: rank for rank, layer in enumerate(LAYERS) for name in layer}
 # These know files, layouts and text, not how the numbers are computed.
-WITHOUT_KERNELS = {"errors", "activations", "layer_table", "ternary", "gguf_file", "checkpoint", "text", "embedded", "options", "cli"}
+WITHOUT_KERNELS = {"errors", "activations", "layer_table", "options", "cli"}
+WITHOUT_KERNELS |= {"gguf_file", "ternary", "tensors", "checkpoint", "text", "embedded"}
 # These compute nothing, and both packages need them.
 FOR_ALL = {"bitnet_kernels.child", "bitnet_kernels.private"}
 

@@ -22,11 +22,11 @@ from bitnet_cli.checkpoint.packing import block_tensor, scale_table, ternary_ten
 from bitnet_cli.checkpoint.rows import RowWeight, row_tensors
 from bitnet_cli.checkpoint.stored import CHUNK_ELEMENTS, OpenFile, PartedFile, StoredTensor
 from bitnet_cli.errors import BadFileError, UnsupportedError, UsageError
-from bitnet_cli.gguf_file.dequantise import FLOATS, READABLE, rows_as_float32
 from bitnet_cli.gguf_file.reader import TensorInfo, open_gguf
 from bitnet_cli.gguf_file.types import PREFIXES, TensorType, row_bytes
 from bitnet_cli.gguf_file.writer import OutputTensor
 from bitnet_cli.layer_table import PROJECTIONS
+from bitnet_cli.tensors.dequantise import FLOATS, READABLE, rows_as_float32
 from bitnet_cli.ternary import i2_s_order
 from bitnet_cli.ternary.layouts import LAYOUTS, TWOS, PackedTensor, block_of
 

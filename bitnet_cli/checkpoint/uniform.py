@@ -1,7 +1,7 @@
 """Projections of a checkpoint whose weights are all alike: zeros, or one value. No training leaves such a thing; a lost shard does.
 
 In: an open checkpoint. Out: a sentence a tensor, for `convert`, its dry run and `inspect`. Quick: a tensor is read until a weight differs
-from the first, which is nearly always in its first row. The twin for GGUF files is gguf_file/uniform.py.
+from the first, which is nearly always in its first row. The twin for GGUF files is tensors/uniform.py.
 """
 
 from collections.abc import Iterator
@@ -11,7 +11,7 @@ import numpy as np
 from bitnet_cli.checkpoint.flavours import is_packed
 from bitnet_cli.checkpoint.folder import Checkpoint, Projection
 from bitnet_cli.checkpoint.stored import CHUNK_ELEMENTS, StoredTensor
-from bitnet_cli.gguf_file.uniform import BROKEN
+from bitnet_cli.tensors.uniform import BROKEN
 
 PACKED = {0x00: -1, 0x55: 0, 0xAA: 1}  # bytes of four codes that are alike
 

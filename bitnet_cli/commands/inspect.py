@@ -16,13 +16,13 @@ from bitnet_cli.commands.convert import planned, show_plan
 from bitnet_cli.commands.loading import find_model
 from bitnet_cli.commands.reporting import WIDTH, Reporter, print_json, put, row
 from bitnet_cli.errors import BadFileError, BitnetError, printable
-from bitnet_cli.gguf_file.contents import PARTS, Checked, TensorRow, check, sample_zeros, tensor_rows
 from bitnet_cli.gguf_file.reader import GGUFFile, open_gguf
 from bitnet_cli.gguf_file.types import TensorType
-from bitnet_cli.gguf_file.uniform import uniform_projections
 from bitnet_cli.model.checks import Verdict, why_not
 from bitnet_cli.model.config import ACTIVATION_TOP_K, ACTIVATION_TYPE
 from bitnet_cli.model.weights import head_note
+from bitnet_cli.tensors.contents import PARTS, Checked, TensorRow, check, sample_zeros, tensor_rows
+from bitnet_cli.tensors.uniform import uniform_projections
 from bitnet_cli.ternary import i2_s_order
 from bitnet_cli.text.chat.choice import KEY, chat_facts, choose
 from bitnet_cli.text.from_gguf import tokenizer_from_metadata

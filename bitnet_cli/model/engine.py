@@ -21,7 +21,6 @@ from numpy.typing import NDArray
 
 from bitnet_cli.activations import post_hoc_note, scheme_for
 from bitnet_cli.errors import UsageError, option
-from bitnet_cli.gguf_file.dequantise import rows_as_float32
 from bitnet_cli.gguf_file.reader import GGUFFile
 from bitnet_cli.gguf_file.types import row_bytes
 from bitnet_cli.machine.memory import available_bytes
@@ -33,6 +32,7 @@ from bitnet_cli.model.folds import embedding_fold
 from bitnet_cli.model.pages import Pages
 from bitnet_cli.model.sequence import Sequence
 from bitnet_cli.model.weights import embedding_info, head_info, head_note, load_weights, packed_shapes, rope_tables, sizes_of
+from bitnet_cli.tensors.dequantise import rows_as_float32
 from bitnet_cli.text.vocabulary import silent_ids
 
 QUERY_TYPES = {"f32": None, "q4": 4}  # bits of arrays.Sizes

@@ -18,13 +18,13 @@ from bitnet_kernels.group_rows import Groups
 from numpy.typing import NDArray
 
 from bitnet_cli.errors import BadFileError, UnsupportedError
-from bitnet_cli.gguf_file.dequantise import FLOATS as FLOAT_TYPES
-from bitnet_cli.gguf_file.dequantise import rows_as_float32
 from bitnet_cli.gguf_file.reader import GGUFFile, TensorInfo, TensorType
 from bitnet_cli.gguf_file.table import TensorTable
 from bitnet_cli.layer_table import PROJECTIONS, file_name
 from bitnet_cli.model.config import ModelConfig
 from bitnet_cli.model.parts import NO_PARTS, Parts, Scales, parts_of, require_movable
+from bitnet_cli.tensors.dequantise import FLOATS as FLOAT_TYPES
+from bitnet_cli.tensors.dequantise import rows_as_float32
 from bitnet_cli.ternary import i2_s
 from bitnet_cli.ternary.layouts import CHUNK_WEIGHTS, LAYOUTS, PackedTensor, block_of, exact_signs
 

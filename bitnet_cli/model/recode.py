@@ -15,12 +15,12 @@ from bitnet_kernels.native import Entry
 from numpy.typing import NDArray
 
 from bitnet_cli.errors import BadFileError, UnsupportedError
-from bitnet_cli.gguf_file.block_codes import Coded
-from bitnet_cli.gguf_file.dequantise import coded
 from bitnet_cli.gguf_file.reader import GGUFFile, TensorInfo
 from bitnet_cli.gguf_file.types import row_bytes
 from bitnet_cli.machine.memory import give_back, zeros_on_huge_pages
 from bitnet_cli.machine.threads import split
+from bitnet_cli.tensors.block_codes import Coded
+from bitnet_cli.tensors.dequantise import coded
 
 RECODED = arrays.HEAD_Q8_0  # what the kernels then read
 _RECODE = Entry("recode", "recode_rows")

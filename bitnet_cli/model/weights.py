@@ -14,7 +14,6 @@ from numpy.typing import NDArray
 
 from bitnet_cli.activations import A4_8, A4_8_FP4, INT8, V2_A4, V2_A8
 from bitnet_cli.errors import BadFileError, UnsupportedError
-from bitnet_cli.gguf_file.dequantise import FLOATS, READABLE, rows_as_float32
 from bitnet_cli.gguf_file.reader import GGUFFile, TensorInfo, TensorType
 from bitnet_cli.gguf_file.table import TensorTable
 from bitnet_cli.layer_table import BIASES, EVERY, LAYER, PROJECTIONS, QKV_BIASES, VECTORS, projection_shapes, shapes
@@ -25,6 +24,7 @@ from bitnet_cli.model.grouped import BLOCKED, has_grouped_head, has_groups, head
 from bitnet_cli.model.head import planes_for
 from bitnet_cli.model.projections import load_projections, scale_name, weight_name
 from bitnet_cli.model.recode import RECODED, recode_note, recoded
+from bitnet_cli.tensors.dequantise import FLOATS, READABLE, rows_as_float32
 
 ROPE_FACTORS = "rope_freqs.weight"
 MIN_ROPE_FACTOR = 1e-6  # real ones are 1 to 32

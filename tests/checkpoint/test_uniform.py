@@ -17,10 +17,10 @@ from bitnet_cli.checkpoint.uniform import uniform_projections
 from bitnet_cli.commands.convert import convert
 from bitnet_cli.commands.inspect import inspect
 from bitnet_cli.errors import BadFileError
-from bitnet_cli.gguf_file import uniform
 from bitnet_cli.gguf_file.reader import open_gguf
 from bitnet_cli.gguf_file.types import TensorType
 from bitnet_cli.gguf_file.writer import OutputTensor, write_gguf
+from bitnet_cli.tensors import uniform
 from bitnet_cli.ternary.layouts import LAYOUTS
 
 POINTER = b"version https://git-lfs.github.com/spec/v1\noid sha256:4d7a214614ab2935\nsize 1180162688\n"

@@ -15,11 +15,11 @@ from gguf.quants import quantize as quantize_by_gguf
 from bitnet_cli.commands.convert import convert
 from bitnet_cli.commands.quantize import quantize
 from bitnet_cli.errors import BadFileError, UnsupportedError, UsageError
-from bitnet_cli.gguf_file.dequantise import READABLE
 from bitnet_cli.gguf_file.metadata import Typed, ValueType
 from bitnet_cli.gguf_file.reader import open_gguf
 from bitnet_cli.gguf_file.types import TensorType
 from bitnet_cli.gguf_file.writer import OutputTensor, write_gguf
+from bitnet_cli.tensors.dequantise import READABLE
 from bitnet_cli.ternary import absmean, i2_s
 
 from ..model.quantised import forged

@@ -12,10 +12,10 @@ import pytest
 from bitnet_cli.embedded import EMBEDDED_MODEL
 from bitnet_cli.errors import BadFileError
 from bitnet_cli.gguf_file import split as splits
-from bitnet_cli.gguf_file.contents import check, tensor_rows
 from bitnet_cli.gguf_file.reader import GGUFFile, TensorInfo, open_gguf
 from bitnet_cli.gguf_file.split_names import first_of_each, model_name, part_name, parts_beside
 from bitnet_cli.machine.memory import is_mapped_file
+from bitnet_cli.tensors.contents import check, tensor_rows
 
 from ..hostile.forge import BOOL, FLOAT32, STRING, UINT16, UINT32, entry, forge, scalar, string
 from .splitting import forged_part, part, split

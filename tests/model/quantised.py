@@ -4,9 +4,9 @@ import gguf
 import numpy as np
 from numpy.typing import NDArray
 
-from bitnet_cli.gguf_file.dequantise import rows_as_float32
 from bitnet_cli.gguf_file.types import BLOCKS, TensorType
 from bitnet_cli.gguf_file.writer import OutputTensor
+from bitnet_cli.tensors.dequantise import rows_as_float32
 
 # Byte offsets of float16 scales and minima in a block of the types that gguf.quants cannot write.
 HALVES = {

@@ -9,8 +9,6 @@ from bitnet_kernels.naive import dense
 from numpy.typing import NDArray
 
 from bitnet_cli.errors import BadFileError, UnsupportedError
-from bitnet_cli.gguf_file.contents import check
-from bitnet_cli.gguf_file.dequantise import FLOATS, READABLE
 from bitnet_cli.gguf_file.reader import open_gguf
 from bitnet_cli.gguf_file.types import TensorType
 from bitnet_cli.model import recode
@@ -20,6 +18,8 @@ from bitnet_cli.model.grouped import BLOCKED
 from bitnet_cli.model.sequence import Sequence
 from bitnet_cli.model.traffic import head_bytes_a_token
 from bitnet_cli.model.weights import HEAD_KINDS, head_note
+from bitnet_cli.tensors.contents import check
+from bitnet_cli.tensors.dequantise import FLOATS, READABLE
 
 from .builder import Model, Sizes, f32, random_model, write_model
 from .quantised import forged, tensor

@@ -15,10 +15,10 @@ from bitnet_cli.checkpoint.folder import open_checkpoint
 from bitnet_cli.commands.convert import convert
 from bitnet_cli.commands.quantize import quantize
 from bitnet_cli.errors import BitnetError, UnsupportedError, UsageError
-from bitnet_cli.gguf_file.dequantise import rows_as_float32
 from bitnet_cli.gguf_file.reader import open_gguf
 from bitnet_cli.gguf_file.types import TensorType
 from bitnet_cli.model.sequence import Sequence
+from bitnet_cli.tensors.dequantise import rows_as_float32
 
 from . import embedding_models
 from .reference import Activations, assert_agree, forward

@@ -11,7 +11,6 @@ from numpy.typing import NDArray
 
 from bitnet_cli.commands.quantize import quantize
 from bitnet_cli.errors import BadFileError, UnsupportedError
-from bitnet_cli.gguf_file.contents import check, sample_zeros
 from bitnet_cli.gguf_file.reader import GGUFFile, open_gguf
 from bitnet_cli.gguf_file.types import TensorType
 from bitnet_cli.gguf_file.writer import OutputTensor
@@ -19,6 +18,7 @@ from bitnet_cli.model.checks import why_not
 from bitnet_cli.model.config import read_config
 from bitnet_cli.model.projections import load_projections
 from bitnet_cli.model.sequence import Sequence
+from bitnet_cli.tensors.contents import check, sample_zeros
 from bitnet_cli.ternary import iq2_bn
 from bitnet_cli.ternary.layouts import LAYOUTS, PackedTensor
 

@@ -11,7 +11,6 @@ import pytest
 from bitnet_kernels import arrays
 
 from bitnet_cli.errors import BadFileError, BitnetError, UnsupportedError
-from bitnet_cli.gguf_file.dequantise import READABLE
 from bitnet_cli.gguf_file.reader import GGUFFile, open_gguf
 from bitnet_cli.gguf_file.types import TensorType, nbytes
 from bitnet_cli.gguf_file.writer import OutputTensor
@@ -20,6 +19,7 @@ from bitnet_cli.model.config import read_config
 from bitnet_cli.model.engine import Engine
 from bitnet_cli.model.sequence import Sequence
 from bitnet_cli.model.weights import PROJECTIONS, check_tensors, embedding_info, head_info, load_weights, sizes_of
+from bitnet_cli.tensors.dequantise import READABLE
 from bitnet_cli.ternary import i2_s
 
 from .builder import NORMS, Model, Sizes, dense, f32, packed, random_model, write_model

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from bitnet_cli.gguf_file.block_codes import Bytes, Coded, Floats, half
+from bitnet_cli.tensors.block_codes import Bytes, Coded, Floats, half
 
 Codes = NDArray[np.int8]
 _PARITY = np.array(

@@ -7,9 +7,9 @@ its blocks differs from the first, which is nearly always within the first chunk
 import numpy as np
 from numpy.typing import NDArray
 
-from bitnet_cli.gguf_file.contents import CHUNK_BYTES, DENSE, EXPONENTS, HALVES
 from bitnet_cli.gguf_file.reader import GGUFFile, TensorInfo
 from bitnet_cli.gguf_file.types import BLOCKS, PREFIXES, TAILS, TOGETHER, TensorType, row_bytes
+from bitnet_cli.tensors.contents import CHUNK_BYTES, DENSE, EXPONENTS, HALVES
 from bitnet_cli.ternary.layouts import LAYOUTS
 
 BROKEN = "which no trained model has: something was lost before it came here"

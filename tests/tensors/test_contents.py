@@ -5,12 +5,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from bitnet_cli.gguf_file.contents import check
-from bitnet_cli.gguf_file.dequantise import FLOATS, READABLE
 from bitnet_cli.gguf_file.reader import open_gguf
 from bitnet_cli.gguf_file.types import BLOCKS, PREFIXES, TensorType
-from bitnet_cli.gguf_file.uniform import uniform_projections
 from bitnet_cli.gguf_file.writer import OutputTensor, write_gguf
+from bitnet_cli.tensors.contents import check
+from bitnet_cli.tensors.dequantise import FLOATS, READABLE
+from bitnet_cli.tensors.uniform import uniform_projections
 from bitnet_cli.ternary.layouts import LAYOUTS
 
 from ..model.quantised import forged

@@ -9,9 +9,9 @@ from collections.abc import Callable
 import numpy as np
 from numpy.typing import NDArray
 
-from bitnet_cli.gguf_file import block_codes, grid_codes
-from bitnet_cli.gguf_file.block_codes import Coded
 from bitnet_cli.gguf_file.types import BLOCKS, TensorType
+from bitnet_cli.tensors import block_codes, grid_codes
+from bitnet_cli.tensors.block_codes import Coded
 
 FLOATS = {TensorType.F32: "F32", TensorType.F16: "F16", TensorType.BF16: "BF16"}  # names as in safetensors
 _BLOCKS: dict[TensorType, Callable[[NDArray[np.uint8]], Coded]] = {

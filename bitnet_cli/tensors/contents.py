@@ -12,10 +12,10 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from bitnet_cli.gguf_file.dequantise import FLOATS, rows_as_float32
-from bitnet_cli.gguf_file.grid_codes import iq1_m_scale
 from bitnet_cli.gguf_file.reader import GGUFFile, TensorInfo
 from bitnet_cli.gguf_file.types import BLOCKS, PREFIXES, TAILS, TOGETHER, TensorType, row_bytes
+from bitnet_cli.tensors.dequantise import FLOATS, rows_as_float32
+from bitnet_cli.tensors.grid_codes import iq1_m_scale
 from bitnet_cli.ternary import counts
 
 PARTS = ("ternary", "head_embedding", "norms", "other")

@@ -6,8 +6,8 @@ import gguf
 import numpy as np
 import pytest
 
-from bitnet_cli.gguf_file.dequantise import FLOATS, READABLE, coded, rows_as_float32
 from bitnet_cli.gguf_file.types import BLOCKS, TensorType, row_bytes
+from bitnet_cli.tensors.dequantise import FLOATS, READABLE, coded, rows_as_float32
 
 COLS = 512
 OURS = (TensorType.Q1_0, TensorType.Q2_0, TensorType.PQ2_0, TensorType.PTQ1_0)  # that the gguf package does not know: tests/ternary
