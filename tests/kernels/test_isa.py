@@ -149,11 +149,8 @@ def test_whole_steps_by_avx2(run_script: Callable[..., Any]) -> None:
 @pytest.mark.skipif(platform.machine().lower() not in ("x86_64", "amd64"), reason="x86-64 has a baseline older than its vectors")
 def test_the_oldest_cpu(run_script: Callable[..., Any], definition: dict[str, Any]) -> None:
     """Compiled for a CPU of 2003: no SSE3 and what came after it."""
-    assert (
-        run_script("oldest_cpu.py", "same_integers.py", BITNET_ISA="portable")["digests"]
-        == naive_results(run_script, definition)["digests"]
-    )
-    assert_near(run_script("oldest_cpu.py", "whole_steps.py", "f32", "plain", BITNET_ISA="portable"))
+    result = run_script("oldest_cpu.py", "same_integers.py", BITNET_ISA="portable")
+    assert result["digests"] == naive_results(run_script, definition)["digests"]
 
 
 @pytest.fixture
