@@ -99,3 +99,23 @@ def arm_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
         tensors = [OutputTensor(i.name, i.type, i.shape, lambda name=i.name: produce(name)) for i in gguf.tensors.values()]
         write_gguf(path, gguf.require_str("general.architecture"), gguf.typed_metadata, tensors)
     return path
+
+
+_seconds: dict[str, float] = {}
+
+
+def pytest_runtest_logreport(report: pytest.TestReport) -> None:
+    """Add up where the time goes, by folder and file."""
+    file = report.nodeid.partition("::")[0]
+    for place in {file, file.rpartition("/")[0]}:
+        _seconds[place] = _seconds.get(place, 0.0) + report.duration
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Where most of it went, if it was more than a minute."""
+    folders = {place: seconds for place, seconds in _seconds.items() if not place.endswith(".py")}
+    if sum(folders.values()) < 60:
+        return
+    for title, places in (("folder", folders), ("file", {place: _seconds[place] for place in _seconds.keys() - folders.keys()})):
+        most = sorted(places.items(), key=lambda item: -item[1])[:20]
+        terminalreporter.write_line(f"seconds by {title}: " + ", ".join(f"{place} {seconds:.0f}" for place, seconds in most))
