@@ -23,7 +23,7 @@ EVERY = 0.25  # seconds between two counts
 def _say(stop: threading.Event, terminal: bool) -> None:
     if stop.wait(PATIENCE):
         return
-    what = f"bitnet: compiling the kernels for this CPU ({isa.chosen()})"
+    what = f"bitnet: compiling the kernels ({isa.chosen()})"
     if not terminal:
         say(f"{what}; this takes about a quarter of a minute the first time, less for other models")
         return
