@@ -12,6 +12,7 @@ import numpy as np
 from bitnet_kernels import isa
 from numpy.typing import NDArray
 
+from bitnet_cli.commands.compile_progress import compiling
 from bitnet_cli.commands.loading import find_model
 from bitnet_cli.commands.prompts import read_prompt
 from bitnet_cli.commands.reporting import Reporter, print_json, say

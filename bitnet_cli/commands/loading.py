@@ -6,6 +6,7 @@ from pathlib import Path
 from bitnet_kernels import lost_pages
 from bitnet_kernels.control import MAX_THREADS
 
+from bitnet_cli.commands.compile_progress import compiling
 from bitnet_cli.commands.reporting import Reporter, say
 from bitnet_cli.embedded import DEFAULT_MODEL, EMBEDDED
 from bitnet_cli.errors import printable

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
+from bitnet_cli.commands.compile_progress import compiling
 from bitnet_cli.commands.loading import find_model
 from bitnet_cli.commands.reporting import Reporter, lacks, say
 from bitnet_cli.errors import BadFileError, UsageError, printable

@@ -16,6 +16,7 @@ from bitnet_cli.commands.bench.measure import Result, Runner, token_ids
 from bitnet_cli.commands.bench.plan import BenchPlan, Setup, make_plan, numbers, words
 from bitnet_cli.commands.bench.project import Layers, layers_to_measure, memory_bytes, method
 from bitnet_cli.commands.bench.shapes import SHAPES, temporary_model
+from bitnet_cli.commands.compile_progress import compiling
 from bitnet_cli.commands.loading import find_model, warn_of_threads
 from bitnet_cli.commands.reporting import Reporter, put
 from bitnet_cli.errors import UnsupportedError, UsageError
