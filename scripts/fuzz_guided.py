@@ -21,6 +21,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections import deque
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -43,6 +44,7 @@ Test = Callable[[bytes], Any]
 reached = {"inputs": 0, "at the tensor table": 0, "accepted": 0, "seconds": 0.0}
 tables: dict[bytes, int] = {}  # where the tensor table of an input begins
 KNOWN_TABLES = 100_000
+last: deque[bytes] = deque(maxlen=500)  # inputs that have reached it
 SILENCE = 2.0  # seconds that a template may take here; the child has one
 FORBIDDEN = ("open", "exec", "import", "subprocess.Popen", "os.system", "os.exec", "os.remove", "os.rename", "socket.connect")
 TEMPLATES = (
@@ -154,6 +156,7 @@ def target_of(name: str, folder: Path) -> tuple[Test, list[bytes]]:
                 if len(tables) > KNOWN_TABLES:
                     tables.clear()
                 tables[bytes(self.data)] = self.pos
+                last.append(bytes(self.data))
             return whole(self, *arguments)
 
         parse._Parser.tensor = tensor
@@ -184,12 +187,13 @@ def target_of(name: str, folder: Path) -> tuple[Test, list[bytes]]:
 
 
 def mutate_gguf(data: bytes, most: int, seed: int) -> bytes:
-    """Mostly in the tensor table and behind it, so that most inputs reach it; seldom anywhere."""
-    rng, start = random.Random(seed), tables.get(data, 24)
-    if rng.random() < 0.05 or len(data) <= start:
+    """Mostly in the tensor table and behind it, of an input that has reached it; seldom anywhere."""
+    rng = random.Random(seed)
+    if rng.random() < 0.05:
         return bytes(atheris.Mutate(data, most))
-    if rng.random() < 0.1:
-        start = 24
+    if data not in tables and last and rng.random() < 0.9:
+        data = rng.choice(last)
+    start = tables.get(data, 24) if rng.random() < 0.9 else 24
     kept, rest = data[:start], data[start:]
     return kept + bytes(atheris.Mutate(rest, max(most - start, 1)))
 

@@ -1,6 +1,7 @@
 """Change one thing in a module, run its tests, and see whether they notice. POSIX only.
 
     python scripts/mutate.py parse --sample 300          also: ternary, safetensors, sampler, naive; prints those that nothing noticed
+    python scripts/mutate.py parse --survivors           only those of the log that nothing noticed, again
     python scripts/mutate.py parse --show 17             mutant 17 as a diff
     python scripts/mutate.py --report build/mutations    what the logs say, by target
 
@@ -79,7 +80,9 @@ TARGETS = {
         ("hostile/test_gguf.py", "hostile/test_gguf_edges.py", "hostile/test_gguf_tensors.py", "gguf_file/test_reader.py"),
     ),
     "ternary": Target(("bitnet_cli/ternary/*.py",), _LAYOUTS),
-    "safetensors": Target(("bitnet_cli/checkpoint/safetensors.py",), ("checkpoint/test_safetensors.py",)),
+    "safetensors": Target(
+        ("bitnet_cli/checkpoint/safetensors.py",), ("checkpoint/test_safetensors_edges.py", "checkpoint/test_safetensors.py")
+    ),
     "sampler": Target(
         ("bitnet_cli/model/sampler.py",),
         ("model/test_sampler.py", "model/test_sampler_properties.py", "model/test_choose_allowed.py", "model/test_silent.py"),
@@ -285,7 +288,13 @@ def tests_of(target: Target, file: str) -> tuple[str, ...]:
     return target.more.get(Path(file).name, target.tests)
 
 
-def run(name: str, sample: int, seed: int, out: Path) -> None:
+def results(log: Path) -> dict[tuple[str, int], str]:
+    """What a log says of each mutant: its last line."""
+    lines = map(json.loads, log.read_text().splitlines()) if log.exists() else ()
+    return {(line["file"], line["number"]): line["result"] for line in lines}
+
+
+def run(name: str, sample: int, seed: int, out: Path, survivors: bool) -> None:
     """Run the sampled mutants of a target."""
     target = TARGETS[name]
     files = sorted(str(path.relative_to(ROOT)) for pattern in target.files for path in ROOT.glob(pattern))
@@ -293,7 +302,7 @@ def run(name: str, sample: int, seed: int, out: Path) -> None:
     chosen = random.Random(seed).sample(every, min(sample, len(every)))
     out.mkdir(parents=True, exist_ok=True)
     log = out / f"{name}.jsonl"
-    done = {(line["file"], line["number"]) for line in map(json.loads, log.read_text().splitlines())} if log.exists() else set()
+    done = {mutant for mutant, word in results(log).items() if word == "killed" or not survivors}
     print(f"{name}: {len(every)} mutants in {len(files)} files, {len(chosen)} of them sampled, {len(done)} done", flush=True)
     _preload()
     limits: dict[tuple[str, ...], float] = {}
@@ -323,7 +332,7 @@ def run(name: str, sample: int, seed: int, out: Path) -> None:
 def report(out: Path) -> None:
     """Counts of each log."""
     for log in sorted(out.glob("*.jsonl")):
-        counts = Counter(json.loads(line)["result"] for line in log.read_text().splitlines())
+        counts = Counter(results(log).values())
         print(f"{log.stem}: {sum(counts.values())} mutants, " + ", ".join(f"{count} {word}" for word, count in sorted(counts.items())))
 
 
@@ -343,6 +352,7 @@ def main() -> None:
     parser.add_argument("--sample", type=int, default=300)
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--out", type=Path, default=Path("build/mutations"))
+    parser.add_argument("--survivors", action="store_true")
     parser.add_argument("--show", type=int)
     parser.add_argument("--file", help="with --show: which of the target's files")
     parser.add_argument("--report", type=Path)
@@ -352,7 +362,7 @@ def main() -> None:
     elif given.target and given.show is not None:
         show(given.target, given.show, given.file)
     elif given.target:
-        run(given.target, given.sample, given.seed, given.out)
+        run(given.target, given.sample, given.seed, given.out, given.survivors)
     else:
         parser.error("a target, or --report")
 
