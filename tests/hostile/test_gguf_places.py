@@ -126,4 +126,4 @@ def test_the_caps_are_what_they_are() -> None:
     """Far above what models need, and far below what a machine has."""
     caps = [module.MAX_HEADER, module.MAX_STRING, module.MAX_KEY, module.MAX_STRINGS, module.MAX_ENTRIES, module.MAX_NAME, module.MAX_DIMS]
     assert caps == [64 << 20, 16 << 20, 65535, 1 << 21, 1 << 16, 63, 4]
-    assert (module.MIN_ENTRY, module.MIN_TENSOR) == (len(entry("k", UINT8, b"\0")), len(tensor("t", [1], 0, 0)))
+    assert (len(entry("k", UINT8, b"\0")), len(tensor("t", [1], 0, 0))) == (module.MIN_ENTRY, module.MIN_TENSOR)
