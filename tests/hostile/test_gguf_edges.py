@@ -55,7 +55,8 @@ def test_lengths_at_their_caps(cap: str, most: int, monkeypatch: pytest.MonkeyPa
         "MAX_NAME": lambda n: forge([ONE], [tensor("x" * n, [4], 0, 0)], bytes(16)),
     }
     for short in (most - 1, most):
-        read(texts[cap](short))
+        metadata = read(texts[cap](short)).metadata
+        assert cap != "MAX_STRING" or (metadata["k"].value, metadata["l"].value) == ("x" * short, ["x" * short])
     refused(texts[cap](most + 1), f"is {most + 1}, at most {most} bytes are allowed")
     if cap == "MAX_STRING":
         refused(forge([ONE, entry("l", ARRAY, array(STRING, [string("x" * 6)]))]), "l[0] length: is 6, at most 5")
