@@ -28,7 +28,7 @@ from typing import Any
 
 import atheris
 
-with atheris.instrument_imports(include=["bitnet_cli"]):
+with atheris.instrument_imports(include=["bitnet_cli", "jinja2"]):
     from bitnet_cli.checkpoint import config, safetensors, tokenizer
     from bitnet_cli.commands.bench import saved
     from bitnet_cli.commands.chat import files
@@ -36,6 +36,8 @@ with atheris.instrument_imports(include=["bitnet_cli"]):
     from bitnet_cli.gguf_file import parse, reader, table
     from bitnet_cli.model import constraint, opening
     from bitnet_cli.text.chat import jinja, jinja_child
+
+    jinja_child.environment()  # imports Jinja, and so with eyes in it
 import make_test_models
 
 from bitnet_cli.embedded import EMBEDDED_MODEL
@@ -102,7 +104,6 @@ class Rendering:
     def __init__(self) -> None:
         self.watched = False
         jinja_child.limit = lambda: None
-        jinja_child.environment()  # imports of Jinja's are over
         signal.signal(signal.SIGPROF, _stop)
         sys.addaudithook(self._hook)
 

@@ -77,7 +77,10 @@ _LAYOUTS = ("ternary", "model/test_weights.py")
 TARGETS = {
     "parse": Target(
         ("bitnet_cli/gguf_file/parse.py",),
-        (*tuple(f"hostile/test_gguf{part}.py" for part in ("_places", "_edges", "_tensors", "")), "gguf_file/test_reader.py"),
+        (
+            *(f"hostile/test_gguf{part}.py" for part in ("_places", "_edges", "_tensors", "")),
+            *(f"gguf_file/test_{part}.py" for part in ("reader", "dialects", "legacy_q2_0")),
+        ),
     ),
     "ternary": Target(("bitnet_cli/ternary/*.py",), _LAYOUTS),
     "safetensors": Target(

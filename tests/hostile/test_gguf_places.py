@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from bitnet_cli.errors import BadFileError
+from bitnet_cli.errors import BadFileError, UnsupportedError
 from bitnet_cli.gguf_file import parse as module
 from bitnet_cli.gguf_file.parse import parse
 
@@ -50,6 +50,11 @@ CASES = {
     "array past the end": (forge([entry("key", ARRAY, array(UINT32, [], 2))]), "key: needs 8 bytes", HEAD + KEY + 4 + 12),
     "boolean in an array": (forge([entry("key", ARRAY, array(BOOL, [b"\1", b"\2"]))]), "key: has a boolean", HEAD + KEY + 4 + 12),
     "count of strings": (forge([entry("key", ARRAY, array(STRING, [], 2))]), "key: has 2 strings", HEAD + KEY + 4 + 12),
+    "count of strings, by a byte": (
+        forge([entry("key", ARRAY, array(STRING, [bytes(15)], 2))]),
+        "key: has 2 strings, but the file has only 15 bytes left",
+        HEAD + KEY + 4 + 12,
+    ),
     "string in an array": (
         forge([entry("key", ARRAY, array(STRING, [string("ab"), string("c", 9)]))]),
         "key[1]: needs 9 bytes, the file has 1 left",
@@ -104,12 +109,15 @@ def test_tensors_of_unknown_size(tmp_path: Path) -> None:
     for size, fits in ((1, True), (0, False)):
         data = forge([], [tensor("a", [8], 0, 0), tensor("b", [32], 9, 32)], bytes(32 + size))
         if fits:
+            whole = data
             unread = parse(data, tmp_path, unread=True).unread["b"]  # type: ignore[arg-type]
             assert (unread.offset, unread.nbytes) == (128, 1)
         else:
             with pytest.raises(BadFileError) as caught:
                 parse(data, tmp_path, unread=True)  # type: ignore[arg-type]
             assert str(caught.value).endswith(f"tensor b offset: is 32, which leaves no bytes for it (byte {ROW + 33})")
+    with pytest.raises(UnsupportedError, match=r"Q8_1 \(9\) is not supported"):
+        parse(whole, tmp_path)  # type: ignore[arg-type]
     between = forge([], [tensor("a", [32], 9, 0), tensor("b", [8], 0, 64)], bytes(96))
     assert parse(between, tmp_path, unread=True).unread["a"].nbytes == 64  # type: ignore[arg-type]
 
