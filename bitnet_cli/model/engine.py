@@ -145,10 +145,14 @@ class Engine:
         page = kv_cache.cache_bytes(self.cache_type, c.layers, c.kv_heads, c.head_dim, size)
         return min(memory // page if memory else -(-tokens // size), free // 2 // page if free is not None else sys.maxsize)
 
-    def start(self) -> None:
-        """Compile the kernels (seconds, once on a machine) or load them, test them, and start the threads. Raises WrongKernelsError."""
+    def compile(self) -> None:
+        """Compile the kernels (seconds, once on a machine) or load them, and start the threads."""
         self.team.start()
         self.derived.compile()
+
+    def start(self) -> None:
+        """`compile`, and test what was compiled or loaded. Raises WrongKernelsError."""
+        self.compile()
         self_test.check(self.arrays, self.cache_type, self.derived.may_build_base3)
 
     def close(self) -> None:
