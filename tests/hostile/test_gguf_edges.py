@@ -34,6 +34,8 @@ def test_a_value_may_end_with_the_file() -> None:
     data = forge([ONE, entry("last", ARRAY, array(STRING, [string("a"), string("bc")]))])
     assert read(data).metadata["last"].value == ["a", "bc"]
     refused(data[:-1], "last[1]: needs 2 bytes, the file has 1 left")
+    data = forge([ONE, entry("last", ARRAY, array(STRING, [string("a"), string("")]))])
+    assert read(data).metadata["last"].value == ["a", ""]
     data = forge([ONE, entry("last", ARRAY, array(UINT8, [b"\1", b"\2"]))])
     assert list(read(data).metadata["last"].value) == [1, 2]  # type: ignore[arg-type]
     refused(data[:-1], "last: needs 2 bytes, the file has 1 left")
