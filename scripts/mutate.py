@@ -88,7 +88,7 @@ TARGETS = {
     ),
     "sampler": Target(
         ("bitnet_cli/model/sampler.py",),
-        ("model/test_sampler.py", "model/test_sampler_properties.py", "model/test_choose_allowed.py", "model/test_silent.py"),
+        tuple(f"model/test_{part}.py" for part in ("sampler_bounds", "sampler", "choose_allowed", "sampler_properties", "silent")),
     ),
     "naive": Target(
         ("kernels/naive/*.py",),
