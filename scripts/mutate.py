@@ -152,7 +152,7 @@ def _changes(node: ast.AST) -> Iterator[tuple[str, Callable[[], Any]]]:
         for step in (1, -1):
             yield f"{node.value} -> {node.value + step}", setting(node, "value", node.value + step)
     elif isinstance(node, ast.Constant) and isinstance(node.value, float):
-        yield f"{node.value} -> {node.value * 1.1}", setting(node, "value", node.value * 1.1)
+        yield f"{node.value} -> {node.value * 1.1 or 0.1}", setting(node, "value", node.value * 1.1 or 0.1)
     if isinstance(node, (ast.If, ast.While, ast.IfExp, ast.Assert)):
         yield "condition negated", setting(node, "test", ast.UnaryOp(ast.Not(), node.test))
     if isinstance(node, ast.comprehension):
@@ -306,7 +306,8 @@ def run(name: str, sample: int, seed: int, out: Path, survivors: bool) -> None:
     print(f"{name}: {len(every)} mutants in {len(files)} files, {len(chosen)} of them sampled, {len(done)} done", flush=True)
     chosen = [mutant for mutant in chosen if (mutant.file, mutant.number) not in done]
     if not chosen:
-        return report(out)
+        report(out)
+        return
     os.chdir(ROOT)
     if _pytest(dict.fromkeys(test for mutant in chosen for test in tests_of(target, mutant.file))):
         sys.exit("the tests fail without any mutant")
