@@ -11,6 +11,7 @@ Python open, start or import is a crash. scripts/fuzz.py runs whole commands ove
 """
 
 import argparse
+import contextlib
 import json
 import os
 import random
@@ -38,6 +39,7 @@ with atheris.instrument_imports(include=["bitnet_cli", "jinja2"]):
     from bitnet_cli.text.chat import jinja, jinja_child
 
     jinja_child.environment()  # imports Jinja, and so with eyes in it
+import fuzz
 import make_test_models
 
 from bitnet_cli.embedded import EMBEDDED_MODEL
@@ -199,6 +201,17 @@ def mutate_gguf(data: bytes, most: int, seed: int) -> bytes:
     return kept + bytes(atheris.Mutate(rest, max(most - start, 1)))
 
 
+def mutate_json(data: bytes, most: int, seed: int) -> bytes:
+    """Half of the time whole values or names, where the input is JSON."""
+    rng = random.Random(seed)
+    if rng.random() < 0.5:
+        with contextlib.suppress(ValueError, RecursionError):
+            made = fuzz.changed_json(data, rng)
+            if len(made) <= most:
+                return made
+    return bytes(atheris.Mutate(data, most))
+
+
 def watch(words: list[str], out: Path) -> int:
     """Run libFuzzer in another process, and say at the end what it has found and when."""
     begin, edges, last, inputs = time.monotonic(), 0, 0.0, ""
@@ -260,10 +273,11 @@ def main() -> None:
         f"-max_total_time={given.seconds or (0 if given.reached else 60)}",
         f"-seed={given.seed}",
         f"-artifact_prefix={out}/",
-        "-max_len=4096",
+        f"-max_len={max(4096, *(2 * len(seed) for seed in seeds))}",
         "-rss_limit_mb=0",
     ]
-    more = {"custom_mutator": mutate_gguf} if given.target == "gguf" else {}
+    mutators = dict.fromkeys(("config", "tokenizer", "chat", "bench", "schema"), mutate_json) | {"gguf": mutate_gguf}
+    more = {"custom_mutator": mutators[given.target]} if given.target in mutators else {}
     atheris.Setup([*words, str(out / "corpus")], one, **more)
     atheris.Fuzz()
 
