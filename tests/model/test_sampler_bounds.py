@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from bitnet_cli.errors import UsageError
-from bitnet_cli.model.sampler import Sampling
+from bitnet_cli.model.sampler import Sampler, Sampling
 
 # Name: least and largest value, and a step past them.
 BOUNDS: dict[str, tuple[float, float, float]] = {
@@ -55,6 +55,11 @@ def test_biases() -> None:
     for wrong in (((-1, 1.0),), ((0, math.inf),), ((0, math.nan),), ((3, 1.0), (3, 2.0))):
         with pytest.raises(UsageError, match="logit_bias"):
             Sampling(logit_bias=wrong)
+
+
+@pytest.mark.parametrize(("bias", "top"), [(-1.0, 2), (0.0, 2), (1.0, 0)])
+def test_a_bias_that_raises_asks_for_all_logits(bias: float, top: int) -> None:
+    assert Sampler(Sampling(0.0, logit_bias=((3, bias),))).top == top
 
 
 def test_what_nobody_says() -> None:
