@@ -31,7 +31,7 @@ import atheris
 
 with atheris.instrument_imports(include=["bitnet_cli", "jinja2"]):
     from bitnet_cli.checkpoint import config, safetensors, tokenizer
-    from bitnet_cli.commands.bench import saved
+    from bitnet_cli.commands.bench import compare, report, saved
     from bitnet_cli.commands.chat import files
     from bitnet_cli.errors import BadFileError, BitnetError
     from bitnet_cli.gguf_file import parse, reader, table
@@ -147,6 +147,13 @@ class Rendering:
             raise BadFileError("f", "chat template", answer["error"])
 
 
+def use_rows(path: Path) -> None:
+    """Whatever is read can be compared and drawn."""
+    rows = saved.read_rows(path)
+    compare.compare_rows(rows, rows)
+    report.report([path, path], path.with_suffix(".html"))
+
+
 def target_of(name: str, folder: Path) -> tuple[Test, list[bytes]]:
     """What is tested, and inputs to begin with."""
     model = make_test_models.write_folder(folder / "model", "C_packed", make_test_models.Shape(layers=1))
@@ -177,7 +184,9 @@ def target_of(name: str, folder: Path) -> tuple[Test, list[bytes]]:
     if name == "template":
         return Rendering(), [source.encode() for source in TEMPLATES]
     if name == "bench":
-        return of_file(folder, "rows.json", saved.read_rows), [b'[{"test": "tg1", "samples_ts": [1.0], "avg_ts": 1.0}]', b'{"a": 1}\n']
+        made = [sys.executable, "-m", "bitnet_cli", "bench", "-p", "8", "-n", "4", "-r", "2", "-q", "--save", str(folder / "b.json")]
+        subprocess.run(made, check=True, stdout=subprocess.DEVNULL)
+        return of_file(folder, "rows.json", use_rows), [(folder / "b.json").read_bytes(), b'{"a": 1}\n']
     if name == "chat":
         opened = opening.open_model(EMBEDDED_MODEL, opening.Options(context=16, threads=1))
         chat = {"format": "bitnet-chat", "version": 1, "model": {"name": "a", "vocab_size": 4096}, "template": "t", "sampling": {}}
