@@ -3,7 +3,10 @@
 import math
 from typing import Any
 
+import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from bitnet_cli.errors import UsageError
 from bitnet_cli.model.sampler import Sampler, Sampling
@@ -60,6 +63,36 @@ def test_biases() -> None:
 @pytest.mark.parametrize(("bias", "top"), [(-1.0, 2), (0.0, 2), (1.0, 0)])
 def test_a_bias_that_raises_asks_for_all_logits(bias: float, top: int) -> None:
     assert Sampler(Sampling(0.0, logit_bias=((3, bias),))).top == top
+
+
+@pytest.mark.parametrize("temperature", [0.5, 1.0, 2.0])
+def test_mirostat_asks_for_all_logits(temperature: float) -> None:
+    assert Sampler(Sampling(temperature, mirostat=2)).top == 0
+    assert Sampler(Sampling(0.0, mirostat=2)).top == 1
+
+
+@pytest.mark.parametrize("penalty", [1.1, 1.25, 0.5])
+def test_any_penalty_but_1_counts(penalty: float) -> None:
+    sampler = Sampler(Sampling(0.0, repeat_penalty=penalty))
+    sampler.observe([1])
+    logits = np.array([1.0, 1.0 + 0.05 * (penalty - 1), 0.5], np.float32)
+    assert sampler.choose(logits) == (0 if penalty > 1 else 1)
+
+
+@given(
+    logits=st.lists(st.integers(-40, 40).map(lambda n: n / 8), min_size=6, max_size=16),
+    shift=st.sampled_from([-64.0, 32.0, 64.0]),
+    top_p=st.sampled_from([0.3, 0.9, 0.95]),
+    asked=st.integers(2, 5),
+)
+def test_a_choice_among_few_logits_knows_no_shift(logits: list[float], shift: float, top_p: float, asked: int) -> None:
+    """Nor whether it can be made: all of them larger by as much are the same probabilities."""
+    found = []
+    for every in (np.array(logits, np.float32), np.array(logits, np.float32) + np.float32(shift)):
+        largest = np.where(every >= np.sort(every)[-asked], every, -np.inf).astype(np.float32)
+        allowed = np.arange(len(every)) % 3 > 0
+        found.append(Sampler(Sampling(1.0, 8, top_p, 0.3, seed=5)).choose_allowed(largest, allowed, asked))
+    assert found[0] == found[1]
 
 
 def test_what_nobody_says() -> None:
