@@ -15,7 +15,7 @@ from typing import Annotated, Any, NoReturn
 
 import typer
 
-from bitnet_cli.errors import COMMAND_LINE, BitnetError, printable
+from bitnet_cli.errors import COMMAND_LINE, BitnetError, WrongKernelsError, printable
 from bitnet_cli.options import batch, bench, convert, embed, inspect, models, perplexity, quantize, run, serve
 from bitnet_cli.options.compile import compile_kernels
 from bitnet_cli.options.eval import evaluate
@@ -34,6 +34,10 @@ class Commands(Group):
         try:
             code = super().main(*arguments, **options | {"standalone_mode": False})
         except BitnetError as error:
+            if isinstance(error, WrongKernelsError):
+                from bitnet_cli.commands.again import start_again
+
+                start_again(error)
             _fail(error, error.exit_code)
         except OSError as error:
             if reader_left(error):

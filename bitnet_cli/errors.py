@@ -1,6 +1,7 @@
 """Every error a user can meet, and the exit code that the command line gives it.
 
     BitnetError            1   something failed at run time
+    ├── WrongKernelsError  1   the kernels compute wrongly on this machine
     ├── UsageError         2   the command line asks for something impossible
     ├── BadFileError       3   a file is damaged, forged or inconsistent
     └── UnsupportedError   4   a known thing that this version does not handle
@@ -14,6 +15,9 @@ from contextvars import ContextVar
 
 COMMAND_LINE = ContextVar("bitnet_command_line", default=False)  # whether it is the command line that asks
 OPTIONS = {"context": "-c", "threads": "-t", "max_tokens": "-n", "temperature": "--temp", "template": "--chat-template"}
+
+
+PORTABLE = "portable"  # the set of instructions that every CPU has
 
 
 def option(parameter: str) -> str:
@@ -35,6 +39,15 @@ class BitnetError(Exception):
 
     def __str__(self) -> str:
         return printable(super().__str__())
+
+
+class WrongKernelsError(BitnetError):
+    """What a model would write is not what it should. kernels: the name of an instruction set; what: where it was noticed."""
+
+    def __init__(self, kernels: str, what: str):
+        self.kernels = kernels
+        self.without_advice = f"the kernels for {kernels} compute wrongly on this machine (their self-test: {what})"
+        super().__init__(self.without_advice + ("" if kernels == PORTABLE else f"; BITNET_ISA={PORTABLE} may be right"))
 
 
 class UsageError(BitnetError):

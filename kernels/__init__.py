@@ -23,6 +23,6 @@ A step of a model is one call, `serve` in step.py, by every thread of a team:
     head_search.py, dense.py   logits of the rows that want them
 
 Weights, cache and scratch are described in arrays.py, and made by the caller. Every kernel has a twin in naive/ that reads like its
-formula: the specification, the oracle of its tests, and what runs where nothing can be compiled. A new kernel is one module here, its twin,
-and a test of both at odd sizes.
+formula: the specification, the oracle of its tests and of the self-test at start, and what runs where nothing can be compiled. A new kernel
+is one module here, its twin, and a test of both at odd sizes.
 """

@@ -61,7 +61,7 @@ def of_published_models() -> list[Asked]:
 def of_model(path: Path, cache_type: str) -> list[Asked]:
     """What one file asks for."""
     with native.noted() as asked, open_gguf(path) as file:
-        Engine(file, cache_type=cache_type).start()
+        Engine(file, cache_type=cache_type).compile()
         compile_for_several()
     return asked
 

@@ -11,6 +11,7 @@ import threading
 from collections.abc import Sequence
 from pathlib import Path
 
+from bitnet_cli.commands.again import take
 from bitnet_cli.commands.reporting import Reporter
 from bitnet_cli.errors import BadFileError, UsageError
 from bitnet_cli.model.constraint import grammar_of
@@ -34,7 +35,7 @@ def read_prompt(prompt: str | None, file: Path | None, encoding: str | None = No
     if file is not None:
         data = _read(file)
     elif prompt == "-" or (prompt is None and sys.stdin is not None and not sys.stdin.isatty()):
-        data = sys.stdin.buffer.read(MAX_PROMPT_BYTES + 1)
+        data = take(MAX_PROMPT_BYTES + 1)
     else:
         return prompt or ""
     return _text(data, "stdin" if file is None else str(file), encoding)
@@ -148,7 +149,7 @@ def read_grammar(schema: str | None, regex: str | None, *, stdin_is_free: bool) 
         return grammar_of(schema, regex)
     if schema == "-" and not stdin_is_free:
         raise UsageError("--json-schema - reads the schema from stdin; give a prompt by -p or -f, and no -cnv")
-    data = sys.stdin.buffer.read(MAX_PROMPT_BYTES + 1) if schema == "-" else _read(Path(schema))
+    data = take(MAX_PROMPT_BYTES + 1) if schema == "-" else _read(Path(schema))
     try:
         text = decode_text(data, schema, "JSON schema", "utf-8", hint=False)  # RFC 8259, section 8.1
     except BadFileError as error:

@@ -46,13 +46,17 @@ def reserve(weights: arrays.Weights, c: ModelConfig, shapes: Sequence[tuple[int,
         if choice == "auto":
             return weights, nothing
         raise UnsupportedError("1.6 bits a weight: not supported with several scales in a tensor, nor with float activations")
-    sizes = np.array([[rows * _row_bytes(cols) for rows, cols in shapes]] * c.layers, np.int64)
-    ends = sizes.cumsum()
-    if choice == "auto" and not _pays(weights, c, int(ends[-1])):
+    if choice == "auto" and not _pays(weights, c, c.layers * sum(rows * _row_bytes(cols) for rows, cols in shapes)):
         return weights, nothing
-    rows, offsets = zeros_on_huge_pages(int(ends[-1])), ends.reshape(sizes.shape) - sizes
-    room = weights._replace(base3=rows, base3_offsets=offsets, base3_built=np.zeros(1, np.int64))
-    return room, Base3Plan(shapes, 0 if choice == "1.6" else DECIDE_AFTER, choice == "1.6")
+    return room(weights, c.layers, shapes), Base3Plan(shapes, 0 if choice == "1.6" else DECIDE_AFTER, choice == "1.6")
+
+
+def room(weights: arrays.Weights, layers: int, shapes: Sequence[tuple[int, int]]) -> arrays.Weights:
+    """`weights` with room for base-3 rows, which are not built."""
+    sizes = np.array([[rows * _row_bytes(cols) for rows, cols in shapes]] * layers, np.int64)
+    ends = sizes.cumsum()
+    offsets = ends.reshape(sizes.shape) - sizes
+    return weights._replace(base3=zeros_on_huge_pages(int(ends[-1])), base3_offsets=offsets, base3_built=np.zeros(1, np.int64))
 
 
 def _row_bytes(cols: int) -> int:

@@ -5,7 +5,7 @@ prefill, so the columns are a second copy, 4.4 MB a layer for BitNet 2B-4T, made
 """
 
 import numpy as np
-from bitnet_kernels import arrays, isa
+from bitnet_kernels import arrays, isa, kv_cache
 from bitnet_kernels.frame import Frame
 from bitnet_kernels.native import Entry
 from numpy.typing import NDArray
@@ -28,6 +28,11 @@ def _layer_bytes(hidden: int, feed_forward: int) -> int:
 def _blocks(hidden: int) -> int:
     """Of output rows: those of a register of packed bytes."""
     return -(-hidden // (4 * isa.width()))
+
+
+def room(sizes: arrays.Sizes) -> NDArray[np.uint8]:
+    """Room for the columns of a small model, wherever the system gives it."""
+    return kv_cache.zeros(sizes.layers * _layer_bytes(sizes.hidden, sizes.feed_forward), np.uint8)
 
 
 def columns_for(c: ModelConfig) -> NDArray[np.uint8]:

@@ -35,6 +35,11 @@ class Derived:
             columns.compile_builder(self._weights)
         base3_rows.compile_builder(self._weights, self._base3)
 
+    @property
+    def may_build_base3(self) -> bool:
+        """Whether decode may come to read base-3 rows."""
+        return bool(self._base3.shapes)
+
     def expect(self, tokens: int | None) -> None:
         """At most so many tokens will be decoded next; None: nobody knows. For a short text no layouts are built: it would end later."""
         self._until = None if tokens is None else self._decoded + tokens

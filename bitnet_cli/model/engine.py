@@ -24,7 +24,7 @@ from bitnet_cli.errors import UsageError, option
 from bitnet_cli.gguf_file.reader import GGUFFile
 from bitnet_cli.gguf_file.types import row_bytes
 from bitnet_cli.machine.memory import available_bytes
-from bitnet_cli.model import base3_rows
+from bitnet_cli.model import base3_rows, self_test
 from bitnet_cli.model.checks import DEFAULT_CONTEXT, check_model, own_bytes, require_memory
 from bitnet_cli.model.config import ModelConfig
 from bitnet_cli.model.derived import Derived
@@ -145,10 +145,15 @@ class Engine:
         page = kv_cache.cache_bytes(self.cache_type, c.layers, c.kv_heads, c.head_dim, size)
         return min(memory // page if memory else -(-tokens // size), free // 2 // page if free is not None else sys.maxsize)
 
-    def start(self) -> None:
-        """Compile the kernels (seconds, once on a machine) or load them (a third of a second), and start the threads."""
+    def compile(self) -> None:
+        """Compile the kernels (seconds, once on a machine) or load them, and start the threads."""
         self.team.start()
         self.derived.compile()
+
+    def start(self) -> None:
+        """`compile`, and test what was compiled or loaded. Raises WrongKernelsError."""
+        self.compile()
+        self_test.check(self.arrays, self.cache_type, self.derived.may_build_base3)
 
     def close(self) -> None:
         """End the worker threads."""

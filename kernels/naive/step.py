@@ -80,31 +80,58 @@ def _scales(w: Weights, layer: int, which: int, rows: int) -> Floats:
     return np.repeat(w.part_scales[first : last + 1], np.diff(w.part_ends[first : last + 1], prepend=0))
 
 
-def run_layer(z: Sizes, w: Weights, cache: AnyCache, layer: int, x: Floats, position: int, table: Table) -> Floats:
-    """x: (tokens, hidden) float32, the residual stream of a text; returns it after the layer. The cache gets its keys and values."""
-    tokens, inner, kv = len(x), z.heads * z.head_dim, z.kv_heads * z.head_dim
-    places = slice(w.rope_rows[layer] + position, w.rope_rows[layer] + position + tokens)
+def attention_inputs(z: Sizes, w: Weights, layer: int, x: Floats) -> Floats:
+    """x: (tokens, hidden) float32, the residual stream -> queries, keys and values before RoPE, side by side as Scratch.qkv has them."""
+    inner, kv = z.heads * z.head_dim, z.kv_heads * z.head_dim
     n = _norm(z, w, layer, ATTENTION_NORM, x)
     norms, rows = {Q: Q_NORM, K: K_NORM, V: V_NORM}, {Q: inner, K: kv, V: kv}
     made = [_project(z, w, layer, which, _norm(z, w, layer, norms[which], n), rows[which]) for which in (Q, K, V)]
     if w.biases is not None:
         made = [part + bias for part, bias in zip(made, np.split(w.biases[layer], [inner, inner + kv]), strict=True)]
-    q, k, v = (part.reshape(tokens, -1, z.head_dim) for part in made)
+    q, k, v = (part.reshape(len(x), -1, z.head_dim) for part in made)
     q, k = _norm(z, w, layer, Q_HEAD_NORM, q), _norm(z, w, layer, K_HEAD_NORM, k)
+    return np.concatenate([part.reshape(len(x), -1) for part in (q, k, v)], -1)
+
+
+def rotated(z: Sizes, w: Weights, layer: int, qkv: Floats, position: int) -> tuple[Floats, Floats, Floats]:
+    """Queries and keys after RoPE, and values, each (tokens, heads, head_dim)."""
+    places = slice(w.rope_rows[layer] + position, w.rope_rows[layer] + position + len(qkv))
+    q, k, v = np.split(qkv.reshape(len(qkv), -1, z.head_dim), [z.heads, z.heads + z.kv_heads], 1)
     rotate = rope.rotate_pairs if z.rope == ROPE_PAIRS else rope.rotate
     turning = z.rotated or z.head_dim
     q, k = (np.concatenate([rotate(a[..., :turning], w.cos[places], w.sin[places]), a[..., turning:]], -1) for a in (q, k))
     if z.query_bits:
         q = kv_cache.dequantise(*kv_cache.quantise(q, z.query_bits), z.query_bits)
-    attention.store(cache, layer, position, k, v, table)
-    mixed = attention.attend(q, *attention.stored(cache, layer, position + tokens, z.head_dim, table), position, int(w.windows[layer]))
+    return q, k, v
+
+
+def after_attention(z: Sizes, w: Weights, layer: int, x: Floats, mixed: Floats) -> Floats:
+    """The residual stream with what attention gave, (tokens, heads * head_dim)."""
     out = _project(z, w, layer, O, _norm(z, w, layer, ATTENTION_SUB_NORM, mixed), z.hidden)
-    x = x + _norm(z, w, layer, ATTENTION_OUT_NORM, out)
+    return x + _norm(z, w, layer, ATTENTION_OUT_NORM, out)
+
+
+def hidden_units(z: Sizes, w: Weights, layer: int, x: Floats) -> Floats:
+    """(tokens, feed_forward): the gated units of the feed-forward block."""
     n = _norm(z, w, layer, FFN_NORM, x)
     gate = _project(z, w, layer, GATE, _norm(z, w, layer, GATE_NORM, n), z.feed_forward)
     up = _project(z, w, layer, UP, _norm(z, w, layer, UP_NORM, n), z.feed_forward)
-    h = _norm(z, w, layer, FFN_SUB_NORM, glu.gated(gate, up, z.activation))
+    return glu.gated(gate, up, z.activation)
+
+
+def after_feed_forward(z: Sizes, w: Weights, layer: int, x: Floats, units: Floats) -> Floats:
+    """The residual stream with what the feed-forward block gave."""
+    h = _norm(z, w, layer, FFN_SUB_NORM, units)
     return x + _norm(z, w, layer, FFN_OUT_NORM, _project(z, w, layer, DOWN, h, z.hidden))
+
+
+def run_layer(z: Sizes, w: Weights, cache: AnyCache, layer: int, x: Floats, position: int, table: Table) -> Floats:
+    """x: (tokens, hidden) float32, the residual stream of a text; returns it after the layer. The cache gets its keys and values."""
+    q, k, v = rotated(z, w, layer, attention_inputs(z, w, layer, x), position)
+    attention.store(cache, layer, position, k, v, table)
+    stored = attention.stored(cache, layer, position + len(x), z.head_dim, table)
+    x = after_attention(z, w, layer, x, attention.attend(q, *stored, position, int(w.windows[layer])))
+    return after_feed_forward(z, w, layer, x, hidden_units(z, w, layer, x))
 
 
 def logits(z: Sizes, w: Weights, state: Floats, out: Floats) -> None:

@@ -69,7 +69,7 @@ def test_what_published_models_need_is_all_that_models_ask_for(tmp_path: Path) -
 def test_nothing_is_compiled_or_run_while_it_is_noted() -> None:
     with native.noted() as asked, open_gguf(EMBEDDED["tiny"].path) as file:
         engine = Engine(file)
-        engine.start()
+        engine.compile()
     assert isa.chosen() == isa.NAIVE or ("step", "serve") in {(each.module, each.name) for each in asked}
 
 

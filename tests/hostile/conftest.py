@@ -16,11 +16,11 @@ Refused = Callable[[Path, type[BitnetError]], BitnetError]
 
 def refused_within_limits(path: Path, error: type[BitnetError]) -> BitnetError:
     tracemalloc.start()
-    begin = time.perf_counter()
+    begin = time.process_time()  # not by the clock: other programs may have the cores
     try:
         with pytest.raises(error) as caught:
             open_gguf(path)
-        seconds, (_, peak) = time.perf_counter() - begin, tracemalloc.get_traced_memory()
+        seconds, (_, peak) = time.process_time() - begin, tracemalloc.get_traced_memory()
     finally:
         tracemalloc.stop()
     assert type(caught.value) is error

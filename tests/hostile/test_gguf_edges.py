@@ -34,6 +34,8 @@ def test_a_value_may_end_with_the_file() -> None:
     data = forge([ONE, entry("last", ARRAY, array(STRING, [string("a"), string("bc")]))])
     assert read(data).metadata["last"].value == ["a", "bc"]
     refused(data[:-1], "last[1]: needs 2 bytes, the file has 1 left")
+    data = forge([ONE, entry("last", ARRAY, array(STRING, [string("a"), string("")]))])
+    assert read(data).metadata["last"].value == ["a", ""]
     data = forge([ONE, entry("last", ARRAY, array(UINT8, [b"\1", b"\2"]))])
     assert list(read(data).metadata["last"].value) == [1, 2]  # type: ignore[arg-type]
     refused(data[:-1], "last: needs 2 bytes, the file has 1 left")
@@ -55,7 +57,8 @@ def test_lengths_at_their_caps(cap: str, most: int, monkeypatch: pytest.MonkeyPa
         "MAX_NAME": lambda n: forge([ONE], [tensor("x" * n, [4], 0, 0)], bytes(16)),
     }
     for short in (most - 1, most):
-        read(texts[cap](short))
+        metadata = read(texts[cap](short)).metadata
+        assert cap != "MAX_STRING" or (metadata["k"].value, metadata["l"].value) == ("x" * short, ["x" * short])
     refused(texts[cap](most + 1), f"is {most + 1}, at most {most} bytes are allowed")
     if cap == "MAX_STRING":
         refused(forge([ONE, entry("l", ARRAY, array(STRING, [string("x" * 6)]))]), "l[0] length: is 6, at most 5")

@@ -26,6 +26,7 @@ def assert_near(result: dict[str, Any], step: float = 1 / 127) -> None:
     assert set(result["one by one"].values()) == {True}
     assert set(result["split"].values()) == {True}
     assert set(result["pages"].values()) == {True}
+    assert set(result["self-test"].values()) == {True}
 
 
 def test_steps_are_near_the_twin_and_the_same_however_cut(run_script: Callable[..., Any]) -> None:

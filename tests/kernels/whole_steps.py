@@ -16,6 +16,8 @@ from bitnet_kernels.naive import step as naive_step
 from numpy.typing import NDArray
 from tiny_model import SHAPES, Model, Shape
 
+from bitnet_cli.model import self_test
+
 Floats = NDArray[np.float32]
 
 
@@ -83,8 +85,16 @@ def compiled() -> bool:
     return bool(team._SERVE._functions)
 
 
+def passes_self_test(model: Model, cache: str) -> bool:
+    """Whether the self-test of a model of this layout is run over that layout, and passes."""
+    arrays = model.sizes, model.weights, model.cache, model.scratch
+    self_test.check(arrays, cache, False)
+    return len(self_test._passed) > 0
+
+
 def found(cache: str, names: list[str]) -> dict[str, Any]:
     result: dict[str, Any] = {"isa": isa.chosen(), "errors": {}, "chained": {}, "one by one": {}, "split": {}, "pages": {}, "skipped": {}}
+    result["self-test"] = {}
     for name in names:
         shape = SHAPES[name]
         model = Model(shape, cache=cache)
@@ -94,6 +104,8 @@ def found(cache: str, names: list[str]) -> dict[str, Any]:
         result["one by one"][name] = sequence(shape, cache, False, 1) == whole
         result["skipped"][name] = int(model.scratch.counts[:, 1].sum())
         result["split"][name] = sequence(shape, cache, True, shape.layers) == whole
+        self_test._passed.clear()
+        result["self-test"][name] = passes_self_test(model, cache)
         result["pages"][name] = sequence(shape, cache, True, 1, page=16) == whole
     return {**result, "compiled": compiled()}
 

@@ -1,0 +1,103 @@
+"""Every number of Sampling at its bounds: the last that is taken, and the first that is not."""
+
+import math
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from bitnet_cli.errors import UsageError
+from bitnet_cli.model.sampler import Sampler, Sampling
+
+# Name: least and largest value, and a step past them.
+BOUNDS: dict[str, tuple[float, float, float]] = {
+    "temperature": (0.0, 100.0, 1e-9),
+    "top_p": (0.0, 1.0, 1e-9),
+    "min_p": (0.0, 1.0, 1e-9),
+    "repeat_penalty": (0.01, 100.0, 1e-9),
+    "presence_penalty": (-100.0, 100.0, 1e-9),
+    "frequency_penalty": (-100.0, 100.0, 1e-9),
+    "mirostat_tau": (0.0, 100.0, 1e-9),
+    "mirostat_eta": (0.0, 1.0, 1e-9),
+    "top_k": (0, math.inf, 1),
+    "seed": (-1, 2**63 - 1, 1),
+    "repeat_last_n": (-1, 2**31 - 1, 1),
+}
+
+
+@pytest.mark.parametrize("name", BOUNDS)
+def test_bounds(name: str) -> None:
+    low, high, step = BOUNDS[name]
+    good, bad = [low], [low - step, math.nan, True, "1"]
+    if high == math.inf:
+        good.append(10**20)
+    else:
+        good.append(high)
+        bad.append(high + step if step == 1 else high + 1e-6)
+    if step == 1:
+        bad.append(1.5)
+    for value in good:
+        assert getattr(Sampling(**{name: value}), name) == value
+    for wrong in bad:
+        with pytest.raises(UsageError, match=name):
+            Sampling(**{name: wrong})  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("wrong", [1, 3, -1, -2])
+def test_mirostat_is_off_or_2(wrong: int) -> None:
+    Sampling(mirostat=0), Sampling(mirostat=2)
+    with pytest.raises(UsageError, match="mirostat"):
+        Sampling(mirostat=wrong)
+
+
+def test_biases() -> None:
+    most: Any = ((0, 1.0), (1, -1e30))
+    assert Sampling(logit_bias=most).logit_bias == most
+    for wrong in (((-1, 1.0),), ((0, math.inf),), ((0, math.nan),), ((3, 1.0), (3, 2.0))):
+        with pytest.raises(UsageError, match="logit_bias"):
+            Sampling(logit_bias=wrong)
+
+
+@pytest.mark.parametrize(("bias", "top"), [(-1.0, 2), (0.0, 2), (1.0, 0)])
+def test_a_bias_that_raises_asks_for_all_logits(bias: float, top: int) -> None:
+    assert Sampler(Sampling(0.0, logit_bias=((3, bias),))).top == top
+
+
+@pytest.mark.parametrize("temperature", [0.5, 1.0, 2.0])
+def test_mirostat_asks_for_all_logits(temperature: float) -> None:
+    assert Sampler(Sampling(temperature, mirostat=2)).top == 0
+    assert Sampler(Sampling(0.0, mirostat=2)).top == 1
+
+
+@pytest.mark.parametrize("penalty", [1.1, 1.25, 0.5])
+def test_any_penalty_but_1_counts(penalty: float) -> None:
+    sampler = Sampler(Sampling(0.0, repeat_penalty=penalty))
+    sampler.observe([1])
+    logits = np.array([1.0, 1.0 + 0.05 * (penalty - 1), 0.5], np.float32)
+    assert sampler.choose(logits) == (0 if penalty > 1 else 1)
+
+
+@given(
+    logits=st.lists(st.integers(-40, 40).map(lambda n: n / 8), min_size=6, max_size=16),
+    shift=st.sampled_from([-64.0, 32.0, 64.0]),
+    top_p=st.sampled_from([0.3, 0.9, 0.95]),
+    asked=st.integers(2, 5),
+)
+def test_a_choice_among_few_logits_knows_no_shift(logits: list[float], shift: float, top_p: float, asked: int) -> None:
+    """Nor whether it can be made: all of them larger by as much are the same probabilities."""
+    found = []
+    for every in (np.array(logits, np.float32), np.array(logits, np.float32) + np.float32(shift)):
+        largest = np.where(every >= np.sort(every)[-asked], every, -np.inf).astype(np.float32)
+        allowed = np.arange(len(every)) % 3 > 0
+        found.append(Sampler(Sampling(1.0, 8, top_p, 0.3, seed=5)).choose_allowed(largest, allowed, asked))
+    assert found[0] == found[1]
+
+
+def test_what_nobody_says() -> None:
+    """The defaults of llama.cpp and of its command line (docs/cli.md)."""
+    s = Sampling()
+    assert (s.temperature, s.top_k, s.top_p, s.min_p) == (0.8, 40, 0.95, 0.05)
+    assert (s.repeat_penalty, s.repeat_last_n, s.presence_penalty, s.frequency_penalty) == (1.0, 64, 0.0, 0.0)
+    assert (s.seed, s.mirostat, s.mirostat_tau, s.mirostat_eta, s.logit_bias) == (-1, 0, 5.0, 0.1, ())
