@@ -131,7 +131,7 @@ def _other_rows(model: MicroModel, layouts: Layouts, expected: Floats) -> Iterat
     if layouts.base3:
         packed = [(rows, arrays.packed_width(cols)) for rows, cols in shapes(z)]
         w = base3_rows.room(w, z.layers, packed)
-        base3_rows.build(w, base3_rows.Plan(packed, 0, True), 1, "the micro-model")
+        base3_rows.build(w, base3_rows.Base3Plan(packed, 0, True), 1, "the micro-model")
         if not np.array_equal(_Run(model._replace(weights=w)).step(TOKENS - 1, TOKENS, [])[0], expected):
             yield "decode by base-3 rows"
 

@@ -59,8 +59,8 @@ def test_scales_of_groups_have_the_layout_of_the_model(kind: TensorType, tmp_pat
 def engine(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., Engine]]:
     """An engine over the embedded model in which all that pays for large models only is built; the self-test has not run."""
     monkeypatch.setattr(self_test, "_passed", set())
-    for module in (head, columns, base3_rows):
-        monkeypatch.setattr(module, "SMALLEST", 0)
+    for module, least in ((head, "HEAD"), (columns, "TERNARY"), (base3_rows, "TERNARY")):
+        monkeypatch.setattr(module, f"SMALLEST_{least}", 0)
     made: list[Engine] = []
 
     def make(**options: Any) -> Engine:
