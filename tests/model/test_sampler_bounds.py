@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bitnet_cli.errors import UsageError
+from bitnet_cli.errors import BitnetError, UsageError
 from bitnet_cli.model.sampler import Sampler, Sampling
 
 # Name: least and largest value, and a step past them.
@@ -93,6 +93,54 @@ def test_a_choice_among_few_logits_knows_no_shift(logits: list[float], shift: fl
         allowed = np.arange(len(every)) % 3 > 0
         found.append(Sampler(Sampling(1.0, 8, top_p, 0.3, seed=5)).choose_allowed(largest, allowed, asked))
     assert found[0] == found[1]
+
+
+@pytest.mark.parametrize(
+    ("options", "changes"),
+    [
+        ({}, False),
+        ({"repeat_penalty": 1.1}, True),
+        ({"presence_penalty": 0.1}, True),
+        ({"frequency_penalty": 0.1}, True),
+        ({"frequency_penalty": 0.1, "repeat_last_n": 0}, False),
+        ({"frequency_penalty": 0.1, "repeat_last_n": 1}, True),
+        ({"frequency_penalty": 0.1, "repeat_last_n": -1}, True),
+    ],
+)
+def test_what_counts_as_a_penalty(options: dict[str, Any], changes: bool) -> None:
+    assert Sampling(**options).penalises is changes
+
+
+def test_small_things() -> None:
+    """A seed of 0 is one; without silent tokens all logits are heard; errors name the position, 0 where nobody says."""
+    sampler, logits = Sampler(Sampling(0.0, seed=0)), np.array([1.0, np.nan], np.float32)
+    assert sampler.seed == 0 and sampler.heard(logits) is logits
+    for choose in (lambda **more: sampler.choose(logits, **more), lambda **more: sampler.choose_allowed(logits, logits == 1, **more)):
+        for more, position in (({}, 0), ({"position": 7}, 7)):
+            with pytest.raises(BitnetError, match=f"at position {position}$"):
+                choose(**more)
+
+
+@pytest.mark.parametrize(
+    ("temperature", "top_p", "min_p", "decided"),
+    [
+        (0.0, 0.5, 0.0, True),
+        (1.0, 0.5, 0.0, False),
+        (1.0, 0.5, 0.55, False),
+        (1.0, 0.3, 0.55, True),
+        (-0.0, 0.3, 0.55, True),
+        (1.0, 0.3, 0.45, False),
+    ],
+)
+def test_when_few_logits_are_enough(temperature: float, top_p: float, min_p: float, decided: bool) -> None:
+    """Allowed are tokens that weigh 1 and 0.6, and three of 0.5 at most, of which two are among the four of top-k: sums of 1.6 to 2.6.
+
+    The second is kept where 1, which is before it, is less than top-p of the sum.
+    """
+    logits = np.array([0, np.log(0.6), np.log(0.5), -np.inf, -np.inf, -np.inf], np.float32)
+    sampler = Sampler(Sampling(temperature, 4, top_p, min_p, seed=1))
+    found = sampler.choose_allowed(logits, np.array([True, True, False, True, True, True]), 3)
+    assert (found is not None) is decided
 
 
 def test_what_nobody_says() -> None:
