@@ -1,6 +1,7 @@
 """Every number of Sampling at its bounds: the last that is taken, and the first that is not."""
 
 import math
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -63,6 +64,22 @@ def test_biases() -> None:
 @pytest.mark.parametrize(("bias", "top"), [(-1.0, 2), (0.0, 2), (1.0, 0)])
 def test_a_bias_that_raises_asks_for_all_logits(bias: float, top: int) -> None:
     assert Sampler(Sampling(0.0, logit_bias=((3, bias),))).top == top
+
+
+@pytest.mark.parametrize(
+    ("top_p", "min_p", "kept"), [(0.5, 0.0, {0, 1}), (0.75, 0.0, {0, 1, 2}), (0.0, 0.0, {0}), (1.0, 1.0, {0, 1, 2, 3})]
+)
+def test_equal_probabilities_at_the_edge(top_p: float, min_p: float, kept: set[int]) -> None:
+    """A token stays while those before it fall short of top-p, and where it reaches min-p: four of a quarter each."""
+    sampler = Sampler(Sampling(1.0, 0, top_p, min_p, seed=3))
+    assert {sampler.choose(np.zeros(4, np.float32)) for _ in range(80)} == kept
+
+
+def test_a_random_number_next_to_1(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its product with the sum of weights may be rounded to that sum, past the last token's place."""
+    sampler = Sampler(Sampling(1.0, 0, 1.0, 0.0))
+    monkeypatch.setattr(sampler, "_random", SimpleNamespace(random=lambda: 1.0))
+    assert sampler.choose(np.zeros(4, np.float32)) == 3
 
 
 @pytest.mark.parametrize("temperature", [0.5, 1.0, 2.0])
