@@ -1,14 +1,20 @@
 """How likely the model found a token, and which others it found likely: from the logits, before penalties, temperature and cuts.
 
 Probabilities are of the tokens that there are: a row of the head that stands for none (Engine.silent) has a logit of minus infinity here.
+The same logits give the same bits on every machine (elementary.py).
 """
 
-import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
+from bitnet_kernels.elementary import exp, exp_f32, log, total
 from numpy.typing import NDArray
+
+from bitnet_cli.model.sampler import largest_of
+
+TOGETHER = 1 << 16  # logits: rows of small vocabularies are taken several at a time
+
 
 
 class TokenLogprob(NamedTuple):
@@ -23,12 +29,11 @@ def token_logprob(logits: NDArray[np.float32], token: int, count: int) -> TokenL
     """logits: (vocab,) float32, all of them. count: how many of the likeliest tokens to name."""
     values = logits.astype(np.float64)
     largest = float(values.max())
-    total = largest + math.log(float(np.exp(values - largest).sum()))
+    all_of_them = largest + float(log(total(exp(values - largest))))
     count = min(count, int(np.count_nonzero(values > -np.inf)))
-    likeliest = np.argpartition(-values, count - 1)[:count] if count else np.empty(0, np.int64)
-    likeliest = likeliest[np.lexsort((likeliest, -values[likeliest]))]
-    top = tuple((int(i), float(values[i]) - total) for i in likeliest)
-    return TokenLogprob(token, float(values[token]) - total, top)
+    likeliest = largest_of(logits, count) if count else np.empty(0, np.int64)
+    top = tuple((int(i), float(values[i]) - all_of_them) for i in likeliest)
+    return TokenLogprob(token, float(values[token]) - all_of_them, top)
 
 
 def target_logprobs(
@@ -36,15 +41,18 @@ def target_logprobs(
 ) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
     """log softmax(logits)[target] of each row, and whether it is the largest. logits: (tokens, vocab) float32; silent: ids without a share.
 
-    Row by row, in float32 but for the sum: a copy of all in float64 takes ten times as long.
+    A few rows at a time, in float32 but for the sum: a copy of all in float64 takes ten times as long.
     """
     found, largest = np.empty(len(targets)), np.empty(len(targets), np.bool_)
-    for i, target in enumerate(targets):
-        row = logits[i]
+    some = max(1, TOGETHER // logits.shape[1])
+    for start in range(0, len(targets), some):
+        these = targets[start : start + some]
+        rows = logits[start : start + len(these)]
         if len(silent):
-            row = row.copy()
-            row[silent] = -np.inf
-        top = row.max()
-        found[i] = float(row[target]) - float(top) - math.log(float(np.exp(row - top).sum(dtype=np.float64)))
-        largest[i] = row[target] == top
+            rows = rows.copy()
+            rows[:, silent] = -np.inf
+        top, own = rows.max(1), rows[np.arange(len(these)), these]
+        sums = total(exp_f32(rows - top[:, None]).astype(np.float64))
+        found[start : start + len(these)] = own.astype(np.float64) - top - log(sums)
+        largest[start : start + len(these)] = own == top
     return found, largest

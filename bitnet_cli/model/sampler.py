@@ -2,6 +2,8 @@
 
 The chain, in llama.cpp's order: penalties, top-k, top-p, min-p, temperature, draw. Temperature 0 takes the likeliest token.
 With Mirostat: penalties, temperature, Mirostat, draw. A logit of minus infinity is a token that is no choice, whatever the options are.
+The same logits, options and seed make the same choice on every machine: exp and log are elementary.py's, sums have one order, and PCG64
+computes in integers.
 """
 
 import math
@@ -10,6 +12,7 @@ from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 
 import numpy as np
+from bitnet_kernels.elementary import LN2, exp, log, total
 from numpy.typing import NDArray
 
 from bitnet_cli.errors import BitnetError, UsageError, option
@@ -169,10 +172,13 @@ class Sampler:
             return len(values) > 0
         # The others are some of the top-k. Each weighs at most `heaviest`, so min-p cuts them off; and they make the sum from which
         # top-p counts larger, by nothing or by all of them: either way the same tokens must be kept. 1e-9: for rounding of float64 sums.
-        if not len(values) or (heaviest := math.exp(edge - values[0])) >= s.min_p:
+        if not len(values):
             return False
-        weights = np.exp(values - values[0])
-        before, least = np.cumsum(weights) - weights, weights.sum()
+        *_, heaviest = weights = exp(np.append(values, edge) - values[0])
+        if heaviest >= s.min_p:
+            return False
+        edges = weights[:-1].cumsum()
+        before, least = edges - weights[:-1], edges[-1]
         most = least + (s.top_k - len(values)) * heaviest
         return bool(((before < s.top_p * least * (1 - 1e-9)) == (before < s.top_p * most * (1 + 1e-9))).all())
 
@@ -233,15 +239,14 @@ class Sampler:
 
     def _draw(self, logits: NDArray[np.float32]) -> int:
         s = self.sampling
-        ids = _largest(logits, s.top_k)
+        ids = largest_of(logits, s.top_k)
         values = logits[ids].astype(np.float64)
-        weights = np.exp(values - values[0])
-        probabilities = weights / weights.sum()
+        values -= values[0]
+        weights = exp(values)
+        edges = weights.cumsum()
         # A token stays while the ones before it fall short of top_p; the likeliest always stays.
-        keep = (probabilities.cumsum() - probabilities < s.top_p) & (weights >= s.min_p)
-        keep[0] = True
-        ids, values = ids[keep], values[keep]
-        return int(ids[self._pick(np.exp((values - values[0]) / max(s.temperature, COLDEST)))])
+        count = max(1, int(np.count_nonzero((edges - weights < s.top_p * edges[-1]) & (weights >= s.min_p))))
+        return int(ids[self._pick(exp(values[:count] / max(s.temperature, COLDEST)))])
 
     def _draw_by_surprise(self, logits: NDArray[np.float32]) -> int:
         """Mirostat 2.0 (arXiv 2007.14966): tokens with more surprise than mu are cut off, and mu follows the surprise of what was drawn.
@@ -249,10 +254,10 @@ class Sampler:
         Surprise is -log2 of the probability before the cut, as the paper defines it (S in its algorithm 1).
         """
         s = self.sampling
-        ids = _largest(logits, 0)
+        ids = largest_of(logits, 0)
         values = logits[ids].astype(np.float64) / max(s.temperature, COLDEST)
-        weights = np.exp(values - values[0])
-        surprise = (values[0] - values + math.log(weights.sum())) / math.log(2)
+        weights = exp(values - values[0])
+        surprise = (values[0] - values + log(total(weights))) / LN2
         count = max(int(np.searchsorted(surprise, self._most_surprise, side="right")), 1)
         drawn = self._pick(weights[:count])
         self._most_surprise -= s.mirostat_eta * (float(surprise[drawn]) - s.mirostat_tau)
@@ -269,7 +274,7 @@ def _check_finite(logits: NDArray[np.float32], position: int) -> None:
         raise BitnetError(f"the model produced logits that are not finite, at position {position}")
 
 
-def _largest(logits: NDArray[np.float32], count: int) -> NDArray[np.intp]:
+def largest_of(logits: NDArray[np.float32], count: int) -> NDArray[np.intp]:
     """Ids of the `count` largest logits (0: all), largest first; equal ones by id, so that the choice never depends on the partition."""
     if 0 < count < len(logits):
         ids = _candidates(logits, count)
