@@ -6,9 +6,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from .elementary import cos_sin, exp, log
-
-TOGETHER = 8192  # angles: what is between two operations on them stays in the L2 cache
+from .elementary import TOGETHER, cos_sin, exp, log
 
 
 class Scaling(NamedTuple):

@@ -1,8 +1,8 @@
 """RMSNorm: y = weight * (x / sqrt(mean(x²) + eps)). Twin: naive/norm.py.
 
 The sum of squares is taken in float64, in which a float32 has an exact square: 16 sums, of every 16th value each, which are then added by
-halving (simd/floats.py), and last what is left of x after whole 16s, in its order. So its bits are the same on every CPU. int8 codes follow,
-and one rounding that goes the other way there is a thousand times larger than a float32 rounding.
+halving (simd/floats.py), and last what is left of x after whole 16s, in its order. So its bits are the same on every CPU. int8 codes
+follow, and one rounding that goes the other way there is a thousand times larger than a float32 rounding.
 """
 
 import numpy as np

@@ -8,13 +8,15 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
-from bitnet_kernels.elementary import exp, exp_f32, log, total
+from bitnet_kernels import arrays, isa
+from bitnet_kernels.elementary import exp, log, total
+from bitnet_kernels.frame import Frame
+from bitnet_kernels.native import Entry
 from numpy.typing import NDArray
 
 from bitnet_cli.model.sampler import largest_of
 
-TOGETHER = 1 << 16  # logits: rows of small vocabularies are taken several at a time
-
+_SUMS = Entry("softmax", "sums_of_exp")
 
 
 class TokenLogprob(NamedTuple):
@@ -41,18 +43,22 @@ def target_logprobs(
 ) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
     """log softmax(logits)[target] of each row, and whether it is the largest. logits: (tokens, vocab) float32; silent: ids without a share.
 
-    A few rows at a time, in float32 but for the sum: a copy of all in float64 takes ten times as long.
+    Exponentials are float32's, their sum is float64's: a copy of all in float64 takes ten times as long.
     """
-    found, largest = np.empty(len(targets)), np.empty(len(targets), np.bool_)
-    some = max(1, TOGETHER // logits.shape[1])
-    for start in range(0, len(targets), some):
-        these = targets[start : start + some]
-        rows = logits[start : start + len(these)]
-        if len(silent):
-            rows = rows.copy()
-            rows[:, silent] = -np.inf
-        top, own = rows.max(1), rows[np.arange(len(these)), these]
-        sums = total(exp_f32(rows - top[:, None]).astype(np.float64))
-        found[start : start + len(these)] = own.astype(np.float64) - top - log(sums)
-        largest[start : start + len(these)] = own == top
-    return found, largest
+    rows = logits[: len(targets)]
+    if len(silent):
+        rows = rows.copy()
+        rows[:, silent] = -np.inf
+    largest, own = rows.max(1), rows[np.arange(len(targets)), targets]
+    return own.astype(np.float64) - largest - log(_sums_of_exp(rows, largest)), own == largest
+
+
+def _sums_of_exp(rows: NDArray[np.float32], largest: NDArray[np.float32]) -> NDArray[np.float64]:
+    """Of each row, the sum of exp(logit - largest)."""
+    if isa.chosen() == isa.NAIVE:
+        from bitnet_kernels.naive import softmax
+
+        return softmax.sums_of_exp(rows, largest)
+    sums = np.empty(len(rows))
+    _SUMS.over(Frame(arrays.SoftmaxFrame(np.ascontiguousarray(rows), largest, sums)), 2)(0, len(rows))
+    return sums

@@ -20,6 +20,7 @@ from bitnet_cli.model import given
 
 PENALTY_WINDOW = 64  # tokens that the penalties look back at, unless told otherwise
 GROUPS = 8  # of logits for each of the largest: two of these are rarely in one
+SORTED = 4  # candidates for each of the largest: to sort so many takes no longer than to find out which are the largest
 MOST_BIAS = 1e30  # of a logit: what infinity stands for
 COLDEST = 1e-6  # a temperature that divides
 
@@ -88,6 +89,7 @@ class Sampler:
         self._most_surprise = 2 * s.mirostat_tau  # Mirostat's mu, bits
         self._bias_ids = np.array([token for token, _ in sorted(s.logit_bias)], np.int64)
         self._biases = np.array([bias for _, bias in sorted(s.logit_bias)], np.float32)
+        self._penalises, self._top = s.penalises, self._top_at_first()
 
     @property
     def top(self) -> int:
@@ -97,14 +99,16 @@ class Sampler:
         biases, and with tokens that are never chosen, but for the silent ones, which are not among the largest that are given. A penalty
         that raises logits could raise any recent one, and Mirostat needs all probabilities.
         """
+        return self._top and self._top + len(self._recent)
+
+    def _top_at_first(self) -> int:
+        """`top` while no token is recent."""
         s = self.sampling
         count = 1 if s.temperature == 0 else s.top_k
         if count == 0 or (s.mirostat and s.temperature > 0) or (self._biases > 0).any():
             return 0
-        if s.penalises:
-            if s.repeat_penalty < 1.0 or s.presence_penalty < 0 or s.frequency_penalty < 0:
-                return 0
-            count += len(self._recent)
+        if s.penalises and (s.repeat_penalty < 1.0 or s.presence_penalty < 0 or s.frequency_penalty < 0):
+            return 0
         return count + len(self._never) + len(self._biases)
 
     def silence(self, ids: NDArray[np.int64]) -> None:
@@ -121,7 +125,7 @@ class Sampler:
 
     def observe(self, ids: Iterable[int]) -> None:
         """Count tokens of the prompt as recent, for the penalties."""
-        if self.sampling.penalises:
+        if self._penalises:
             for token in ids:
                 self._remember(token)
 
@@ -133,7 +137,7 @@ class Sampler:
             self._open[self._never[self._never < len(logits)]] = self._open[self._silent] = False
         # With a top, minus infinity stands for logits that do not matter: a few of 100,000 are left, NaN among them.
         if self.top:
-            ids = np.flatnonzero(logits != -np.inf)
+            ids = (logits != -np.inf).nonzero()[0]
             ids = ids if all_open else ids[self._open[ids]]
         elif all_open:
             return self._chosen(None, logits, position)
@@ -186,7 +190,7 @@ class Sampler:
         """One of `ids` (None: of all tokens), by their logits."""
         _check_finite(logits, position)
         s = self.sampling
-        if ids is None and (s.penalises or len(self._biases)):
+        if ids is None and (self._penalises or len(self._biases)):
             ids = np.arange(len(logits))
         if ids is not None:
             logits = self._moved(logits, ids)
@@ -195,7 +199,7 @@ class Sampler:
         else:
             place = self._draw_by_surprise(logits) if s.mirostat else self._draw(logits)
         token = place if ids is None else int(ids[place])
-        if s.penalises:
+        if self._penalises:
             self._remember(token)
         return token
 
@@ -215,7 +219,7 @@ class Sampler:
             there = places < len(ids)
             there[there] = ids[places[there]] == self._bias_ids[there]
             logits[places[there]] += self._biases[there]
-        return self._penalised(logits, ids) if self.sampling.penalises and self._recent else logits
+        return self._penalised(logits, ids) if self._recent else logits
 
     def _penalised(self, logits: NDArray[np.float32], ids: NDArray[np.int64]) -> NDArray[np.float32]:
         """Logits of `ids` (in order), lower or higher where the token is recent.
@@ -238,15 +242,23 @@ class Sampler:
         return logits
 
     def _draw(self, logits: NDArray[np.float32]) -> int:
-        s = self.sampling
-        ids = largest_of(logits, s.top_k)
+        s, whole = self.sampling, 0.0
+        if s.min_p > 0 and not 0 < s.top_k < len(logits):
+            # All have a share of the sum from which top-p counts, but only what min-p leaves need be in order.
+            weights = exp(logits.astype(np.float64) - logits.max())
+            ids, whole = ordered(logits, np.flatnonzero(weights >= s.min_p)), total(weights)
+        else:
+            ids = largest_of(logits, s.top_k)
+        # Weights as they are, for the cuts, and by temperature, for the draw: of few values, exp takes no longer for both than for one.
+        both = np.empty((2, len(ids)))
         values = logits[ids].astype(np.float64)
-        values -= values[0]
-        weights = exp(values)
-        edges = weights.cumsum()
+        np.subtract(values, values[0], both[0])
+        np.divide(both[0], max(s.temperature, COLDEST), both[1])
+        plain, heated = exp(both)
+        edges = np.add.accumulate(plain)
         # A token stays while the ones before it fall short of top_p; the likeliest always stays.
-        count = max(1, int(np.count_nonzero((edges - weights < s.top_p * edges[-1]) & (weights >= s.min_p))))
-        return int(ids[self._pick(exp(values[:count] / max(s.temperature, COLDEST)))])
+        count = np.count_nonzero((edges - plain < s.top_p * (whole or edges[-1])) & (plain >= s.min_p))
+        return int(ids[self._pick(heated[: max(1, count)])])
 
     def _draw_by_surprise(self, logits: NDArray[np.float32]) -> int:
         """Mirostat 2.0 (arXiv 2007.14966): tokens with more surprise than mu are cut off, and mu follows the surprise of what was drawn.
@@ -254,36 +266,41 @@ class Sampler:
         Surprise is -log2 of the probability before the cut, as the paper defines it (S in its algorithm 1).
         """
         s = self.sampling
-        ids = largest_of(logits, 0)
-        values = logits[ids].astype(np.float64) / max(s.temperature, COLDEST)
-        weights = exp(values - values[0])
-        surprise = (values[0] - values + log(total(weights))) / LN2
-        count = max(int(np.searchsorted(surprise, self._most_surprise, side="right")), 1)
-        drawn = self._pick(weights[:count])
+        values = logits.astype(np.float64) / max(s.temperature, COLDEST)
+        values -= values.max()
+        weights = exp(values)
+        surprise = (log(total(weights)) - values) / LN2
+        ids = np.flatnonzero(surprise <= self._most_surprise)
+        ids = ordered(logits, ids) if len(ids) else logits.argmax(keepdims=True)
+        drawn = ids[self._pick(weights[ids])]
         self._most_surprise -= s.mirostat_eta * (float(surprise[drawn]) - s.mirostat_tau)
-        return int(ids[drawn])
+        return int(drawn)
 
     def _pick(self, weights: NDArray[np.float64]) -> int:
         """A place, drawn by weight: the one random number that a choice takes."""
-        edges = weights.cumsum()
+        edges = np.add.accumulate(weights)
         return min(int(edges.searchsorted(self._random.random() * edges[-1], side="right")), len(weights) - 1)
 
 
 def _check_finite(logits: NDArray[np.float32], position: int) -> None:
-    if not len(logits) or not math.isfinite(float(logits.max())):  # the largest of numbers with NaN among them is NaN
+    if not len(logits) or not math.isfinite(np.maximum.reduce(logits)):  # the largest of numbers with NaN among them is NaN
         raise BitnetError(f"the model produced logits that are not finite, at position {position}")
 
 
+def ordered(logits: NDArray[np.float32], ids: NDArray[np.intp]) -> NDArray[np.intp]:
+    """Ascending ids by their logits, largest first; equal ones by id."""
+    return ids[(-logits[ids]).argsort(kind="stable")]
+
+
 def largest_of(logits: NDArray[np.float32], count: int) -> NDArray[np.intp]:
-    """Ids of the `count` largest logits (0: all), largest first; equal ones by id, so that the choice never depends on the partition."""
-    if 0 < count < len(logits):
-        ids = _candidates(logits, count)
+    """Ids of the `count` largest logits (0: all), `ordered`: never as a partition happens to leave them."""
+    if not 0 < count < len(logits):
+        return (-logits).argsort(kind="stable")
+    ids = _candidates(logits, count)
+    if len(ids) > SORTED * count:
         values = logits[ids]
         ids = ids[values >= np.partition(values, -count)[-count]]
-    else:
-        ids = np.arange(len(logits))
-    order = np.argsort(-logits[ids], kind="stable")
-    return ids[order][: count or None]
+    return ordered(logits, ids)[:count]
 
 
 def _candidates(logits: NDArray[np.float32], count: int) -> NDArray[np.intp]:

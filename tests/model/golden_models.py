@@ -1,7 +1,10 @@
-"""Random models whose files are the same bytes on every machine: for golden hashes. Drawn are integers alone, and everything is made of them
-by exact operations: NumPy's normal numbers, and ranges of floats, depend on the C library and on what a compiler makes of a + b c.
+"""Random models whose files are the same bytes on every machine: for golden hashes.
+
+Drawn are integers alone, and everything is made of them by exact operations: NumPy's normal numbers and ranges of floats depend on the C
+library, and on what a compiler makes of a + b c.
 """
 
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -9,6 +12,7 @@ from numpy.typing import NDArray
 
 from bitnet_cli.gguf_file.types import TensorType
 from bitnet_cli.gguf_file.writer import OutputTensor
+
 from .builder import Model, Sizes, write_model
 from .group_models import YARN, blocks
 
@@ -56,3 +60,12 @@ def write_grouped(path: Path) -> None:
         for name in ("attn_q_norm", "attn_k_norm"):
             model.norms[f"blk.{layer}.{name}"] = fractions(rng, 0.5, 1.5, GROUPED.head_dim)
     write_model(path, model, arch="qwen3", metadata=YARN | {"rope.scaling.original_context_length": 256}, tensors=changed)
+
+
+def write(folder: Path) -> None:
+    write_wide(folder / "wide.gguf")
+    write_grouped(folder / "grouped.gguf")
+
+
+if __name__ == "__main__":
+    write(Path(sys.argv[1]))
