@@ -246,7 +246,7 @@ class Sampler:
         if s.min_p > 0 and not 0 < s.top_k < len(logits):
             # All have a share of the sum from which top-p counts, but only what min-p leaves need be in order.
             weights = exp(logits.astype(np.float64) - logits.max())
-            ids, whole = ordered(logits, np.flatnonzero(weights >= s.min_p)), total(weights)
+            ids, whole = ordered(logits, np.flatnonzero(weights >= s.min_p)), float(total(weights))
         else:
             ids = largest_of(logits, s.top_k)
         # Weights as they are, for the cuts, and by temperature, for the draw: of few values, exp takes no longer for both than for one.
@@ -271,7 +271,7 @@ class Sampler:
         weights = exp(values)
         surprise = (log(total(weights)) - values) / LN2
         ids = np.flatnonzero(surprise <= self._most_surprise)
-        ids = ordered(logits, ids) if len(ids) else logits.argmax(keepdims=True)
+        ids = ordered(logits, ids) if len(ids) else np.array([logits.argmax()])
         drawn = ids[self._pick(weights[ids])]
         self._most_surprise -= s.mirostat_eta * (float(surprise[drawn]) - s.mirostat_tau)
         return int(drawn)
