@@ -1,7 +1,7 @@
 """The same text on every CPU that has fused multiply-adds: hashes of what models compute, tests/golden/same_text.json, hold on every
 instruction set, with one thread and two, and whatever NumPy may use of the CPU. golden_hashes.py computes them, in a process for each set.
 
-A change that is meant to change them: `python -m tests.model.golden_models FOLDER` writes the two random models, golden_hashes.py the rest.
+A change that is meant to change them: scripts/make_golden_hashes.py.
 """
 
 import json
