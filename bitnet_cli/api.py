@@ -148,7 +148,7 @@ class Model:
 
         max_tokens   -1: until the context is full; None: 128, or -1 where the text has a form that ends it
         temperature  0: always the likeliest token
-        seed         same seed, same text, on CPUs of one instruction set; -1: random (`Generation.seed` tells which)
+        seed         same seed, same text, on every CPU with FMA (README, Exact); -1: random (`Generation.seed` tells which)
         stop         strings that end the text; nothing of them is yielded
         ignore_eos   never choose a token that ends the text
         logprobs     also the log-probability of every token, and of so many of the likeliest ones

@@ -22,6 +22,8 @@ A step of a model is one call, `serve` in step.py, by every thread of a team:
     heads.py      who appends and attends to what: rows of one text or of many, each with pages of the KV cache (kv_cache.py) of its own
     head_search.py, dense.py   logits of the rows that want them
 
+    elementary.py, angles.py   exp, log, cos and sin of NumPy arrays that are the same on every machine; tables of RoPE's angles
+
 Weights, cache and scratch are described in arrays.py, and made by the caller. Every kernel has a twin in naive/ that reads like its
 formula: the specification, the oracle of its tests and of the self-test at start, and what runs where nothing can be compiled. A new kernel
 is one module here, its twin, and a test of both at odd sizes.

@@ -152,6 +152,14 @@ class RecodeFrame(NamedTuple):
     out: NDArray[np.uint8]
 
 
+class SoftmaxFrame(NamedTuple):
+    """The frame of softmax.sums_of_exp."""
+
+    logits: NDArray[np.float32]  # (tokens, vocab)
+    largest: NDArray[np.float32]  # (tokens,) of each row
+    sums: NDArray[np.float64]  # (tokens,) result
+
+
 class TurnFrame(NamedTuple):
     """The frame of columns.transpose_rows."""
 

@@ -29,11 +29,16 @@ class Text(NamedTuple):
     position: int  # of the first of them; keys and values before it are in the cache
 
 
+STATE = -1  # value of Wanted.top
+
+
 class Wanted(NamedTuple):
-    """Logits that a step is asked for: a row of Scratch.wanted."""
+    """Logits that a step is asked for: a row of Scratch.wanted. With STATE, the row of Scratch.x after the output norm, in its own place;
+    those come last.
+    """
 
     row: int  # of the step's tokens
-    top: int = 0  # how many of the largest must be there, where the head has planes (head_search.py); 0: all
+    top: int = 0  # how many of the largest must be there, where the head has planes (head_search.py); 0: all; STATE: none
     place: int = 0  # in Scratch.logits
 
 

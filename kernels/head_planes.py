@@ -19,28 +19,29 @@ import numpy as np
 
 from .dense import row_bytes
 from .dense_rows import row_values
-from .jit import entry, fast_kernel, kernel
+from .jit import entry, inlined, kernel
 from .quantise import largest_magnitude
-from .simd import selected
+from .simd import floats, selected, vectors
 
 WIDTH = selected.WIDTH
 _BLOCKS = WIDTH // 32
+load, zero, splat, add, sub, mul = floats.load_f32, floats.zero_f32, floats.splat_f32, floats.add_f32, floats.sub_f32, floats.mul_f32
+total, nearest, to_f32, store_bytes = floats.total_f32, floats.nearest_i32, floats.to_f32, floats.store_low_bytes
+within_byte, upper_six = floats.clamped_f32(0.0, 255.0), vectors.masked(floats.I32x16, ~3)
 
 
-@fast_kernel
+@inlined
 def _encode(values, cols, scale, inverse, codes):
-    """values -> codes: (>= cols,) uint8; returns the squared lengths of what 6 and 8 bits leave over, and of the values."""
-    e6 = e8 = size = np.float32(0.0)
-    for i in range(cols):
-        u = np.int32(np.rint(values[i] * inverse + np.float32(127.5)))
-        u = min(max(u, np.int32(0)), np.int32(255))
-        codes[i] = u
-        d6 = values[i] - scale * np.float32((u >> np.int32(2)) * np.int32(4) - np.int32(126))
-        d8 = values[i] - scale * (np.float32(u) - np.float32(127.5))
-        e6 += d6 * d6
-        e8 += d8 * d8
-        size += values[i] * values[i]
-    return e6, e8, size
+    """values -> codes: (>= cols,) uint8; returns the squared lengths of what 6 and 8 bits leave over, and of the values. cols: 16s."""
+    e6, e8, size, middle = zero(), zero(), zero(), splat(np.float32(127.5))
+    for i in range(0, cols, 16):
+        v = load(values, i)
+        u = nearest(within_byte(add(mul(v, splat(inverse)), middle)))
+        store_bytes(codes, i, u)
+        d6 = sub(v, mul(splat(scale), sub(to_f32(upper_six(u)), splat(np.float32(126.0)))))
+        d8 = sub(v, mul(splat(scale), sub(to_f32(u), middle)))
+        e6, e8, size = add(e6, mul(d6, d6)), add(e8, mul(d8, d8)), add(size, mul(v, v))
+    return total(e6), total(e8), total(size)
 
 
 @kernel

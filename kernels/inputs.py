@@ -18,7 +18,7 @@ import numpy as np
 from .arrays import INT4
 from .jit import inlined
 from .quantise import largest_magnitude, place_of
-from .simd import floats
+from .simd import doubles, floats
 
 load, store, splat, add, sub, mul = floats.load_f32, floats.store_f32, floats.splat_f32, floats.add_f32, floats.sub_f32, floats.mul_f32
 negative_size, select, within_int4 = floats.negative_size_f32, floats.where_negative_f32, floats.clamped_f32(-8.0, 7.0)
@@ -90,10 +90,10 @@ def hadamard_blocks(x, cols, n):
 @inlined
 def _mean_magnitude(x, cols):
     """mean|x|, summed in float64 in the twin's order, rounded once."""
-    lanes = floats.zero_f64()
+    lanes = doubles.zero_f64()
     for i in range(0, cols, 16):
-        lanes = floats.add_sizes_f64(lanes, load(x, i))
-    return np.float32(floats.total_f64(lanes) / cols)
+        lanes = doubles.sub_f64(lanes, doubles.wide(negative_size(load(x, i))))
+    return np.float32(doubles.total_f64(lanes) / cols)
 
 
 @inlined

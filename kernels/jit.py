@@ -1,8 +1,8 @@
 """The one way kernels are compiled: `@kernel`, which is Numba's `njit` without the GIL.
 
 `@entry` is a kernel that Python calls over a frame, compiled once and kept (native.py); any other that Python calls, as tests do, is
-compiled in each process. `@fast_kernel` also lets LLVM reorder float sums, so that reductions use vectors. Infinities and NaNs keep their
-meaning in both.
+compiled in each process. Float operations are done as written, in their order, everywhere: `fastmath` would let LLVM choose an order, and
+another one on each CPU. Where a sum is to be quick, its order is 16 lanes and their total (simd/floats.py).
 """
 
 import signal
@@ -17,8 +17,7 @@ from numba import njit
 
 from .callees import Callees, RootCompiler, of
 
-_options: dict[str, Any] = {"nogil": True, "error_model": "numpy", "_nrt": False}
-_reorder = {"reassoc", "contract", "arcp", "nsz"}
+_options: dict[str, Any] = {"nogil": True, "error_model": "numpy", "fastmath": False, "_nrt": False}
 
 
 def _compiled(function: Callable[..., Any], inlined: bool = False, **options: Any) -> Any:
@@ -30,18 +29,12 @@ def _compiled(function: Callable[..., Any], inlined: bool = False, **options: An
 
 
 def kernel(function: Callable[..., Any]) -> Any:
-    """Compile as written: float operations in their order."""
-    # Said, not left out: what is left out Numba takes from the caller that happens to compile the function first.
-    return _compiled(function, fastmath=False)
-
-
-def fast_kernel(function: Callable[..., Any]) -> Any:
-    """Compile with float sums in any order, for loops of reductions."""
-    return _compiled(function, fastmath=_reorder)
+    """Compile a function, as a part of all that call it."""
+    return _compiled(function)
 
 
 def inlined(function: Callable[..., Any]) -> Any:
-    """For functions of a few vector operations: copied into the caller, with its rules for floats, so that vectors stay in registers."""
+    """For functions of a few vector operations: copied into the caller, so that vectors stay in registers."""
     return _compiled(function, inlined=True)
 
 
@@ -57,7 +50,7 @@ def separate(returns: str = "none") -> Callable[[Any], Any]:
 
 def entry(function: Callable[..., Any]) -> Any:
     """A kernel for Python, native.py's `Entry`: its arguments are a frame and integers, its result is an integer."""
-    return _compiled(function, fastmath=False, no_cpython_wrapper=True, no_cfunc_wrapper=True)
+    return _compiled(function, no_cpython_wrapper=True, no_cfunc_wrapper=True)
 
 
 @contextmanager

@@ -8,7 +8,7 @@ A step's parameters stand in `control` (control.py), written before the team sta
     TOKENS        tokens in this step, of all texts; rows 0 .. tokens - 1 of scratch.x hold their residual stream
     TEXTS         texts that they are of: s.texts and s.positions say which is whose, s.tables where each one's cache lies
     FIRST_LAYER, LAST_LAYER   layers first <= l < last
-    WANTED        after the last layer, logits of so many tokens, which s.wanted lists (control.Wanted)
+    WANTED        after the last layer, logits or states of so many tokens, which s.wanted lists (control.Wanted)
 """
 
 import numpy as np
@@ -38,7 +38,7 @@ from .arrays import (
 from .barrier import barrier, next_step
 from .base3 import base3_matvec, base3_matvec_chosen
 from .columns import BLOCK, find_active, matvec_by_columns
-from .control import ASLEEP, CREW, DONE, FIRST_LAYER, LAST_LAYER, STEP, STOP, TEXTS, TOKENS, WANTED
+from .control import ASLEEP, CREW, DONE, FIRST_LAYER, LAST_LAYER, STATE, STEP, STOP, TEXTS, TOKENS, WANTED
 from .dense import head_matvec
 from .dense_rows import head_rows
 from .folds import perhaps_fold
@@ -342,11 +342,17 @@ def logits_of_rows(z, w, s, wanted, thread, threads, control):
 @separate()
 @kernel
 def wanted_logits(head_groups, z, w, s, wanted, thread, threads, control):
-    """The first `wanted` logits that s.wanted lists. head_groups: w.head_groups; None is known when this is compiled."""
+    """The first `wanted` logits that s.wanted lists, or states. head_groups: w.head_groups; None is known when this is compiled."""
+    logits = wanted
+    while logits > 0 and s.wanted[logits - 1, 1] == STATE:
+        logits -= 1
+        if logits % threads == thread:
+            x = s.x[s.wanted[logits, 0]]
+            rms_norm(x, w.norms, w.norm_offsets[z.layers, 0], z.hidden, z.norm_eps, x)
     if head_groups is None:
-        logits_of_rows(z, w, s, wanted, thread, threads, control)
+        logits_of_rows(z, w, s, logits, thread, threads, control)
     else:
-        logits_by_groups(head_groups, z, w, s, wanted, thread, threads, control)
+        logits_by_groups(head_groups, z, w, s, logits, thread, threads, control)
 
 
 @inlined

@@ -90,7 +90,7 @@ def test_no_path_of_one_machine(repo_root: Path, project_files: tuple[Path, ...]
 
 def test_only_kernels_leave_types_to_numba(python_files: dict[Path, ast.Module]) -> None:
     """A function of kernels/ that has no types is one that Numba compiles, or that arguments' types choose (`overload`)."""
-    compiled, untyped = {"kernel", "fast_kernel", "inlined", "entry", "register_jitable", "overload"}, []
+    compiled, untyped = {"kernel", "inlined", "entry", "register_jitable", "overload"}, []
     for path, tree in python_files.items():
         if path.parts[0] != "kernels":
             continue

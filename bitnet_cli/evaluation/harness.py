@@ -6,6 +6,7 @@ encoded together, and the context's tokens are taken off, so that numbers are th
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -96,7 +97,7 @@ class BitnetLM(TemplateLM):  # type: ignore[misc]
             ids = self.tok_encode(request.args[0], add_special_tokens=False)
             windows = get_rolling_token_windows(ids, prefix_token=self.prefix_token_id, max_seq_len=self.max_length, context_len=1)
             parts = [(context, text) for context, text in map(make_disjoint_window, windows)]
-            sums.append(sum(float(scored.logprobs.sum()) for scored in score_texts(self.model._open().scheduler, parts)))
+            sums.append(math.fsum(float(scored.logprobs.sum()) for scored in score_texts(self.model._open().scheduler, parts)))
             self._progress(number + 1, len(requests))
         return sums
 

@@ -8,7 +8,7 @@ from array import array
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from bitnet_kernels.naive.rope import UNSCALED, Scaling
+from bitnet_kernels.angles import UNSCALED, Scaling
 
 from bitnet_cli.activations import FLOAT, INT8, SAME_ACTIVATIONS, TOP_K, known_scheme
 from bitnet_cli.errors import BadFileError, UnsupportedError

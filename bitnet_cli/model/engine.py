@@ -14,8 +14,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from bitnet_kernels import arrays, kv_cache
-from bitnet_kernels.control import MAX_THREADS, Text, Wanted
-from bitnet_kernels.naive import norm
+from bitnet_kernels.control import MAX_THREADS, STATE, Text, Wanted
 from bitnet_kernels.team import Team
 from numpy.typing import NDArray
 
@@ -189,12 +188,15 @@ class Engine:
         if count == 1:
             self.derived.before_decode()
         self.embedding_rows([token for row in rows for token in row.ids], self.arrays.scratch.x)
-        texts, wanted, first = list[Text](), list[Wanted](), 0
+        texts, wanted, states, first = list[Text](), list[Wanted](), list[Wanted](), 0
         for row in rows:
             texts.append(self.text(len(texts), first, len(row.ids), row.sequence.position, row.sequence))
-            if not row.states:
+            if row.states:
+                states += [Wanted(first + i, STATE) for i in row.wanted]
+            else:
                 wanted += self.wanted([first + i for i in row.wanted], row.top, len(wanted))
             first += len(row.ids)
+        wanted += states
         c = self.config
         layers = max(1, int(WORK_A_CALL * c.layers / (c.ternary_weights * count)))
         for begin in range(0, c.layers, layers):
@@ -209,7 +211,7 @@ class Engine:
         found, place = [], 0
         for row, text in zip(rows, texts, strict=True):
             if row.states:
-                found.append(self._states([text.row + i for i in row.wanted]))
+                found.append(self.arrays.scratch.x[[text.row + i for i in row.wanted]])
             else:
                 found.append(self.arrays.scratch.logits[place : place + len(row.wanted)])
                 place += len(row.wanted)
@@ -231,11 +233,6 @@ class Engine:
         """What kernels are asked for: logits of these tokens of a step, in places from `place` on."""
         top = self.derived.top(top) if len(rows) else 0
         return [Wanted(row, top, place + i) for i, row in enumerate(rows)]
-
-    def _states(self, rows: Ids[int]) -> NDArray[np.float32]:
-        c, w = self.config, self.arrays.weights
-        at = int(w.norm_offsets[c.layers, 0])
-        return norm.rms_norm(self.arrays.scratch.x[np.array(rows)], w.norms[at : at + c.hidden], c.norm_eps)
 
     def embedding_rows(self, ids: Ids[int], out: NDArray[np.float32] | None = None) -> NDArray[np.float32]:
         """What the layers begin with: (>= len(ids), hidden) float32, in `out` where given."""

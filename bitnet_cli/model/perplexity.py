@@ -15,6 +15,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from bitnet_kernels.arrays import NO_ROWS
+from bitnet_kernels.elementary import exp
 from numpy.typing import NDArray
 
 from bitnet_cli.errors import BitnetError, UsageError
@@ -33,7 +34,7 @@ class Score:
 
     @property
     def perplexity(self) -> float:
-        return math.exp(self.nats)
+        return float(exp(np.array([min(self.nats, 709.0)]))[0])
 
     @property
     def error(self) -> float:

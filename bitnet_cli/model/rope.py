@@ -9,7 +9,7 @@ writes a config.json's `attention_factor`, which stands in the place of that num
 
 import math
 
-from bitnet_kernels.naive.rope import UNSCALED, Scaling, yarn_amplitude
+from bitnet_kernels.angles import UNSCALED, Scaling, yarn_amplitude
 
 from bitnet_cli.errors import BadFileError, UnsupportedError
 from bitnet_cli.gguf_file.table import TensorTable

@@ -2,6 +2,8 @@
 
 The chain, in llama.cpp's order: penalties, top-k, top-p, min-p, temperature, draw. Temperature 0 takes the likeliest token.
 With Mirostat: penalties, temperature, Mirostat, draw. A logit of minus infinity is a token that is no choice, whatever the options are.
+The same logits, options and seed make the same choice on every machine: exp and log are elementary.py's, sums have one order, and PCG64
+computes in integers.
 """
 
 import math
@@ -10,6 +12,7 @@ from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 
 import numpy as np
+from bitnet_kernels.elementary import LN2, exp, log, total
 from numpy.typing import NDArray
 
 from bitnet_cli.errors import BitnetError, UsageError, option
@@ -17,6 +20,7 @@ from bitnet_cli.model import given
 
 PENALTY_WINDOW = 64  # tokens that the penalties look back at, unless told otherwise
 GROUPS = 8  # of logits for each of the largest: two of these are rarely in one
+SORTED = 4  # candidates for each of the largest: to sort so many takes no longer than to find out which are the largest
 MOST_BIAS = 1e30  # of a logit: what infinity stands for
 COLDEST = 1e-6  # a temperature that divides
 
@@ -85,6 +89,7 @@ class Sampler:
         self._most_surprise = 2 * s.mirostat_tau  # Mirostat's mu, bits
         self._bias_ids = np.array([token for token, _ in sorted(s.logit_bias)], np.int64)
         self._biases = np.array([bias for _, bias in sorted(s.logit_bias)], np.float32)
+        self._penalises, self._top = s.penalises, self._top_at_first()
 
     @property
     def top(self) -> int:
@@ -94,14 +99,16 @@ class Sampler:
         biases, and with tokens that are never chosen, but for the silent ones, which are not among the largest that are given. A penalty
         that raises logits could raise any recent one, and Mirostat needs all probabilities.
         """
+        return self._top and self._top + len(self._recent)
+
+    def _top_at_first(self) -> int:
+        """`top` while no token is recent."""
         s = self.sampling
         count = 1 if s.temperature == 0 else s.top_k
         if count == 0 or (s.mirostat and s.temperature > 0) or (self._biases > 0).any():
             return 0
-        if s.penalises:
-            if s.repeat_penalty < 1.0 or s.presence_penalty < 0 or s.frequency_penalty < 0:
-                return 0
-            count += len(self._recent)
+        if s.penalises and (s.repeat_penalty < 1.0 or s.presence_penalty < 0 or s.frequency_penalty < 0):
+            return 0
         return count + len(self._never) + len(self._biases)
 
     def silence(self, ids: NDArray[np.int64]) -> None:
@@ -118,7 +125,7 @@ class Sampler:
 
     def observe(self, ids: Iterable[int]) -> None:
         """Count tokens of the prompt as recent, for the penalties."""
-        if self.sampling.penalises:
+        if self._penalises:
             for token in ids:
                 self._remember(token)
 
@@ -130,7 +137,7 @@ class Sampler:
             self._open[self._never[self._never < len(logits)]] = self._open[self._silent] = False
         # With a top, minus infinity stands for logits that do not matter: a few of 100,000 are left, NaN among them.
         if self.top:
-            ids = np.flatnonzero(logits != -np.inf)
+            ids = (logits != -np.inf).nonzero()[0]
             ids = ids if all_open else ids[self._open[ids]]
         elif all_open:
             return self._chosen(None, logits, position)
@@ -169,10 +176,13 @@ class Sampler:
             return len(values) > 0
         # The others are some of the top-k. Each weighs at most `heaviest`, so min-p cuts them off; and they make the sum from which
         # top-p counts larger, by nothing or by all of them: either way the same tokens must be kept. 1e-9: for rounding of float64 sums.
-        if not len(values) or (heaviest := math.exp(edge - values[0])) >= s.min_p:
+        if not len(values):
             return False
-        weights = np.exp(values - values[0])
-        before, least = np.cumsum(weights) - weights, weights.sum()
+        *_, heaviest = weights = exp(np.append(values, edge) - values[0])
+        if heaviest >= s.min_p:
+            return False
+        edges = weights[:-1].cumsum()
+        before, least = edges - weights[:-1], edges[-1]
         most = least + (s.top_k - len(values)) * heaviest
         return bool(((before < s.top_p * least * (1 - 1e-9)) == (before < s.top_p * most * (1 + 1e-9))).all())
 
@@ -180,7 +190,7 @@ class Sampler:
         """One of `ids` (None: of all tokens), by their logits."""
         _check_finite(logits, position)
         s = self.sampling
-        if ids is None and (s.penalises or len(self._biases)):
+        if ids is None and (self._penalises or len(self._biases)):
             ids = np.arange(len(logits))
         if ids is not None:
             logits = self._moved(logits, ids)
@@ -189,7 +199,7 @@ class Sampler:
         else:
             place = self._draw_by_surprise(logits) if s.mirostat else self._draw(logits)
         token = place if ids is None else int(ids[place])
-        if s.penalises:
+        if self._penalises:
             self._remember(token)
         return token
 
@@ -209,7 +219,7 @@ class Sampler:
             there = places < len(ids)
             there[there] = ids[places[there]] == self._bias_ids[there]
             logits[places[there]] += self._biases[there]
-        return self._penalised(logits, ids) if self.sampling.penalises and self._recent else logits
+        return self._penalised(logits, ids) if self._recent else logits
 
     def _penalised(self, logits: NDArray[np.float32], ids: NDArray[np.int64]) -> NDArray[np.float32]:
         """Logits of `ids` (in order), lower or higher where the token is recent.
@@ -232,16 +242,23 @@ class Sampler:
         return logits
 
     def _draw(self, logits: NDArray[np.float32]) -> int:
-        s = self.sampling
-        ids = _largest(logits, s.top_k)
+        s, whole = self.sampling, 0.0
+        if s.min_p > 0 and not 0 < s.top_k < len(logits):
+            # All have a share of the sum from which top-p counts, but only what min-p leaves need be in order.
+            weights = exp(logits.astype(np.float64) - logits.max())
+            ids, whole = ordered(logits, np.flatnonzero(weights >= s.min_p)), float(total(weights))
+        else:
+            ids = largest_of(logits, s.top_k)
+        # Weights as they are, for the cuts, and by temperature, for the draw: of few values, exp takes no longer for both than for one.
+        both = np.empty((2, len(ids)))
         values = logits[ids].astype(np.float64)
-        weights = np.exp(values - values[0])
-        probabilities = weights / weights.sum()
+        np.subtract(values, values[0], both[0])
+        np.divide(both[0], max(s.temperature, COLDEST), both[1])
+        plain, heated = exp(both)
+        edges = np.add.accumulate(plain)
         # A token stays while the ones before it fall short of top_p; the likeliest always stays.
-        keep = (probabilities.cumsum() - probabilities < s.top_p) & (weights >= s.min_p)
-        keep[0] = True
-        ids, values = ids[keep], values[keep]
-        return int(ids[self._pick(np.exp((values - values[0]) / max(s.temperature, COLDEST)))])
+        count = np.count_nonzero((edges - plain < s.top_p * (whole or edges[-1])) & (plain >= s.min_p))
+        return int(ids[self._pick(heated[: max(1, count)])])
 
     def _draw_by_surprise(self, logits: NDArray[np.float32]) -> int:
         """Mirostat 2.0 (arXiv 2007.14966): tokens with more surprise than mu are cut off, and mu follows the surprise of what was drawn.
@@ -249,36 +266,41 @@ class Sampler:
         Surprise is -log2 of the probability before the cut, as the paper defines it (S in its algorithm 1).
         """
         s = self.sampling
-        ids = _largest(logits, 0)
-        values = logits[ids].astype(np.float64) / max(s.temperature, COLDEST)
-        weights = np.exp(values - values[0])
-        surprise = (values[0] - values + math.log(weights.sum())) / math.log(2)
-        count = max(int(np.searchsorted(surprise, self._most_surprise, side="right")), 1)
-        drawn = self._pick(weights[:count])
+        values = logits.astype(np.float64) / max(s.temperature, COLDEST)
+        values -= values.max()
+        weights = exp(values)
+        surprise = (log(total(weights)) - values) / LN2
+        ids = np.flatnonzero(surprise <= self._most_surprise)
+        ids = ordered(logits, ids) if len(ids) else np.array([logits.argmax()])
+        drawn = ids[self._pick(weights[ids])]
         self._most_surprise -= s.mirostat_eta * (float(surprise[drawn]) - s.mirostat_tau)
-        return int(ids[drawn])
+        return int(drawn)
 
     def _pick(self, weights: NDArray[np.float64]) -> int:
         """A place, drawn by weight: the one random number that a choice takes."""
-        edges = weights.cumsum()
+        edges = np.add.accumulate(weights)
         return min(int(edges.searchsorted(self._random.random() * edges[-1], side="right")), len(weights) - 1)
 
 
 def _check_finite(logits: NDArray[np.float32], position: int) -> None:
-    if not len(logits) or not math.isfinite(float(logits.max())):  # the largest of numbers with NaN among them is NaN
+    if not len(logits) or not math.isfinite(np.maximum.reduce(logits)):  # the largest of numbers with NaN among them is NaN
         raise BitnetError(f"the model produced logits that are not finite, at position {position}")
 
 
-def _largest(logits: NDArray[np.float32], count: int) -> NDArray[np.intp]:
-    """Ids of the `count` largest logits (0: all), largest first; equal ones by id, so that the choice never depends on the partition."""
-    if 0 < count < len(logits):
-        ids = _candidates(logits, count)
+def ordered(logits: NDArray[np.float32], ids: NDArray[np.intp]) -> NDArray[np.intp]:
+    """Ascending ids by their logits, largest first; equal ones by id."""
+    return ids[(-logits[ids]).argsort(kind="stable")]
+
+
+def largest_of(logits: NDArray[np.float32], count: int) -> NDArray[np.intp]:
+    """Ids of the `count` largest logits (0: all), `ordered`: never as a partition happens to leave them."""
+    if not 0 < count < len(logits):
+        return (-logits).argsort(kind="stable")
+    ids = _candidates(logits, count)
+    if len(ids) > SORTED * count:
         values = logits[ids]
         ids = ids[values >= np.partition(values, -count)[-count]]
-    else:
-        ids = np.arange(len(logits))
-    order = np.argsort(-logits[ids], kind="stable")
-    return ids[order][: count or None]
+    return ordered(logits, ids)[:count]
 
 
 def _candidates(logits: NDArray[np.float32], count: int) -> NDArray[np.intp]:

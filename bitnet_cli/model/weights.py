@@ -9,7 +9,7 @@ from collections.abc import Iterator
 
 import numpy as np
 from bitnet_kernels import arrays
-from bitnet_kernels.naive import rope
+from bitnet_kernels.angles import angles
 from numpy.typing import NDArray
 
 from bitnet_cli.activations import A4_8, A4_8_FP4, INT8, V2_A4, V2_A8
@@ -114,7 +114,7 @@ def rope_tables(file: GGUFFile, c: ModelConfig, context: int) -> tuple[NDArray[n
     """cos and sin of every position: (context, rotated / 2), and as many rows again for each further kind of rotations that layers have."""
     factors, still = rope_factors(file, c), np.ones((context, c.rotated // 2), np.float32)
     tables = [
-        (still, np.zeros_like(still)) if kind is None else rope.angles(context, c.rotated, kind.theta, factors, kind.scaling)
+        (still, np.zeros_like(still)) if kind is None else angles(context, c.rotated, kind.theta, factors, kind.scaling)
         for kind in _ropes(c)
     ]
     cos, sin = (np.concatenate(parts) for parts in zip(*tables, strict=True))

@@ -96,7 +96,7 @@ class Choice:
             "-l", "--logit-bias", metavar="ID(+/-)BIAS", help="Added to the logit of a token: 15+1.5, 15-2; 15-inf: never. Repeatable."
         ),
     ] = None
-    seed: Annotated[int, _choice("-s", "--seed", help="Same seed, same text, on one instruction set; -1: random, and printed.")] = -1
+    seed: Annotated[int, _choice("-s", "--seed", help="Same seed, same text, on every CPU with FMA; -1: random, and printed.")] = -1
 
 
 @dataclass(frozen=True)

@@ -30,7 +30,7 @@ from ..arrays import (
     Weights,
     packed_width,
 )
-from ..control import FIRST_LAYER, LAST_LAYER, TEXTS, WANTED, Text
+from ..control import FIRST_LAYER, LAST_LAYER, STATE, TEXTS, WANTED, Text
 from ..kv_cache import AnyCache, Table
 from . import attention, dense, glu, grouped, kv_cache, norm, rope, ternary
 from .folds import fold
@@ -149,7 +149,10 @@ def run_step(z: Sizes, w: Weights, cache: AnyCache, s: Scratch, control: NDArray
         x = s.x[text.row : text.row + text.tokens]
         for layer in range(int(control[FIRST_LAYER]), int(control[LAST_LAYER])):
             x[:] = run_layer(z, w, cache, layer, x, text.position, table)
-    for row, _, place in s.wanted[: int(control[WANTED])].tolist():
-        state = fold(w.folds, z.layers, 0, _norm(z, w, z.layers, 0, s.x[row : row + 1]))[0]
-        logits(z, w, state, s.logits[place])
+    for row, top, place in s.wanted[: int(control[WANTED])].tolist():
+        state = _norm(z, w, z.layers, 0, s.x[row : row + 1])
+        if top == STATE:
+            s.x[row] = state[0]
+        else:
+            logits(z, w, fold(w.folds, z.layers, 0, state)[0], s.logits[place])
     return 0

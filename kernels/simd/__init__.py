@@ -6,7 +6,8 @@
     load, load_half, store    bytes <-> array
     field0 .. field3          2-bit codes at bits 7-6, 5-4, 3-2, 1-0 of each byte (the order of weights in I2_S)
     triple(v)                 3 v modulo 256 in every byte
-    FUSED                     whether a fused multiply-add is an instruction, and the conversion of float16 too
+    FUSED                     whether a fused multiply-add is an instruction, and the conversion of float16 too. All sets where it is
+                              give the same floats, to the bit: sums have one order (floats.py), and nothing is fused that is not said to be
     dot(narrow, codes, x)     sums of products of bytes; at most STEPS_PER_FOLD of them before
     fold(wide, narrow)        which widens to int32; total(wide), the sum over the lanes; totals and add_totals, of four at once
     load_f16, one_f16, to_f16 float16 <-> float32

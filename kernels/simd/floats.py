@@ -8,7 +8,7 @@ from llvmlite import ir
 from numba import types
 
 from . import vectors
-from .vectors import F32, F64, I8, I16, I32, Vector, binary, call, constant, element_pointer, integer_total, intrinsic, loader, storer
+from .vectors import F32, I8, I16, I32, Vector, binary, call, constant, element_pointer, integer_total, intrinsic, loader, storer
 
 F32x16 = Vector(F32, 16)
 
@@ -23,6 +23,7 @@ div_f32 = binary(F32x16, "fdiv")
 
 I32x16 = Vector(I32, 16)
 zero_i32, add_i32, total_i32 = constant(I32x16), binary(I32x16, "add"), integer_total(I32x16)
+to_f32 = vectors.lanewise(I32x16, F32x16, lambda b, value: b.sitofp(value, F32x16.llvm))
 _ROUND, _ROUND_BITS = 12582912.0, 0x4B400000  # 1.5 * 2^23: a float near it has no bits behind the point, its last ones are an integer
 
 
@@ -152,7 +153,7 @@ def float_sum(b: Any, value: Any) -> Any:
     return b.extract_element(value, I32(0))
 
 
-def _float_total(vector: Vector, result: Any) -> Any:
+def float_total(vector: Vector, result: Any) -> Any:
     """`total(v)`: float_sum."""
 
     @intrinsic
@@ -162,19 +163,7 @@ def _float_total(vector: Vector, result: Any) -> Any:
     return total
 
 
-F64x16 = Vector(F64, 16)
-zero_f64 = constant(F64x16, 0.0)
-total_f32, total_f64 = _float_total(F32x16, types.float32), _float_total(F64x16, types.float64)
-
-
-@intrinsic
-def add_sizes_f64(typingctx: Any, sums: Any, v: Any) -> Any:
-    """sums + |v|, lane by lane: 16 sums in float64 of float32 values."""
-
-    def codegen(ctx: Any, b: Any, sig: Any, args: Any) -> Any:
-        return b.fadd(args[0], b.fpext(b.bitcast(_size_bits(b, args[1]), F32x16.llvm), F64x16.llvm))
-
-    return F64x16(F64x16, F32x16), codegen
+total_f32 = float_total(F32x16, types.float32)
 
 
 def _size_bits(b: Any, value: Any) -> Any:

@@ -15,7 +15,15 @@ HERE = Path(__file__).parent
 
 # These call compiled kernels directly; with BITNET_ISA=naive or NUMBA_DISABLE_JIT=1 there are none.
 collect_ignore = (
-    ["test_base3.py", "test_grouped.py", "test_ternary.py", "test_quantise.py", "test_floats.py", "test_quantised_attention.py"]
+    [
+        "test_base3.py",
+        "test_sums.py",
+        "test_grouped.py",
+        "test_ternary.py",
+        "test_quantise.py",
+        "test_floats.py",
+        "test_quantised_attention.py",
+    ]
     if isa.chosen() == isa.NAIVE
     else []
 )

@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 from bitnet_kernels import arrays, attention, dense, dense_rows, float_cache, glu, isa, norm, rope
+from bitnet_kernels.angles import angles
 from bitnet_kernels.kv_cache import Cache, new_cache
 from bitnet_kernels.naive import attention as naive_attention
 from bitnet_kernels.naive import dense as naive_dense
@@ -74,7 +75,7 @@ def test_rms_norm_in_place_and_of_zeros() -> None:
 @pytest.mark.parametrize("half", [1, 3, 8, 32, 64, 80])
 def test_rope(half: int) -> None:
     rng = np.random.default_rng(half)
-    cos, sin = naive_rope.angles(12, 2 * half, 500000.0)
+    cos, sin = angles(12, 2 * half, 500000.0)
     source, out = floats(rng, 2 * half + 5), np.full(2 * half + 4, CANARY)
     rope.rotate(source, 5, cos[11], sin[11], half, out, 2)
     expected = naive_rope.rotate(source[5:].reshape(1, 1, -1), cos[11:], sin[11:]).reshape(-1)
@@ -90,7 +91,7 @@ def test_rope(half: int) -> None:
 def test_rope_of_neighbours(half: int) -> None:
     """To the bit what `rotate` makes of the head in its order; kernel and twin."""
     rng = np.random.default_rng(half)
-    cos, sin = naive_rope.angles(12, 2 * half, 500000.0)
+    cos, sin = angles(12, 2 * half, 500000.0)
     source, out = floats(rng, 2 * half + 5), np.full(2 * half + 4, CANARY)
     rope.rotate_pairs(source, 5, cos[11], sin[11], half, out, 2)
     ordered, expected = np.concatenate([source[5::2], source[6::2]]), np.empty(2 * half, np.float32)
@@ -106,14 +107,14 @@ def test_rope_angles_with_factors() -> None:
     """A factor of 4 at a rotation is the position divided by 4 there."""
     factors = np.ones(32, np.float32)
     factors[20:] = 4
-    plain, stretched = naive_rope.angles(64, 64, 10000.0), naive_rope.angles(64, 64, 10000.0, factors)
+    plain, stretched = angles(64, 64, 10000.0), angles(64, 64, 10000.0, factors)
     for a, b in zip(plain, stretched, strict=True):
         assert np.array_equal(a[:, :20], b[:, :20])
         assert np.array_equal(a[:16, 20:], b[::4, 20:])
 
 
 def test_rope_angles_at_far_positions() -> None:
-    cos, sin = naive_rope.angles(4096, 128, 500000.0)
+    cos, sin = angles(4096, 128, 500000.0)
     assert cos.shape == sin.shape == (4096, 64)
     assert cos.dtype == sin.dtype == np.float32
     # By Python's float64: the angle is one float32 product, so its error grows with the position.

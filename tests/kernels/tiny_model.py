@@ -7,9 +7,9 @@ import group_cases
 import k_blocks
 import numpy as np
 from bitnet_kernels import arrays, control, kv_cache
+from bitnet_kernels.angles import angles
 from bitnet_kernels.group_rows import LINE, Groups
 from bitnet_kernels.naive import attention as naive_attention
-from bitnet_kernels.naive import rope
 from bitnet_kernels.naive import step as naive_step
 from bitnet_kernels.team import Team
 from cases import packed, ternary
@@ -140,7 +140,7 @@ def random_weights(shape: Shape, rng: np.random.Generator) -> arrays.Weights:
         head_at, head = packed_matrix(shape, rng, shape.vocab, shape.hidden)
     else:
         head_at, head = 6, head_bytes(rng.standard_normal((shape.vocab, shape.hidden)).astype(np.float32), shape.head_kind)
-    tables = [rope.angles(shape.context, shape.head_dim, base) for base in (10000.0, 100.0)]
+    tables = [angles(shape.context, shape.head_dim, base) for base in (10000.0, 100.0)]
     cos, sin = (np.concatenate(table) for table in zip(*tables, strict=True))
     sliding = np.arange(shape.layers) < (shape.window > 0)
     part_at, part_ends, part_scales = (

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from bitnet_kernels.naive.rope import UNSCALED, Scaling
+from bitnet_kernels.angles import UNSCALED, Scaling
 
 from bitnet_cli.errors import BadFileError, BitnetError, UnsupportedError
 from bitnet_cli.gguf_file.metadata import Typed, ValueType
