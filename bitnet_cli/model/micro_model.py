@@ -10,8 +10,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from bitnet_kernels import arrays, kv_cache
+from bitnet_kernels.angles import angles
 from bitnet_kernels.group_rows import Groups, lay_out, matrix_bytes
-from bitnet_kernels.naive import rope
 from numpy.typing import NDArray
 
 Floats = NDArray[np.float32]
@@ -151,7 +151,7 @@ def _weights(z: arrays.Sizes, w: arrays.Weights, numbers: Numbers) -> arrays.Wei
     ends = np.cumsum([len(part) for part in matrices])
     scales = np.array([[(50 if w.groups else 1.2) / np.sqrt(cols) for _, cols in every]], np.float32)
     norms, norm_offsets = _norms(z, w, numbers)
-    cos, sin = rope.angles(CONTEXT, z.rotated or z.head_dim, 10000.0)
+    cos, sin = angles(CONTEXT, z.rotated or z.head_dim, 10000.0)
     rows = [rows for rows, _ in every]
     parts = _parts(rows, scales) if len(w.part_at) else {}
     return w._replace(
