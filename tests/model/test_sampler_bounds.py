@@ -160,6 +160,20 @@ def test_when_few_logits_are_enough(temperature: float, top_p: float, min_p: flo
     assert (found is not None) is decided
 
 
+def test_few_logits_are_enough_where_no_other_token_is_allowed() -> None:
+    """Whatever top-p and min-p are; and for the likeliest one is enough, whoever else is allowed."""
+    logits = np.array([0, -0.1, -np.inf, -np.inf], np.float32)
+    assert Sampler(Sampling(1.0, 40, 1.0, 0.0, seed=1)).choose_allowed(logits, np.array([True, True, False, False]), 2) in (0, 1)
+    assert Sampler(Sampling(0.0)).choose_allowed(logits, np.array([False, True, True, True]), 2) == 1
+
+
+@pytest.mark.parametrize("temperature", [0.5, 2.0])
+def test_mirostat_divides_by_the_temperature(temperature: float) -> None:
+    logits = np.random.default_rng(3).normal(0, 2, 30).astype(np.float32)
+    one, other = (Sampler(Sampling(t, mirostat=2, mirostat_tau=3.0, seed=5)) for t in (temperature, 1.0))
+    assert [one.choose(logits) for _ in range(40)] == [other.choose(logits / np.float32(temperature)) for _ in range(40)]
+
+
 def test_what_nobody_says() -> None:
     """The defaults of llama.cpp and of its command line (docs/cli.md)."""
     s = Sampling()
