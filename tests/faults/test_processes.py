@@ -139,11 +139,11 @@ def test_a_compilation_that_was_killed_or_hangs(tmp_path: Path, monkeypatch: pyt
     with (tmp_path / "a.lock").open("w") as other:
         fcntl.flock(other, fcntl.LOCK_EX)
         begin = time.monotonic()
-        with native._alone(tmp_path / "a.code"):
+        with native._alone(tmp_path, "a"):
             assert 0.3 <= time.monotonic() - begin < 30
-    with native._alone(tmp_path / "a.code"), (tmp_path / "a.lock").open("w") as other, pytest.raises(BlockingIOError):
+    with native._alone(tmp_path, "a"), (tmp_path / "a.lock").open("w") as other, pytest.raises(BlockingIOError):
         fcntl.flock(other, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    with native._alone(None), native._alone(tmp_path / "no folder" / "a.code"):
+    with native._alone(None, "a"), native._alone(tmp_path / "no folder", "a"):
         pass
 
 
