@@ -8,7 +8,7 @@ import json
 import sys
 
 import numpy as np
-from bitnet_kernels import child, compile_cache, isa
+from bitnet_kernels import child, compile_cache, isa, native
 
 
 def team() -> bool:
@@ -47,6 +47,7 @@ def main() -> None:
         "machine code": [] if folder is None else sorted(path.name for path in folder.glob("*.code")),
         "folder": None if folder is None else str(folder),
         "compiled": compile_cache.compiled.done,
+        "linked": sorted(native._addresses),
     }
     json.dump(result, sys.stdout)
 
