@@ -73,7 +73,7 @@ class Target(NamedTuple):
 
 
 _STEP = ("model/test_self_test.py", "kernels/test_step.py::test_steps_are_near_the_twin_and_the_same_however_cut")
-_LAYOUTS = ("ternary", "model/test_weights.py")
+_LAYOUTS = (*(f"ternary/test_{part}.py" for part in ("layouts", "counts", "bounds")), "model/test_weights.py")
 TARGETS = {
     "parse": Target(
         ("bitnet_cli/gguf_file/parse.py",),
@@ -82,7 +82,16 @@ TARGETS = {
             *(f"gguf_file/test_{part}.py" for part in ("reader", "dialects", "legacy_q2_0")),
         ),
     ),
-    "ternary": Target(("bitnet_cli/ternary/*.py",), _LAYOUTS),
+    "ternary": Target(
+        ("bitnet_cli/ternary/*.py",),
+        _LAYOUTS,
+        {
+            "hf_packed.py": ("ternary/test_hf_packed.py",),
+            "absmean.py": ("ternary/test_bounds.py", "checkpoint/test_flavours.py"),
+            "counts.py": ("ternary/test_counts.py", "tensors/test_contents.py"),
+            "i2_s_order.py": ("ternary/test_i2_s_order.py", "commands/test_outtypes.py"),
+        },
+    ),
     "safetensors": Target(
         ("bitnet_cli/checkpoint/safetensors.py",), ("checkpoint/test_safetensors_edges.py", "checkpoint/test_safetensors.py")
     ),
