@@ -86,6 +86,7 @@ TARGETS = {
         ("bitnet_cli/ternary/*.py",),
         _LAYOUTS,
         {
+            "layouts.py": (*_LAYOUTS, "commands/test_quantize_scales.py", "model/test_groups.py"),
             "hf_packed.py": ("ternary/test_hf_packed.py",),
             "absmean.py": ("ternary/test_bounds.py", "checkpoint/test_flavours.py"),
             "counts.py": ("ternary/test_counts.py", "tensors/test_contents.py"),
@@ -105,11 +106,11 @@ TARGETS = {
         {
             "attention.py": ("kernels/test_kv_cache.py", *_STEP, "kernels/test_quantised_attention.py"),
             "base3.py": ("kernels/test_base3.py",),
-            "dense.py": ("kernels/test_head_search.py", "kernels/test_recode.py", "kernels/test_floats.py"),
+            "dense.py": ("kernels/test_recode.py", "kernels/test_floats.py"),
             "folds.py": ("kernels/test_inputs.py", "model/test_folds.py"),
             "glu.py": ("kernels/test_floats.py", *_STEP),
             "grouped.py": ("kernels/test_grouped.py", "kernels/test_group_rows.py"),
-            "head_planes.py": ("kernels/test_head_search.py",),
+            "head_planes.py": ("model/test_head.py",),
             "inputs.py": ("kernels/test_inputs.py", "model/test_activation_schemes.py"),
             "kv_cache.py": ("kernels/test_kv_cache.py", "kernels/test_quantised_attention.py"),
             "norm.py": ("kernels/test_floats.py", *_STEP),
