@@ -73,7 +73,7 @@ class Target(NamedTuple):
 
 
 _STEP = ("model/test_self_test.py", "kernels/test_step.py::test_steps_are_near_the_twin_and_the_same_however_cut")
-_LAYOUTS = (*(f"ternary/test_{part}.py" for part in ("layouts", "counts", "bounds")), "model/test_weights.py")
+_LAYOUTS = (*(f"ternary/test_{part}.py" for part in ("layouts", "ik_layouts", "counts", "bounds")), "model/test_weights.py")
 TARGETS = {
     "parse": Target(
         ("bitnet_cli/gguf_file/parse.py",),
