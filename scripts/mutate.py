@@ -73,7 +73,7 @@ class Target(NamedTuple):
 
 
 _STEP = ("model/test_self_test.py", "kernels/test_step.py::test_steps_are_near_the_twin_and_the_same_however_cut")
-_LAYOUTS = ("ternary", "model/test_weights.py")
+_LAYOUTS = (*(f"ternary/test_{part}.py" for part in ("layouts", "ik_layouts", "counts", "bounds")), "model/test_weights.py")
 TARGETS = {
     "parse": Target(
         ("bitnet_cli/gguf_file/parse.py",),
@@ -82,7 +82,17 @@ TARGETS = {
             *(f"gguf_file/test_{part}.py" for part in ("reader", "dialects", "legacy_q2_0")),
         ),
     ),
-    "ternary": Target(("bitnet_cli/ternary/*.py",), _LAYOUTS),
+    "ternary": Target(
+        ("bitnet_cli/ternary/*.py",),
+        _LAYOUTS,
+        {
+            "layouts.py": (*_LAYOUTS, "commands/test_quantize_scales.py", "model/test_groups.py"),
+            "hf_packed.py": ("ternary/test_hf_packed.py",),
+            "absmean.py": ("ternary/test_bounds.py", "checkpoint/test_flavours.py"),
+            "counts.py": ("ternary/test_counts.py", "tensors/test_contents.py"),
+            "i2_s_order.py": ("ternary/test_i2_s_order.py", "commands/test_outtypes.py"),
+        },
+    ),
     "safetensors": Target(
         ("bitnet_cli/checkpoint/safetensors.py",), ("checkpoint/test_safetensors_edges.py", "checkpoint/test_safetensors.py")
     ),
@@ -96,11 +106,11 @@ TARGETS = {
         {
             "attention.py": ("kernels/test_kv_cache.py", *_STEP, "kernels/test_quantised_attention.py"),
             "base3.py": ("kernels/test_base3.py",),
-            "dense.py": ("kernels/test_head_search.py", "kernels/test_recode.py", "kernels/test_floats.py"),
+            "dense.py": ("kernels/test_recode.py", "kernels/test_floats.py"),
             "folds.py": ("kernels/test_inputs.py", "model/test_folds.py"),
             "glu.py": ("kernels/test_floats.py", *_STEP),
             "grouped.py": ("kernels/test_grouped.py", "kernels/test_group_rows.py"),
-            "head_planes.py": ("kernels/test_head_search.py",),
+            "head_planes.py": ("model/test_head.py",),
             "inputs.py": ("kernels/test_inputs.py", "model/test_activation_schemes.py"),
             "kv_cache.py": ("kernels/test_kv_cache.py", "kernels/test_quantised_attention.py"),
             "norm.py": ("kernels/test_floats.py", *_STEP),
