@@ -19,7 +19,7 @@ from bitnet_kernels.team import Team, compile_for_several
 from bitnet_cli.commands.bench.shapes import Shape, write_shape
 from bitnet_cli.errors import BitnetError
 from bitnet_cli.gguf_file.reader import open_gguf
-from bitnet_cli.model import base3_rows, columns, head, recode
+from bitnet_cli.model import base3_rows, columns, head, logprobs, recode
 from bitnet_cli.model.engine import Engine
 
 NEEDED = ("bitnet_cli", *separate.NEEDED)
@@ -49,6 +49,7 @@ def of_published_models() -> list[Asked]:
         head.compile_builder()
         columns.compile_builder(weights)
         recode.compile_recoder()
+        logprobs.compile_sums()
         if isa.chosen() in base3_rows.SETS:
             base3_rows.compile_builder(weights, base3_rows.Base3Plan(((1, 1),), 0, True))
         compile_for_several()
@@ -62,6 +63,7 @@ def of_model(path: Path, cache_type: str) -> list[Asked]:
     """What one file asks for."""
     with native.noted() as asked, open_gguf(path) as file:
         Engine(file, cache_type=cache_type).compile()
+        logprobs.compile_sums()
         compile_for_several()
     return asked
 

@@ -19,6 +19,12 @@ from bitnet_cli.model.sampler import largest_of
 _SUMS = Entry("softmax", "sums_of_exp")
 
 
+def compile_sums() -> None:
+    """Compile what `target_logprobs` calls, so that it does not happen in the middle of a text."""
+    nothing = np.zeros(0, np.float32)
+    _SUMS.over(Frame(arrays.SoftmaxFrame(nothing.reshape(0, 1), nothing, np.zeros(0))), 2)
+
+
 class TokenLogprob(NamedTuple):
     """top: (id, log-probability) of the likeliest tokens, likeliest first. Natural logarithms."""
 
