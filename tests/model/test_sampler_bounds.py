@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bitnet_cli.errors import BitnetError, UsageError
-from bitnet_cli.model.sampler import Sampler, Sampling
+from bitnet_cli.model.sampler import Sampler, Sampling, _largest
 
 # Name: least and largest value, and a step past them.
 BOUNDS: dict[str, tuple[float, float, float]] = {
@@ -172,6 +172,22 @@ def test_mirostat_divides_by_the_temperature(temperature: float) -> None:
     logits = np.random.default_rng(3).normal(0, 2, 30).astype(np.float32)
     one, other = (Sampler(Sampling(t, mirostat=2, mirostat_tau=3.0, seed=5)) for t in (temperature, 1.0))
     assert [one.choose(logits) for _ in range(40)] == [other.choose(logits / np.float32(temperature)) for _ in range(40)]
+
+
+@pytest.mark.parametrize("value", [-0.5, -1.5, 0.75])
+def test_a_penalty_lowers_negative_logits_too(value: float) -> None:
+    """Beside a logit a fifth lower: the recent one was ahead, and is behind it."""
+    sampler = Sampler(Sampling(0.0, repeat_penalty=2.0))
+    sampler.observe([0])
+    assert sampler.choose(np.array([value, value - 0.2 * abs(value)], np.float32)) == 1
+
+
+@pytest.mark.parametrize("count", [1, 2, 5, 40])
+def test_the_largest_of_many(count: int) -> None:
+    """More than enough for groups, whose maxima say where to look (_candidates)."""
+    for seed in range(30):
+        logits = np.random.default_rng(seed).normal(0, 1, 16 * count + 37 * seed).astype(np.float32)
+        assert np.array_equal(_largest(logits, count), np.argsort(-logits, kind="stable")[:count])
 
 
 def test_what_nobody_says() -> None:
