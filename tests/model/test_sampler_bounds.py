@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bitnet_cli.errors import BitnetError, UsageError
-from bitnet_cli.model.sampler import Sampler, Sampling, _largest
+from bitnet_cli.model.sampler import Sampler, Sampling, largest_of
 
 # Name: least and largest value, and a step past them.
 BOUNDS: dict[str, tuple[float, float, float]] = {
@@ -187,7 +187,7 @@ def test_the_largest_of_many(count: int) -> None:
     """More than enough for groups, whose maxima say where to look (_candidates)."""
     for seed in range(30):
         logits = np.random.default_rng(seed).normal(0, 1, 16 * count + 37 * seed).astype(np.float32)
-        assert np.array_equal(_largest(logits, count), np.argsort(-logits, kind="stable")[:count])
+        assert np.array_equal(largest_of(logits, count), np.argsort(-logits, kind="stable")[:count])
 
 
 def test_what_nobody_says() -> None:
