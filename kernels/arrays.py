@@ -44,6 +44,9 @@ HEAD_BLOCKS = {  # weights, bytes
 # an L1 cache of 32 KiB (tile.py).
 BLOCK_ROWS = 48
 TILE_BYTES = BLOCK_ROWS * 512
+# Bytes between what two threads write: what a core reads ahead past the end of its own would be taken from the other's cache, again and
+# again, which makes prefill up to a quarter slower where two cores have no cache in common (docs/log.md#two-caches).
+APART = 4096
 QUERIES = 128  # that attention takes at once: unpacking a block of keys and values is under 4 % of the work then
 HEAD_ROWS, HEAD_COLS, HEAD_TOKENS = 8, 2048, 8  # of the head, and tokens that meet them before others do (dense_rows.py)
 TOGETHER = 16  # tokens that are searched at once, by one pass over the planes
@@ -113,13 +116,12 @@ NO_ROWS = np.zeros(0, np.int64)
 
 
 class Planes(NamedTuple):
-    """Rows of the head as 8-bit codes, cut into planes of 4, 2 and 2 bits, and how far each step of them may be off: head_planes.py.
+    """Rows of the head as 8-bit codes, cut into planes of 6 and 2 bits, and how far each step of them may be off: head_planes.py.
 
     They have the head's rows that may be chosen, and no others: a search reads no byte of a row that stands for no token.
     """
 
-    high: NDArray[np.uint8]  # (rows * padded / 2,) upper four bits
-    middle: NDArray[np.uint8]  # (rows * padded / 4,) next two bits
+    six: NDArray[np.uint8]  # (rows * padded * 3 / 4,) upper four bits, and the next two
     low: NDArray[np.uint8]  # (rows * padded / 4,) last two bits
     scales: NDArray[np.float32]  # (rows,) one step of the codes
     errors: NDArray[np.float32]  # (3, rows) length of what is left of a row after 6 and 8 bits, and of the row itself
@@ -180,8 +182,7 @@ def new_planes(rows: int, cols: int, width: int = 64, silent: NDArray[np.int64] 
     length, ids = padded(cols, width), np.delete(np.arange(rows), silent)
     rows = len(ids)
     return Planes(
-        high=_zeros(rows * length // 2, np.uint8),
-        middle=_zeros(rows * length // 4, np.uint8),
+        six=_zeros(rows * length // 4 * 3, np.uint8),
         low=_zeros(rows * length // 4, np.uint8),
         scales=np.zeros(rows, np.float32),
         errors=np.zeros((3, rows), np.float32),
@@ -201,12 +202,12 @@ class Scratch(NamedTuple):
     up: NDArray[np.float32]  # (tokens, feed_forward)
     normed: NDArray[np.float32]  # (rows, widest rounded up to 16) float input of the quantiser
     # For each thread what attention.py calls Work. rows: queries at once; line: BLOCK or head_dim rounded up to 64, what is more.
-    queries: NDArray[np.float32]  # (threads, rows * line)
-    scores: NDArray[np.float32]  # (threads, rows * line)
-    shares: NDArray[np.float32]  # (threads, rows * line)
-    attended: NDArray[np.float32]  # (threads, rows * line)
-    panel: NDArray[np.float32]  # (threads, line * 64)
-    softmax: NDArray[np.float32]  # (threads, 6, rows rounded up to 16)
+    queries: NDArray[np.float32]  # (threads, >= rows * line)
+    scores: NDArray[np.float32]  # (threads, >= rows * line)
+    shares: NDArray[np.float32]  # (threads, >= rows * line)
+    attended: NDArray[np.float32]  # (threads, >= rows * line)
+    panel: NDArray[np.float32]  # (2 threads, line * 64): every second row, and nothing between them
+    softmax: NDArray[np.float32]  # (threads, >= 6, rows rounded up to 16)
     lengths: NDArray[np.int64]  # (threads, rows)
     places: NDArray[np.int64]  # (threads, 2, rows)
     kept: NDArray[np.float32]  # (threads - 1, blocks * group * (line + 16)) what one token sees in blocks of a head that threads share
@@ -216,8 +217,8 @@ class Scratch(NamedTuple):
     words: NDArray[np.int32]  # (threads, padded feed_forward / 4 + 1) those values, four to a word
     column_sums: NDArray[np.int32]  # (hidden, padded)
     column_counts: NDArray[np.int64]  # (threads, 2) columns of `down`, where it was read by columns, and of these not read
-    tile: NDArray[np.uint8]  # (threads, TILE_BYTES) unpacked weight rows
-    block_sums: NDArray[np.int32]  # (threads, (tokens rounded up to 16 + 1) * BLOCK_ROWS)
+    tile: NDArray[np.uint8]  # (threads, >= TILE_BYTES) unpacked weight rows
+    block_sums: NDArray[np.int32]  # (threads, >= (tokens rounded up to 16 + 1) * BLOCK_ROWS)
     texts: NDArray[np.int64]  # (tokens, 3) which rows are whose: control.Text
     positions: NDArray[np.int64]  # (tokens, 2) of each row: its position, and which of the texts it is of
     tables: NDArray[np.int64]  # (tokens, pages of a context) of each text: numbers of its pages of the KV cache, in order
@@ -254,8 +255,8 @@ class GroupScratch(NamedTuple):
     steps: NDArray[np.float32]  # (rows, units) what one step of its codes stands for
     fine_minus: NDArray[np.int32]  # the same of second digits; no rows where there are none
     fine_steps: NDArray[np.float32]
-    totals: NDArray[np.float32]  # (threads, rows * BLOCK_ROWS) products of a tile so far
-    scales: NDArray[np.float32]  # (threads, 8 * BLOCK_ROWS) scales of a tile
+    totals: NDArray[np.float32]  # (threads, >= rows * BLOCK_ROWS) products of a tile so far
+    scales: NDArray[np.float32]  # (threads, >= 8 * BLOCK_ROWS) scales of a tile
 
 
 def packed_width(cols: int) -> int:
@@ -278,6 +279,11 @@ def base3_row_bytes(cols: int, width: int) -> int:
     return (registers + 4) // 5 * width
 
 
+def _apart(threads: int, count: int, dtype: type[np.generic]) -> NDArray[Any]:
+    """(threads, >= count): a row for each thread, far enough from the next one's."""
+    return _zeros((threads, count + APART // np.dtype(dtype).itemsize), dtype)
+
+
 def new_group_scratch(digits: int, rows: int, widest: int, threads: int) -> GroupScratch:
     """Scratch for `rows` rows of up to `widest` activations."""
     shape = rows, widest // min(GROUPS)
@@ -287,8 +293,8 @@ def new_group_scratch(digits: int, rows: int, widest: int, threads: int) -> Grou
         steps=_zeros(shape, np.float32),
         fine_minus=_zeros(fine, np.int32),
         fine_steps=_zeros(fine, np.float32),
-        totals=_zeros((threads, rows * BLOCK_ROWS), np.float32),
-        scales=_zeros((threads, 8 * BLOCK_ROWS), np.float32),
+        totals=_apart(threads, rows * BLOCK_ROWS, np.float32),
+        scales=_apart(threads, 8 * BLOCK_ROWS, np.float32),
     )
 
 
@@ -334,12 +340,12 @@ def new_scratch(z: Sizes, chunk: int, context: int, threads: int, groups: Groups
         gate=_zeros((chunk, z.feed_forward), np.float32),
         up=_zeros((chunk, z.feed_forward), np.float32),
         normed=_zeros((rows, rounded(widest, 16)), np.float32),
-        queries=_zeros((threads, queries * line), np.float32),
-        scores=_zeros((threads, queries * line), np.float32),
-        shares=_zeros((threads, queries * line), np.float32),
-        attended=_zeros((threads, queries * line), np.float32),
-        panel=_zeros((threads, line * UNIT), np.float32),
-        softmax=_zeros((threads, 6, rounded(queries, 16)), np.float32),
+        queries=_apart(threads, queries * line, np.float32),
+        scores=_apart(threads, queries * line, np.float32),
+        shares=_apart(threads, queries * line, np.float32),
+        attended=_apart(threads, queries * line, np.float32),
+        panel=_zeros((2 * threads, line * UNIT), np.float32),
+        softmax=_zeros((threads, 6 + APART // (4 * rounded(queries, 16)), rounded(queries, 16)), np.float32),
         lengths=_zeros((threads, queries), np.int64),
         places=_zeros((threads, 2, queries), np.int64),
         kept=_zeros(
@@ -352,8 +358,8 @@ def new_scratch(z: Sizes, chunk: int, context: int, threads: int, groups: Groups
         words=_zeros((threads, padded(z.feed_forward) // 4 + 1), np.int32),
         column_sums=_zeros(padded(z.hidden), np.int32),
         column_counts=_zeros((threads, 2), np.int64),
-        tile=_zeros((threads, TILE_BYTES), np.uint8),
-        block_sums=_zeros((threads, (padded_tokens + 1) * BLOCK_ROWS), np.int32),
+        tile=_apart(threads, TILE_BYTES, np.uint8),
+        block_sums=_apart(threads, (padded_tokens + 1) * BLOCK_ROWS, np.int32),
         texts=_zeros((chunk, len(Text._fields)), np.int64),
         positions=_zeros((chunk, 2), np.int64),
         tables=_zeros((chunk, -(-context // z.page)), np.int64),

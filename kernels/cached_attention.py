@@ -23,7 +23,7 @@ def work_of(s, thread):
         s.scores[thread],
         s.shares[thread],
         s.attended[thread],
-        s.panel[thread],
+        s.panel[2 * thread],
         s.softmax[thread],
         s.lengths[thread],
         s.places[thread],

@@ -34,7 +34,7 @@ TILE_PANELS = BLOCK_ROWS // ROWS
 BLOCKS, TOKENS = selected.TILE_BLOCKS, selected.TILE_TOKENS
 PASSES = TILE_PANELS * PARTS // BLOCKS  # over a tile, each of BLOCKS registers of rows
 BLOCK = TILE_BYTES // BLOCK_ROWS  # weights of a row that are unpacked at a time
-PREFETCH = 2048  # bytes ahead in each stream
+PREFETCH = 3072  # bytes ahead in each stream (docs/log.md#panel-prefetch)
 ZERO, FOUR, SIXTEEN, UNIT, WRITE = np.int64(0), np.int64(4), np.int64(ROWS), np.float32(1.0), np.bool_(False)
 begin_1, fold_1 = group_sums.operations(PANELS * PARTS, 1, SPREAD)
 begin_some, fold_some = group_sums.operations(FEW_PANELS * PARTS, SOME)
@@ -127,11 +127,10 @@ def _unit_scales(packed, at, step, panels, u, unit, group, scales):
 
 
 @inlined
-def _ask(packed, at, step, panels, u, size):
-    """Prefetch what follows in each panel's stream, at the pace of units: `size` bytes each, scales and words."""
+def _ask(packed, at, step, panels):
+    """Prefetch a line of each panel. One by one between words: many at once fill the core's buffers, and what comes next waits."""
     for p in range(panels):
-        for line in range(0, size + LINE - 1, LINE):
-            prefetch(packed, at + p * step + u * size + line + PREFETCH)
+        prefetch(packed, at + p * step)
 
 
 @kernel
@@ -141,11 +140,13 @@ def _sums_1(packed, at, step, cols, groups, codes, minus, steps, row, totals, sc
     words, size, gap = at + _scale_bytes(cols, group), unit // WORD * LINE + unit * 2 * ROWS // group, minus.shape[1]
     units, numbers = flattened(minus), flattened(steps)
     for u in range(cols // unit):
-        _ask(packed, at, step, PANELS, u, size)
         _unit_scales(packed, at, step, PANELS, u, unit, group, scales)
-        sums = begin_1(units, row * gap + u, 0)
+        sums, ahead = begin_1(units, row * gap + u, 0), at + u * size + PREFETCH
         for k in range(u * unit, u * unit + unit, WORD):
+            _ask(packed, ahead, step, PANELS)
+            ahead += LINE
             sums = add_1(sums, packed, words + k // WORD * LINE, step, codes, k, 0)
+        _ask(packed, ahead, step, PANELS)  # a unit's words are whole lines, its scales half of one
         fold_1(sums, units, numbers, row * gap + u, 0, scales, 0, totals, 0, 0)
 
 
@@ -156,11 +157,13 @@ def _sums_some(packed, at, step, cols, groups, codes, minus, steps, row, totals,
     words, size, gap, line = at + _scale_bytes(cols, group), unit // WORD * LINE + unit * 2 * ROWS // group, minus.shape[1], codes.shape[1]
     units, numbers, values = flattened(minus), flattened(steps), flattened(codes)
     for u in range(cols // unit):
-        _ask(packed, at, step, FEW_PANELS, u, size)
         _unit_scales(packed, at, step, FEW_PANELS, u, unit, group, scales)
-        sums = begin_some(units, row * gap + u, gap)
+        sums, ahead = begin_some(units, row * gap + u, gap), at + u * size + PREFETCH
         for k in range(u * unit, u * unit + unit, WORD):
+            _ask(packed, ahead, step, FEW_PANELS)
+            ahead += LINE
             sums = add_some(sums, packed, words + k // WORD * LINE, step, values, row * line + k, line)
+        _ask(packed, ahead, step, FEW_PANELS)  # a unit's words are whole lines, its scales half of one
         fold_some(sums, units, numbers, row * gap + u, gap, scales, 0, totals, 0, BLOCK_ROWS)
 
 
@@ -171,11 +174,13 @@ def _sums_more(packed, at, step, cols, groups, codes, minus, steps, row, totals,
     words, size, gap, line = at + _scale_bytes(cols, group), unit // WORD * LINE + unit * 2 * ROWS // group, minus.shape[1], codes.shape[1]
     units, numbers, values = flattened(minus), flattened(steps), flattened(codes)
     for u in range(cols // unit):
-        _ask(packed, at, step, FEW_PANELS, u, size)
         _unit_scales(packed, at, step, FEW_PANELS, u, unit, group, scales)
-        sums = begin_more(units, row * gap + u, gap)
+        sums, ahead = begin_more(units, row * gap + u, gap), at + u * size + PREFETCH
         for k in range(u * unit, u * unit + unit, WORD):
             sums = add_more(sums, packed, words + k // WORD * LINE, step, values, row * line + k, line)
+            _ask(packed, ahead, step, FEW_PANELS)  # before the step, LLVM would keep activations on the stack
+            ahead += LINE
+        _ask(packed, ahead, step, FEW_PANELS)  # a unit's words are whole lines, its scales half of one
         fold_more(sums, units, numbers, row * gap + u, gap, scales, 0, totals, 0, BLOCK_ROWS)
 
 

@@ -1,4 +1,4 @@
-"""The head's weights as planes of 4, 2 and 2 bits, so that most rows need few bytes to be ruled out. Twin: naive/head_planes.py.
+"""The head's weights as planes of 6 and 2 bits, so that most rows need few bytes to be ruled out. Twin: naive/head_planes.py.
 
 Row r is s (u - 127.5) with 8-bit codes u, s = max|w| / 127.5, plus what rounding left over. Cut after 4, 6 or 8 bits, codes stand for the
 middle of what their lower bits could be:
@@ -10,9 +10,10 @@ middle of what their lower bits could be:
 `errors` keeps how far the row is from 6 and 8 bits of it, and how long it is itself: by Cauchy and Schwarz |(w - w6) . x| <= |w - w6| |x|,
 from which head_search.py makes a proof. Lengths are rounded up by more than float32 sums can be off.
 
-Bytes of a row lie in the order in which activations do (quantise.py): the two 2-bit planes as I2_S rows, in which fields 0 .. 3 of a
-register are WIDTH weights each; the 4-bit plane as two registers for one of those, lower and upper half of the first for fields 0 and 1,
-of the second for 2 and 3.
+Bytes of a row lie in the order in which activations do (quantise.py): the plane of the last two bits as I2_S rows, in which fields
+0 .. 3 of a register are WIDTH weights each. That of the first six has three registers for one of those: bits 2 and 3 of the codes, as
+such a row; then the upper four, lower and upper half of the first for fields 0 and 1, of the second for 2 and 3. They are read together,
+so they lie together: four streams are read quicker than eight (docs/log.md#panel-prefetch).
 """
 
 import numpy as np
@@ -50,12 +51,12 @@ def _cut(codes, planes, r, length):
     for start in range(0, length, 128 * _BLOCKS):
         for block in range(_BLOCKS):
             c, place = start + 128 * block, r * (length // 4) + start // 4 + 32 * block
-            high = r * (length // 2) + start // 2 + 32 * block
+            six = r * (length // 4 * 3) + start // 4 * 3 + 32 * block
             for j in range(32):
                 c0, c1, c2, c3 = codes[c + j], codes[c + 32 + j], codes[c + 64 + j], codes[c + 96 + j]
-                planes.high[high + j] = c0 >> 4 | c1 & 240
-                planes.high[high + WIDTH + j] = c2 >> 4 | c3 & 240
-                planes.middle[place + j] = (c0 & 12) << 4 | (c1 & 12) << 2 | c2 & 12 | (c3 & 12) >> 2
+                planes.six[six + j] = (c0 & 12) << 4 | (c1 & 12) << 2 | c2 & 12 | (c3 & 12) >> 2
+                planes.six[six + WIDTH + j] = c0 >> 4 | c1 & 240
+                planes.six[six + 2 * WIDTH + j] = c2 >> 4 | c3 & 240
                 planes.low[place + j] = (c0 & 3) << 6 | (c1 & 3) << 4 | (c2 & 3) << 2 | c3 & 3
 
 

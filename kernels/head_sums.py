@@ -19,44 +19,44 @@ no_sums_8, add_six_8, keep_8 = six_bits.operations(2, 8)
 STEPS = 16  # rows of each stream whose sums wait to be scaled
 STREAMS = 4
 SOME_SUMS = STEPS * STREAMS  # of one vector of activations
-AHEAD = 3  # rows of a stream that are asked for before they are read: 3,840 and 1,920 bytes at 2,560 columns
+AHEAD = 1920  # bytes ahead in each stream; 5,760, three rows of 2,560 columns, are too many for L1 (docs/log.md#panel-prefetch)
 NEAR = np.int64(3)  # the same of rows that are chosen
 
 
 @kernel
-def six_bit_sums_2(high, middle, starts, ahead, stride, values, first, gap, out, place, row_gap, token_gap):
-    """out[place + i row_gap + t token_gap] = code sum of row i with two vectors of activations. stride: bytes of a row of `middle`."""
+def six_bit_sums_2(six, starts, ahead, stride, values, first, gap, out, place, row_gap, token_gap):
+    """out[place + i row_gap + t token_gap] = code sum of row i with two vectors of activations. stride: bytes of a row."""
     registers = no_sums_2()
-    for byte in range(0, stride, WIDTH):
-        registers = add_six_2(registers, high, middle, starts, ahead, byte, values, first, gap)
+    for byte in range(0, stride // 3, WIDTH):
+        registers = add_six_2(registers, six, starts, ahead, byte, values, first, gap)
     keep_2(registers, out, place, row_gap, token_gap)
 
 
 @kernel
-def six_bit_sums_8(high, middle, starts, ahead, stride, values, first, gap, out, place, row_gap, token_gap):
+def six_bit_sums_8(six, starts, ahead, stride, values, first, gap, out, place, row_gap, token_gap):
     """As six_bit_sums_2, of two rows with eight vectors."""
     registers = no_sums_8()
-    for byte in range(0, stride, WIDTH):
-        registers = add_six_8(registers, high, middle, starts, ahead, byte, values, first, gap)
+    for byte in range(0, stride // 3, WIDTH):
+        registers = add_six_8(registers, six, starts, ahead, byte, values, first, gap)
     keep_8(registers, out, place, row_gap, token_gap)
 
 
 @inlined
 def _sums_of_four(planes, r0, r1, r2, r3, p0, p1, p2, p3, stride, values, gap, begin, vectors, out, place):
     """Code sums of four rows with vectors begin .. vectors - 1 -> out[place + SOME_SUMS v + STEPS i]; meanwhile asks for rows p0 .. p3."""
-    high, middle, v = planes.high, planes.middle, begin
+    six, v = planes.six, begin
     while MANY and v + 2 < vectors:
         at, to = v * gap, place + v * SOME_SUMS
-        six_bit_sums_8(high, middle, (r0, r1), (p0, p1), stride, values, at, gap, out, to, STEPS, SOME_SUMS)
-        six_bit_sums_8(high, middle, (r2, r3), (p2, p3), stride, values, at, gap, out, to + 2 * STEPS, STEPS, SOME_SUMS)
+        six_bit_sums_8(six, (r0, r1), (p0, p1), stride, values, at, gap, out, to, STEPS, SOME_SUMS)
+        six_bit_sums_8(six, (r2, r3), (p2, p3), stride, values, at, gap, out, to + 2 * STEPS, STEPS, SOME_SUMS)
         v += 8
     while v < vectors:
         at, to = v * gap, place + v * SOME_SUMS
         if PACKED_ROWS == 4:
-            six_bit_sums_2(high, middle, (r0, r1, r2, r3), (p0, p1, p2, p3), stride, values, at, gap, out, to, STEPS, SOME_SUMS)
+            six_bit_sums_2(six, (r0, r1, r2, r3), (p0, p1, p2, p3), stride, values, at, gap, out, to, STEPS, SOME_SUMS)
         else:
-            six_bit_sums_2(high, middle, (r0, r1), (p0, p1), stride, values, at, gap, out, to, STEPS, SOME_SUMS)
-            six_bit_sums_2(high, middle, (r2, r3), (p2, p3), stride, values, at, gap, out, to + 2 * STEPS, STEPS, SOME_SUMS)
+            six_bit_sums_2(six, (r0, r1), (p0, p1), stride, values, at, gap, out, to, STEPS, SOME_SUMS)
+            six_bit_sums_2(six, (r2, r3), (p2, p3), stride, values, at, gap, out, to + 2 * STEPS, STEPS, SOME_SUMS)
         v += 2
 
 
@@ -76,7 +76,7 @@ def six_bits_of_all(planes, length, digits, terms, tokens, both, nearly, sums, f
     nearly: (tokens, rows) float32;
     sums: (SOME_SUMS * vectors rounded up to 8,) int32, overwritten.
     """
-    stride, quarter, vectors = length // 4, (last - first + 3) // 4, 2 * tokens if both else tokens
+    stride, quarter, vectors = length // 4 * 3, (last - first + 3) // 4, 2 * tokens if both else tokens
     values, gap = flattened(digits), digits.shape[1]
     for begin in range(0, quarter, STEPS):
         count = min(STEPS, quarter - begin)
@@ -84,9 +84,9 @@ def six_bits_of_all(planes, length, digits, terms, tokens, both, nearly, sums, f
             # Where rows do not divide by four, the last streams meet rows of the ones before, and write the same again.
             row, end = first + begin + i, last - 1
             r0, r1, r2, r3 = row, min(row + quarter, end), min(row + 2 * quarter, end), min(row + 3 * quarter, end)
-            a = AHEAD * stride
             s0, s1, s2, s3 = r0 * stride, r1 * stride, r2 * stride, r3 * stride
-            _sums_of_four(planes, s0, s1, s2, s3, s0 + a, s1 + a, s2 + a, s3 + a, stride, values, gap, 0, vectors, sums, i)
+            p0, p1, p2, p3 = s0 + AHEAD, s1 + AHEAD, s2 + AHEAD, s3 + AHEAD
+            _sums_of_four(planes, s0, s1, s2, s3, p0, p1, p2, p3, stride, values, gap, 0, vectors, sums, i)
         for t in range(tokens):
             for stream in range(STREAMS):
                 row = first + begin + stream * quarter
@@ -120,7 +120,7 @@ def add_two_bits(plane, scales, length, codes, c0, c1, nearly, rows, begin, coun
 @inlined
 def add_six_bits(planes, length, digits, token, c0, c1, nearly, rows, begin, count, sums):
     """The same of the first six bits, with row `token` of digits (the next is read too). sums: (4 SOME_SUMS,) int32, overwritten."""
-    stride, values, gap = length // 4, flattened(digits), digits.shape[1]
+    stride, values, gap = length // 4 * 3, flattened(digits), digits.shape[1]
     for start in range(begin, begin + count, STREAMS):
         end = begin + count - 1
         a, b, c, d = rows[start], rows[min(start + 1, end)], rows[min(start + 2, end)], rows[min(start + 3, end)]

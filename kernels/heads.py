@@ -71,7 +71,7 @@ def _attend(z, w, cache, s, layer, text, kv, number, rows, first, last, thread):
             q[d] *= scale
         s.lengths[thread, row] = s.positions[t, 0] + 1  # not by `work`: Numba does not know that it is part of an argument
     head = head_of(cache, layer, kv)
-    spare = head.values.shape[0] - (len(s.panel) - thread) * _BLOCK if z.page < _BLOCK and s.tables.shape[1] > 1 else _NOWHERE
+    spare = head.values.shape[0] - (len(s.queries) - thread) * _BLOCK if z.page < _BLOCK and s.tables.shape[1] > 1 else _NOWHERE
     attend(head, work, s.tables[text], z.page, spare, rows, dim, w.windows[layer], first, last)
 
 

@@ -17,6 +17,7 @@ from typing import NamedTuple
 _LEVEL_2 = frozenset({"cx16", "popcnt", "sahf", "sse3", "ssse3", "sse4.1", "sse4.2"})
 _LEVEL_3 = _LEVEL_2 | {"avx", "avx2", "bmi", "bmi2", "f16c", "fma", "lzcnt", "movbe"}
 _AVX512VNNI = _LEVEL_3 | {"avx512f", "avx512bw", "avx512cd", "avx512dq", "avx512vl", "avx512vnni"}
+_HINTS = frozenset({"prfchw"})  # prefetches before writes: where an x86-64 CPU has none, the instruction does nothing
 REQUIRED_FEATURES: dict[str, frozenset[str]] = {
     "amx": _AVX512VNNI | {"amx-tile", "amx-int8"},
     "avx512vnni": _AVX512VNNI,
@@ -89,6 +90,8 @@ def target() -> Target:
     """That of the set of this process: any CPU that runs it. The portable set takes the second level of x86-64 where this CPU has that."""
     name = chosen()
     features = REQUIRED_FEATURES[name] or (_LEVEL_2 if cpu_features() >= _LEVEL_2 else frozenset())
+    if features >= _LEVEL_3:
+        features |= _HINTS
     return Target("x86-64" if platform.machine().lower() in ("x86_64", "amd64") else "generic", tuple(sorted(features)))
 
 

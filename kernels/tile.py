@@ -25,7 +25,12 @@ load_tiles, add_tiles, store_tiles = matrix.operations(BLOCKS)
 load_words, sub_words, splat_word, to_floats = tiles.load_words, tiles.sub_words, tiles.splat_word, tiles.to_floats
 load_some, store_some = tiles.load_some, tiles.store_some
 store, add_of, mul, splat = tiles.store_floats, tiles.add_floats, tiles.mul_floats, tiles.splat_float
-flattened, prefetch, prefetch_to_l2 = vectors.flattened, vectors.prefetch, vectors.prefetch_to_l2
+flattened, prefetch, prefetch_to_l2, prefetch_to_write = (
+    vectors.flattened,
+    vectors.prefetch,
+    vectors.prefetch_to_l2,
+    vectors.prefetch_to_write,
+)
 
 
 @kernel
@@ -134,4 +139,4 @@ def ask_for(out, begin, end, place, rows):
     values = flattened(out)
     for t in range(begin, end):
         for i in range(place, place + rows, 16):
-            prefetch(values, t * out.shape[1] + i)
+            prefetch_to_write(values, t * out.shape[1] + i)

@@ -10,8 +10,9 @@ def _codes(planes: Planes, cols: int, width: int) -> NDArray[np.int64]:
     """(rows, padded cols) 8-bit codes in kernel order. width: bytes of a register, at which the planes were built."""
     rows, length = len(planes.scales), -(-cols // (4 * width)) * 4 * width
     shifts = np.array([6, 4, 2, 0], np.uint8)[:, None]
-    high = planes.high[: rows * length // 2].reshape(rows, -1, 1, width) >> np.array([0, 4], np.uint8)[:, None] & 15
-    middle, low = (plane[: rows * length // 4].reshape(rows, -1, 1, width) >> shifts & 3 for plane in (planes.middle, planes.low))
+    six = planes.six[: rows * length // 4 * 3].reshape(rows, -1, 3, 1, width)
+    high = six[:, :, 1:] >> np.array([0, 4], np.uint8)[:, None] & 15
+    middle, low = (plane >> shifts & 3 for plane in (six[:, :, 0], planes.low[: rows * length // 4].reshape(rows, -1, 1, width)))
     parts = [part.reshape(rows, length).astype(np.int64) for part in (high, middle, low)]
     codes: NDArray[np.int64] = parts[0] * 16 + parts[1] * 4 + parts[2]
     return codes

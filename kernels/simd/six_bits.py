@@ -1,4 +1,4 @@
-"""Rows of six bits, whose upper four and lower two lie in two planes (head_planes.py), with the activations of several tokens at once.
+"""Rows of six bits, upper four and lower two in registers of their own (head_planes.py), with the activations of several tokens at once.
 
 Codes are put together in registers, so each makes one product and not two. They are up to 63: too large for int16 sums of many steps, so
 every product is widened to int32 at once where a set does not do that itself.
@@ -37,11 +37,10 @@ def _byte_pointer(ctx: Any, b: Any, kind: Any, array: Any, at: Any) -> Any:
     return b.bitcast(element_pointer(ctx, b, kind, array, at), selected.Bytes.llvm.as_pointer())
 
 
-def _ask(ctx: Any, b: Any, high: Any, middle: Any, at: Any) -> None:
-    """Bring what a row has from byte `at` of `middle` on, and from twice that of `high`, to the L1 cache. Both are (type, array)."""
-    lines = [(*middle, at)] + [(*high, b.add(b.shl(at, I64(1)), I64(line))) for line in range(0, 2 * WIDTH, 64)]
-    for kind, array, place in lines:
-        pointer = b.bitcast(element_pointer(ctx, b, kind, array, place), ir.IntType(8).as_pointer())
+def _ask(ctx: Any, b: Any, kind: Any, array: Any, at: Any) -> None:
+    """Bring what a row has from byte `at` on, as much as a step reads, to the L1 cache."""
+    for line in range(0, 3 * WIDTH, 64):
+        pointer = b.bitcast(element_pointer(ctx, b, kind, array, b.add(at, I64(line))), ir.IntType(8).as_pointer())
         call(b, "llvm.prefetch.p0", ir.VoidType(), [pointer, I32(0), I32(3), I32(1)])
 
 
@@ -49,9 +48,9 @@ def operations(rows: int, tokens: int) -> tuple[Any, Any, Any]:
     """Sums of so many rows, a multiple of 2, with so many tokens, kept in registers: a tuple, tokens one after the other.
 
     no_sums()                                  all zero
-    add_step(sums, high, middle, starts,       with the rows that begin at bytes starts[i] of `middle`, 2 starts[i] of `high`: of each a
-             ahead, byte, values, first, gap)  register of `middle` from `byte` on, and the activations of a token each from values[first],
-                                               values[first + gap] ... on; meanwhile asks for as many bytes of the rows at ahead[i]
+    add_step(sums, six, starts, ahead, byte,   with the rows that begin at bytes starts[i] of `six`: of each three registers from 3 byte
+             values, first, gap)               on, and the activations of a token each from values[first], values[first + gap] ... on;
+                                               meanwhile asks for as many bytes of the rows at ahead[i]
     keep(sums, out, place, row_gap, gap)       the sums over the lanes -> int32 out[place + row * row_gap + token * gap]
     """
     kind, places = types.UniTuple(_Words, rows * tokens), types.UniTuple(types.int64, rows)
@@ -61,24 +60,20 @@ def operations(rows: int, tokens: int) -> tuple[Any, Any, Any]:
         return kind(), lambda ctx, b, sig, args: ctx.make_tuple(b, kind, [_Words.splat(0)] * kind.count)
 
     @intrinsic
-    def add_step(
-        typingctx: Any, sums: Any, high: Any, middle: Any, starts: Any, ahead: Any, byte: Any, values: Any, first: Any, gap: Any
-    ) -> Any:
+    def add_step(typingctx: Any, sums: Any, six: Any, starts: Any, ahead: Any, byte: Any, values: Any, first: Any, gap: Any) -> Any:
         def codegen(ctx: Any, b: Any, sig: Any, args: Any) -> Any:
-            totals, upper, lower, starts, ahead, byte, activations, first, gap = args
+            totals, planes, starts, ahead, byte, activations, first, gap = args
 
-            planes = []
+            loaded, thrice = [], b.mul(byte, I64(3))
             for row in range(rows):
-                _ask(ctx, b, (high, upper), (middle, lower), b.add(b.extract_value(ahead, row), byte))
-                at = b.add(b.extract_value(starts, row), byte)
-                twice = b.shl(at, I64(1))
-                pointers = [_byte_pointer(ctx, b, middle, lower, at)]
-                pointers += [_byte_pointer(ctx, b, high, upper, b.add(twice, I64(half * WIDTH))) for half in (0, 1)]
-                planes.append([b.load(pointer, align=1) for pointer in pointers])
+                _ask(ctx, b, six, planes, b.add(b.extract_value(ahead, row), thrice))
+                at = b.add(b.extract_value(starts, row), thrice)
+                pointers = [_byte_pointer(ctx, b, six, planes, b.add(at, I64(part * WIDTH))) for part in range(3)]
+                loaded.append([b.load(pointer, align=1) for pointer in pointers])
             result = [b.extract_value(totals, i) for i in range(kind.count)]
             for field in range(4):
                 codes = []
-                for two, *four in planes:
+                for two, *four in loaded:
                     upper_bits = _bits(b, four[field // 2], 2 if field % 2 else -2, 60)
                     codes.append(b.or_(upper_bits, _bits(b, two, 6 - 2 * field, 3)))
                 for t in range(tokens):
@@ -88,7 +83,7 @@ def operations(rows: int, tokens: int) -> tuple[Any, Any, Any]:
                         result[rows * t + row] = _added(b, result[rows * t + row], codes[row], x)
             return ctx.make_tuple(b, kind, result)
 
-        return kind(kind, high, middle, places, places, types.intp, values, types.intp, types.intp), codegen
+        return kind(kind, six, places, places, types.intp, values, types.intp, types.intp), codegen
 
     @intrinsic
     def keep(typingctx: Any, sums: Any, out: Any, place: Any, row_gap: Any, gap: Any) -> Any:

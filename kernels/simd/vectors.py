@@ -111,7 +111,7 @@ def storer(vector: Vector) -> Any:
     return store
 
 
-def prefetcher(locality: int) -> Any:
+def prefetcher(locality: int, write: int = 0) -> Any:
     """`prefetch(array, offset)`: ask for the cache line of element `offset`; never faults, so it may lie past the array's end.
 
     locality: LLVM's; 3: into all caches, 2: into L2 only.
@@ -121,7 +121,7 @@ def prefetcher(locality: int) -> Any:
     def prefetch(typingctx: Any, array: Any, offset: Any) -> Any:
         def codegen(ctx: Any, b: Any, sig: Any, args: Any) -> Any:
             pointer = b.bitcast(element_pointer(ctx, b, array, *args), I8.as_pointer())
-            call(b, "llvm.prefetch.p0", ir.VoidType(), [pointer, I32(0), I32(locality), I32(1)])
+            call(b, "llvm.prefetch.p0", ir.VoidType(), [pointer, I32(write), I32(locality), I32(1)])
             return ctx.get_dummy_value()
 
         return types.void(array, types.intp), codegen
@@ -129,7 +129,7 @@ def prefetcher(locality: int) -> Any:
     return prefetch
 
 
-prefetch, prefetch_to_l2 = prefetcher(3), prefetcher(2)
+prefetch, prefetch_to_l2, prefetch_to_write = prefetcher(3), prefetcher(2), prefetcher(3, write=1)
 
 
 def constant(vector: Vector, value: float = 0) -> Any:

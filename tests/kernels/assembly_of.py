@@ -95,7 +95,7 @@ def operations() -> dict[str, str]:
         ternary.matmul_scaled: (data, number, number, *many, number, number),
         grouped.matmul_packed: (data, number, number, groups, *tokens, number, *where, values, values, number, number),
         grouped.matmul_tiles: (data, number, number, groups, *tokens, *where, bytes_1, values, values, number, number),
-        head_sums.six_bit_sums_2: (bytes_1, bytes_1, starts, starts, *at),
+        head_sums.six_bit_sums_2: (bytes_1, starts, starts, *at),
         peak.products: (Record(Frame(integers).layout), number),
         peak.float_products: (Record(Frame(reals).layout), number),
         quantise.quantise_row: (values, number, codes, number),
@@ -104,7 +104,7 @@ def operations() -> dict[str, str]:
     }
     if head_sums.MANY:
         starts = types.UniTuple(number, 2)
-        called[head_sums.six_bit_sums_8] = (bytes_1, bytes_1, starts, starts, *at)
+        called[head_sums.six_bit_sums_8] = (bytes_1, starts, starts, *at)
     for kernel, signature in called.items():
         callees.of(kernel).called(signature, {})
     modules = [module for name, module in sys.modules.items() if name.startswith("bitnet_kernels")]

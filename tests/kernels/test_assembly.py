@@ -185,7 +185,8 @@ def test_rows_with_groups_keep_their_sums_in_registers(compiled: tuple[str, Asse
             passes = (1, 2) if kernel == "_sums_1" else (1,)  # LLVM makes two of one for Zen 4 and 5
             assert count(loop, instruction) in [4 * each * sums * number for number in passes]
             # AVX2 and NEON multiply and add in two instructions, for which they have few registers.
-            assert len([line for line in loop if STACK.search(line)]) <= (len(loop) // 8 if name in ("avx2", "neon") else 0)
+            kept = [line for line in loop if STACK.search(line) and ("%zmm" in line or name not in ("amx", "avx512vnni"))]  # or an address
+            assert len(kept) <= (len(loop) // 8 if name in ("avx2", "neon") else 0)
     for loop in loops_with(assembly["_tile_sums"], instruction):
         # As in sums_4 and sums_8.
         assert count(loop, instruction) == {"amx": 24, "avx512vnni": 24, "neon": 16, "dotprod": 24}.get(name, 12) * count(loop, PREFETCH)

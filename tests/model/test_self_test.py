@@ -148,7 +148,7 @@ def test_layouts_that_are_built_wrongly(
     def build(*arguments: Any) -> None:
         right(*arguments)
         weights = next(a for a in arguments if hasattr(a, "packed"))
-        target = {"build_planes": weights.planes.high, "build_columns": weights.columns, "build": weights.base3}[name]
+        target = {"build_planes": weights.planes.six, "build_columns": weights.columns, "build": weights.base3}[name]
         target[: len(target) // 2] //= np.uint8(2)
 
     monkeypatch.setattr(module, name, build)
