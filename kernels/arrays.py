@@ -45,7 +45,7 @@ HEAD_BLOCKS = {  # weights, bytes
 BLOCK_ROWS = 48
 TILE_BYTES = BLOCK_ROWS * 512
 # Bytes between what two threads write: what a core reads ahead past the end of its own would be taken from the other's cache, again and
-# again, which makes prefill up to a quarter slower where two cores have no cache in common (docs/log.md#two-caches).
+# again, which makes prefill up to a quarter slower where two cores have no cache in common (docs/log.md#panel-prefetch).
 APART = 4096
 QUERIES = 128  # that attention takes at once: unpacking a block of keys and values is under 4 % of the work then
 HEAD_ROWS, HEAD_COLS, HEAD_TOKENS = 8, 2048, 8  # of the head, and tokens that meet them before others do (dense_rows.py)

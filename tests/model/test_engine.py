@@ -251,18 +251,11 @@ def greedy(path: Path, threads: int = 1, **environment: str) -> dict[str, Any]:
     return result
 
 
-SETS = [*isa.REQUIRED_FEATURES, "naive"]
-
-
-@pytest.mark.parametrize(
-    "name", [pytest.param(name, marks=[pytest.mark.slow] if name not in ("naive", isa.chosen()) else []) for name in SETS]
-)
-def test_every_instruction_set_writes_the_same_text(talkative_file: Path, name: str) -> None:
-    if name not in isa.supported(isa.cpu_features()):
-        pytest.skip(f"this CPU lacks {', '.join(sorted(isa.REQUIRED_FEATURES[name] - isa.cpu_features()))}")
-    result = greedy(talkative_file, BITNET_ISA=name)
-    assert result["isa"] == name
-    assert result["tokens"] == greedy(talkative_file, BITNET_ISA="naive")["tokens"]
+def test_kernels_and_twins_write_the_same_text(talkative_file: Path) -> None:
+    """Of the other sets, test_same_text.py has hashes of what they write."""
+    result, twins = greedy(talkative_file), greedy(talkative_file, BITNET_ISA="naive")
+    assert (result["isa"], twins["isa"]) == (isa.supported(isa.cpu_features())[0], "naive")
+    assert result["tokens"] == twins["tokens"]
     assert len(set(result["tokens"])) > 4
 
 
