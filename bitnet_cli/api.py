@@ -33,7 +33,8 @@ from bitnet_cli.model.names import find
 from bitnet_cli.model.opening import OpenModel, Options, open_model, prompt_ids
 from bitnet_cli.model.perplexity import Score, score
 from bitnet_cli.model.reading import Reading
-from bitnet_cli.model.sampler import MOST_BIAS, Sampler, Sampling
+from bitnet_cli.model.sampler import MOST_BIAS, Sampler
+from bitnet_cli.model.sampling import Sampling
 from bitnet_cli.model.scheduler import CLOSED
 from bitnet_cli.model.scoring import Scored, score_texts
 from bitnet_cli.text.chat.arguments import checked_args
@@ -124,18 +125,18 @@ class Model:
         prompt: str | Sequence[int],
         *,
         max_tokens: int | None = None,
-        temperature: float = 0.8,
-        top_k: int = 40,
-        top_p: float = 0.95,
-        min_p: float = 0.05,
-        repeat_penalty: float = 1.0,
-        repeat_last_n: int = 64,
-        presence_penalty: float = 0.0,
-        frequency_penalty: float = 0.0,
-        mirostat: int = 0,
-        mirostat_tau: float = 5.0,
-        mirostat_eta: float = 0.1,
-        seed: int = -1,
+        temperature: float = Sampling.temperature,
+        top_k: int = Sampling.top_k,
+        top_p: float = Sampling.top_p,
+        min_p: float = Sampling.min_p,
+        repeat_penalty: float = Sampling.repeat_penalty,
+        repeat_last_n: int = Sampling.repeat_last_n,
+        presence_penalty: float = Sampling.presence_penalty,
+        frequency_penalty: float = Sampling.frequency_penalty,
+        mirostat: int = Sampling.mirostat,
+        mirostat_tau: float = Sampling.mirostat_tau,
+        mirostat_eta: float = Sampling.mirostat_eta,
+        seed: int = Sampling.seed,
         stop: str | Sequence[str] = (),
         ignore_eos: bool = False,
         logprobs: int | None = None,

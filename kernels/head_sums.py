@@ -8,15 +8,18 @@ import numpy as np
 
 from .jit import inlined, kernel
 from .row_sums import four_rows, one_row
-from .simd import selected, six_bits, vectors
+from .simd import doubles, floats, selected, six_bits, vectors
 
 WIDTH = selected.WIDTH
 flattened = vectors.flattened
+load_i32, load_f32, store_f32 = vectors.loader(floats.I32x16), floats.load_f32, floats.store_f32
+add, sub, mul, splat = doubles.add_f64, doubles.sub_f64, doubles.mul_f64, doubles.splat_f64
+wide, narrow, of_i32 = doubles.wide, doubles.narrow, doubles.of_i32
 MANY = selected.TILE_TOKENS == 8  # there are registers for sums of two rows with eight vectors
 PACKED_ROWS = 4 if MANY else 2
 no_sums_2, add_six_2, keep_2 = six_bits.operations(PACKED_ROWS, 2)
 no_sums_8, add_six_8, keep_8 = six_bits.operations(2, 8)
-STEPS = 16  # rows of each stream whose sums wait to be scaled
+STEPS = 16  # rows of each stream whose sums wait to be scaled, all at once
 STREAMS = 4
 SOME_SUMS = STEPS * STREAMS  # of one vector of activations
 AHEAD = 1920  # bytes ahead in each stream; 5,760, three rows of 2,560 columns, are too many for L1 (docs/log.md#panel-prefetch)
@@ -63,6 +66,10 @@ def _sums_of_four(planes, r0, r1, r2, r3, p0, p1, p2, p3, stride, values, gap, b
 @kernel
 def _scale(sums, at, fine, count, scales, row, c0, c1, c2, nearly):
     """nearly[row + i] = scale * (sums[at + i] * c0 + sums[fine + i] * c1 - c2) for i < count."""
+    if count == STEPS:
+        first, second = mul(of_i32(load_i32(sums, at)), splat(c0)), mul(of_i32(load_i32(sums, fine)), splat(c1))
+        store_f32(nearly, row, narrow(mul(wide(load_f32(scales, row)), sub(add(first, second), splat(c2)))))
+        return
     for i in range(count):
         nearly[row + i] = np.float32(np.float64(scales[row + i]) * (np.float64(sums[at + i]) * c0 + np.float64(sums[fine + i]) * c1 - c2))
 

@@ -43,7 +43,7 @@ from bitnet_cli.errors import BitnetError
 from bitnet_cli.model import prompt_cache
 from bitnet_cli.model.embedding import embed_ids
 from bitnet_cli.model.opening import OpenModel, Options, open_model
-from bitnet_cli.model.sampler import Sampling
+from bitnet_cli.model.sampling import Sampling
 from bitnet_cli.model.sequence import Sequence
 from bitnet_cli.text.chat.templates import Message
 

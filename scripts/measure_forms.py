@@ -14,7 +14,7 @@ from typing import Any
 from bitnet_cli.model.completion import Request, complete
 from bitnet_cli.model.constraint import Constraint, json_grammar, regex_grammar
 from bitnet_cli.model.opening import OpenModel, Options, open_model
-from bitnet_cli.model.sampler import Sampling
+from bitnet_cli.model.sampling import Sampling
 
 TEXTS: dict[str, dict[str, Any]] = {
     "any text": {},

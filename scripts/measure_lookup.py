@@ -15,7 +15,8 @@ from bitnet_cli.model.engine import Engine, Row
 from bitnet_cli.model.generate import TextPlan, Timings, generate
 from bitnet_cli.model.names import find
 from bitnet_cli.model.opening import OpenModel, Options, open_model, prompt_ids
-from bitnet_cli.model.sampler import Sampler, Sampling
+from bitnet_cli.model.sampler import Sampler
+from bitnet_cli.model.sampling import Sampling
 from bitnet_cli.model.sequence import Sequence
 
 SIZES, TOP, DEPTH = (1, 2, 4, 8, 9, 16), 40, 256

@@ -20,7 +20,7 @@ from bitnet_cli.errors import UsageError
 from bitnet_cli.model import prompt_cache
 from bitnet_cli.model.completion import Request, check_biases, complete
 from bitnet_cli.model.opening import prompt_ids
-from bitnet_cli.model.sampler import Sampling
+from bitnet_cli.model.sampling import Sampling
 from bitnet_cli.text.chat.arguments import from_words
 from bitnet_cli.text.chat.choice import Choice, choose
 from bitnet_cli.text.chat.templates import Message, control_tokens_in, encode_chat, end_ids

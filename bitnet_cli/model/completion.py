@@ -17,7 +17,8 @@ from bitnet_cli.model.constraint import constraint
 from bitnet_cli.model.generate import TextPlan, Timings, Watch, generate
 from bitnet_cli.model.logprobs import TokenLogprob, token_logprob
 from bitnet_cli.model.opening import OpenModel
-from bitnet_cli.model.sampler import Sampler, Sampling
+from bitnet_cli.model.sampler import Sampler
+from bitnet_cli.model.sampling import Sampling
 from bitnet_cli.model.sequence import Progress
 from bitnet_cli.text.stop import StopStrings
 from bitnet_cli.text.stream import IncrementalDecoder

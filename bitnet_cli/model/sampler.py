@@ -9,65 +9,18 @@ computes in integers.
 import math
 from collections import Counter, deque
 from collections.abc import Collection, Iterable
-from dataclasses import dataclass
 
 import numpy as np
 from bitnet_kernels.elementary import LN2, exp, log, total
 from numpy.typing import NDArray
 
-from bitnet_cli.errors import BitnetError, UsageError, option
-from bitnet_cli.model import given
+from bitnet_cli.errors import BitnetError
+from bitnet_cli.model.sampling import Sampling
 
-PENALTY_WINDOW = 64  # tokens that the penalties look back at, unless told otherwise
 GROUPS = 8  # of logits for each of the largest: two of these are rarely in one
 SORTED = 4  # candidates for each of the largest: to sort so many takes no longer than to find out which are the largest
 MOST_BIAS = 1e30  # of a logit: what infinity stands for
 COLDEST = 1e-6  # a temperature that divides
-
-
-@dataclass(frozen=True)
-class Sampling:
-    """How to choose. Raises UsageError for a value out of range."""
-
-    temperature: float = 0.8
-    top_k: int = 40  # 0: all
-    top_p: float = 0.95
-    min_p: float = 0.05
-    repeat_penalty: float = 1.0
-    seed: int = -1  # -1: random
-    repeat_last_n: int = PENALTY_WINDOW  # tokens that the penalties look back at; 0: none, -1: all
-    presence_penalty: float = 0.0  # taken off the logit of every recent token
-    frequency_penalty: float = 0.0  # taken off once for each time that the token was there
-    mirostat: int = 0  # 2: Mirostat 2.0 in place of top-k, top-p and min-p
-    mirostat_tau: float = 5.0  # the surprise of a token that is aimed at, bits
-    mirostat_eta: float = 0.1  # how quickly
-    logit_bias: tuple[tuple[int, float], ...] = ()  # (id, what is added to its logit), each id once
-
-    def __post_init__(self) -> None:
-        given.number("temperature", self.temperature, 0.0, 100.0)
-        given.number("top_k", self.top_k, 0, whole=True)
-        given.number("top_p", self.top_p, 0.0, 1.0)
-        given.number("min_p", self.min_p, 0.0, 1.0)
-        given.number("repeat_penalty", self.repeat_penalty, 0.01, 100.0)
-        given.number("seed", self.seed, -1, 2**63 - 1, whole=True)
-        given.number("repeat_last_n", self.repeat_last_n, -1, 2**31 - 1, whole=True)
-        given.number("presence_penalty", self.presence_penalty, -100.0, 100.0)
-        given.number("frequency_penalty", self.frequency_penalty, -100.0, 100.0)
-        given.number("mirostat_tau", self.mirostat_tau, 0.0, 100.0)
-        given.number("mirostat_eta", self.mirostat_eta, 0.0, 1.0)
-        if len({token for token, _ in self.logit_bias}) != len(self.logit_bias):
-            raise UsageError(f"{option('logit_bias')} names a token twice")
-        for token, bias in self.logit_bias:
-            if token < 0 or not math.isfinite(bias):
-                raise UsageError(f"{option('logit_bias')}: token {token} with {bias}, expected a token id and a number")
-        if self.mirostat not in (0, 2):
-            raise given.wrong("mirostat", self.mirostat, "0 (off) or 2 (Mirostat 2.0)")
-
-    @property
-    def penalises(self) -> bool:
-        """Whether recent tokens change anything."""
-        changes = (self.repeat_penalty, self.presence_penalty, self.frequency_penalty) != (1.0, 0.0, 0.0)
-        return changes and self.repeat_last_n != 0
 
 
 class Sampler:

@@ -8,6 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
+from bitnet_cli.model.sampling import Sampling
 from bitnet_cli.options.chat import Conversation
 from bitnet_cli.options.groups import grouped
 from bitnet_cli.options.shared import (
@@ -79,24 +80,36 @@ class Text:
 class Choice:
     """How to choose tokens."""
 
-    temperature: Annotated[float, _choice("--temp", "-temp", "--temperature", help="0: always the likeliest token.")] = 0.8
-    top_k: Annotated[int, _choice("--top-k", help="Keep the k likeliest tokens; 0: all.")] = 40
-    top_p: Annotated[float, _choice("--top-p", help="Keep the likeliest tokens up to this total probability.")] = 0.95
-    min_p: Annotated[float, _choice("--min-p", help="Keep tokens at least this likely, relative to the likeliest.")] = 0.05
-    repeat_penalty: Annotated[float, _choice("--repeat-penalty", help="Above 1: recent tokens become less likely.")] = 1.0
-    repeat_last_n: Annotated[int, _choice("--repeat-last-n", help="How many tokens are recent; 0: none, -1: all.")] = 64
-    presence_penalty: Annotated[float, _choice("--presence-penalty", help="Taken off the logit of each recent token.")] = 0.0
-    frequency_penalty: Annotated[float, _choice("--frequency-penalty", help="Taken off once for each time it was there.")] = 0.0
-    mirostat: Annotated[int, _choice("--mirostat", help="2: Mirostat 2.0 in place of top-k, top-p and min-p; 0: off.")] = 0
-    mirostat_tau: Annotated[float, _choice("--mirostat-tau", "--mirostat-ent", help="Mirostat: surprise aimed at, in bits a token.")] = 5.0
-    mirostat_eta: Annotated[float, _choice("--mirostat-eta", "--mirostat-lr", help="Mirostat: how quickly it adapts.")] = 0.1
+    temperature: Annotated[float, _choice("--temp", "-temp", "--temperature", help="0: always the likeliest token.")] = Sampling.temperature
+    top_k: Annotated[int, _choice("--top-k", help="Keep the k likeliest tokens; 0: all.")] = Sampling.top_k
+    top_p: Annotated[float, _choice("--top-p", help="Keep the likeliest tokens up to this total probability.")] = Sampling.top_p
+    min_p: Annotated[float, _choice("--min-p", help="Keep tokens at least this likely, relative to the likeliest.")] = Sampling.min_p
+    repeat_penalty: Annotated[float, _choice("--repeat-penalty", help="Above 1: recent tokens become less likely.")] = (
+        Sampling.repeat_penalty
+    )
+    repeat_last_n: Annotated[int, _choice("--repeat-last-n", help="How many tokens are recent; 0: none, -1: all.")] = Sampling.repeat_last_n
+    presence_penalty: Annotated[float, _choice("--presence-penalty", help="Taken off the logit of each recent token.")] = (
+        Sampling.presence_penalty
+    )
+    frequency_penalty: Annotated[float, _choice("--frequency-penalty", help="Taken off once for each time it was there.")] = (
+        Sampling.frequency_penalty
+    )
+    mirostat: Annotated[int, _choice("--mirostat", help="2: Mirostat 2.0 in place of top-k, top-p and min-p; 0: off.")] = Sampling.mirostat
+    mirostat_tau: Annotated[float, _choice("--mirostat-tau", "--mirostat-ent", help="Mirostat: surprise aimed at, in bits a token.")] = (
+        Sampling.mirostat_tau
+    )
+    mirostat_eta: Annotated[float, _choice("--mirostat-eta", "--mirostat-lr", help="Mirostat: how quickly it adapts.")] = (
+        Sampling.mirostat_eta
+    )
     logit_bias: Annotated[
         list[str] | None,
         _choice(
             "-l", "--logit-bias", metavar="ID(+/-)BIAS", help="Added to the logit of a token: 15+1.5, 15-2; 15-inf: never. Repeatable."
         ),
     ] = None
-    seed: Annotated[int, _choice("-s", "--seed", help="Same seed, same text, on every CPU with FMA; -1: random, and printed.")] = -1
+    seed: Annotated[int, _choice("-s", "--seed", help="Same seed, same text, on every CPU with FMA; -1: random, and printed.")] = (
+        Sampling.seed
+    )
 
 
 @dataclass(frozen=True)

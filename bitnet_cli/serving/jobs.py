@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from bitnet_cli.model.constraint import Constraint
 from bitnet_cli.model.generate import Timings
 from bitnet_cli.model.logprobs import TokenLogprob
-from bitnet_cli.model.sampler import Sampling
+from bitnet_cli.model.sampling import Sampling
 
 
 @dataclass(frozen=True)

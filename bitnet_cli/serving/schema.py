@@ -14,7 +14,7 @@ from bitnet_cli.errors import UsageError
 from bitnet_cli.model.chat import BASE_LIMIT
 from bitnet_cli.model.constraint import constraint, grammar_of
 from bitnet_cli.model.opening import OpenModel, prompt_ids
-from bitnet_cli.model.sampler import PENALTY_WINDOW, Sampling
+from bitnet_cli.model.sampling import RANGES, Sampling
 from bitnet_cli.serving import fields
 from bitnet_cli.serving.chat import Answers, Prompt, chat_prompt
 from bitnet_cli.serving.errors import ApiError, too_long
@@ -25,7 +25,10 @@ from bitnet_cli.text.chat.templates import end_ids
 MOST_TEXTS = 128  # of one request: prompts times n
 MOST_STOPS = 4
 MOST_LOGPROBS = 20
-LARGEST_SEED = 2**63 - 1 - MOST_TEXTS
+THEIR_RANGES = {
+    "top_k": (-1, 2**31 - 1),
+    "seed": (-1, 2**63 - 1 - MOST_TEXTS),
+}  # of requests: vLLM has -1 for all; each text has a seed of its own
 
 
 @dataclass(frozen=True)
@@ -53,25 +56,20 @@ class Wanted:
 
 def sampling_of(body: Mapping[str, Any], vocab: int) -> Sampling:
     """How to choose tokens: the defaults are those of `bitnet run`."""
-    b, default = dict(body), Sampling()
-    repeat = "repetition_penalty" if b.get("repeat_penalty") is None else "repeat_penalty"
+    b, found = dict(body), dict[str, float]()
     if fields.integer(b, "mirostat", 0, 0, 2) == 1:
         raise fields.wrong("mirostat", 1, "0 (off) or 2 (Mirostat 2.0)")
-    return Sampling(
-        temperature=fields.number(b, "temperature", default.temperature, 0, 100),
-        top_k=max(0, fields.integer(b, "top_k", default.top_k, -1, 2**31 - 1)),
-        top_p=fields.number(b, "top_p", default.top_p, 0, 1),
-        min_p=fields.number(b, "min_p", default.min_p, 0, 1),
-        repeat_penalty=fields.number(b, repeat, 1.0, 0.01, 100),
-        repeat_last_n=fields.integer(b, "repeat_last_n", PENALTY_WINDOW, -1, 2**31 - 1),
-        presence_penalty=fields.number(b, "presence_penalty", 0.0, -100, 100),
-        frequency_penalty=fields.number(b, "frequency_penalty", 0.0, -100, 100),
-        mirostat=fields.integer(b, "mirostat", 0, 0, 2),
-        mirostat_tau=fields.number(b, "mirostat_tau", default.mirostat_tau, 0, 100),
-        mirostat_eta=fields.number(b, "mirostat_eta", default.mirostat_eta, 0, 1),
-        seed=fields.integer(b, "seed", -1, -1, LARGEST_SEED),
-        logit_bias=_bias(b, vocab),
-    )
+    if b.get("repeat_penalty") is None:
+        b["repeat_penalty"] = b.get("repetition_penalty")
+    for name, (low, high) in (RANGES | THEIR_RANGES).items():
+        default = getattr(Sampling, name)
+        if isinstance(default, int):
+            found[name] = fields.integer(b, name, default, int(low), int(high))
+        else:
+            found[name] = fields.number(b, name, default, low, high)
+    found["top_k"] = max(0, found["top_k"])
+    more: dict[str, Any] = {**found, "mirostat": fields.integer(b, "mirostat", 0, 0, 2), "logit_bias": _bias(b, vocab)}
+    return Sampling(**more)
 
 
 def _bias(body: dict[str, Any], vocab: int) -> tuple[tuple[int, float], ...]:

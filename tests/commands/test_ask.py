@@ -10,7 +10,7 @@ import pytest
 
 from bitnet_cli.model.completion import Request, complete
 from bitnet_cli.model.opening import Options, open_model, prompt_ids
-from bitnet_cli.model.sampler import Sampling
+from bitnet_cli.model.sampling import Sampling
 
 from ..model.chat_models import CHATML, chat_model, reciting_model
 from ..screen import BITNET, Screen, needs_tmux

@@ -50,7 +50,9 @@ def test_kill_at_random_moments(bitnet: Callable[..., Any], models: ModuleType, 
     seconds, new = time.perf_counter() - start, out.read_bytes()
     rng = random.Random(0)
     killed = 0
-    for i in range(10):
+    for i in range(40):
+        if killed == 6:
+            break
         old = b"old file" if i % 2 else None
         out.unlink(missing_ok=True)
         if old:
@@ -58,6 +60,7 @@ def test_kill_at_random_moments(bitnet: Callable[..., Any], models: ModuleType, 
         # Most of the time goes into starting Python; the writing is at the end.
         status = stopped(["convert", folder, "-o", out, "--force"], seconds * rng.uniform(0.4, 1.1), signal.SIGKILL)
         killed += status == -signal.SIGKILL
+        seconds *= 1.0 if status == -signal.SIGKILL else 0.9  # whole: the first run may have had to wait for other work
         found = out.read_bytes() if out.exists() else None
         assert found in (old, new)
         assert all(path == out or path.name.endswith(".part") for path in base.iterdir())

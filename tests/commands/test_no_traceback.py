@@ -15,7 +15,7 @@ from bitnet_cli.embedded import EMBEDDED_MODEL
 from bitnet_cli.errors import BadFileError
 from bitnet_cli.model.opening import Options, open_model
 from bitnet_cli.model.prompt_cache import MAGIC
-from bitnet_cli.model.sampler import Sampling
+from bitnet_cli.model.sampling import Sampling
 from bitnet_cli.text.chat.templates import Message
 
 POSIX = pytest.mark.skipif(os.name != "posix", reason="FIFOs, and bytes in arguments, as on POSIX")

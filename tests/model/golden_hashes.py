@@ -21,7 +21,8 @@ from bitnet_cli.model import head
 from bitnet_cli.model.embedding import normalized, pooled
 from bitnet_cli.model.engine import Engine
 from bitnet_cli.model.logprobs import target_logprobs, token_logprob
-from bitnet_cli.model.sampler import Sampler, Sampling
+from bitnet_cli.model.sampler import Sampler
+from bitnet_cli.model.sampling import Sampling
 from bitnet_cli.model.sequence import Sequence
 
 PROMPT = 150  # tokens: more than a chunk

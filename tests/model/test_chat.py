@@ -12,7 +12,8 @@ from bitnet_cli.model.chat import Chat, ContextFullError, resumed
 from bitnet_cli.model.completion import Written
 from bitnet_cli.model.generate import Timings
 from bitnet_cli.model.opening import OpenModel, Options, open_model
-from bitnet_cli.model.sampler import Sampler, Sampling
+from bitnet_cli.model.sampler import Sampler
+from bitnet_cli.model.sampling import Sampling
 from bitnet_cli.text.chat.choice import choose
 from bitnet_cli.text.chat.templates import PLAIN, BuiltIn, Message, encode_chat
 

@@ -8,7 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bitnet_cli.errors import BitnetError
-from bitnet_cli.model.sampler import Sampler, Sampling
+from bitnet_cli.model.sampler import Sampler
+from bitnet_cli.model.sampling import Sampling
 
 
 @given(

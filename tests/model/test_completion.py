@@ -10,7 +10,7 @@ from bitnet_cli.embedded import EMBEDDED_MODEL
 from bitnet_cli.model.completion import Request, complete
 from bitnet_cli.model.logprobs import token_logprob
 from bitnet_cli.model.opening import OpenModel, Options, open_model
-from bitnet_cli.model.sampler import Sampling
+from bitnet_cli.model.sampling import Sampling
 
 from .held import prefill
 

@@ -18,7 +18,8 @@ from bitnet_cli.model.completion import Generation, Request, complete
 from bitnet_cli.model.constraint import Constraint, json_grammar, regex_grammar
 from bitnet_cli.model.engine import Engine
 from bitnet_cli.model.opening import OpenModel, Options, open_model
-from bitnet_cli.model.sampler import Sampler, Sampling
+from bitnet_cli.model.sampler import Sampler
+from bitnet_cli.model.sampling import Sampling
 from bitnet_cli.text.from_gguf import tokenizer_from_metadata
 from bitnet_cli.text.tokenizer import Tokenizer
 

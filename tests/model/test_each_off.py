@@ -14,7 +14,7 @@ from bitnet_cli.embedded import EMBEDDED_MODEL
 from bitnet_cli.model import base3_rows, columns, derived, head
 from bitnet_cli.model.completion import Generation, Request, complete
 from bitnet_cli.model.opening import OpenModel, Options, open_model
-from bitnet_cli.model.sampler import Sampling
+from bitnet_cli.model.sampling import Sampling
 
 if isa.chosen() == isa.NAIVE:
     pytest.skip("the naive set has none of it", allow_module_level=True)

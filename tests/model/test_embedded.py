@@ -11,7 +11,8 @@ from bitnet_cli.gguf_file.reader import open_gguf
 from bitnet_cli.model.engine import Engine
 from bitnet_cli.model.generate import TextPlan, generate
 from bitnet_cli.model.perplexity import score
-from bitnet_cli.model.sampler import Sampler, Sampling
+from bitnet_cli.model.sampler import Sampler
+from bitnet_cli.model.sampling import Sampling
 from bitnet_cli.model.scheduler import Scheduler
 from bitnet_cli.model.sequence import Sequence
 from bitnet_cli.text.from_gguf import tokenizer_from_metadata

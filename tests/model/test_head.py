@@ -10,7 +10,8 @@ from bitnet_kernels import arrays, isa
 from bitnet_cli.embedded import EMBEDDED_MODEL
 from bitnet_cli.model import head
 from bitnet_cli.model.generate import TextPlan, generate
-from bitnet_cli.model.sampler import PENALTY_WINDOW, Sampler, Sampling
+from bitnet_cli.model.sampler import Sampler
+from bitnet_cli.model.sampling import Sampling
 from bitnet_cli.model.scheduler import Scheduler
 from bitnet_cli.model.sequence import Sequence
 from bitnet_cli.model.traffic import bytes_a_token, head_rows
@@ -69,12 +70,12 @@ def test_logits_that_are_given_are_those_of_the_whole_head(text_of: Make, monkey
         (Sampling(top_k=0), 0),
         (Sampling(temperature=0), 1),
         (Sampling(temperature=0, top_k=0), 1),
-        (Sampling(repeat_penalty=1.1), 40 + PENALTY_WINDOW),
+        (Sampling(repeat_penalty=1.1), 40 + Sampling.repeat_last_n),
         (Sampling(repeat_penalty=1.1, repeat_last_n=10), 50),
         (Sampling(repeat_penalty=1.1, repeat_last_n=-1), 140),
         (Sampling(repeat_penalty=1.1, repeat_last_n=0), 40),
-        (Sampling(presence_penalty=0.5), 40 + PENALTY_WINDOW),
-        (Sampling(temperature=0, frequency_penalty=0.5), 1 + PENALTY_WINDOW),
+        (Sampling(presence_penalty=0.5), 40 + Sampling.repeat_last_n),
+        (Sampling(temperature=0, frequency_penalty=0.5), 1 + Sampling.repeat_last_n),
         (Sampling(frequency_penalty=-0.5), 0),
         (Sampling(presence_penalty=-0.5, repeat_penalty=1.1), 0),
         (Sampling(temperature=0, repeat_penalty=0.5), 0),

@@ -12,7 +12,8 @@ from bitnet_cli.model import lookup as module
 from bitnet_cli.model.engine import Row
 from bitnet_cli.model.generate import TextPlan, Timings, generate
 from bitnet_cli.model.lookup import Lookup
-from bitnet_cli.model.sampler import Sampler, Sampling
+from bitnet_cli.model.sampler import Sampler
+from bitnet_cli.model.sampling import Sampling
 from bitnet_cli.model.scheduler import Scheduler
 from bitnet_cli.model.sequence import Sequence
 

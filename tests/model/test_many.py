@@ -13,7 +13,8 @@ from bitnet_cli.errors import BitnetError
 from bitnet_cli.model.engine import Engine
 from bitnet_cli.model.generate import Text, TextPlan, Timings, generate
 from bitnet_cli.model.reading import Reading
-from bitnet_cli.model.sampler import Sampler, Sampling
+from bitnet_cli.model.sampler import Sampler
+from bitnet_cli.model.sampling import Sampling
 from bitnet_cli.model.scheduler import Scheduler
 from bitnet_cli.model.sequence import Sequence
 

@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from bitnet_cli.errors import BitnetError, UsageError
-from bitnet_cli.model.sampler import PENALTY_WINDOW, Sampler, Sampling
+from bitnet_cli.model.sampler import Sampler
+from bitnet_cli.model.sampling import Sampling
 
 PLAIN = Sampling(temperature=1.0, top_k=0, top_p=1.0, min_p=0.0, seed=1)
 
@@ -278,7 +279,7 @@ def test_repeat_penalty_sees_the_prompt_and_forgets() -> None:
     sampler.observe([0])
     assert sampler.choose(logits) == 1
     sampler = Sampler(s)
-    sampler.observe([0, *range(2, 2 + PENALTY_WINDOW)])
+    sampler.observe([0, *range(2, 2 + Sampling.repeat_last_n)])
     assert sampler.choose(logits) == 0
 
 

@@ -10,7 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bitnet_cli.errors import BitnetError, UsageError
-from bitnet_cli.model.sampler import Sampler, Sampling, largest_of
+from bitnet_cli.model.sampler import Sampler, largest_of
+from bitnet_cli.model.sampling import Sampling
 
 # Name: least and largest value, and a step past them.
 BOUNDS: dict[str, tuple[float, float, float]] = {

@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from bitnet_cli.errors import BitnetError
-from bitnet_cli.model.sampler import Sampler, Sampling
+from bitnet_cli.model.sampler import Sampler
+from bitnet_cli.model.sampling import Sampling
 
 from .test_sampler import chi_square, draws, logits_of, penalised, sampling, twin
 

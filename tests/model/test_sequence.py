@@ -10,7 +10,8 @@ from numpy.typing import NDArray
 from bitnet_cli.errors import UsageError
 from bitnet_cli.model.engine import CHUNK_TOKENS, Engine
 from bitnet_cli.model.generate import TextPlan, Timings, generate
-from bitnet_cli.model.sampler import Sampler, Sampling
+from bitnet_cli.model.sampler import Sampler
+from bitnet_cli.model.sampling import Sampling
 from bitnet_cli.model.scheduler import Scheduler
 from bitnet_cli.model.sequence import Sequence
 

@@ -14,7 +14,8 @@ from bitnet_cli.model import head
 from bitnet_cli.model.completion import Request, complete
 from bitnet_cli.model.constraint import regex_grammar
 from bitnet_cli.model.opening import OpenModel, Options, open_model
-from bitnet_cli.model.sampler import Sampler, Sampling
+from bitnet_cli.model.sampler import Sampler
+from bitnet_cli.model.sampling import Sampling
 from bitnet_cli.model.sequence import Sequence
 from bitnet_cli.model.traffic import head_rows
 from bitnet_cli.text.from_gguf import tokenizer_from_metadata

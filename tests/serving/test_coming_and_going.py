@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 
 from bitnet_cli.embedded import EMBEDDED
-from bitnet_cli.model.sampler import Sampling
+from bitnet_cli.model.sampling import Sampling
 from bitnet_cli.serving import stream
 from bitnet_cli.serving.app import Settings
 from bitnet_cli.serving.jobs import Ended, Event, Job, Tell, Written

@@ -14,7 +14,8 @@ from bitnet_cli.errors import BitnetError, UsageError
 from bitnet_cli.gguf_file.reader import GGUFFile
 from bitnet_cli.model.engine import Engine
 from bitnet_cli.model.generate import Text, TextPlan
-from bitnet_cli.model.sampler import Sampler, Sampling
+from bitnet_cli.model.sampler import Sampler
+from bitnet_cli.model.sampling import Sampling
 from bitnet_cli.model.scheduler import Scheduler
 from bitnet_cli.text.from_gguf import tokenizer_from_metadata
 from bitnet_cli.text.stream import IncrementalDecoder

@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 
 from bitnet_cli.checkpoint.strict_json import open_regular
 from bitnet_cli.errors import BadFileError, BitnetError, UsageError
-from bitnet_cli.model.sampler import Sampling
+from bitnet_cli.model.sampling import Sampling
 from bitnet_cli.text.chat.templates import Message, checked_messages
 from bitnet_cli.text.tokenizer import Tokenizer
 from bitnet_cli.text.vocabulary import replace_surrogates

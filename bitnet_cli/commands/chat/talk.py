@@ -23,7 +23,8 @@ from bitnet_cli.model.chat import BASE_LIMIT, Chat, ContextFullError
 from bitnet_cli.model.completion import Written
 from bitnet_cli.model.generate import Timings
 from bitnet_cli.model.opening import OpenModel
-from bitnet_cli.model.sampler import Sampler, Sampling
+from bitnet_cli.model.sampler import Sampler
+from bitnet_cli.model.sampling import Sampling
 from bitnet_cli.text.chat.choice import Choice
 from bitnet_cli.text.chat.templates import PLAIN, Message
 from bitnet_cli.text.reasoning import AnswerText, begun_in

@@ -21,7 +21,7 @@ from bitnet_cli.errors import BadFileError, BitnetError, UsageError
 from bitnet_cli.gguf_file.reader import open_gguf
 from bitnet_cli.model.chat import ContextFullError
 from bitnet_cli.model.opening import OpenModel, Options, open_model
-from bitnet_cli.model.sampler import Sampling
+from bitnet_cli.model.sampling import Sampling
 from bitnet_cli.text.chat.choice import choose
 from bitnet_cli.text.chat.templates import Message, checked_messages
 from bitnet_cli.text.from_gguf import tokenizer_from_metadata
