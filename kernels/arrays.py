@@ -93,12 +93,12 @@ class Weights(NamedTuple):
     windows: NDArray[np.int64]  # (layers,) positions that a token sees, itself and those before it; EVERYTHING: all
     planes: "Planes"  # of the head, for `top` logits; no rows where the head is always read whole
     columns: NDArray[np.uint8]  # (bytes,) the `down` projections column by column (columns.py); empty where they are never read so
-    columns_built: NDArray[np.int64]  # (1,) 1 once they are
+    columns_built: NDArray[np.int64]  # (1,) how many layers have them, the first ones
     base3: NDArray[np.uint8] = np.zeros(0, np.uint8)  # (bytes,) base-3 rows of every projection (base3.py), which decode reads once built
     base3_offsets: NDArray[np.int64] = np.zeros(
         (0, PROJECTIONS), np.int64
     )  # (layers, PROJECTIONS) first byte of each projection in `base3`
-    base3_built: NDArray[np.int64] = np.zeros(1, np.int64)  # (1,) 1 once they are
+    base3_built: NDArray[np.int64] = np.zeros(1, np.int64)  # (1,) how many layers have them, the first ones
     # Where there are parts (parts.py), in place of `scales`: the rows of a projection up to part_ends[i] have the scale part_scales[i],
     # those up to part_ends[i + 1] the next, and i = part_at[layer, projection] is the first. The last end is the number of rows.
     part_at: NDArray[np.int64] = np.zeros((0, PROJECTIONS), np.int64)  # (layers, PROJECTIONS); no layers: there are no parts

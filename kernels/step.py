@@ -152,7 +152,7 @@ def _multiply(w, s, layer, which, cols, scale, out, place, accumulate, digit, to
         matmul_scaled(w.packed, offset, cols, codes, sums, factors, scale, tokens, out, place, accumulate, tile, room, first, last)
         return
     factor, row = scale / factors[thread], out[0, place:]
-    if w.base3_built[0]:
+    if layer < w.base3_built[0]:
         base3_matvec(w.base3, w.base3_offsets[layer, which], cols, codes[thread], sums[thread], factor, row, accumulate, first, last)
     else:
         matvec_scaled(w.packed, w.offsets[layer, which], cols, codes[thread], sums[thread], factor, row, accumulate, first, last)
@@ -222,7 +222,7 @@ def up_where_gate_is_open(z, w, s, layer, thread, threads):
     for r in range(first, last):
         s.up[0, r] = np.float32(0.0)  # never NaN or infinity from an earlier token: 0 * those is not 0
     factor, cols = w.scales[layer, UP] / s.factors[thread], _packed_width(z.hidden)
-    if w.base3_built[0]:
+    if layer < w.base3_built[0]:
         offset = w.base3_offsets[layer, UP]
         base3_matvec_chosen(w.base3, offset, cols, s.codes[thread], s.sums[thread], factor, s.up[0], chosen, count)
     else:
@@ -242,7 +242,7 @@ def down_by_columns(z, w, s, layer, thread, threads):
     count = find_active(s.codes[thread], _kernel_length(z.feed_forward), active, words)
     # The thread with most blocks decides when all are done.
     busiest = (blocks + threads - 1) // threads * threads
-    limit = COLUMN_SHARE_BASE3 if w.base3_built[0] else COLUMN_SHARE
+    limit = COLUMN_SHARE_BASE3 if layer < w.base3_built[0] else COLUMN_SHARE
     if count * busiest > blocks * z.feed_forward * limit:
         return False
     s.column_counts[thread, 0] += z.feed_forward

@@ -77,26 +77,30 @@ def compile_builder(weights: arrays.Weights, plan: Base3Plan) -> None:
         _BUILD.over(Frame(arrays.Base3Frame(weights.packed, weights.base3, np.zeros(0, np.uint8))), 5)
 
 
-def build(weights: arrays.Weights, plan: Base3Plan, threads: int, path: str) -> None:
-    """Fill weights.base3 from the 2-bit rows, each matrix split between threads; then decode reads it.
+def build(weights: arrays.Weights, plan: Base3Plan, threads: int, path: str, layers: int | None = None) -> bool:
+    """Fill weights.base3 from the 2-bit rows of so many layers more, None: all; from then on decode reads them. False: there are no more.
 
-    UnsupportedError where a weight has the code 3 and base-3 rows are required: 3 is no digit.
+    Each matrix is split between threads. A weight with the code 3, which is no digit: UnsupportedError where base-3 rows are required; else
+    its layer and those after it stay as they are.
     """
-    largest = [0] * threads
+    begin, largest = int(weights.base3_built[0]), [0] * threads
+    end = len(weights.offsets) if layers is None else min(begin + layers, len(weights.offsets))
 
     def convert(number: int, share: int) -> None:
         tile = np.zeros(5 * max(_row_bytes(cols) for _, cols in plan.shapes), np.uint8)
         build_rows = _BUILD.over(Frame(arrays.Base3Frame(weights.packed, weights.base3, tile)), 5)
-        for offsets, places in zip(weights.offsets, weights.base3_offsets, strict=True):
+        for offsets, places in zip(weights.offsets[begin:end], weights.base3_offsets[begin:end], strict=True):
             for (rows, cols), offset, at in zip(plan.shapes, offsets, places, strict=True):
-                end, step = rows * (number + 1) // share, max(CHUNK_BYTES // (cols // 4), 1)
-                for first in range(rows * number // share, end, step):
-                    last = min(first + step, end)
+                until, step = rows * (number + 1) // share, max(CHUNK_BYTES // (cols // 4), 1)
+                for first in range(rows * number // share, until, step):
+                    last = min(first + step, until)
                     largest[number] = max(largest[number], build_rows(int(offset), cols, int(at), first, last))
                     give_back(weights.packed, int(offset) + first * cols // 4, int(offset) + last * cols // 4)
 
     split(lambda number, _: convert(number, threads), threads, threads)
-    if max(largest) < 3:
-        weights.base3_built[0] = 1
-    elif plan.required:
-        raise UnsupportedError(f"{path}: a weight has the code 3, which 1.6 bits a weight cannot hold; run it with 2 bits")
+    if max(largest) > 2:
+        if plan.required:
+            raise UnsupportedError(f"{path}: a weight has the code 3, which 1.6 bits a weight cannot hold; run it with 2 bits")
+        return False
+    weights.base3_built[0] = end
+    return end < len(weights.offsets)

@@ -4,7 +4,7 @@ Each has a module that knows when it pays and how it is made: head.py, columns.p
 
     room      memory is reserved with the weights and not touched (load_weights, base3_rows.reserve)
     compile   what builds them is compiled before the first text
-    build     once, when enough work is expected to earn it back; from then on kernels read them
+    build     when enough work is expected to earn it back, once or layer by layer; from then on kernels read them
 """
 
 from bitnet_kernels import arrays
@@ -12,6 +12,7 @@ from bitnet_kernels import arrays
 from bitnet_cli.model import base3_rows, columns, head
 from bitnet_cli.model.traffic import skipped_share
 
+LAYERS = 1  # whose base-3 rows are built between two tokens: all at once, a text that is being written would stand still for 0.5 s at 2B-4T
 PAYS_OFF = 150  # decoded tokens in which decode's layouts (base3_rows.py, columns.py) gain what building them takes (docs/log.md#layouts)
 
 
@@ -49,10 +50,19 @@ class Derived:
         self._decoded += 1
         pays = self._until is None or max(self._decoded, self._until - self._decoded) >= PAYS_OFF
         if (pays or self._base3.required) and self._base3.shapes and self._decoded > self._base3.after:
-            plan, self._base3 = self._base3, self._base3._replace(shapes=())
-            base3_rows.build(self._weights, plan, self._threads, self._path)
+            self._build_base3(None if self._base3.required else LAYERS)
         if pays and not self._columns_decided:
             self._perhaps_build_columns()
+
+    def _build_base3(self, layers: int | None) -> None:
+        plan, self._base3 = self._base3, self._base3._replace(shapes=())  # nothing more, should this fail
+        if base3_rows.build(self._weights, plan, self._threads, self._path, layers):
+            self._base3 = plan
+
+    def finish(self) -> None:
+        """Build the rest of what has been begun, for those who measure."""
+        if self._base3.shapes and self._weights.base3_built[0]:
+            self._build_base3(None)
 
     def _perhaps_build_columns(self) -> None:
         """Once, after a few decoded tokens: store `down` by columns where enough of the tokens' hidden units were zero."""

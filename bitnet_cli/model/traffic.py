@@ -86,7 +86,8 @@ def packed_bytes(engine: Engine) -> float:
 def projection_bytes_a_token(engine: Engine) -> list[float]:
     """The ternary part of `bytes_a_token` by projection, of all layers, in the order of arrays.Q to arrays.DOWN."""
     c, w, s = engine.config, engine.arrays.weights, engine.arrays.scratch
-    a_weight = len(w.base3) / c.ternary_weights if w.base3_built[0] else packed_bytes(engine)
+    built = int(w.base3_built[0]) / c.layers  # of the layers
+    a_weight = built * len(w.base3) / c.ternary_weights + (1 - built) * packed_bytes(engine)
     sizes = [c.layers * rows * cols * a_weight for rows, cols in projection_shapes(c).values()]
     seen, by_columns = s.counts[:, 0].sum(), s.column_counts[0, 0]
     sizes[arrays.UP] *= 1 - skipped_share(s)

@@ -56,15 +56,30 @@ def test_auto_is_for_large_models_and_waits_for_some_tokens(text_of: Make, monke
     assert not len(small.engine.arrays.weights.base3)
     monkeypatch.setattr(base3_rows, "SMALLEST_TERNARY", 0)
     decoder, never = text_of(EMBEDDED_MODEL), text_of(EMBEDDED_MODEL, weight_bits="2")
+    layers = decoder.engine.config.layers
     decoder.feed(IDS)
     never.feed(IDS)
     for count, token in enumerate(IDS):
-        assert is_built(decoder) == (count > base3_rows.DECIDE_AFTER)
+        built = min(max(count - base3_rows.DECIDE_AFTER, 0), layers)  # one more with each token
+        assert decoder.engine.arrays.weights.base3_built[0] == built
         assert np.array_equal(decoder.feed([token]), never.feed([token]))
     # 256 columns are 2 registers of 64 bytes, as many as without; 768 are 3: five weights a byte pay only in longer rows.
     assert len(decoder.engine.arrays.weights.base3) <= decoder.engine.config.ternary_weights / 4
     monkeypatch.setattr(base3_rows, "SETS", ())
     assert not len(text_of(EMBEDDED_MODEL).engine.arrays.weights.base3)
+
+
+def test_the_rest_at_once(text_of: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As `bench` wants it; but nothing that has not been begun."""
+    monkeypatch.setattr(base3_rows, "SETS", (isa.chosen(),))
+    monkeypatch.setattr(base3_rows, "SMALLEST_TERNARY", 0)
+    decoder = text_of(EMBEDDED_MODEL)
+    decoder.engine.derived.finish()
+    assert not is_built(decoder)
+    for token in IDS[: base3_rows.DECIDE_AFTER + 1]:
+        decoder.feed([token])
+    decoder.engine.derived.finish()
+    assert decoder.engine.arrays.weights.base3_built[0] == decoder.engine.config.layers
 
 
 def test_short_texts_are_not_worth_it(text_of: Make, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -90,7 +105,7 @@ def test_short_texts_are_not_worth_it(text_of: Make, monkeypatch: pytest.MonkeyP
 
 
 def test_a_code_that_is_no_weight(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Decode stays with 2 bits, in which it has a meaning; asked for 1.6, it is an error."""
+    """Its layer and those after it stay with 2 bits, in which it has a meaning; asked for 1.6, it is an error."""
     path = tmp_path / "three.gguf"
     content = bytearray(EMBEDDED_MODEL.read_bytes())
     with open_gguf(EMBEDDED_MODEL) as file:
@@ -102,7 +117,7 @@ def test_a_code_that_is_no_weight(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
         decoders = [Sequence(Engine(file, weight_bits=bits)) for bits in ("auto", "2", "1.6")]
     for token in IDS:
         assert np.array_equal(decoders[0].feed([token]), decoders[1].feed([token]))
-    assert not is_built(decoders[0])
+    assert decoders[0].engine.arrays.weights.base3_built[0] == 2
     with pytest.raises(UnsupportedError, match=r"three\.gguf: a weight has the code 3"):
         decoders[2].feed([5])
 

@@ -73,6 +73,7 @@ class Batcher:
     def warm_up(self) -> None:
         """Build what decode needs."""
         self._run(Batch(8, WARM_UP, 1))
+        self.engine.derived.finish()
 
     def _run(self, batch: Batch) -> tuple[float, float, int]:
         """Seconds until each text has its first token; those after that, and the tokens that come in them."""

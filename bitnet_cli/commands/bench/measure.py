@@ -95,6 +95,7 @@ class Runner:
             text.feed(self._ids[: max(length - WARM_UP, 1)], top)
             for i in range(min(WARM_UP, text.engine.context - text.position)):
                 text.feed([self._ids[i]], top)
+        text.engine.derived.finish()
 
     def run(self, plan: BenchPlan, results: list[Result], done: Callable[[Trial], None]) -> None:
         """Fill `results`, one a test, which on Ctrl-C hold the repeats there are. done: called after each sample."""
