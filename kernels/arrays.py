@@ -93,7 +93,7 @@ class Weights(NamedTuple):
     windows: NDArray[np.int64]  # (layers,) positions that a token sees, itself and those before it; EVERYTHING: all
     planes: "Planes"  # of the head, for `top` logits; no rows where the head is always read whole
     columns: NDArray[np.uint8]  # (bytes,) the `down` projections column by column (columns.py); empty where they are never read so
-    columns_built: NDArray[np.int64]  # (1,) how many layers have them, the first ones
+    columns_built: NDArray[np.int64]  # (1,) 1 once they are
     base3: NDArray[np.uint8] = np.zeros(0, np.uint8)  # (bytes,) base-3 rows of every projection (base3.py), which decode reads once built
     base3_offsets: NDArray[np.int64] = np.zeros(
         (0, PROJECTIONS), np.int64

@@ -59,14 +59,13 @@ def sampling_of(body: Mapping[str, Any], vocab: int) -> Sampling:
     b, found = dict(body), dict[str, float]()
     if fields.integer(b, "mirostat", 0, 0, 2) == 1:
         raise fields.wrong("mirostat", 1, "0 (off) or 2 (Mirostat 2.0)")
-    if b.get("repeat_penalty") is None:
-        b["repeat_penalty"] = b.get("repetition_penalty")
+    names = {"repeat_penalty": "repetition_penalty"} if b.get("repeat_penalty") is None else {}  # vLLM's
     for name, (low, high) in (RANGES | THEIR_RANGES).items():
-        default = getattr(Sampling, name)
+        field, default = names.get(name, name), getattr(Sampling, name)
         if isinstance(default, int):
-            found[name] = fields.integer(b, name, default, int(low), int(high))
+            found[name] = fields.integer(b, field, default, int(low), int(high))
         else:
-            found[name] = fields.number(b, name, default, low, high)
+            found[name] = fields.number(b, field, default, low, high)
     found["top_k"] = max(0, found["top_k"])
     more: dict[str, Any] = {**found, "mirostat": fields.integer(b, "mirostat", 0, 0, 2), "logit_bias": _bias(b, vocab)}
     return Sampling(**more)

@@ -8,9 +8,12 @@ from typing import Any
 
 import pytest
 
+from bitnet_cli.model.sampling import Sampling
 from bitnet_cli.serving import guard, server
 from bitnet_cli.serving.app import Settings
+from bitnet_cli.serving.errors import ApiError
 from bitnet_cli.serving.guard import Rules
+from bitnet_cli.serving.schema import sampling_of
 
 from .serving import JSON, Running, running, until
 
@@ -275,3 +278,13 @@ def test_addresses_that_are_none(tiny: Running) -> None:
         assert found == status
         assert json.loads(data)["error"]["message"]
         assert headers["x-request-id"]
+
+
+def test_how_tokens_are_chosen_has_the_ranges_of_run() -> None:
+    """And names of others' servers: an error names the field that was given."""
+    found = sampling_of({"repetition_penalty": 1.25, "top_k": -1, "temperature": None, "seed": 3.0}, 100)
+    assert found == Sampling(repeat_penalty=1.25, top_k=0, seed=3)
+    assert sampling_of({"repetition_penalty": 1.25, "repeat_penalty": 1.5}, 100).repeat_penalty == 1.5
+    for field, wrong in (("repetition_penalty", 1000), ("repeat_penalty", 0), ("top_p", 1.1), ("seed", 2**63 - 1), ("mirostat_tau", -1)):
+        with pytest.raises(ApiError, match=f"^{field} is "):
+            sampling_of({field: wrong}, 100)
