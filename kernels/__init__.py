@@ -18,9 +18,10 @@ A step of a model is one call, `serve` in step.py, by every thread of a team:
 
     team.py       Team.run writes what is to be done into `control` and `Scratch`, announces it, and is itself thread 0
     control.py    the words that threads share;  barrier.py: how they wait for each other;  crew.py: how many of them take part
-    step.py       run_step: in each layer norms, products, attention, feed-forward; threads split rows or heads, meet at barriers
+    step.py       run_step: in each layer norms, products, attention, feed-forward; threads meet at barriers
+    split.py      who has which tokens and rows of weights: with many tokens each thread has its own, and needs no barrier
     heads.py      who appends and attends to what: rows of one text or of many, each with pages of the KV cache (kv_cache.py) of its own
-    head_search.py, dense.py   logits of the rows that want them
+    logits.py     and which kernel has the logits that are asked for: head_search.py, dense.py, grouped.py
 
     elementary.py, angles.py   exp, log, cos and sin of NumPy arrays that are the same on every machine; tables of RoPE's angles
 

@@ -12,6 +12,8 @@ Decode reads every byte once: the loops are written for memory speed, with softw
 of the odd 16 columns in their order, of products with weights in float32: dense_rows.py adds the same for many tokens.
 """
 
+from typing import Any
+
 import numpy as np
 
 from .arrays import HEAD_BF16, HEAD_F16, HEAD_F32, HEAD_Q4_0, HEAD_Q4_K, HEAD_Q8_0
@@ -50,59 +52,57 @@ def row_bytes(kind, cols):
     return cols // 32 * 18 if kind == HEAD_Q4_0 else cols // 256 * 210
 
 
-@kernel
-def _row_f32(data, at, cols, x):
-    a, b = zero(), zero()
-    for k in range(0, cols, 32):
-        prefetch(data, at + k * 4 + PREFETCH)
-        prefetch(data, at + k * 4 + 64 + PREFETCH)
-        a = fma(load_f32(data, at + k * 4), load_f32(x, k), a)
-        b = fma(load_f32(data, at + k * 4 + 64), load_f32(x, k + 16), b)
-    return total(add(a, b))
+@inlined
+def two_f32(data, at):
+    """The 32 weights of a block from byte `at` on, 16 in each of two registers."""
+    return load_f32(data, at), load_f32(data, at + 64)
 
 
-@kernel
-def _row_f16(data, at, cols, x):
-    a, b = zero(), zero()
-    for k in range(0, cols, 32):
-        prefetch(data, at + k * 2 + PREFETCH)
-        a = fma(load_f16(data, at + k * 2), load_f32(x, k), a)
-        b = fma(load_f16(data, at + k * 2 + 32), load_f32(x, k + 16), b)
-    return total(add(a, b))
+@inlined
+def two_f16(data, at):
+    """As two_f32."""
+    return load_f16(data, at), load_f16(data, at + 32)
 
 
-@kernel
-def _row_bf16(data, at, cols, x):
-    a, b = zero(), zero()
-    for k in range(0, cols, 32):
-        prefetch(data, at + k * 2 + PREFETCH)
-        a = fma(load_bf16(data, at + k * 2), load_f32(x, k), a)
-        b = fma(load_bf16(data, at + k * 2 + 32), load_f32(x, k + 16), b)
-    return total(add(a, b))
+@inlined
+def two_bf16(data, at):
+    """As two_f32."""
+    return load_bf16(data, at), load_bf16(data, at + 32)
 
 
-@kernel
-def _row_q8_0(data, at, cols, x):
-    a, b = zero(), zero()
-    for k in range(0, cols, 32):
-        block = at + k // 32 * 34
-        prefetch(data, block + PREFETCH)
-        scale = splat(one_f16(data, block))
-        a = fma(mul(load_i8(data, block + 2), scale), load_f32(x, k), a)
-        b = fma(mul(load_i8(data, block + 18), scale), load_f32(x, k + 16), b)
-    return total(add(a, b))
+@inlined
+def two_q8_0(data, at):
+    """As two_f32."""
+    scale = splat(one_f16(data, at))
+    return mul(load_i8(data, at + 2), scale), mul(load_i8(data, at + 18), scale)
 
 
-@kernel
-def _row_q4_0(data, at, cols, x):
-    a, b = zero(), zero()
-    for k in range(0, cols, 32):
-        block = at + k // 32 * 18
-        prefetch(data, block + PREFETCH)
-        scale = splat(one_f16(data, block))
-        a = fma(mul(low_nibbles(data, block + 2), scale), load_f32(x, k), a)
-        b = fma(mul(high_nibbles(data, block + 2), scale), load_f32(x, k + 16), b)
-    return total(add(a, b))
+@inlined
+def two_q4_0(data, at):
+    """As two_f32."""
+    scale = splat(one_f16(data, at))
+    return mul(low_nibbles(data, at + 2), scale), mul(high_nibbles(data, at + 2), scale)
+
+
+def _row_of(two: Any, size: int) -> Any:
+    """A row of blocks of `size` bytes times x."""
+
+    @kernel
+    def row(data, at, cols, x):
+        a, b = zero(), zero()
+        for k in range(0, cols, 32):
+            for line in range(0, size, 64):
+                prefetch(data, at + line + PREFETCH)
+            low, high = two(data, at)
+            a, b = fma(low, load_f32(x, k), a), fma(high, load_f32(x, k + 16), b)
+            at += size
+        return total(add(a, b))
+
+    return row
+
+
+_row_f32, _row_f16, _row_bf16 = _row_of(two_f32, 128), _row_of(two_f16, 64), _row_of(two_bf16, 64)
+_row_q8_0, _row_q4_0 = _row_of(two_q8_0, 34), _row_of(two_q4_0, 18)
 
 
 @kernel

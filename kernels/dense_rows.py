@@ -3,19 +3,15 @@
 A token's logits have the bits of dense.py's: the same products, added in the same order.
 """
 
+from typing import Any
+
 import numpy as np
 
 from .arrays import HEAD_BF16, HEAD_COLS, HEAD_F16, HEAD_F32, HEAD_Q4_0, HEAD_Q4_K, HEAD_Q8_0, HEAD_ROWS, HEAD_TOKENS
 from .dense import fma as multiply_add
 from .dense import (
     high_codes,
-    high_nibbles,
-    load_bf16,
-    load_f16,
-    load_f32,
-    load_i8,
     low_codes,
-    low_nibbles,
     mul,
     one_f16,
     row_bytes,
@@ -26,6 +22,11 @@ from .dense import (
     six3,
     splat,
     store_f32,
+    two_bf16,
+    two_f16,
+    two_f32,
+    two_q4_0,
+    two_q8_0,
 )
 from .jit import inlined, kernel, separate
 from .simd import dot_products, selected, vectors
@@ -82,47 +83,24 @@ def _values_q6_k(data, at, cols, ahead, out):
         _half_values_q6_k(data, block + 64, block + 160, block + 200, d, out, k + 128)
 
 
-@kernel
-def _values_f16(data, at, cols, ahead, out):
-    for k in range(0, cols, 32):
-        prefetch_to_l2(data, at + k * 2 + ahead)
-        store_f32(out, k, load_f16(data, at + k * 2))
-        store_f32(out, k + 16, load_f16(data, at + k * 2 + 32))
+def _values_of(two: Any, size: int) -> Any:
+    """The weights of a row of blocks of `size` bytes -> out."""
+
+    @kernel
+    def values(data, at, cols, ahead, out):
+        for k in range(0, cols, 32):
+            for line in range(0, size, 64):
+                prefetch_to_l2(data, at + line + ahead)
+            low, high = two(data, at)
+            store_f32(out, k, low)
+            store_f32(out, k + 16, high)
+            at += size
+
+    return values
 
 
-@kernel
-def _values_bf16(data, at, cols, ahead, out):
-    for k in range(0, cols, 32):
-        prefetch_to_l2(data, at + k * 2 + ahead)
-        store_f32(out, k, load_bf16(data, at + k * 2))
-        store_f32(out, k + 16, load_bf16(data, at + k * 2 + 32))
-
-
-@kernel
-def _values_f32(data, at, cols, ahead, out):
-    for k in range(0, cols, 16):
-        prefetch_to_l2(data, at + k * 4 + ahead)
-        store_f32(out, k, load_f32(data, at + k * 4))
-
-
-@kernel
-def _values_q8_0(data, at, cols, ahead, out):
-    for k in range(0, cols, 32):
-        block = at + k // 32 * 34
-        prefetch_to_l2(data, block + ahead)
-        scale = splat(one_f16(data, block))
-        store_f32(out, k, mul(load_i8(data, block + 2), scale))
-        store_f32(out, k + 16, mul(load_i8(data, block + 18), scale))
-
-
-@kernel
-def _values_q4_0(data, at, cols, ahead, out):
-    for k in range(0, cols, 32):
-        block = at + k // 32 * 18
-        prefetch_to_l2(data, block + ahead)
-        scale = splat(one_f16(data, block))
-        store_f32(out, k, mul(low_nibbles(data, block + 2), scale))
-        store_f32(out, k + 16, mul(high_nibbles(data, block + 2), scale))
+_values_f32, _values_f16, _values_bf16 = _values_of(two_f32, 128), _values_of(two_f16, 64), _values_of(two_bf16, 64)
+_values_q8_0, _values_q4_0 = _values_of(two_q8_0, 34), _values_of(two_q4_0, 18)
 
 
 @kernel

@@ -22,6 +22,7 @@ from .jit import inlined, kernel, separate
 from .norm import rms_norm
 from .quantise import largest_magnitude
 from .simd import floats, group_sums, selected, tiles, vectors
+from .tile import ask_for
 
 WIDTH, LANES, PARTS = selected.WIDTH, group_sums.LANES, group_sums.PARTS
 PANELS = 4 if WIDTH == 64 else 2 if selected.TILE_BLOCKS == 3 else 1  # of one token
@@ -134,62 +135,62 @@ def _ask(packed, at, step, panels):
 
 
 @kernel
-def _sums_1(packed, at, step, cols, groups, codes, minus, steps, row, totals, scales):
-    """totals[p * ROWS + i] += products of row i of the panel at byte at + p * step with one token, codes (cols,) of row `row`."""
+def _sums_1(packed, at, step, cols, groups, codes, minus, steps, totals, scales):
+    """totals[p * ROWS + i] += products of row i of the panel at byte at + p * step with one token, codes (cols,)."""
     unit, group = unit_size(groups), groups.weights
-    words, size, gap = at + _scale_bytes(cols, group), unit // WORD * LINE + unit * 2 * ROWS // group, minus.shape[1]
+    words, size = at + _scale_bytes(cols, group), unit // WORD * LINE + unit * 2 * ROWS // group
     units, numbers = flattened(minus), flattened(steps)
     for u in range(cols // unit):
         _unit_scales(packed, at, step, PANELS, u, unit, group, scales)
-        sums, ahead = begin_1(units, row * gap + u, 0), at + u * size + PREFETCH
+        sums, ahead = begin_1(units, u, 0), at + u * size + PREFETCH
         for k in range(u * unit, u * unit + unit, WORD):
             _ask(packed, ahead, step, PANELS)
             ahead += LINE
             sums = add_1(sums, packed, words + k // WORD * LINE, step, codes, k, 0)
         _ask(packed, ahead, step, PANELS)  # a unit's words are whole lines, its scales half of one
-        fold_1(sums, units, numbers, row * gap + u, 0, scales, 0, totals, 0, 0)
+        fold_1(sums, units, numbers, u, 0, scales, 0, totals, 0, 0)
 
 
 @kernel
-def _sums_some(packed, at, step, cols, groups, codes, minus, steps, row, totals, scales):
-    """As _sums_1, of FEW_PANELS panels with SOME tokens: rows `row` ... of codes; totals[t * BLOCK_ROWS + p * ROWS + i]."""
+def _sums_some(packed, at, step, cols, groups, codes, minus, steps, totals, scales):
+    """As _sums_1, of FEW_PANELS panels with the first SOME rows of codes; totals[t * BLOCK_ROWS + p * ROWS + i]."""
     unit, group = unit_size(groups), groups.weights
     words, size, gap, line = at + _scale_bytes(cols, group), unit // WORD * LINE + unit * 2 * ROWS // group, minus.shape[1], codes.shape[1]
     units, numbers, values = flattened(minus), flattened(steps), flattened(codes)
     for u in range(cols // unit):
         _unit_scales(packed, at, step, FEW_PANELS, u, unit, group, scales)
-        sums, ahead = begin_some(units, row * gap + u, gap), at + u * size + PREFETCH
+        sums, ahead = begin_some(units, u, gap), at + u * size + PREFETCH
         for k in range(u * unit, u * unit + unit, WORD):
             _ask(packed, ahead, step, FEW_PANELS)
             ahead += LINE
-            sums = add_some(sums, packed, words + k // WORD * LINE, step, values, row * line + k, line)
+            sums = add_some(sums, packed, words + k // WORD * LINE, step, values, k, line)
         _ask(packed, ahead, step, FEW_PANELS)  # a unit's words are whole lines, its scales half of one
-        fold_some(sums, units, numbers, row * gap + u, gap, scales, 0, totals, 0, BLOCK_ROWS)
+        fold_some(sums, units, numbers, u, gap, scales, 0, totals, 0, BLOCK_ROWS)
 
 
 @kernel
-def _sums_more(packed, at, step, cols, groups, codes, minus, steps, row, totals, scales):
+def _sums_more(packed, at, step, cols, groups, codes, minus, steps, totals, scales):
     """As _sums_some, with MORE tokens, where there are registers for them."""
     unit, group = unit_size(groups), groups.weights
     words, size, gap, line = at + _scale_bytes(cols, group), unit // WORD * LINE + unit * 2 * ROWS // group, minus.shape[1], codes.shape[1]
     units, numbers, values = flattened(minus), flattened(steps), flattened(codes)
     for u in range(cols // unit):
         _unit_scales(packed, at, step, FEW_PANELS, u, unit, group, scales)
-        sums, ahead = begin_more(units, row * gap + u, gap), at + u * size + PREFETCH
+        sums, ahead = begin_more(units, u, gap), at + u * size + PREFETCH
         for k in range(u * unit, u * unit + unit, WORD):
-            sums = add_more(sums, packed, words + k // WORD * LINE, step, values, row * line + k, line)
+            sums = add_more(sums, packed, words + k // WORD * LINE, step, values, k, line)
             _ask(packed, ahead, step, FEW_PANELS)  # before the step, LLVM would keep activations on the stack
             ahead += LINE
         _ask(packed, ahead, step, FEW_PANELS)  # a unit's words are whole lines, its scales half of one
-        fold_more(sums, units, numbers, row * gap + u, gap, scales, 0, totals, 0, BLOCK_ROWS)
+        fold_more(sums, units, numbers, u, gap, scales, 0, totals, 0, BLOCK_ROWS)
 
 
 @separate()
 @kernel
-def matmul_packed(packed, offset, cols, groups, codes, minus, steps, row, tokens, scale, out, place, add, totals, scales, first, last):
+def matmul_packed(packed, offset, cols, groups, codes, minus, steps, tokens, scale, out, place, add, totals, scales, first, last):
     """out[t, place + r] (+)= row r times token t, for first <= r < last, first a multiple of ROWS: of the matrix at byte `offset`.
 
-    codes: (rows, >= cols) int8, of which those from `row` on are the tokens';  minus: (rows, units) int32;  steps: as
+    codes: (>= tokens, >= cols) int8, a row a token;  minus: (rows, units) int32;  steps: as
     many float32;  scale: of all, float32;  totals: (MORE * BLOCK_ROWS,) and scales: (BLOCK_ROWS + ROWS,) float32, overwritten.
 
     Panels are read in as many streams as meet the tokens at once, through equal parts of the matrix: neighbours would end too soon.
@@ -206,11 +207,11 @@ def matmul_packed(packed, offset, cols, groups, codes, minus, steps, row, tokens
             some = min(MORE, tokens - begin)
             _clear(totals, max(PANELS * ROWS, MORE * BLOCK_ROWS))
             if tokens == 1:
-                _sums_1(packed, at, step, cols, groups, codes[row], minus, steps, row, totals, scales)
+                _sums_1(packed, at, step, cols, groups, codes[0], minus, steps, totals, scales)
             elif MORE > SOME and some > SOME:
-                _sums_more(packed, at, step, cols, groups, codes, minus, steps, row + begin, totals, scales)
+                _sums_more(packed, at, step, cols, groups, codes[begin:], minus[begin:], steps[begin:], totals, scales)
             else:
-                _sums_some(packed, at, step, cols, groups, codes, minus, steps, row + begin, totals, scales)
+                _sums_some(packed, at, step, cols, groups, codes[begin:], minus[begin:], steps[begin:], totals, scales)
             for p in range(count):
                 r = first + (panel + p * part) * ROWS
                 for t in range(some):
@@ -247,13 +248,13 @@ def _tile_sums(tile, begin, end, first, unit, codes, minus, steps, t, totals, sc
             prefetch_to_l2(packed, ask + (k - begin) * advance)
             sums = add_tile(sums, tile, tile_at + (k - begin) * (BLOCKS * LANES), values, t * line + k, line)
         scale_at = (u - begin // unit) * BLOCK_ROWS + first
-        fold_tile(sums, units, numbers, t * gap + u, gap, scales, scale_at, totals, t * BLOCK_ROWS + first, BLOCK_ROWS)
+        fold_tile(sums, units, numbers, t * gap + u, gap, scales, scale_at, totals, first, BLOCK_ROWS)
 
 
 @separate()
 @kernel
 def matmul_tiles(packed, offset, cols, groups, codes, minus, steps, tokens, scale, out, place, add, tile, totals, scales, first, last):
-    """As matmul_packed, for any number of tokens, the first rows of codes.
+    """As matmul_packed, for any number of tokens.
 
     Rows up to the next multiple of TOKENS are read too. tile: (TILE_BYTES,) uint8, totals: (tokens rounded up * BLOCK_ROWS,), scales:
     (8 * BLOCK_ROWS,) float32, overwritten.
@@ -266,7 +267,6 @@ def matmul_tiles(packed, offset, cols, groups, codes, minus, steps, tokens, scal
         rows, at = min(BLOCK_ROWS, last - row), offset + row // ROWS * size
         panels = (rows + ROWS - 1) // ROWS
         ask = at + panels * size
-        _clear(totals, (tokens + TOKENS - 1) // TOKENS * TOKENS * BLOCK_ROWS)
         for begin in range(0, cols, BLOCK):
             end = min(begin + BLOCK, cols)
             _unpack(packed, at, size, panels, begin, end, start, tile)
@@ -275,11 +275,17 @@ def matmul_tiles(packed, offset, cols, groups, codes, minus, steps, tokens, scal
                     scale_at = at + min(p, panels - 1) * size + u * unit // groups.weights * (2 * ROWS)
                     store_f32(scales, (u - begin // unit) * BLOCK_ROWS + p * ROWS, load_f16(packed, scale_at))
             for t in range(0, tokens, TOKENS):
+                sums, until = totals[t * BLOCK_ROWS :], min(t + TOKENS, tokens)
+                if begin == 0:
+                    _clear(sums, TOKENS * BLOCK_ROWS)
+                if end == cols:
+                    ask_for(out, t, until, place + row, rows)
                 for done in range(0, BLOCK_ROWS, BLOCKS * LANES):
-                    _tile_sums(tile, begin, end, done, unit, codes, minus, steps, t, totals, scales, packed, ask, advance)
+                    _tile_sums(tile, begin, end, done, unit, codes, minus, steps, t, sums, scales, packed, ask, advance)
                     ask += (end - begin) // 4 * advance
-        for t in range(tokens):
-            _finish(totals, t * BLOCK_ROWS, rows, scale, values, t * out.shape[1] + place + row, add)
+                if end == cols:
+                    for i in range(t, until):
+                        _finish(sums, (i - t) * BLOCK_ROWS, rows, scale, values, i * out.shape[1] + place + row, add)
 
 
 @inlined
@@ -307,11 +313,9 @@ def _multiply(groups, packed, offset, cols, s, row, tokens, scale, out, place, a
     room, tile, totals, factors = s.groups, s.tile[thread], s.groups.totals[thread], s.groups.scales[thread]
     for digit in range(2 if len(s.fine_codes) else 1):
         codes, minus, steps = (s.fine_codes, room.fine_minus, room.fine_steps) if digit else (s.codes, room.minus, room.steps)
-        add = accumulate or digit > 0
-        if tokens <= FEW or row > 0:
-            matmul_packed(
-                packed, offset, cols, groups, codes, minus, steps, row, tokens, scale, out, place, add, totals, factors, first, last
-            )
+        codes, minus, steps, add = codes[row:], minus[row:], steps[row:], accumulate or digit > 0
+        if tokens <= FEW:
+            matmul_packed(packed, offset, cols, groups, codes, minus, steps, tokens, scale, out, place, add, totals, factors, first, last)
         else:
             matmul_tiles(
                 packed, offset, cols, groups, codes, minus, steps, tokens, scale, out, place, add, tile, totals, factors, first, last
@@ -319,10 +323,12 @@ def _multiply(groups, packed, offset, cols, s, row, tokens, scale, out, place, a
 
 
 @kernel
-def project_groups(groups, w, s, layer, which, cols, out, place, accumulate, tokens, thread, first, last):
+def project_groups(groups, w, s, layer, which, cols, out, place, accumulate, mine, first, last):
     """As step.project, of rows first <= r < last."""
-    offset, scale, row = w.offsets[layer, which], w.scales[layer, which], thread if tokens == 1 else ZERO
-    _multiply(groups, w.packed, offset, cols, s, row, tokens, scale, out, place, accumulate, thread, first, last)
+    offset, scale = w.offsets[layer, which], w.scales[layer, which]
+    row = mine.thread if mine.tokens == 1 else mine.begin
+    out = out[mine.begin :]
+    _multiply(groups, w.packed, offset, cols, s, row, mine.end - mine.begin, scale, out, place, accumulate, mine.thread, first, last)
 
 
 @kernel

@@ -18,8 +18,9 @@ from .jit import inlined, kernel
 from .kv_cache import BLOCK, UNIT
 from .rope import rotate, rotate_pairs
 from .simd.atomics import atomic_add
+from .split import split
 
-_BLOCK, _UNIT, _START, _NOWHERE = np.int64(BLOCK), np.int64(UNIT), np.int64(0), np.int64(-1)
+_BLOCK, _UNIT, _START, _NEXT, _NOWHERE = np.int64(BLOCK), np.int64(UNIT), np.int64(0), np.int64(1), np.int64(-1)
 
 
 @kernel
@@ -127,27 +128,28 @@ def _blocks_of(kv, blocks, heads, is_mine, tokens, thread, threads):
 
 
 @kernel
-def attention(z, w, cache, s, layer, tokens, texts, thread, threads, control):
+def attention(z, w, cache, s, layer, texts, mine, control):
     """This thread's part of RoPE, cache append and attention. Before the next layer's, thread 0 sets s.turn to 0."""
+    tokens, own, thread, threads = mine.tokens, mine.end - mine.begin, mine.thread, mine.threads
     group, room, work = z.heads // z.kv_heads, s.lengths.shape[1], work_of(s, thread)
     line, blocks = len(work.panel) // _UNIT, _blocks_seen(s, _START, w.windows[layer])
     if tokens == 1:
         first, last = _heads_to_append(z.kv_heads, blocks, thread, threads)
     else:
-        first, last = z.kv_heads * tokens * thread // threads, z.kv_heads * tokens * (thread + 1) // threads
+        first, last = split(z.kv_heads * own, _NEXT, mine.lane, mine.lanes)
     for number in range(first, last):
-        append_to_cache(z, w, cache, s, layer, number // tokens, number % tokens, s.queries[thread])
-    mine, part = 0, 0  # number of the part of the work that is this thread's next, and of the one that is looked at
+        append_to_cache(z, w, cache, s, layer, number // own, mine.begin + number % own, s.queries[thread])
+    turn, part = 0, 0  # number of the part of the work that is this thread's next, and of the one that is looked at
     if tokens > 1:
         barrier(control, threads)
-        mine = atomic_add(s.turn, 0, 1)
+        turn = atomic_add(s.turn, 0, 1)
     for text in range(texts):
         count, blocks = s.texts[text, 1], _blocks_seen(s, text, w.windows[layer])
         base, tiles = (s.texts[text, 2] + count + _BLOCK - 1) // _BLOCK - blocks, (count * group + room - 1) // room
         for item in range(z.kv_heads * tiles):
             # A head's later queries see more. They come first, so that nobody begins with much when the others are done.
             kv, number = item % z.kv_heads, (tiles - 1 - item // z.kv_heads) * room
-            begins, ends = _blocks_of(kv, blocks, z.kv_heads, mine == part, tokens, thread, threads)
+            begins, ends = _blocks_of(kv, blocks, z.kv_heads, turn == part, tokens, thread, threads)
             slot = _slot(kv, blocks, z.kv_heads * blocks, threads) if tokens == 1 else -1
             step, rows = blocks if slot < 0 else 1, min(room, count * group - number)
             for block in range(begins, ends, step):
@@ -157,8 +159,8 @@ def attention(z, w, cache, s, layer, tokens, texts, thread, threads, control):
                 else:
                     for row in range(rows):
                         _give(z, s, text, kv, number + row, row, thread)
-            if tokens > 1 and mine == part:
-                mine = atomic_add(s.turn, 0, 1)
+            if tokens > 1 and turn == part:
+                turn = atomic_add(s.turn, 0, 1)
             part += 1
     if tokens == 1 and z.kv_heads % threads != 0:
         barrier(control, threads)

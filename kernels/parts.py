@@ -33,13 +33,13 @@ def end_and_scale(w, layer, which, rows, part):
 
 
 @kernel
-def scale_parts(w, layer, which, rows, product, at, out, place, accumulate, tokens, first, last):
-    """out[t, place + r] (+)= product[t, at + r] times the scale of the part that row r is in, for first <= r < last."""
+def scale_parts(w, layer, which, rows, product, at, out, place, accumulate, mine, first, last):
+    """out[t, place + r] (+)= product[t, at + r] times the scale of the part that row r is in, first <= r < last, of a Share's tokens."""
     begin, part = np.int64(0), np.int64(0)
     while begin < last:
         end, scale = end_and_scale(w, layer, which, rows, part)
         for r in range(max(first, begin), min(last, end)):
-            for t in range(tokens):
+            for t in range(mine.begin, mine.end):
                 y = product[t, at + r] * scale
                 out[t, place + r] = out[t, place + r] + y if accumulate else y
         begin, part = end, part + 1

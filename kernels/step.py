@@ -28,7 +28,6 @@ from .arrays import (
     Q_HEAD_NORM,
     Q_NORM,
     RELU2,
-    TOGETHER,
     UP,
     K,
     O,
@@ -38,20 +37,19 @@ from .arrays import (
 from .barrier import barrier, next_step
 from .base3 import base3_matvec, base3_matvec_chosen
 from .columns import BLOCK, find_active, matvec_by_columns
-from .control import ASLEEP, CREW, DONE, FIRST_LAYER, LAST_LAYER, STATE, STEP, STOP, TEXTS, TOKENS, WANTED
-from .dense import head_matvec
-from .dense_rows import head_rows
+from .control import ASLEEP, CREW, DONE, FIRST_LAYER, LAST_LAYER, STEP, STOP, TEXTS, TOKENS, WANTED
 from .folds import perhaps_fold
 from .glu import gated
-from .grouped import logits_by_groups, perhaps_quantise, project_groups, row_unit
-from .head_search import top_logits
+from .grouped import perhaps_quantise, project_groups, row_unit
 from .heads import attention
 from .inputs import hadamard, keep_largest, own_row, quantise_row_4
 from .jit import entry, inlined, kernel, separate
+from .logits import wanted_logits
 from .norm import add_rms_norm, rms_norm
 from .parts import AT_ONCE, end_and_scale, left_over, scale_parts
 from .quantise import quantise_row
 from .simd.atomics import atomic_add
+from .split import share_of, split, tokens_of
 from .ternary import WIDTH, matmul_scaled, matvec_chosen, matvec_scaled
 
 # As in arrays.py: constants of NumPy types, so that `project` is compiled once.
@@ -60,13 +58,6 @@ WRITE, UNIT = np.bool_(False), np.float32(1.0)
 COLUMN_SHARE = 0.65  # of `down`'s columns: with more of them needed, reading all rows is as quick (docs/log.md#columns-down-meet-zeros)
 COLUMN_SHARE_BASE3 = 0.28  # the same where rows are read in base 3, which is quicker
 DENSE_SHARE = 0.6  # of a thread's `up` rows: with more of them needed, reading all in order is as quick (docs/log.md#up-rows-behind-closed)
-
-
-@kernel
-def share(count, unit, thread, threads):
-    """The part [first, last) of `count` items for one thread, in whole units where possible."""
-    units = (count + unit - 1) // unit
-    return min(units * thread // threads * unit, count), min(units * (thread + 1) // threads * unit, count)
 
 
 @kernel
@@ -81,17 +72,18 @@ def _packed_width(cols):
 
 @separate()
 @kernel
-def prepare(x, cols, w, layer, which, norm_at, then_at, eps, kind, kept, turned, s, tokens, thread, threads, control):
+def prepare(x, cols, w, layer, which, norm_at, then_at, eps, kind, kept, turned, s, mine, control):
     """x: (tokens, >= cols) -> RMSNorm where norm_at >= 0, another where then_at >= 0 -> rows of codes of a kind (arrays.py) in s.codes.
 
     Between norm and codes, a Hadamard transform where turned is not zero, and all but the `kept` largest become zero where that is not;
     what `which`, the first projection of this input, needs where weights are folded (folds.py).
 
-    One token: every thread makes its own copy, in row `thread`, which costs less than a barrier. More: tokens are split, then a barrier.
+    One token: every thread makes its own copy, in row `thread`, which costs less than a barrier. More: who shares them splits them.
     """
-    first, last = (thread, thread + 1) if tokens == 1 else share(tokens, ONE, thread, threads)
+    alone, thread = mine.tokens == 1, mine.thread
+    first, last = (thread, thread + 1) if alone else tokens_of(mine)
     for row in range(first, last):
-        source = x[0] if tokens == 1 else x[row]
+        source = x[0] if alone else x[row]
         for at in (norm_at, then_at):
             if at >= 0:
                 rms_norm(source, w.norms, at, cols, eps, s.normed[row])
@@ -119,37 +111,55 @@ def prepare(x, cols, w, layer, which, norm_at, then_at, eps, kind, kept, turned,
                 s.fine_factors[row], s.fine_sums[row] = s.factors[row] * factor, total
             else:
                 s.factors[row], s.sums[row] = factor, total
-    if tokens > 1:
-        barrier(control, threads)
+    if not alone:
+        barrier(control, mine.meeting)
 
 
 @inlined
-def norm_heads(z, w, q_at, k_at, s, tokens, thread, threads, control):
+def norm_heads(z, w, q_at, k_at, s, mine, control):
     """RMSNorm of every query and key head in s.qkv, in place, then a barrier."""
-    first, last = share(tokens * (z.heads + z.kv_heads), ONE, thread, threads)
+    first, last = split((mine.end - mine.begin) * (z.heads + z.kv_heads), ONE, mine.lane, mine.lanes)
     for number in range(first, last):
-        t, head = number // (z.heads + z.kv_heads), number % (z.heads + z.kv_heads)
+        t, head = mine.begin + number // (z.heads + z.kv_heads), number % (z.heads + z.kv_heads)
         values = s.qkv[t, head * z.head_dim :]
         rms_norm(values, w.norms, q_at if head < z.heads else k_at, z.head_dim, z.norm_eps, values)
-    barrier(control, threads)
+    barrier(control, mine.meeting)
 
 
 @inlined
-def add_branch(z, w, norm_at, s, tokens, thread, threads, control):
-    """s.x += RMSNorm(s.branch), then a barrier. Tokens are split between threads."""
-    first, last = share(tokens, ONE, thread, threads)
+def add_branch(z, w, norm_at, s, mine, control):
+    """s.x += RMSNorm(s.branch), then a barrier."""
+    first, last = tokens_of(mine)
     for t in range(first, last):
         add_rms_norm(s.branch[t], w.norms, norm_at, z.hidden, z.norm_eps, s.x[t])
-    barrier(control, threads)
+    barrier(control, mine.meeting)
 
 
 @inlined
-def _multiply(w, s, layer, which, cols, scale, out, place, accumulate, digit, tokens, thread, first, last):
+def _multiply(w, s, layer, which, cols, scale, out, place, accumulate, digit, mine, first, last):
     """out[t, place + r] (+)= row r times one digit of activation row t, for first <= r < last, which have one scale."""
     codes, sums, factors = (s.fine_codes, s.fine_sums, s.fine_factors) if digit else (s.codes, s.sums, s.factors)
-    if tokens > 1:
+    thread, begin = mine.thread, mine.begin
+    if mine.tokens > 1:
         tile, room, offset = s.tile[thread], s.block_sums[thread], w.offsets[layer, which]
-        matmul_scaled(w.packed, offset, cols, codes, sums, factors, scale, tokens, out, place, accumulate, tile, room, first, last)
+        codes, sums, factors = codes[begin:], sums[begin:], factors[begin:]
+        matmul_scaled(
+            w.packed,
+            offset,
+            cols,
+            codes,
+            sums,
+            factors,
+            scale,
+            mine.end - mine.begin,
+            out[begin:],
+            place,
+            accumulate,
+            tile,
+            room,
+            first,
+            last,
+        )
         return
     factor, row = scale / factors[thread], out[0, place:]
     if layer < w.base3_built[0]:
@@ -159,64 +169,65 @@ def _multiply(w, s, layer, which, cols, scale, out, place, accumulate, digit, to
 
 
 @kernel
-def _project(groups, w, s, layer, which, cols, rows, out, place, accumulate, tokens, thread, first, last):
-    """`project` of rows first <= r < last. groups: w.groups; None is known when this is compiled, and what is not needed left out."""
+def _project(groups, w, s, layer, which, cols, rows, out, place, accumulate, mine):
+    """`project`. groups: w.groups; None is known when this is compiled, and what is not needed left out."""
+    first, last = split(rows, row_unit(groups), mine.lane, mine.lanes)
     if groups is not None:
-        project_groups(groups, w, s, layer, which, cols, out, place, accumulate, tokens, thread, first, last)
+        project_groups(groups, w, s, layer, which, cols, out, place, accumulate, mine, first, last)
         return
     cols, begin, part, digits = _packed_width(cols), START, START, 2 if len(s.fine_codes) else 1
     if digits == 1 and len(w.part_at):
         # Parts may be single rows, which the kernels take four and more of at once: one scale for all, and each part's afterwards.
         # What is added to (O and DOWN, from column 0 on) must not be scaled, so products stand in `branch` first.
         product, at = (s.branch, START) if accumulate else (out, place)
-        _multiply(w, s, layer, which, cols, UNIT, product, at, WRITE, START, tokens, thread, first, last)
-        scale_parts(w, layer, which, rows, product, at, out, place, accumulate, tokens, first, last)
+        _multiply(w, s, layer, which, cols, UNIT, product, at, WRITE, START, mine, first, last)
+        scale_parts(w, layer, which, rows, product, at, out, place, accumulate, mine, first, last)
         return
     while begin < last:
         end, scale = end_and_scale(w, layer, which, rows, part)
         for start in range(max(first, begin), min(last, end), AT_ONCE if digits == 2 else rows):
             stop = min(start + AT_ONCE, last, end) if digits == 2 else min(last, end)
             for digit in range(digits):
-                _multiply(w, s, layer, which, cols, scale, out, place, accumulate or digit > 0, digit, tokens, thread, start, stop)
+                _multiply(w, s, layer, which, cols, scale, out, place, accumulate or digit > 0, digit, mine, start, stop)
         begin, part = end, part + 1
 
 
 @separate()
 @kernel
-def project(w, s, layer, which, cols, rows, out, place, accumulate, tokens, thread, threads):
-    """out[t, place + r] (+)= row r of projection `which` times activation row t, for this thread's rows."""
-    first, last = share(rows, row_unit(w.groups), thread, threads)
-    _project(w.groups, w, s, layer, which, cols, rows, out, place, accumulate, tokens, thread, first, last)
+def project(w, s, layer, which, cols, rows, out, place, accumulate, mine):
+    """out[t, place + r] (+)= row r of projection `which` times activation row t, for this thread's tokens and rows."""
+    _project(w.groups, w, s, layer, which, cols, rows, out, place, accumulate, mine)
 
 
 @kernel
-def perhaps_add_bias(biases, groups, out, layer, place, rows, tokens, thread, threads):
+def perhaps_add_bias(biases, groups, out, layer, place, rows, mine):
     """out[t, place + r] += biases[layer, place + r] for the rows r of a projection that this thread has just written.
 
     biases: Weights.biases; None is known when this is compiled, and nothing is left of it.
     """
     if biases is not None:
-        first, last = share(rows, row_unit(groups), thread, threads)
-        for t in range(tokens):
+        first, last = split(rows, row_unit(groups), mine.lane, mine.lanes)
+        for t in range(mine.begin, mine.end):
             for r in range(place + first, place + last):
                 out[t, r] += biases[layer, r]
 
 
 @separate()
 @kernel
-def up_where_gate_is_open(z, w, s, layer, thread, threads):
+def up_where_gate_is_open(z, w, s, layer, mine):
     """Rows of `up` for one token, of those hidden units only whose gate is above zero: relu(gate)² makes the others exact zeros.
 
     The result is the same bit for bit. Rows that are not read save memory traffic; where most are open, reading all is quicker.
     """
-    first, last = share(z.feed_forward, FOUR, thread, threads)
+    thread = mine.thread
+    first, last = split(z.feed_forward, FOUR, mine.lane, mine.lanes)
     gate, chosen, count = s.gate[0], s.chosen[thread], 0
     for r in range(first, last):
         chosen[count] = r
         count += gate[r] > np.float32(0.0)
     s.counts[thread, 0] += last - first
     if count > (last - first) * DENSE_SHARE:
-        project(w, s, layer, UP, z.hidden, z.feed_forward, s.up, START, WRITE, np.int64(1), thread, threads)
+        project(w, s, layer, UP, z.hidden, z.feed_forward, s.up, START, WRITE, mine)
         return
     s.counts[thread, 1] += last - first - count
     for r in range(first, last):
@@ -254,105 +265,60 @@ def down_by_columns(z, w, s, layer, thread, threads):
 
 
 @kernel
-def run_layer(z, w, cache, s, layer, tokens, texts, thread, threads, control):
+def run_layer(z, w, cache, s, layer, texts, mine, control):
     """This thread's part of one layer: s.x, the residual stream, before -> after.
 
-    Five barriers, and four more with many tokens; one more for one token where threads share a KV head.
+    One token: five barriers, one more where threads share a KV head. More: two, and seven more for threads that share tokens.
 
     What only some models have (norms of one projection's input, of heads, of what is added to s.x) costs the others a look at its offset.
     Projections of one input stand in loops: a call that is written once is compiled once.
     """
     at, inner, eps = w.norm_offsets[layer], z.heads * z.head_dim, z.norm_eps
-    kv, wide, turned = z.kv_heads * z.head_dim, z.feed_forward, z.hadamard
+    kv, wide, turned, meeting = z.kv_heads * z.head_dim, z.feed_forward, z.hadamard, mine.meeting
     for which in range(Q, V + 1):
         norm_at = at[Q_NORM + which - Q]
         if which == Q or norm_at >= 0:
-            if which > Q and tokens > 1:
-                barrier(control, threads)  # others may still read the codes
-            prepare(
-                s.x, z.hidden, w, layer, Q, at[ATTENTION_NORM], norm_at, eps, z.codes, START, START, s, tokens, thread, threads, control
-            )
+            if which > Q and mine.tokens > 1:
+                barrier(control, meeting)  # others may still read the codes
+            prepare(s.x, z.hidden, w, layer, Q, at[ATTENTION_NORM], norm_at, eps, z.codes, START, START, s, mine, control)
         place, rows = (START, inner) if which == Q else (inner + (which - K) * kv, kv)
-        project(w, s, layer, which, z.hidden, rows, s.qkv, place, WRITE, tokens, thread, threads)
-        perhaps_add_bias(w.biases, w.groups, s.qkv, layer, place, rows, tokens, thread, threads)
-    barrier(control, threads)
+        project(w, s, layer, which, z.hidden, rows, s.qkv, place, WRITE, mine)
+        perhaps_add_bias(w.biases, w.groups, s.qkv, layer, place, rows, mine)
+    barrier(control, meeting)
     if at[Q_HEAD_NORM] >= 0:
-        norm_heads(z, w, at[Q_HEAD_NORM], at[K_HEAD_NORM], s, tokens, thread, threads, control)
-    attention(z, w, cache, s, layer, tokens, texts, thread, threads, control)
-    barrier(control, threads)
-    if thread == 0:
+        norm_heads(z, w, at[Q_HEAD_NORM], at[K_HEAD_NORM], s, mine, control)
+    attention(z, w, cache, s, layer, texts, mine, control)
+    barrier(control, mine.threads)
+    if mine.thread == 0:
         s.turn[0] = 0
-    prepare(s.mixed, inner, w, layer, O, at[ATTENTION_SUB_NORM], NONE, eps, z.codes_o, z.kept, turned, s, tokens, thread, threads, control)
+    prepare(s.mixed, inner, w, layer, O, at[ATTENTION_SUB_NORM], NONE, eps, z.codes_o, z.kept, turned, s, mine, control)
     straight = at[ATTENTION_OUT_NORM] < 0
-    project(w, s, layer, O, inner, z.hidden, s.x if straight else s.branch, START, straight, tokens, thread, threads)
-    barrier(control, threads)
+    project(w, s, layer, O, inner, z.hidden, s.x if straight else s.branch, START, straight, mine)
+    barrier(control, meeting)
     if not straight:
-        add_branch(z, w, at[ATTENTION_OUT_NORM], s, tokens, thread, threads, control)
+        add_branch(z, w, at[ATTENTION_OUT_NORM], s, mine, control)
     for which in range(GATE, UP + 1):
         norm_at = at[GATE_NORM + which - GATE]
         if which == GATE or norm_at >= 0:
-            if which > GATE and tokens > 1:
-                barrier(control, threads)
-            prepare(s.x, z.hidden, w, layer, GATE, at[FFN_NORM], norm_at, eps, z.codes, START, START, s, tokens, thread, threads, control)
-        if which == UP and tokens == 1 and z.activation == RELU2 and row_unit(w.groups) == FOUR:
-            up_where_gate_is_open(z, w, s, layer, thread, threads)
+            if which > GATE and mine.tokens > 1:
+                barrier(control, meeting)
+            prepare(s.x, z.hidden, w, layer, GATE, at[FFN_NORM], norm_at, eps, z.codes, START, START, s, mine, control)
+        if which == UP and mine.tokens == 1 and z.activation == RELU2 and row_unit(w.groups) == FOUR:
+            up_where_gate_is_open(z, w, s, layer, mine)
         else:
             out = s.gate if which == GATE else s.up
-            project(w, s, layer, which, z.hidden, z.feed_forward, out, START, WRITE, tokens, thread, threads)
-    first, last = share(z.feed_forward, row_unit(w.groups), thread, threads)  # the rows that this thread has just written
-    for t in range(tokens):
+            project(w, s, layer, which, z.hidden, z.feed_forward, out, START, WRITE, mine)
+    first, last = split(z.feed_forward, row_unit(w.groups), mine.lane, mine.lanes)  # the rows that this thread has just written
+    for t in range(mine.begin, mine.end):
         gated(s.gate[t], s.up[t], z.activation, first, last)
-    barrier(control, threads)
-    prepare(s.gate, wide, w, layer, DOWN, at[FFN_SUB_NORM], NONE, eps, z.codes_down, START, turned, s, tokens, thread, threads, control)
+    barrier(control, meeting)
+    prepare(s.gate, wide, w, layer, DOWN, at[FFN_SUB_NORM], NONE, eps, z.codes_down, START, turned, s, mine, control)
     straight = at[FFN_OUT_NORM] < 0
-    if not (straight and tokens == 1 and w.columns_built[0] and down_by_columns(z, w, s, layer, thread, threads)):
-        project(w, s, layer, DOWN, z.feed_forward, z.hidden, s.x if straight else s.branch, START, straight, tokens, thread, threads)
-    barrier(control, threads)
+    if not (straight and mine.tokens == 1 and w.columns_built[0] and down_by_columns(z, w, s, layer, mine.thread, mine.threads)):
+        project(w, s, layer, DOWN, z.feed_forward, z.hidden, s.x if straight else s.branch, START, straight, mine)
+    barrier(control, meeting)
     if not straight:
-        add_branch(z, w, at[FFN_OUT_NORM], s, tokens, thread, threads, control)
-
-
-@kernel
-def logits_of_rows(z, w, s, wanted, thread, threads, control):
-    """This thread's part of the first `wanted` logits that s.wanted lists, from the residual stream after the last layer."""
-    listed, places, whole, searched = s.listed[thread], s.head_places[thread], 0, 0
-    for i in range(wanted):
-        if s.wanted[i, 1] == 0:
-            listed[whole], places[whole] = i, s.wanted[i, 2]
-            whole += 1
-    for i in range(wanted):
-        if s.wanted[i, 1] > 0:
-            listed[whole + searched] = i
-            searched += 1
-    first, last = share(wanted, ONE, thread, threads)
-    for i in range(first, last):
-        rms_norm(s.x[s.wanted[listed[i], 0]], w.norms, w.norm_offsets[z.layers, 0], z.hidden, z.norm_eps, s.normed[i])
-        perhaps_fold(w.folds, z.layers, Q, s.normed[i], z.hidden, s.normed[i])
-    barrier(control, threads)
-    first, last = share(z.vocab, FOUR, thread, threads)
-    if whole == 1:
-        head_matvec(w.head, w.head_offset[0], z.head_kind, z.hidden, s.normed[0], s.logits[places[0]], first, last)
-    elif whole > 1:
-        values, sums = s.head_values[thread], s.head_sums[thread]
-        head_rows(w.head, w.head_offset[0], z.head_kind, z.hidden, s.normed, whole, s.logits, places, values, sums, first, last)
-    for begin in range(whole, wanted, TOGETHER):
-        top_logits(w, z, s, listed, begin, min(TOGETHER, wanted - begin), thread, threads, control)
-
-
-@separate()
-@kernel
-def wanted_logits(head_groups, z, w, s, wanted, thread, threads, control):
-    """The first `wanted` logits that s.wanted lists, or states. head_groups: w.head_groups; None is known when this is compiled."""
-    logits = wanted
-    while logits > 0 and s.wanted[logits - 1, 1] == STATE:
-        logits -= 1
-        if logits % threads == thread:
-            x = s.x[s.wanted[logits, 0]]
-            rms_norm(x, w.norms, w.norm_offsets[z.layers, 0], z.hidden, z.norm_eps, x)
-    if head_groups is None:
-        logits_of_rows(z, w, s, logits, thread, threads, control)
-    else:
-        logits_by_groups(head_groups, z, w, s, logits, thread, threads, control)
+        add_branch(z, w, at[FFN_OUT_NORM], s, mine, control)
 
 
 @inlined
@@ -360,8 +326,11 @@ def run_step(z, w, cache, s, control, thread, threads):
     """This thread's part of the step that `control` describes. z, w, cache, s: Sizes, Weights, Cache, Scratch (arrays.py)."""
     # All of it now: after the last barrier the caller may already write the next step's.
     tokens, texts, wanted = control[TOKENS], control[TEXTS], control[WANTED]
+    mine = share_of(tokens, thread, threads)
     for layer in range(control[FIRST_LAYER], control[LAST_LAYER]):
-        run_layer(z, w, cache, s, layer, tokens, texts, thread, threads, control)
+        run_layer(z, w, cache, s, layer, texts, mine, control)
+    if mine.meeting < threads:
+        barrier(control, threads)
     if wanted > 0:
         wanted_logits(w.head_groups, z, w, s, wanted, thread, threads, control)
         barrier(control, threads)

@@ -14,12 +14,13 @@ from llvmlite import ir
 from numba import types
 from numpy.typing import NDArray
 
-from . import grouped, head_search, heads, step
+from . import grouped, head_search, heads, logits, step
 from .arrays import DOWN, PROJECTIONS, UP, Scratch, Sizes, Weights
 from .barrier import barrier
 from .jit import entry, inlined, kernel
 from .kv_cache import AnyCache
 from .simd.vectors import call, intrinsic
+from .split import share_of
 
 # Slots of a thread's laps, the first as arrays.Q to arrays.DOWN. INPUTS: norm and rounding of what projections take; NORMS: of heads, and
 # before something is added to the residual stream; WAITING: for other threads, at barriers.
@@ -104,14 +105,14 @@ _top_logits = _bound(head_search.top_logits, inlined, _digits=_digits, barrier=_
 
 
 @inlined
-def _timed_prepare(x, cols, w, layer, which, norm_at, then_at, eps, kind, kept, turned, s, tokens, thread, threads, frame):
-    _prepare(x, cols, w, layer, which, norm_at, then_at, eps, kind, kept, turned, s, tokens, thread, threads, frame)
+def _timed_prepare(x, cols, w, layer, which, norm_at, then_at, eps, kind, kept, turned, s, mine, frame):
+    _prepare(x, cols, w, layer, which, norm_at, then_at, eps, kind, kept, turned, s, mine, frame)
     lap(s.laps, INPUTS)
 
 
 @inlined
-def _timed_project(w, s, layer, which, cols, rows, out, place, accumulate, tokens, thread, threads):
-    _project(w, s, layer, which, cols, rows, out, place, accumulate, tokens, thread, threads)
+def _timed_project(w, s, layer, which, cols, rows, out, place, accumulate, mine):
+    _project(w, s, layer, which, cols, rows, out, place, accumulate, mine)
     lap(s.laps, which)
 
 
@@ -126,14 +127,14 @@ _attention = _bound(heads.attention, inlined, append_to_cache=_timed_append, bar
 
 
 @inlined
-def _timed_attention(z, w, cache, s, layer, tokens, texts, thread, threads, frame):
-    _attention(z, w, cache, s, layer, tokens, texts, thread, threads, frame)
+def _timed_attention(z, w, cache, s, layer, texts, mine, frame):
+    _attention(z, w, cache, s, layer, texts, mine, frame)
     lap(s.laps, ATTENTION)
 
 
 @inlined
-def _timed_up(z, w, s, layer, thread, threads):
-    _up(z, w, s, layer, thread, threads)
+def _timed_up(z, w, s, layer, mine):
+    _up(z, w, s, layer, mine)
     lap(s.laps, UP)
 
 
@@ -156,10 +157,10 @@ _run_layer = _bound(
     add_branch=_bound(step.add_branch, inlined, barrier=_barrier_after(NORMS)),
     barrier=_barrier_after(GLU),  # which has no name of its own to bind: nothing else of weight stands before these barriers
 )
-_logits_of_rows = _bound(step.logits_of_rows, inlined, top_logits=_top_logits, barrier=_barrier_after(HEAD))
+_logits_of_rows = _bound(logits.logits_of_rows, inlined, top_logits=_top_logits, barrier=_barrier_after(HEAD))
 _logits_by_groups = _bound(grouped.logits_by_groups, kernel, barrier=_barrier_after(HEAD))
-_wanted_logits = _bound(step.wanted_logits, kernel, logits_of_rows=_logits_of_rows, logits_by_groups=_logits_by_groups)
-_after_head = _barrier_after(HEAD)
+_wanted_logits = _bound(logits.wanted_logits, kernel, logits_of_rows=_logits_of_rows, logits_by_groups=_logits_by_groups)
+_after_layers, _after_head = _barrier_after(DOWN), _barrier_after(HEAD)
 
 
 @entry
@@ -183,9 +184,11 @@ def timed_steps(frame, texts, wanted, steps, thread, threads):
                     s.x[t, i] = states[number % len(states), t, i]
         barrier(control, threads)
         begin = clock()
-        s.laps[LAST] = begin
+        s.laps[LAST], mine = begin, share_of(tokens, thread, threads)
         for layer in range(z.layers):
-            _run_layer(z, w, cache, s, layer, tokens, texts, thread, threads, frame)
+            _run_layer(z, w, cache, s, layer, texts, mine, frame)
+        if mine.meeting < threads:
+            _after_layers(frame, threads)
         _wanted_logits(w.head_groups, z, w, s, wanted, thread, threads, frame)
         _after_head(frame, threads)
         total += clock() - begin

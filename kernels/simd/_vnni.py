@@ -3,7 +3,7 @@
 from typing import Any
 
 from . import vectors
-from .vectors import Vector, intrinsic
+from .vectors import Vector
 
 
 def emitted(name: str, sums_type: Vector) -> Any:
@@ -13,16 +13,6 @@ def emitted(name: str, sums_type: Vector) -> Any:
         return vectors.call(b, name, sums_type.llvm, [sums, *(b.bitcast(a, sums_type.llvm) for a in (codes, values))])
 
     return products
-
-
-def dot_product(products: Any, bytes_type: Vector, sums_type: Vector) -> Any:
-    """`dot(sums, codes, values)`: those products."""
-
-    @intrinsic
-    def dot(typingctx: Any, sums: Any, codes: Any, values: Any) -> Any:
-        return sums_type(sums_type, bytes_type, bytes_type), lambda ctx, b, sig, args: products(b, *args)
-
-    return dot
 
 
 def lane_fold(b: Any, wide: Any, narrow: Any) -> Any:

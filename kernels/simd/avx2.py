@@ -5,7 +5,7 @@ A pair of codes 0..2 with int8 values is within ±512, so 64 steps stay within i
 
 from typing import Any
 
-from . import floats, trits, vectors
+from . import trits, vectors
 from .vectors import I8, I16, I32, Vector, intrinsic
 
 WIDTH = 32
@@ -18,18 +18,7 @@ TILE_BLOCKS, TILE_TOKENS = 3, 4  # one of 12 sums lies on the stack, and still i
 
 Bytes, Narrow, Wide = Vector(I8, 32), Vector(I16, 16), Vector(I32, 8)
 
-load, load_half, store = vectors.loader(Bytes), vectors.half_loader(Bytes), vectors.storer(Bytes)
-add_bytes, zero_bytes, total_bytes = vectors.binary(Bytes, "add"), vectors.constant(Bytes), vectors.byte_total(Bytes)
 triple = trits.tripled(Bytes, "x")
-field0, field1, field2, field3 = (vectors.two_bit_field(Bytes, shift) for shift in (6, 4, 2, 0))
-zero_narrow, zero_wide = vectors.constant(Narrow), vectors.constant(Wide)
-add_narrow, add_wide = vectors.binary(Narrow, "add"), vectors.binary(Wide, "add")
-total, totals, add_totals = vectors.integer_total(Wide), vectors.four_totals(Wide), vectors.four_totals_to_memory(Wide)
-load_f16, to_f16 = floats.half_precision_loader(FUSED), floats.half_precision_bits(FUSED)
-one_f16 = floats.half_precision_scalar(FUSED)
-load_float, fma = floats.float_loader(load_f16), floats.multiply_add(FUSED)
-
-
 LaneSums = Narrow
 
 
@@ -41,18 +30,6 @@ def products(b: Any, sums: Any, codes: Any, values: Any) -> Any:
 def lane_fold(b: Any, wide: Any, narrow: Any) -> Any:
     """Emits wide[i] + narrow[2i] + narrow[2i + 1]."""
     return b.add(wide, vectors.call(b, "llvm.x86.avx2.pmadd.wd", Wide.llvm, [narrow, Narrow.splat(1)]))
-
-
-@intrinsic
-def dot(typingctx: Any, sums: Any, codes: Any, values: Any) -> Any:
-    """sums[i] + codes[2i] * values[2i] + codes[2i + 1] * values[2i + 1]; codes unsigned, values signed."""
-    return Narrow(Narrow, Bytes, Bytes), lambda ctx, b, sig, args: products(b, *args)
-
-
-@intrinsic
-def fold(typingctx: Any, wide: Any, narrow: Any) -> Any:
-    """wide[i] + narrow[2i] + narrow[2i + 1]."""
-    return Wide(Wide, Narrow), lambda ctx, b, sig, args: lane_fold(b, *args)
 
 
 @intrinsic

@@ -20,16 +20,8 @@ TILE_BLOCKS, TILE_TOKENS = 3, 4
 # 16 sums at once begin with zero_wide, and both halves go to one register.
 Bytes, Narrow, Wide = neon.Bytes, Vector(I32, 8), Vector(I32, 4)
 
-load, load_half, store = neon.load, neon.load_half, neon.store
-add_bytes, zero_bytes, total_bytes = neon.add_bytes, neon.zero_bytes, neon.total_bytes
 triple = neon.triple
 field0, field1, field2, field3 = neon.field0, neon.field1, neon.field2, neon.field3
-zero_narrow, zero_wide = vectors.constant(Narrow), vectors.constant(Wide)
-add_narrow, add_wide = vectors.binary(Narrow, "add"), vectors.binary(Wide, "add")
-total, totals, add_totals = vectors.integer_total(Wide), vectors.four_totals(Wide), vectors.four_totals_to_memory(Wide)
-load_f16, one_f16, to_f16, load_float, fma = neon.load_f16, neon.one_f16, neon.to_f16, neon.load_float, neon.fma
-
-
 LaneSums = Narrow
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from llvmlite import ir
 
-from . import floats, trits, vectors
+from . import trits, vectors
 from .vectors import I8, I16, I32, Vector, intrinsic
 
 WIDTH = 32
@@ -46,17 +46,9 @@ def byte_field(shift: int) -> Any:
     return vectors.lanewise(Bytes, Bytes, emit)
 
 
-load, load_half, store = vectors.loader(Bytes), vectors.half_loader(Bytes), vectors.storer(Bytes)
-add_bytes, zero_bytes, total_bytes = vectors.binary(Bytes, "add"), vectors.constant(Bytes), vectors.byte_total(Bytes)
 triple = trits.tripled(Bytes)
 field0, field1, field2, field3 = (byte_field(shift) for shift in (6, 4, 2, 0))
-zero_narrow, zero_wide = vectors.constant(Narrow), vectors.constant(Wide)
-add_narrow, add_wide = vectors.binary(Narrow, "add"), vectors.binary(Wide, "add")
-total, totals, add_totals = vectors.integer_total(Wide), vectors.four_totals(Wide), vectors.four_totals_to_memory(Wide)
 quad_dot = vectors.plain_quad_dot(Bytes, Vector(I32, WIDTH // 4))
-load_f16, to_f16 = floats.half_precision_loader(FUSED), floats.half_precision_bits(FUSED)
-one_f16 = floats.half_precision_scalar(FUSED)
-load_float, fma = floats.float_loader(load_f16), floats.multiply_add(FUSED)
 
 
 @intrinsic

@@ -7,7 +7,7 @@ from typing import Any
 
 from llvmlite import ir
 
-from . import floats, trits, vectors
+from . import trits, vectors
 from .vectors import I8, I16, I32, Vector, intrinsic
 
 WIDTH = 32
@@ -20,19 +20,8 @@ TILE_BLOCKS, TILE_TOKENS = 1, 4
 
 Bytes, Narrow, Wide = Vector(I8, 32), Vector(I16, 32), Vector(I32, 16)
 
-load, load_half, store = vectors.loader(Bytes), vectors.half_loader(Bytes), vectors.storer(Bytes)
-add_bytes, zero_bytes, total_bytes = vectors.binary(Bytes, "add"), vectors.constant(Bytes), vectors.byte_total(Bytes)
 triple = trits.tripled(Bytes)
-field0, field1, field2, field3 = (vectors.two_bit_field(Bytes, shift) for shift in (6, 4, 2, 0))
-zero_narrow, zero_wide = vectors.constant(Narrow), vectors.constant(Wide)
-add_narrow, add_wide = vectors.binary(Narrow, "add"), vectors.binary(Wide, "add")
-total, totals, add_totals = vectors.integer_total(Wide), vectors.four_totals(Wide), vectors.four_totals_to_memory(Wide)
 quad_dot = vectors.plain_quad_dot(Bytes, Vector(I32, WIDTH // 4))
-load_f16, to_f16 = floats.half_precision_loader(FUSED), floats.half_precision_bits(FUSED)
-one_f16 = floats.half_precision_scalar(FUSED)
-load_float, fma = floats.float_loader(load_f16), floats.multiply_add(FUSED)
-
-
 LaneSums = Narrow
 
 
@@ -47,12 +36,6 @@ def lane_fold(b: Any, wide: Any, narrow: Any) -> Any:
         lanes = ir.Constant(ir.VectorType(I32, WIDTH // 4), list(range(j, WIDTH, 4)))
         wide = b.add(wide, b.sext(b.shuffle_vector(narrow, narrow, lanes), ir.VectorType(I32, WIDTH // 4)))
     return wide
-
-
-@intrinsic
-def dot(typingctx: Any, sums: Any, codes: Any, values: Any) -> Any:
-    """sums[i] + codes[i] * values[i]; codes unsigned, values signed."""
-    return Narrow(Narrow, Bytes, Bytes), lambda ctx, b, sig, args: products(b, *args)
 
 
 @intrinsic

@@ -258,23 +258,12 @@ def plain_quad_dot(codes: Vector, sums: Vector) -> Any:
 
 
 def integer_total(vector: Vector) -> Any:
-    """`total(v)`: sum over the lanes of a vector of 32-bit integers, as int32."""
+    """`total(v)`: sum over the lanes of a vector of 32-bit integers, as int32, or of bytes, modulo 256, as uint8."""
 
     @intrinsic
     def total(typingctx: Any, v: Any) -> Any:
-        name = f"llvm.vector.reduce.add.v{vector.lanes}i32"
-        return types.int32(vector), lambda ctx, b, sig, args: call(b, name, I32, [args[0]])
-
-    return total
-
-
-def byte_total(vector: Vector) -> Any:
-    """`total(v)`: sum over the lanes of a vector of bytes, modulo 256, as uint8."""
-
-    @intrinsic
-    def total(typingctx: Any, v: Any) -> Any:
-        name = f"llvm.vector.reduce.add.v{vector.lanes}i8"
-        return types.uint8(vector), lambda ctx, b, sig, args: call(b, name, I8, [args[0]])
+        name, lane = f"llvm.vector.reduce.add.v{vector.lanes}{vector.llvm.element}", vector.llvm.element
+        return (types.uint8 if lane == I8 else types.int32)(vector), lambda ctx, b, sig, args: call(b, name, lane, [args[0]])
 
     return total
 
@@ -316,19 +305,3 @@ def four_totals(vector: Vector) -> Any:
         return result(vector, vector, vector, vector), codegen
 
     return totals
-
-
-def four_totals_to_memory(vector: Vector) -> Any:
-    """`add_totals(a, b, c, d, array, offset)`: array[offset + i] += sum over the lanes of the i-th vector; array is int32."""
-
-    @intrinsic
-    def add_totals(typingctx: Any, v0: Any, v1: Any, v2: Any, v3: Any, array: Any, offset: Any) -> Any:
-        def codegen(ctx: Any, b: Any, sig: Any, args: Any) -> Any:
-            sums = sums_of_four(b, args[:4])
-            place = b.bitcast(element_pointer(ctx, b, array, args[4], args[5]), sums.type.as_pointer())
-            b.store(b.add(b.load(place, align=4), sums), place, align=4)
-            return ctx.get_dummy_value()
-
-        return types.void(vector, vector, vector, vector, array, types.intp), codegen
-
-    return add_totals

@@ -65,7 +65,7 @@ def pretend(name: str) -> None:
 # The kernels whose loops are looked at; what they call, and who calls them, is compiled only as a part of them.
 LOOKED_AT = (
     "four_rows", "four_base3_rows", "sums_4", "sums_8", "sums_16", "packed_sums_8", "_sums_1", "_sums_some", "_sums_more", "_tile_sums",
-    "six_bit_sums_2", "six_bit_sums_8", "products", "float_products", "matmul_scaled", "_row_f16", "head_matvec", "quantise_row",
+    "six_bit_sums_2", "six_bit_sums_8", "products", "float_products", "matmul_scaled", "head_matvec", "quantise_row",
     "q8_0_rows",
 )  # fmt: skip
 
@@ -93,7 +93,7 @@ def operations() -> dict[str, str]:
         ternary.matvec: (data, number, number, codes, sums, number, number),
         base3.base3_matvec: (bytes_1, number, number, codes, *factors, number, number),
         ternary.matmul_scaled: (data, number, number, *many, number, number),
-        grouped.matmul_packed: (data, number, number, groups, *tokens, number, *where, values, values, number, number),
+        grouped.matmul_packed: (data, number, number, groups, *tokens, *where, values, values, number, number),
         grouped.matmul_tiles: (data, number, number, groups, *tokens, *where, bytes_1, values, values, number, number),
         head_sums.six_bit_sums_2: (bytes_1, starts, starts, *at),
         peak.products: (Record(Frame(integers).layout), number),

@@ -74,7 +74,7 @@ def run_matmul(
         if many:
             grouped.matmul_tiles(whole, offset, x.cols, x.groups, *three, x.tokens, factor, out, 3, add, tile, *room, first, last)
         else:
-            grouped.matmul_packed(whole, offset, x.cols, x.groups, *three, 0, x.tokens, factor, out, 3, add, *room, first, last)
+            grouped.matmul_packed(whole, offset, x.cols, x.groups, *three, x.tokens, factor, out, 3, add, *room, first, last)
     found = out[: x.tokens, 3 : 3 + rows].copy()
     out[: x.tokens, 3 : 3 + rows] = canary
     assert (out == canary).all()

@@ -88,7 +88,7 @@ def grouped_products(cols: int, rows: int, tokens: int) -> bool:
         grouped.quantise_groups(at_the_end(x[row]), cols, groups, 1, ordered[row], ordered[row], room, row, rest)
     few, many = (at_the_end(np.zeros((tokens, rows), np.float32)) for _ in range(2))
     given, last = (whole, 0, cols, groups, ordered, room.minus, room.steps), (room.totals[0], room.scales[0], 0, rows)
-    grouped.matmul_packed(*given, 0, tokens, unit, few, 0, False, *last)
+    grouped.matmul_packed(*given, tokens, unit, few, 0, False, *last)
     grouped.matmul_tiles(*given, tokens, unit, many, 0, True, at_the_end(np.zeros(arrays.TILE_BYTES, np.uint8)), *last)
     return bool(np.array_equal(few, exact) and np.array_equal(many, exact))
 

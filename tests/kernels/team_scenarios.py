@@ -39,6 +39,21 @@ def same_bits() -> bool:
     return True
 
 
+def own_tokens() -> bool:
+    """So many tokens that threads, or crews of them, have their own: the same bits as one thread, in one call and in one a layer."""
+    for kind, given in SHAPES.items():
+        shape = given._replace(context=360, chunk=200, layers=2)
+        results = []
+        for threads in (1, 2, 3, 4, 6):
+            model = Model(shape, threads, cache="q8" if kind == "silu" else "f32")
+            whole = [part for position, tokens, pieces in ((0, 150, 1), (150, 200, 2)) for part in model.run(position, tokens, pieces)]
+            results.append([*whole, model.cache.keys.copy(), model.cache.values.copy()])
+            model.team.close()
+        if not all(same(results[0], result) for result in results[1:]):
+            return False
+    return True
+
+
 def split_layers() -> bool:
     """Layers split over calls: nothing of one call is taken for the next one's, however late a thread wakes up."""
     expected = all_steps(Model(TINY))
@@ -187,6 +202,7 @@ SCENARIOS = {
     function.__name__: function
     for function in (
         same_bits,
+        own_tokens,
         split_layers,
         after_pauses,
         reuse,

@@ -215,7 +215,7 @@ def test_six_bits_of_the_head_make_one_product(compiled: tuple[str, Assembly]) -
 def test_the_head_needs_no_library(compiled: tuple[str, Assembly]) -> None:
     """float16 is converted, and products are added, by instructions."""
     name, assembly = compiled
-    loops = loops_with(assembly["_row_f16"], MULTIPLY_ADD[maker(name)])
+    loops = loops_with(assembly["head_matvec"], MULTIPLY_ADD[maker(name)])
     assert any(count(loop, HALF_TO_FLOAT[maker(name)]) for loop in loops)
     assert {kernel: C_LIBRARY.findall(text) for kernel, text in assembly.items() if C_LIBRARY.search(text)} == {}
 

@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import pytest
 from bitnet_kernels import child, isa
 
@@ -18,7 +19,8 @@ from bitnet_kernels import callees, columns, native, separate
 from bitnet_kernels.frame import Frame
 from bitnet_kernels.records import Record
 from bitnet_kernels.separate import Build, Part
-from numba import types
+from bitnet_kernels.split import Share
+from numba import typeof, types
 
 from bitnet_cli.embedded import EMBEDDED_MODEL
 from bitnet_cli.model.opening import Options, open_model
@@ -29,7 +31,7 @@ def part() -> Part:
     """Rows of `up` behind open gates: a kernel that calls several parts, of which one calls others."""
     arrays = open_model(EMBEDDED_MODEL, Options(threads=1)).engine.arrays
     sizes, weights, scratch = (Record(Frame(value).layout) for value in (arrays.sizes, arrays.weights, arrays.scratch))
-    return Part("step", "up_where_gate_is_open", (sizes, weights, scratch, types.int64, types.int64, types.int64))
+    return Part("step", "up_where_gate_is_open", (sizes, weights, scratch, types.int64, typeof(Share(*[np.int64(0)] * 8))))
 
 
 def names(codes: list[separate.Code]) -> list[str]:

@@ -12,6 +12,7 @@ from bitnet_kernels.team import Team
 
 SCENARIOS = [
     "same_bits",
+    "own_tokens",
     "split_layers",
     "after_pauses",
     "reuse",
