@@ -2,8 +2,8 @@
 
     python scripts/core_distance.py [seconds]
 
-About 30 where both stand behind one L3 cache, 160 where each has its own, on AMD's EPYC. A host may move the cores of a virtual machine
-about while it runs: then figures of prefill are of two machines (docs/log.md#own-tokens). Each line: time.monotonic(), nanoseconds.
+About 30 behind one L3 cache, 160 where each core has its own (AMD's EPYC). A host may move the cores of a virtual machine about meanwhile:
+then figures of prefill are of two machines (docs/log.md#own-tokens). Each line: time.monotonic(), nanoseconds.
 """
 
 import os
@@ -26,8 +26,7 @@ def take_turns(words, me, rounds):
         atomic_add(words, 0, 1)
 
 
-def play(core: int, words: NDArray[np.int64], me: int) -> None:
-    """One side, on a core of its own. One says how long it took."""
+def _play(core: int, words: NDArray[np.int64], me: int) -> None:
     os.sched_setaffinity(0, {core})
     take_turns(words, me, 10)  # until both are here
     start = time.perf_counter()
@@ -39,8 +38,8 @@ def play(core: int, words: NDArray[np.int64], me: int) -> None:
 cores, last = sorted(os.sched_getaffinity(0)), time.monotonic() + float((*sys.argv, "10")[1])
 while time.monotonic() < last:
     words = np.zeros(8, np.int64)
-    other = threading.Thread(target=play, args=(cores[0], words, 0))
+    other = threading.Thread(target=_play, args=(cores[0], words, 0))
     other.start()
-    play(cores[1], words, 1)
+    _play(cores[1], words, 1)
     other.join()
     time.sleep(0.5)
