@@ -252,7 +252,7 @@ def test_damaged_machine_code_is_not_run(run_script: Callable[..., Any], tmp_pat
     base, files = after_the_first(run_script, tmp_path)
     used = run_script("cache_state.py", "team", **base)["linked"]
     files = [path for path in files if path.stem in used]
-    root, part = (next(path for path in files if path.name.startswith(name)) for name in ("barrier.announce", "step.wanted_logits"))
+    root, part = (next(path for path in files if path.name.startswith(name)) for name in ("barrier.announce", "logits.wanted_logits"))
     data = root.read_bytes()
     root.write_bytes(data[:-1] + bytes([data[-1] ^ 1]))
     part.unlink()
