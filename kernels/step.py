@@ -1,6 +1,6 @@
 """One step of the decoder: some tokens through some layers, by a team of threads. Twin: naive/step.py.
 
-Every thread of the team calls `serve` with its own number and the same arrays; they split rows or heads between them and meet at
+Every thread of the team calls `serve` with its own number and the same arrays; they split tokens, rows or heads (split.py) and meet at
 barriers. So a token costs one call from Python, however many layers there are.
 
 A step's parameters stand in `control` (control.py), written before the team starts:
