@@ -64,7 +64,7 @@ def tools() -> None:
             pass
         assert stream.get_final_completion().choices[0].message.tool_calls[0].function.name == "weather"
     messages = [*HI, answer.message, {"role": "tool", "tool_call_id": call.id, "content": "Rain"}]
-    last = client.chat.completions.create(model="tiny", messages=messages, tools=asked["tools"], tool_choice="none", max_tokens=3)
+    last = client.chat.completions.create(model="tiny", messages=messages, tools=asked["tools"], tool_choice="none", max_tokens=3, temperature=0)
     assert last.choices[0].finish_reason == "length"
 
 
@@ -85,10 +85,10 @@ def completions() -> None:
 
 
 def responses() -> None:
-    answer = client.responses.create(model="tiny", input=HI, instructions="Be brief.", max_output_tokens=6)
+    answer = client.responses.create(model="tiny", input=HI, instructions="Be brief.", max_output_tokens=6, temperature=0)
     assert answer.status == "incomplete" and answer.incomplete_details.reason == "max_output_tokens"
     assert answer.output_text and answer.usage.output_tokens == 6
-    with client.responses.stream(model="tiny", input="Hello there", max_output_tokens=6) as stream:
+    with client.responses.stream(model="tiny", input="Hello there", max_output_tokens=6, temperature=0) as stream:
         kinds = [event.type for event in stream]
     assert kinds[0] == "response.created" and kinds[-1] == "response.incomplete"
     assert "response.output_text.delta" in kinds and "response.output_item.done" in kinds
