@@ -64,7 +64,9 @@ def tools() -> None:
             pass
         assert stream.get_final_completion().choices[0].message.tool_calls[0].function.name == "weather"
     messages = [*HI, answer.message, {"role": "tool", "tool_call_id": call.id, "content": "Rain"}]
-    last = client.chat.completions.create(model="tiny", messages=messages, tools=asked["tools"], tool_choice="none", max_tokens=3, temperature=0)
+    last = client.chat.completions.create(
+        model="tiny", messages=messages, tools=asked["tools"], tool_choice="none", max_tokens=3, temperature=0
+    )
     assert last.choices[0].finish_reason == "length"
 
 
