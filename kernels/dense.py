@@ -91,11 +91,12 @@ def _row_of(two: Any, size: int) -> Any:
     def row(data, at, cols, x):
         a, b = zero(), zero()
         for k in range(0, cols, 32):
-            for line in range(0, size, 64):
-                prefetch(data, at + line + PREFETCH)
-            low, high = two(data, at)
+            block = at + k // 32 * size
+            prefetch(data, block + PREFETCH)
+            if size > 64:
+                prefetch(data, block + 64 + PREFETCH)
+            low, high = two(data, block)
             a, b = fma(low, load_f32(x, k), a), fma(high, load_f32(x, k + 16), b)
-            at += size
         return total(add(a, b))
 
     return row

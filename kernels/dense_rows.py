@@ -89,12 +89,13 @@ def _values_of(two: Any, size: int) -> Any:
     @kernel
     def values(data, at, cols, ahead, out):
         for k in range(0, cols, 32):
-            for line in range(0, size, 64):
-                prefetch_to_l2(data, at + line + ahead)
-            low, high = two(data, at)
+            block = at + k // 32 * size
+            prefetch_to_l2(data, block + ahead)
+            if size > 64:
+                prefetch_to_l2(data, block + 64 + ahead)
+            low, high = two(data, block)
             store_f32(out, k, low)
             store_f32(out, k + 16, high)
-            at += size
 
     return values
 
