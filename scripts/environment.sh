@@ -29,7 +29,8 @@ if ! compgen -G "$venv/lib*/python*/site-packages/__editable__.bitnet_cli-*.pth"
     # With BITNET_LOCK, as in CI, what the lock names and nothing else: a release that was put in another's place is refused by its digest.
     arguments=(--editable '.[dev]')
     if [ -n "${BITNET_LOCK:-}" ]; then
-        "$venv/bin/python" -m pip install --quiet --disable-pip-version-check --require-hashes --requirement "$BITNET_LOCK"
+        "$venv/bin/python" -m pip install --quiet --disable-pip-version-check --no-deps \
+            --require-hashes --requirement "$BITNET_LOCK"
         arguments=(--no-deps --no-build-isolation --editable .)
     fi
     # setuptools warns of folders with the package's name at every editable install; here they are meant.

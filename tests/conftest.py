@@ -2,6 +2,7 @@
 
 import ast
 import atexit
+import gc
 import os
 import shutil
 import signal
@@ -99,6 +100,16 @@ def arm_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
         tensors = [OutputTensor(i.name, i.type, i.shape, lambda name=i.name: produce(name)) for i in gguf.tensors.values()]
         write_gguf(path, gguf.require_str("general.architecture"), gguf.typed_metadata, tensors)
     return path
+
+
+def pytest_runtest_teardown(item: pytest.Item, nextitem: pytest.Item | None) -> None:
+    """What a file of tests leaves for good (modules, compiled kernels) is not looked through again by each collection of the garbage.
+
+    After a thousand tests that would take a second, and some tests ask for it several times.
+    """
+    if nextitem is None or nextitem.path != item.path:
+        gc.collect()
+        gc.freeze()
 
 
 _seconds: dict[str, float] = {}

@@ -51,7 +51,7 @@ class Sizes:
         return {"attn_norm": self.hidden, "attn_sub_norm": inner, "ffn_norm": self.hidden, "ffn_sub_norm": self.feed_forward}
 
 
-@dataclass
+@dataclass(eq=False)  # so that it can be a key
 class Model:
     """embedding, head: as the file's type stores them, in float32; head is the embedding where the two are tied."""
 

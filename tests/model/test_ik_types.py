@@ -2,6 +2,7 @@
 
 import struct
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -79,10 +80,16 @@ def model() -> Model:
     return made
 
 
+@cache
+def bytes_of(model: Model, kind: TensorType) -> dict[str, NDArray[np.uint8]]:
+    """Matrix by matrix; a second to write, weight by weight, and most tests of this file ask."""
+    written = {name: by_their_quantiser(values * model.scales[name], kind) for name, values in model.ternary.items()}
+    return {name: np.frombuffer(raw, np.uint8) for name, raw in written.items()}
+
+
 def as_kind(model: Model, kind: TensorType) -> dict[str, Any]:
     tensors: dict[str, Any] = {}
-    for name, values in model.ternary.items():
-        raw = np.frombuffer(by_their_quantiser(values * model.scales[name], kind), np.uint8)
+    for (name, values), raw in zip(model.ternary.items(), bytes_of(model, kind).values(), strict=True):
         weight = f"{name}.weight"
         # What a file says is 135.
         tensors[weight] = OutputTensor(weight, kind, values.shape, lambda raw=raw: raw)  # type: ignore[misc]
