@@ -116,10 +116,10 @@ def operations() -> dict[str, str]:
 
 def whole_step() -> dict[str, str]:
     """A thread's whole work, which needs every kernel that there is, and of every type of KV cache that has codes what attends to it."""
-    from attending import WHOLE, new_work
+    from attending import new_work
     from bitnet_kernels import callees
     from bitnet_kernels.frame import Frame
-    from bitnet_kernels.kv_cache import QUANTISED_BITS, QuantisedCache, new_cache
+    from bitnet_kernels.kv_cache import ONE_PAGE, QUANTISED_BITS, QuantisedCache, new_cache
     from bitnet_kernels.records import Record
     from bitnet_kernels.separate import Build, Part
     from numba import typeof, types
@@ -140,7 +140,7 @@ def whole_step() -> dict[str, str]:
         head = typeof(QuantisedCache(*(part[0, 0] for part in new_cache(1, 1, 64, 16, kind))))
         roots.append(Part("quantised_cache", "store_key", (head, number, number, row, number)))
         roots.append(Part("quantised_cache", "store_value", (head, number, number, row, number, number, row)))
-        roots.append(Part("attention", "attend", (head, work, typeof(WHOLE), *[number] * 7)))
+        roots.append(Part("attention", "attend", (head, work, typeof(ONE_PAGE), *[number] * 6)))
     for root in roots:
         Build(found.__contains__).run(root, root.symbol, processes=1)
     return found
