@@ -25,7 +25,7 @@ A step of a model is one call, `serve` in step.py, by every thread of a team:
 
     elementary.py, angles.py   exp, log, cos and sin of NumPy arrays that are the same on every machine; tables of RoPE's angles
 
-Weights, cache and scratch are described in arrays.py, and made by the caller. Every kernel has a twin in naive/ that reads like its
-formula: the specification, the oracle of its tests and of the self-test at start, and what runs where nothing can be compiled. A new kernel
-is one module here, its twin, and a test of both at odd sizes.
+Weights, cache and scratch are described in arrays.py, and made by the caller; what products take and give, in operands.py. Every kernel has
+a twin in naive/ that reads like its formula: the specification, the oracle of its tests and of the self-test at start, and what runs where
+nothing can be compiled. A new kernel is one module here, its twin, and a test of both at odd sizes.
 """

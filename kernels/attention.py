@@ -82,13 +82,15 @@ else:  # registers are few or short
 
 
 @kernel
-def _multiply(left, line, rows, places, dim, unit, vectors, source, out, ahead):
+def _multiply(lines, rows, places, dim, unit, vectors, source, out, ahead):
     """Of one block and 64 lanes: scores of all rows with the keys from place `unit` on; or, unit < 0, weights of all rows times values.
 
-    source: (array, place, apart, step): 16 numbers of vector v and depth d stand at place + v * apart + d * step; depth is the element of
-    keys, or the position from places[0, 0] on of values. ahead: (array, place, step): of each depth d, 64 elements from place + d * step on
-    are asked for, which will be needed next; or None. Depths go up to the next 8, where rows are zero: several may lie in one byte.
+    lines: (array, line): row i from i * line on, as in `out`. source: (array, place, apart, step): 16 numbers of vector v and depth d stand
+    at place + v * apart + d * step; depth is the element of keys, or the position from places[0, 0] on of values. ahead: (array, place,
+    step): of each depth d, 64 elements from place + d * step on are asked for, which will be needed next; or None. Depths go up to the
+    next 8, where rows are zero: several may lie in one byte.
     """
+    left, line = lines
     if rows <= 2:
         for row in range(rows):
             first, depth = (places[0, row], places[1, row] - places[0, row]) if unit < 0 else (_FIRST, dim)
@@ -214,12 +216,12 @@ def _score(head, work, rows, line, dim, start, begins):
                 first, step = value_place(head, start + low, _FIRST) + unit // _UNIT * dim * unit_size(head), unit_size(head)
             ahead = values, first, step if high - low >= dim else _FIRST
             source = keys, key_place(head, start + unit), key_place(head, _KEYS), unit_size(head) // 4
-            _multiply(work.queries, line, rows, work.places, dim, unit, _FIRST, source, work.scores, ahead)
+            _multiply((work.queries, line), rows, work.places, dim, unit, _FIRST, source, work.scores, ahead)
             for j in range(dim, 0 if is_packed(head) else high - low):
                 ask(ahead, j)
         else:
             unpack_keys(head, (start + unit) // 16, min((high - unit + 15) // 16, 4), dim, whole, work.panel)
-            _multiply(work.queries, line, rows, work.places, dim, unit, _FIRST, panel, work.scores, None)
+            _multiply((work.queries, line), rows, work.places, dim, unit, _FIRST, panel, work.scores, None)
 
 
 @inlined
@@ -234,21 +236,26 @@ def _mix(head, work, rows, line, dim, start, begins, goes_on):
             ahead = keys, key_place(head, start + _BLOCK + column), size if goes_on else _FIRST
             more = max(column + _UNIT - row * _UNIT // size, _FIRST)  # where fewer than 64 are left, so many come again
             source = values, (start + low) * row + (column - more) * size // _UNIT, _KEYS, row
-            _multiply(work.scores, line, rows, work.places, dim, _VALUES, _FOUR, source, work.shares, ahead)
+            _multiply((work.scores, line), rows, work.places, dim, _VALUES, _FOUR, source, work.shares, ahead)
         else:
             unpack_values(head, start + low, start + high, column, whole, work.panel)
-            _multiply(work.scores, line, rows, work.places, dim, _VALUES, vectors, panel, work.shares, None)
+            _multiply((work.scores, line), rows, work.places, dim, _VALUES, vectors, panel, work.shares, None)
         _add_shares(work, rows, line, column, more, vectors * 16)
+
+
+@inlined
+def place_in(table, position):
+    """Where a position lies in the cache. table: kv_cache.Table."""
+    return table.numbers[position // table.size] * table.size + position % table.size
 
 
 @separate()
 @kernel
-def attend(head, work, table, page, spare, rows, dim, window, first, last):
+def attend(head, work, table, spare, rows, dim, window, first, last):
     """Blocks first <= b < last of one KV head, for `rows` queries: sums of weighted values, and of weights. What nobody sees is left out.
 
     head: Cache or QuantisedCache of one head, its arrays without layers and kv_heads;  dim: head_dim;
-    table: (pages of a context,) numbers of the text's pages, of `page` positions each; spare: where a block may be put together whose
-    positions are in several pages, or -1 where none are;
+    table: kv_cache.Table; spare: where a block may be put together whose positions are in several pages, or -1 where none are;
     window: how many of its positions, the last ones, each query does see (sliding-window layers).
     """
     line = len(work.panel) // _UNIT
@@ -262,11 +269,11 @@ def attend(head, work, table, page, spare, rows, dim, window, first, last):
             for row in range(rows):
                 work.places[0, row] = max(work.lengths[row] - window - start, 0)
                 work.places[1, row] = min(work.lengths[row] - start, _BLOCK)
-            at, begins = table[start // page] * page + start % page, table[0] if start == 0 else _NOWHERE
+            at, begins = place_in(table, start), table.numbers[0] if start == 0 else _NOWHERE
             if spare >= 0:
                 at = spare
                 for j in range(0, work.places[1, rows - 1], 16):
-                    copy_positions(head, table[(start + j) // page] * page + (start + j) % page, spare + j)
+                    copy_positions(head, place_in(table, start + j), spare + j)
             _score(head, work, rows, line, dim, at, begins)
             _weigh(head, work, rows, line, at, begins)
             _mix(head, work, rows, line, dim, at, begins, start + _BLOCK < work.lengths[rows - 1])

@@ -23,11 +23,12 @@ import numpy as np
 
 from .arrays import base3_row_bytes
 from .jit import entry, inlined, kernel, separate
+from .row_sums import bytes_of, four_of, further, listed, prefetch_four
 from .simd import selected, trits, vectors
 from .ternary import NEXT_ROWS, PREFETCH, unpack
 
 WIDTH = selected.WIDTH
-load, store, prefetch = selected.load, selected.store, vectors.prefetch
+load, store = selected.load, selected.store
 dot, fold, totals = selected.dot, selected.fold, selected.totals
 add, triple = selected.add_bytes, selected.triple
 zero_narrow, zero_wide = selected.zero_narrow, selected.zero_wide
@@ -60,8 +61,8 @@ if selected.ANY_BYTE:
         return subtract(fold(fold(p, p), p), q)
 
     @kernel
-    def four_base3_rows(rows, r0, r1, r2, r3, p0, p1, p2, p3, stride, codes):
-        """Code sums of the rows at bytes r0 .. r3; stride = row_bytes. As many bytes from p0 .. p3 on are prefetched meanwhile.
+    def four_base3_rows(rows, starts, ahead, stride, codes):
+        """Code sums of the rows at four bytes; stride = row_bytes. As many bytes from the four of `ahead` on are prefetched meanwhile.
 
         codes: (>= 5 stride,) int8.
         """
@@ -69,16 +70,13 @@ if selected.ANY_BYTE:
         b0, b1, b2, b3 = zero_wide(), zero_wide(), zero_wide(), zero_wide()
         for byte in range(0, stride, WIDTH):
             k = byte * 5
-            prefetch(rows, p0 + byte)
-            prefetch(rows, p1 + byte)
-            prefetch(rows, p2 + byte)
-            prefetch(rows, p3 + byte)
+            prefetch_four(rows, ahead, byte)
             x0, x1, x2 = load(codes, k), load(codes, k + WIDTH), load(codes, k + 2 * WIDTH)
             x3, x4 = load(codes, k + 3 * WIDTH), load(codes, k + 4 * WIDTH)
-            a0, b0 = _add_five(a0, b0, load(rows, r0 + byte), x0, x1, x2, x3, x4)
-            a1, b1 = _add_five(a1, b1, load(rows, r1 + byte), x0, x1, x2, x3, x4)
-            a2, b2 = _add_five(a2, b2, load(rows, r2 + byte), x0, x1, x2, x3, x4)
-            a3, b3 = _add_five(a3, b3, load(rows, r3 + byte), x0, x1, x2, x3, x4)
+            a0, b0 = _add_five(a0, b0, load(rows, starts[0] + byte), x0, x1, x2, x3, x4)
+            a1, b1 = _add_five(a1, b1, load(rows, starts[1] + byte), x0, x1, x2, x3, x4)
+            a2, b2 = _add_five(a2, b2, load(rows, starts[2] + byte), x0, x1, x2, x3, x4)
+            a3, b3 = _add_five(a3, b3, load(rows, starts[3] + byte), x0, x1, x2, x3, x4)
         s = totals(_difference(a0, b0), _difference(a1, b1), _difference(a2, b2), _difference(a3, b3))
         return s[0] >> 8, s[1] >> 8, s[2] >> 8, s[3] >> 8
 
@@ -96,8 +94,8 @@ else:
         return dot(sums, digit(v), x4)
 
     @kernel
-    def four_base3_rows(rows, r0, r1, r2, r3, p0, p1, p2, p3, stride, codes):
-        """Code sums of the rows at bytes r0 .. r3; stride = row_bytes. As many bytes from p0 .. p3 on are prefetched meanwhile.
+    def four_base3_rows(rows, starts, ahead, stride, codes):
+        """Code sums of the rows at four bytes; stride = row_bytes. As many bytes from the four of `ahead` on are prefetched meanwhile.
 
         codes: (>= 5 stride,) int8.
         """
@@ -108,16 +106,13 @@ else:
             n0, n1, n2, n3 = zero_narrow(), zero_narrow(), zero_narrow(), zero_narrow()
             for byte in range(begin, end, WIDTH):
                 k = byte * 5
-                prefetch(rows, p0 + byte)
-                prefetch(rows, p1 + byte)
-                prefetch(rows, p2 + byte)
-                prefetch(rows, p3 + byte)
+                prefetch_four(rows, ahead, byte)
                 x0, x1, x2 = load(codes, k), load(codes, k + WIDTH), load(codes, k + 2 * WIDTH)
                 x3, x4 = load(codes, k + 3 * WIDTH), load(codes, k + 4 * WIDTH)
-                n0 = _add_five(n0, load(rows, r0 + byte), x0, x1, x2, x3, x4)
-                n1 = _add_five(n1, load(rows, r1 + byte), x0, x1, x2, x3, x4)
-                n2 = _add_five(n2, load(rows, r2 + byte), x0, x1, x2, x3, x4)
-                n3 = _add_five(n3, load(rows, r3 + byte), x0, x1, x2, x3, x4)
+                n0 = _add_five(n0, load(rows, starts[0] + byte), x0, x1, x2, x3, x4)
+                n1 = _add_five(n1, load(rows, starts[1] + byte), x0, x1, x2, x3, x4)
+                n2 = _add_five(n2, load(rows, starts[2] + byte), x0, x1, x2, x3, x4)
+                n3 = _add_five(n3, load(rows, starts[3] + byte), x0, x1, x2, x3, x4)
             s0, s1, s2, s3 = fold(s0, n0), fold(s1, n1), fold(s2, n2), fold(s3, n3)
             begin = end
         return totals(s0, s1, s2, s3)
@@ -125,36 +120,31 @@ else:
 
 @separate()
 @kernel
-def base3_matvec(rows, offset, cols, codes, code_sum, scale, out, accumulate, first, last):
-    """As ternary.matvec_scaled, for base-3 rows that begin at byte `offset`: four streams, a quarter of the rows apart."""
-    stride, quarter = row_bytes(cols), (last - first + 3) // 4
+def base3_matvec(matrix, codes, code_sum, factor, out, add, first, last):
+    """As ternary.matvec_scaled, for base-3 rows: four streams, a quarter of the rows apart."""
+    stride, quarter, scale = row_bytes(matrix.cols), (last - first + 3) // 4, matrix.scale / factor
     for row in range(first, first + quarter):
         # Where rows do not divide by four the last streams run past the end: there they read the last row and drop the sum.
-        r1, r2, r3 = min(row + quarter, last - 1), min(row + 2 * quarter, last - 1), min(row + 3 * quarter, last - 1)
-        a, b, c, d = offset + row * stride, offset + r1 * stride, offset + r2 * stride, offset + r3 * stride
-        sums = four_base3_rows(rows, a, b, c, d, a + PREFETCH, b + PREFETCH, c + PREFETCH, d + PREFETCH, stride, codes)
+        starts = bytes_of(four_of(row, quarter, last - 1), matrix.offset, stride)
+        sums = four_base3_rows(matrix.packed, starts, further(starts, PREFETCH), stride, codes)
         for i in range(4):
             r = row + i * quarter
             if r < last:
                 y = np.float32(sums[i] - code_sum) * scale
-                out[r] = out[r] + y if accumulate else y
+                out[r] = out[r] + y if add else y
 
 
 @separate()
 @kernel
-def base3_matvec_chosen(rows, offset, cols, codes, code_sum, scale, out, chosen, count):
-    """As ternary.matvec_chosen, for base-3 rows that begin at byte `offset`. Rows that are not chosen are not read."""
-    stride, quarter, end = row_bytes(cols), (count + 3) // 4, count - 1
+def base3_matvec_chosen(matrix, codes, code_sum, factor, out, chosen, count):
+    """As ternary.matvec_chosen, for base-3 rows. Rows that are not chosen are not read."""
+    stride, quarter, end, scale = row_bytes(matrix.cols), (count + 3) // 4, count - 1, matrix.scale / factor
     for i in range(quarter):
-        r0, r1 = chosen[i], chosen[min(i + quarter, end)]
-        r2, r3 = chosen[min(i + 2 * quarter, end)], chosen[min(i + 3 * quarter, end)]
-        j = i + NEXT_ROWS
-        p0, p1 = offset + chosen[min(j, end)] * stride, offset + chosen[min(j + quarter, end)] * stride
-        p2, p3 = offset + chosen[min(j + 2 * quarter, end)] * stride, offset + chosen[min(j + 3 * quarter, end)] * stride
-        a, b, c, d = offset + r0 * stride, offset + r1 * stride, offset + r2 * stride, offset + r3 * stride
-        sums = four_base3_rows(rows, a, b, c, d, p0, p1, p2, p3, stride, codes)
-        out[r0], out[r1] = np.float32(sums[0] - code_sum) * scale, np.float32(sums[1] - code_sum) * scale
-        out[r2], out[r3] = np.float32(sums[2] - code_sum) * scale, np.float32(sums[3] - code_sum) * scale
+        rows, ahead = listed(chosen, four_of(i, quarter, end)), listed(chosen, four_of(i + NEXT_ROWS, quarter, end))
+        starts, ahead = bytes_of(rows, matrix.offset, stride), bytes_of(ahead, matrix.offset, stride)
+        sums = four_base3_rows(matrix.packed, starts, ahead, stride, codes)
+        for k in range(4):
+            out[rows[k]] = np.float32(sums[k] - code_sum) * scale
 
 
 @kernel

@@ -8,9 +8,13 @@ rows, field f those of rows f WIDTH ... Four columns are interleaved byte by byt
 meet their four activations in one instruction. ORDER says which row a byte must hold for sums to come out in order.
 """
 
+from typing import NamedTuple
+
 import numpy as np
+from numpy.typing import NDArray
 
 from .jit import entry, inlined, kernel, separate
+from .row_sums import bytes_of, listed, prefetch_four
 from .simd import selected, vectors
 from .simd.vectors import I32, Vector
 
@@ -19,7 +23,7 @@ LANES = WIDTH // 4
 BLOCK = 4 * WIDTH  # output rows of one register of packed bytes
 CHUNK_COLUMNS = 64  # columns whose bytes for all rows are read before the next ones: 40 KB at 2,560 rows, prefetched 64 ahead
 Sums = Vector(I32, LANES)
-load, prefetch, store = selected.load, vectors.prefetch, vectors.storer(Sums)
+load, store = selected.load, vectors.storer(Sums)
 load_sums = vectors.loader(Sums)
 quad_dot = selected.quad_dot
 interleave = vectors.interleave_four(selected.Bytes)
@@ -32,6 +36,14 @@ if selected.UNSHIFTED:  # fields stay where they are; sums come out 64, 16, 4 an
 else:
     field0, field1, field2, field3 = selected.field0, selected.field1, selected.field2, selected.field3
     _SHIFTS = (0, 0, 0, 0)
+
+
+class Active(NamedTuple):
+    """The codes of a token that are not zero, as `find_active` finds them."""
+
+    places: NDArray[np.int64]
+    words: NDArray[np.int32]
+    number: int  # of them
 
 
 @kernel
@@ -106,25 +118,23 @@ def _store_four(sums, at, a, b, c, d):
 
 
 @kernel
-def add_columns(columns, at, length, active, words, begin, end, last, sums, place):
+def add_columns(columns, at, length, active, begin, end, sums, place):
     """sums[place : place + BLOCK] += code sums of BLOCK output rows with active[begin : end]; column k begins at columns[at + k * length].
 
-    The columns CHUNK_COLUMNS further on, up to the one at `last`, are prefetched.
+    The columns CHUNK_COLUMNS further on, where there are any, are prefetched.
     """
+    places, last = active.places, (active.number + 3) // 4 * 4 - 4
     a0, a1, a2, a3 = _load_four(sums, place)
     b0, b1, b2, b3 = _load_four(sums, place + WIDTH)
     c0, c1, c2, c3 = _load_four(sums, place + 2 * WIDTH)
     d0, d1, d2, d3 = _load_four(sums, place + 3 * WIDTH)
     for i in range(begin, end, 4):
         j = min(i + CHUNK_COLUMNS, last)
-        prefetch(columns, at + active[j] * length)
-        prefetch(columns, at + active[j + 1] * length)
-        prefetch(columns, at + active[j + 2] * length)
-        prefetch(columns, at + active[j + 3] * length)
-        v0, v1 = load(columns, at + active[i] * length), load(columns, at + active[i + 1] * length)
-        v2, v3 = load(columns, at + active[i + 2] * length), load(columns, at + active[i + 3] * length)
+        prefetch_four(columns, bytes_of(listed(places, (j, j + 1, j + 2, j + 3)), at, length), 0)
+        v0, v1 = load(columns, at + places[i] * length), load(columns, at + places[i + 1] * length)
+        v2, v3 = load(columns, at + places[i + 2] * length), load(columns, at + places[i + 3] * length)
         w0, w1, w2, w3 = interleave(v0, v1, v2, v3)
-        x = repeat(words[i // 4])
+        x = repeat(active.words[i // 4])
         a0, a1, a2, a3 = quad_dot(a0, field0(w0), x), quad_dot(a1, field0(w1), x), quad_dot(a2, field0(w2), x), quad_dot(a3, field0(w3), x)
         b0, b1, b2, b3 = quad_dot(b0, field1(w0), x), quad_dot(b1, field1(w1), x), quad_dot(b2, field1(w2), x), quad_dot(b3, field1(w3), x)
         c0, c1, c2, c3 = quad_dot(c0, field2(w0), x), quad_dot(c1, field2(w1), x), quad_dot(c2, field2(w2), x), quad_dot(c3, field2(w3), x)
@@ -137,19 +147,19 @@ def add_columns(columns, at, length, active, words, begin, end, last, sums, plac
 
 @separate()
 @kernel
-def matvec_by_columns(columns, at, rows, code_sum, scale, out, active, words, sums, count, first, last):
-    """out[r] += (code sum of row r - code_sum) * scale, for output rows BLOCK * first <= r < min(BLOCK * last, rows).
+def matvec_by_columns(columns, active, code_sum, factor, out, sums, first, last):
+    """out[r] += (code sum of row r - code_sum) * (scale / factor), for output rows BLOCK * first <= r < min(BLOCK * last, rows).
 
-    columns: (bytes,) uint8, the matrix at byte `at`; active, words, count: of find_active; sums: (rows in whole blocks,) int32, scratch.
+    columns: operands.Matrix of the transposed weights, `cols` being those rows; sums: (rows in whole blocks,) int32, overwritten.
     """
-    length, final = (rows + BLOCK - 1) // BLOCK * WIDTH, (count + 3) // 4 * 4 - 4
+    rows, count, scale = columns.cols, active.number, columns.scale / factor
+    length = (rows + BLOCK - 1) // BLOCK * WIDTH
     for i in range(first * BLOCK, last * BLOCK):
         sums[i] = 0
     for begin in range(0, count, CHUNK_COLUMNS):
         for block in range(first, last):
-            add_columns(
-                columns, at + block * WIDTH, length, active, words, begin, min(begin + CHUNK_COLUMNS, count), final, sums, block * BLOCK
-            )
+            at, end = columns.offset + block * WIDTH, min(begin + CHUNK_COLUMNS, count)
+            add_columns(columns.packed, at, length, active, begin, end, sums, block * BLOCK)
     for block in range(first, last):
         for field in range(4):
             start = block * BLOCK + field * WIDTH

@@ -29,6 +29,16 @@ class Text(NamedTuple):
     position: int  # of the first of them; keys and values before it are in the cache
 
 
+class Task(NamedTuple):
+    """A step's parameters, as they stand in `control`."""
+
+    tokens: int  # of all texts; rows 0 .. tokens - 1 of scratch.x hold their residual stream
+    texts: int  # that they are of: scratch.texts and positions say which is whose, tables where each one's cache lies
+    first_layer: int  # layers first <= l < last
+    last_layer: int
+    wanted: int  # after the last layer: logits or states of so many tokens, which scratch.wanted lists (Wanted)
+
+
 STATE = -1  # value of Wanted.top
 
 

@@ -1,6 +1,6 @@
 """The head: a dense matrix, (rows, cols) of a HEAD_ kind (arrays.py), times one float32 vector. Twin: naive/dense.py.
 
-`data` is a flat byte array, the matrix begins at byte `offset`. Blocks of a row (ggml-common.h):
+Blocks of a row (ggml-common.h):
 
     q8_0    32 weights in 34 bytes: float16 d, 32 int8 q;                       w = d q
     q4_0    32 weights in 18 bytes: float16 d, 16 bytes; weight j is the lower half of byte j, weight 16 + j the upper;   w = d (q - 8)
@@ -12,9 +12,10 @@ Decode reads every byte once: the loops are written for memory speed, with softw
 of the odd 16 columns in their order, of products with weights in float32: dense_rows.py adds the same for many tokens.
 """
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
 from .arrays import HEAD_BF16, HEAD_F16, HEAD_F32, HEAD_Q4_0, HEAD_Q4_K, HEAD_Q8_0
 from .jit import inlined, kernel, separate
@@ -22,20 +23,22 @@ from .simd import floats, selected, vectors
 
 PREFETCH = 4096
 load_f16, one_f16, fma = selected.load_f16, selected.one_f16, selected.fma
-load_f32, store_f32, zero, add, mul, splat, total = (
-    floats.load_f32,
-    floats.store_f32,
-    floats.zero_f32,
-    floats.add_f32,
-    floats.mul_f32,
-    floats.splat_f32,
-    floats.total_f32,
-)
+load_f32, store_f32, zero, splat = floats.load_f32, floats.store_f32, floats.zero_f32, floats.splat_f32
+add, mul, total = floats.add_f32, floats.mul_f32, floats.total_f32
 load_i8, load_bf16 = floats.bytes_to_f32(), floats.load_bf16
 low_nibbles, high_nibbles = floats.nibbles_to_f32(0), floats.nibbles_to_f32(4)
 low_codes, high_codes = floats.nibbles_to_f32(0, 0), floats.nibbles_to_f32(4, 0)
 six0, six1, six2, six3 = (floats.six_bits_to_f32(4 * (i // 2), 2 * i) for i in range(4))
 prefetch = vectors.prefetch
+
+
+class HeadRows(NamedTuple):
+    """Where the head's rows are."""
+
+    data: NDArray[np.uint8]  # (bytes,)
+    offset: int  # byte at which they begin
+    kind: int  # HEAD_ of arrays.py
+    cols: int
 
 
 @kernel
@@ -148,9 +151,9 @@ def scale_q4_k(data, at, i):
 
 
 @inlined
-def _pair_q4_k(a, b, codes, more, x, k, d, e, s, m):
+def _pair_q4_k(a, b, codes, more, x, k, scale, least):
     """a and b + the products of 16 weights each, given by their codes, with x[k : k + 32]."""
-    scale, least = splat(d * s), splat(-e * m)
+    scale, least = splat(scale), splat(least)
     return fma(fma(codes, scale, least), load_f32(x, k), a), fma(fma(more, scale, least), load_f32(x, k + 16), b)
 
 
@@ -165,19 +168,20 @@ def _row_q4_k(data, at, cols, x):
         for pair in range(4):
             codes, j = block + 16 + 32 * pair, k + 64 * pair
             s, m = scale_q4_k(data, block + 4, 2 * pair)
-            a, b = _pair_q4_k(a, b, low_codes(data, codes), low_codes(data, codes + 16), x, j, d, e, s, m)
+            a, b = _pair_q4_k(a, b, low_codes(data, codes), low_codes(data, codes + 16), x, j, d * s, -e * m)
             s, m = scale_q4_k(data, block + 4, 2 * pair + 1)
-            a, b = _pair_q4_k(a, b, high_codes(data, codes), high_codes(data, codes + 16), x, j + 32, d, e, s, m)
+            a, b = _pair_q4_k(a, b, high_codes(data, codes), high_codes(data, codes + 16), x, j + 32, d * s, -e * m)
     return total(add(a, b))
 
 
 @separate()
 @kernel
-def head_matvec(data, offset, kind, cols, x, out, first, last):
+def head_matvec(head, x, out, first, last):
     """out[r] = sum_c W[r, c] * x[c] for first <= r < last. x: (cols,) float32, cols whole blocks of 32 or more; out: (rows,) float32."""
+    data, kind, cols = head.data, head.kind, head.cols
     stride = row_bytes(kind, cols)
     for r in range(first, last):
-        at = offset + r * stride
+        at = head.offset + r * stride
         if kind == HEAD_F16:
             out[r] = _row_f16(data, at, cols, x)
         elif kind == HEAD_F32:

@@ -8,30 +8,12 @@ from typing import Any
 import numpy as np
 
 from .arrays import HEAD_BF16, HEAD_COLS, HEAD_F16, HEAD_F32, HEAD_Q4_0, HEAD_Q4_K, HEAD_Q8_0, HEAD_ROWS, HEAD_TOKENS
-from .dense import fma as multiply_add
-from .dense import (
-    high_codes,
-    low_codes,
-    mul,
-    one_f16,
-    row_bytes,
-    scale_q4_k,
-    six0,
-    six1,
-    six2,
-    six3,
-    splat,
-    store_f32,
-    two_bf16,
-    two_f16,
-    two_f32,
-    two_q4_0,
-    two_q8_0,
-)
+from .dense import high_codes, low_codes, row_bytes, scale_q4_k, six0, six1, six2, six3, two_bf16, two_f16, two_f32, two_q4_0, two_q8_0
 from .jit import inlined, kernel, separate
-from .simd import dot_products, selected, vectors
+from .simd import dot_products, floats, selected, vectors
 
 flattened, prefetch_to_l2 = vectors.flattened, vectors.prefetch_to_l2
+fma, one_f16, mul, splat, store_f32 = selected.fma, selected.one_f16, floats.mul_f32, floats.splat_f32, floats.store_f32
 # Sums of so many rows and tokens, two times 16 floats each, stay in registers.
 ROWS, TOKENS = (2, 4) if selected.TILE_TOKENS == 8 else (1, 2)
 L1_FLOATS = 8192  # activations and weights that stay in L1
@@ -42,8 +24,8 @@ no_sums, load_sums, store_sums, add_step, keep = dot_products.operations(ROWS, T
 def _keep_q4_k(codes, more, out, k, d, e, s, m):
     """The 32 weights of these codes -> out[k : k + 32]."""
     scale, least = splat(d * s), splat(-e * m)
-    store_f32(out, k, multiply_add(codes, scale, least))
-    store_f32(out, k + 16, multiply_add(more, scale, least))
+    store_f32(out, k, fma(codes, scale, least))
+    store_f32(out, k + 16, fma(more, scale, least))
 
 
 @kernel
@@ -128,13 +110,14 @@ def row_values(data, at, kind, cols, ahead, out):
 
 @separate()
 @kernel
-def head_rows(data, offset, kind, cols, x, count, out, places, values, sums, first, last):
+def head_rows(head, x, count, out, places, values, sums, first, last):
     """out[places[t], r] = sum_c W[r, c] * x[t, c] for first <= r < last and t < count.
 
     x: (>= count rounded up to TOKENS, >= cols) float32; out: (>= places, rows) float32; values: (2 HEAD_COLS,) float32 and
     sums: (HEAD_ROWS * HEAD_TOKENS, 32) float32, overwritten.
     """
-    stride, flat, gap, totals = row_bytes(kind, cols), flattened(x), x.shape[1], flattened(sums)
+    data, kind, cols, flat, gap, totals = head.data, head.kind, head.cols, flattened(x), x.shape[1], flattened(sums)
+    stride = row_bytes(kind, cols)
     for row in range(first, last, HEAD_ROWS):
         rows = min(HEAD_ROWS, last - row)
         for token in range(0, count, HEAD_TOKENS):
@@ -143,7 +126,7 @@ def head_rows(data, offset, kind, cols, x, count, out, places, values, sums, fir
             for begin in range(0, cols, block):
                 some = min(block, cols - begin)
                 for r in range(0, rows, ROWS):
-                    start, both = offset + (row + r) * stride + row_bytes(kind, begin), min(ROWS, rows - r)
+                    start, both = head.offset + (row + r) * stride + row_bytes(kind, begin), min(ROWS, rows - r)
                     if kind != HEAD_F16:
                         for i in range(both):
                             row_values(data, start + i * stride, kind, some, HEAD_ROWS * stride, values[i * HEAD_COLS :])

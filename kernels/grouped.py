@@ -12,14 +12,18 @@ few, many, whichever threads and chunks.
     many tokens   TILE_ROWS rows are unpacked to L1, a block of K at a time, as in tile.py
 """
 
+from typing import Any, NamedTuple
+
 import numpy as np
+from numpy.typing import NDArray
 
 from .arrays import BLOCK_ROWS, TILE_BYTES
 from .barrier import barrier
 from .folds import perhaps_fold
-from .group_rows import LARGEST_UNIT, LINE, ROWS, WORD
+from .group_rows import LINE, ROWS, WORD, scale_bytes, unit_of
 from .jit import inlined, kernel, separate
 from .norm import rms_norm
+from .operands import Ahead, Destination, Matrix
 from .quantise import largest_magnitude
 from .simd import floats, group_sums, selected, tiles, vectors
 from .tile import ask_for
@@ -36,44 +40,28 @@ BLOCKS, TOKENS = selected.TILE_BLOCKS, selected.TILE_TOKENS
 PASSES = TILE_PANELS * PARTS // BLOCKS  # over a tile, each of BLOCKS registers of rows
 BLOCK = TILE_BYTES // BLOCK_ROWS  # weights of a row that are unpacked at a time
 PREFETCH = 3072  # bytes ahead in each stream (docs/log.md#panel-prefetch)
-ZERO, FOUR, SIXTEEN, UNIT, WRITE = np.int64(0), np.int64(4), np.int64(ROWS), np.float32(1.0), np.bool_(False)
-begin_1, fold_1 = group_sums.operations(PANELS * PARTS, 1, SPREAD)
-begin_some, fold_some = group_sums.operations(FEW_PANELS * PARTS, SOME)
-begin_more, fold_more = group_sums.operations(FEW_PANELS * PARTS, MORE)
+ZERO, FOUR, SIXTEEN, GAP, UNIT = np.int64(0), np.int64(4), np.int64(ROWS), np.int64(BLOCK_ROWS), np.float32(1.0)
 begin_tile, fold_tile = group_sums.operations(BLOCKS, TOKENS)
-add_1, add_some, add_more = (
-    group_sums.packed_step(PANELS, 1, SPREAD),
-    group_sums.packed_step(FEW_PANELS, SOME),
-    group_sums.packed_step(FEW_PANELS, MORE),
-)
 _, add_tile, _ = tiles.operations(BLOCKS, TOKENS)
 load, store = selected.load, selected.store
+unit_size, _scale_bytes = kernel(unit_of), kernel(scale_bytes)
 field0, field1, field2, field3 = selected.field0, selected.field1, selected.field2, selected.field3
 load_floats, mul_floats, add_floats, splat_float = group_sums.load_floats, tiles.mul_floats, tiles.add_floats, tiles.splat_float
 load_some, store_some = tiles.load_some, tiles.store_some
-load_f16, load_f32, store_f32, splat, mul = (
-    selected.load_f16,
-    floats.load_f32,
-    floats.store_f32,
-    floats.splat_f32,
-    floats.mul_f32,
-)
+load_f16, load_f32, store_f32 = selected.load_f16, floats.load_f32, floats.store_f32
+splat, mul = floats.splat_f32, floats.mul_f32
 nearest, nearest_f32, sub, store_bytes = floats.nearest_i32, floats.nearest_f32, floats.sub_f32, floats.store_low_bytes
 add_i32, zero_i32, total_i32, turned = floats.add_i32, floats.zero_i32, floats.total_i32, group_sums.turned
 flattened, prefetch, prefetch_to_l2 = vectors.flattened, vectors.prefetch, vectors.prefetch_to_l2
 
 
-@kernel
-def unit_size(groups):
-    """group_rows.unit_of, for kernels."""
-    unit = min(groups.weights, LARGEST_UNIT)
-    return unit if groups.activations == 0 else min(unit, groups.activations)
+class GroupInputs(NamedTuple):
+    """Activations as `quantise_groups` leaves them. Kernels read up to a multiple of the tokens that they take at once."""
 
-
-@inlined
-def _scale_bytes(cols, group):
-    """group_rows.scale_bytes, for kernels."""
-    return (cols // group * ROWS * 2 + LINE - 1) // LINE * LINE
+    codes: NDArray[np.int8]  # (>= tokens, >= cols) as they meet words
+    minus: NDArray[np.int32]  # (>= tokens, units) minus the sum of a unit's codes
+    steps: NDArray[np.float32]  # (>= tokens, units)
+    tokens: int
 
 
 @separate()
@@ -106,6 +94,12 @@ def quantise_groups(x, cols, groups, digits, codes, fine_codes, s, row, rest):
 
 
 @inlined
+def _from(x, t):
+    """GroupInputs from token t on."""
+    return GroupInputs(x.codes[t:], x.minus[t:], x.steps[t:], x.tokens - t)
+
+
+@inlined
 def _clear(totals, count):
     for i in range(count):
         totals[i] = np.float32(0.0)
@@ -134,88 +128,68 @@ def _ask(packed, at, step, panels):
         prefetch(packed, at + p * step)
 
 
-@kernel
-def _sums_1(packed, at, step, cols, groups, codes, minus, steps, totals, scales):
-    """totals[p * ROWS + i] += products of row i of the panel at byte at + p * step with one token, codes (cols,)."""
-    unit, group = unit_size(groups), groups.weights
-    words, size = at + _scale_bytes(cols, group), unit // WORD * LINE + unit * 2 * ROWS // group
-    units, numbers = flattened(minus), flattened(steps)
-    for u in range(cols // unit):
-        _unit_scales(packed, at, step, PANELS, u, unit, group, scales)
-        sums, ahead = begin_1(units, u, 0), at + u * size + PREFETCH
-        for k in range(u * unit, u * unit + unit, WORD):
-            _ask(packed, ahead, step, PANELS)
-            ahead += LINE
-            sums = add_1(sums, packed, words + k // WORD * LINE, step, codes, k, 0)
-        _ask(packed, ahead, step, PANELS)  # a unit's words are whole lines, its scales half of one
-        fold_1(sums, units, numbers, u, 0, scales, 0, totals, 0, 0)
+def _packed_sums(panels: int, tokens: int, spread: int = 1, ask_late: bool = False) -> Any:
+    """`sums(matrix, at, step, groups, x, totals, scales)`: totals[t * BLOCK_ROWS + p * ROWS + i] += products of row i of the panel at byte
+    at + p * step with token t, for so many panels and the first tokens of x.
+    """
+    (begin, fold), add = group_sums.operations(panels * PARTS, tokens, spread), group_sums.packed_step(panels, tokens, spread)
+
+    @kernel
+    def sums_of(matrix, at, step, groups, x, totals, scales):
+        unit, group, packed, gap, line = unit_size(groups), groups.weights, matrix.packed, x.minus.shape[1], x.codes.shape[1]
+        words, size = at + _scale_bytes(matrix.cols, group), unit // WORD * LINE + unit * 2 * ROWS // group
+        units, numbers, codes, to = flattened(x.minus), flattened(x.steps), flattened(x.codes), (totals, ZERO, GAP)
+        for u in range(matrix.cols // unit):
+            _unit_scales(packed, at, step, panels, u, unit, group, scales)
+            sums, ahead = begin(units, u, gap), at + u * size + PREFETCH
+            for k in range(u * unit, u * unit + unit, WORD):
+                if not ask_late:
+                    _ask(packed, ahead, step, panels)
+                sums = add(sums, packed, words + k // WORD * LINE, step, codes, k, line)
+                if ask_late:
+                    _ask(packed, ahead, step, panels)
+                ahead += LINE
+            _ask(packed, ahead, step, panels)  # a unit's words are whole lines, its scales half of one
+            fold(sums, units, numbers, u, gap, scales, 0, to)
+
+    return sums_of
 
 
-@kernel
-def _sums_some(packed, at, step, cols, groups, codes, minus, steps, totals, scales):
-    """As _sums_1, of FEW_PANELS panels with the first SOME rows of codes; totals[t * BLOCK_ROWS + p * ROWS + i]."""
-    unit, group = unit_size(groups), groups.weights
-    words, size, gap, line = at + _scale_bytes(cols, group), unit // WORD * LINE + unit * 2 * ROWS // group, minus.shape[1], codes.shape[1]
-    units, numbers, values = flattened(minus), flattened(steps), flattened(codes)
-    for u in range(cols // unit):
-        _unit_scales(packed, at, step, FEW_PANELS, u, unit, group, scales)
-        sums, ahead = begin_some(units, u, gap), at + u * size + PREFETCH
-        for k in range(u * unit, u * unit + unit, WORD):
-            _ask(packed, ahead, step, FEW_PANELS)
-            ahead += LINE
-            sums = add_some(sums, packed, words + k // WORD * LINE, step, values, k, line)
-        _ask(packed, ahead, step, FEW_PANELS)  # a unit's words are whole lines, its scales half of one
-        fold_some(sums, units, numbers, u, gap, scales, 0, totals, 0, BLOCK_ROWS)
-
-
-@kernel
-def _sums_more(packed, at, step, cols, groups, codes, minus, steps, totals, scales):
-    """As _sums_some, with MORE tokens, where there are registers for them."""
-    unit, group = unit_size(groups), groups.weights
-    words, size, gap, line = at + _scale_bytes(cols, group), unit // WORD * LINE + unit * 2 * ROWS // group, minus.shape[1], codes.shape[1]
-    units, numbers, values = flattened(minus), flattened(steps), flattened(codes)
-    for u in range(cols // unit):
-        _unit_scales(packed, at, step, FEW_PANELS, u, unit, group, scales)
-        sums, ahead = begin_more(units, u, gap), at + u * size + PREFETCH
-        for k in range(u * unit, u * unit + unit, WORD):
-            sums = add_more(sums, packed, words + k // WORD * LINE, step, values, k, line)
-            _ask(packed, ahead, step, FEW_PANELS)  # before the step, LLVM would keep activations on the stack
-            ahead += LINE
-        _ask(packed, ahead, step, FEW_PANELS)  # a unit's words are whole lines, its scales half of one
-        fold_more(sums, units, numbers, u, gap, scales, 0, totals, 0, BLOCK_ROWS)
+_sums_1, _sums_some = _packed_sums(PANELS, 1, SPREAD), _packed_sums(FEW_PANELS, SOME)
+_sums_more = _packed_sums(FEW_PANELS, MORE, ask_late=True)  # before the step, LLVM would keep activations on the stack
 
 
 @separate()
 @kernel
-def matmul_packed(packed, offset, cols, groups, codes, minus, steps, tokens, scale, out, place, add, totals, scales, first, last):
-    """out[t, place + r] (+)= row r times token t, for first <= r < last, first a multiple of ROWS: of the matrix at byte `offset`.
+def matmul_packed(matrix, groups, x, to, totals, scales, first, last):
+    """out[t, place + r] (+)= row r times token t, for first <= r < last, first a multiple of ROWS. to: operands.Destination.
 
-    codes: (>= tokens, >= cols) int8, a row a token;  minus: (rows, units) int32;  steps: as
-    many float32;  scale: of all, float32;  totals: (MORE * BLOCK_ROWS,) and scales: (BLOCK_ROWS + ROWS,) float32, overwritten.
+    totals: (MORE * BLOCK_ROWS,) and scales: (BLOCK_ROWS + ROWS,) float32, overwritten.
 
     Panels are read in as many streams as meet the tokens at once, through equal parts of the matrix: neighbours would end too soon.
     """
-    size, panels, streams = _scale_bytes(cols, groups.weights) + cols * (ROWS // 4), (last - first + ROWS - 1) // ROWS, FEW_PANELS
-    values, line = flattened(out), out.shape[1]
+    size, panels = _scale_bytes(matrix.cols, groups.weights) + matrix.cols * (ROWS // 4), (last - first + ROWS - 1) // ROWS
+    values, line, streams, tokens = flattened(to.out), to.out.shape[1], FEW_PANELS, x.tokens
     if tokens == 1:
         streams, line = PANELS, 0
     part = panels // streams
     for i in range(panels - part * (streams - 1)):
         panel, step, count = (i, part * size, streams) if i < part else (i + part * (streams - 1), 0, 1)
-        at = offset + (first // ROWS + panel) * size
+        at = matrix.offset + (first // ROWS + panel) * size
         for begin in range(0, tokens, MORE):
             some = min(MORE, tokens - begin)
             _clear(totals, max(PANELS * ROWS, MORE * BLOCK_ROWS))
             if tokens == 1:
-                _sums_1(packed, at, step, cols, groups, codes[0], minus, steps, totals, scales)
+                _sums_1(matrix, at, step, groups, x, totals, scales)
             elif MORE > SOME and some > SOME:
-                _sums_more(packed, at, step, cols, groups, codes[begin:], minus[begin:], steps[begin:], totals, scales)
+                _sums_more(matrix, at, step, groups, _from(x, begin), totals, scales)
             else:
-                _sums_some(packed, at, step, cols, groups, codes[begin:], minus[begin:], steps[begin:], totals, scales)
+                _sums_some(matrix, at, step, groups, _from(x, begin), totals, scales)
             for p in range(count):
                 r = first + (panel + p * part) * ROWS
                 for t in range(some):
-                    _finish(totals, t * BLOCK_ROWS + p * ROWS, min(ROWS, last - r), scale, values, (begin + t) * line + place + r, add)
+                    place = (begin + t) * line + to.place + r
+                    _finish(totals, t * BLOCK_ROWS + p * ROWS, min(ROWS, last - r), matrix.scale, values, place, to.add)
 
 
 @kernel
@@ -239,32 +213,32 @@ def _unpack(packed, at, size, panels, begin, end, start, tile):
 
 
 @kernel
-def _tile_sums(tile, begin, end, first, unit, codes, minus, steps, t, totals, scales, packed, ask, advance):
-    """totals += products of a pass over a tile with TOKENS tokens from t on. Meanwhile `advance` bytes a word come to L2, from ask on."""
-    units, numbers, values, gap, line = flattened(minus), flattened(steps), flattened(codes), minus.shape[1], codes.shape[1]
+def _tile_sums(tile, span, first, unit, x, t, totals, scales, ahead):
+    """totals += products of a pass over a tile, which has weights span[0] <= k < span[1], with TOKENS tokens from t on."""
+    units, numbers, values, gap, line = flattened(x.minus), flattened(x.steps), flattened(x.codes), x.minus.shape[1], x.codes.shape[1]
+    begin, end = span
     for u in range(begin // unit, end // unit):
         sums, tile_at = begin_tile(units, t * gap + u, gap), first * (TILE_BYTES // PASSES // BLOCKS // LANES)
         for k in range(u * unit, u * unit + unit, 4):
-            prefetch_to_l2(packed, ask + (k - begin) * advance)
+            prefetch_to_l2(ahead.packed, ahead.at + (k - begin) * ahead.step)
             sums = add_tile(sums, tile, tile_at + (k - begin) * (BLOCKS * LANES), values, t * line + k, line)
         scale_at = (u - begin // unit) * BLOCK_ROWS + first
-        fold_tile(sums, units, numbers, t * gap + u, gap, scales, scale_at, totals, first, BLOCK_ROWS)
+        fold_tile(sums, units, numbers, t * gap + u, gap, scales, scale_at, (totals, first, GAP))
 
 
 @separate()
 @kernel
-def matmul_tiles(packed, offset, cols, groups, codes, minus, steps, tokens, scale, out, place, add, tile, totals, scales, first, last):
+def matmul_tiles(matrix, groups, x, to, tile, totals, scales, first, last):
     """As matmul_packed, for any number of tokens.
 
-    Rows up to the next multiple of TOKENS are read too. tile: (TILE_BYTES,) uint8, totals: (tokens rounded up * BLOCK_ROWS,), scales:
-    (8 * BLOCK_ROWS,) float32, overwritten.
+    tile: (TILE_BYTES,) uint8, totals: (tokens rounded up * BLOCK_ROWS,), scales: (8 * BLOCK_ROWS,) float32, overwritten.
     """
-    unit, start = unit_size(groups), _scale_bytes(cols, groups.weights)
-    size, values = start + cols * (ROWS // 4), flattened(out)
-    steps_a_tile = (tokens + TOKENS - 1) // TOKENS * PASSES * cols // 4
+    unit, packed, cols, tokens = unit_size(groups), matrix.packed, matrix.cols, x.tokens
+    start, values, line = _scale_bytes(cols, groups.weights), flattened(to.out), to.out.shape[1]
+    size, steps_a_tile = start + cols * (ROWS // 4), (tokens + TOKENS - 1) // TOKENS * PASSES * cols // 4
     advance = (TILE_PANELS * size + steps_a_tile - 1) // steps_a_tile  # so that the next tile's bytes are there in time
     for row in range(first, last, BLOCK_ROWS):
-        rows, at = min(BLOCK_ROWS, last - row), offset + row // ROWS * size
+        rows, at = min(BLOCK_ROWS, last - row), matrix.offset + row // ROWS * size
         panels = (rows + ROWS - 1) // ROWS
         ask = at + panels * size
         for begin in range(0, cols, BLOCK):
@@ -279,13 +253,13 @@ def matmul_tiles(packed, offset, cols, groups, codes, minus, steps, tokens, scal
                 if begin == 0:
                     _clear(sums, TOKENS * BLOCK_ROWS)
                 if end == cols:
-                    ask_for(out, t, until, place + row, rows)
+                    ask_for(to.out, t, until, to.place + row, rows)
                 for done in range(0, BLOCK_ROWS, BLOCKS * LANES):
-                    _tile_sums(tile, begin, end, done, unit, codes, minus, steps, t, sums, scales, packed, ask, advance)
+                    _tile_sums(tile, (begin, end), done, unit, x, t, sums, scales, Ahead(packed, ask, advance))
                     ask += (end - begin) // 4 * advance
                 if end == cols:
                     for i in range(t, until):
-                        _finish(sums, (i - t) * BLOCK_ROWS, rows, scale, values, i * out.shape[1] + place + row, add)
+                        _finish(sums, (i - t) * BLOCK_ROWS, rows, matrix.scale, values, i * line + to.place + row, to.add)
 
 
 @inlined
@@ -308,27 +282,25 @@ def perhaps_quantise(groups, x, cols, s, row, thread):
 
 
 @kernel
-def _multiply(groups, packed, offset, cols, s, row, tokens, scale, out, place, accumulate, thread, first, last):
+def _multiply(groups, matrix, s, row, tokens, to, thread, first, last):
     """out[t, place + r] (+)= row r, first <= r < last, of a matrix times the tokens of Scratch s from row `row` on."""
-    room, tile, totals, factors = s.groups, s.tile[thread], s.groups.totals[thread], s.groups.scales[thread]
+    room, totals, scales = s.groups, s.groups.totals[thread], s.groups.scales[thread]
     for digit in range(2 if len(s.fine_codes) else 1):
         codes, minus, steps = (s.fine_codes, room.fine_minus, room.fine_steps) if digit else (s.codes, room.minus, room.steps)
-        codes, minus, steps, add = codes[row:], minus[row:], steps[row:], accumulate or digit > 0
+        x, added = GroupInputs(codes[row:], minus[row:], steps[row:], tokens), Destination(to.out, to.place, to.add or digit > 0)
         if tokens <= FEW:
-            matmul_packed(packed, offset, cols, groups, codes, minus, steps, tokens, scale, out, place, add, totals, factors, first, last)
+            matmul_packed(matrix, groups, x, added, totals, scales, first, last)
         else:
-            matmul_tiles(
-                packed, offset, cols, groups, codes, minus, steps, tokens, scale, out, place, add, tile, totals, factors, first, last
-            )
+            matmul_tiles(matrix, groups, x, added, s.tile[thread], totals, scales, first, last)
 
 
 @kernel
-def project_groups(groups, w, s, layer, which, cols, out, place, accumulate, mine, first, last):
+def project_groups(groups, w, s, product, to, mine, first, last):
     """As step.project, of rows first <= r < last."""
-    offset, scale = w.offsets[layer, which], w.scales[layer, which]
-    row = mine.thread if mine.tokens == 1 else mine.begin
-    out = out[mine.begin :]
-    _multiply(groups, w.packed, offset, cols, s, row, mine.end - mine.begin, scale, out, place, accumulate, mine.thread, first, last)
+    layer, which = product.layer, product.which
+    matrix = Matrix(w.packed, w.offsets[layer, which], product.cols, w.scales[layer, which])
+    row, to = mine.thread if mine.tokens == 1 else mine.begin, Destination(to.out[mine.begin :], to.place, to.add)
+    _multiply(groups, matrix, s, row, mine.end - mine.begin, to, mine.thread, first, last)
 
 
 @kernel
@@ -337,22 +309,21 @@ def logits_by_groups(groups, z, w, s, wanted, thread, threads, control):
 
     Rows whose logits stand beside each other in s.logits meet the head together.
     """
-    digits, at, x = 2 if len(s.fine_codes) else 1, w.norm_offsets[z.layers, 0], s.normed[thread]
+    at, x = w.norm_offsets[z.layers, 0], s.normed[thread]
     first, last = (0, 1) if wanted == 1 else (wanted * thread // threads, wanted * (thread + 1) // threads)
     for i in range(first, last):
         row = thread if wanted == 1 else s.wanted[i, 2]
         rms_norm(s.x[s.wanted[i, 0]], w.norms, at, z.hidden, z.norm_eps, x)
         perhaps_fold(w.folds, z.layers, ZERO, x, z.hidden, x)
-        fine = s.fine_codes[row] if digits == 2 else s.codes[row]
-        quantise_groups(x, z.hidden, groups, digits, s.codes[row], fine, s.groups, row, s.residue[thread])
+        perhaps_quantise(groups, x, z.hidden, s, row, thread)
     if wanted > 1:
         barrier(control, threads)
-    panels, begin = (z.vocab + ROWS - 1) // ROWS, 0
+    panels, begin, head = (z.vocab + ROWS - 1) // ROWS, 0, Matrix(w.head, w.head_offset[0], z.hidden, UNIT)
     first, last = panels * thread // threads * ROWS, min(panels * (thread + 1) // threads * ROWS, z.vocab)
     while begin < wanted:
         place, end = s.wanted[begin, 2], begin + 1
         while end < wanted and s.wanted[end, 2] == place + end - begin:
             end += 1
-        row, start = thread if wanted == 1 else place, place * z.vocab
-        _multiply(groups, w.head, w.head_offset[0], z.hidden, s, row, end - begin, UNIT, s.logits, start, WRITE, thread, first, last)
+        row, to = thread if wanted == 1 else place, Destination(s.logits, place * z.vocab, False)
+        _multiply(groups, head, s, row, end - begin, to, thread, first, last)
         begin = end

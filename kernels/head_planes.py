@@ -21,7 +21,7 @@ import numpy as np
 from .dense import row_bytes
 from .dense_rows import row_values
 from .jit import entry, inlined, kernel
-from .quantise import largest_magnitude
+from .quantise import kernel_length, largest_magnitude
 from .simd import floats, selected, vectors
 
 WIDTH = selected.WIDTH
@@ -66,7 +66,7 @@ def build(data, offset, kind, cols, planes, values, codes, first, last):
 
     values: (>= cols,) float32, codes: (padded cols,) uint8, scratch. A row that is not finite gets infinite errors: it is never ruled out.
     """
-    stride, length = row_bytes(kind, cols), (cols + 4 * WIDTH - 1) // (4 * WIDTH) * (4 * WIDTH)
+    stride, length = row_bytes(kind, cols), kernel_length(cols)
     codes[:] = 0
     root = np.sqrt(np.float64(cols))
     for r in range(first, last):

@@ -24,18 +24,21 @@ by 1e-13, and E is taken larger by 1e-5 of itself.
 Rows are numbered as in the planes, which leave out those that may not be chosen; `planes.ids` says which row of the head each is.
 """
 
+from typing import NamedTuple
+
 import numpy as np
+from numpy.typing import NDArray
 
 from .arrays import TERMS
 from .barrier import barrier
-from .dense import head_matvec, row_bytes
+from .dense import HeadRows, head_matvec, row_bytes
 from .head_sums import add_six_bits, add_two_bits, six_bits_of_all
 from .jit import inlined, kernel, separate
-from .quantise import quantise_row
+from .quantise import kernel_length, quantise_row
 from .simd import doubles, floats, selected
 from .simd.files import read_at
 
-WIDTH, fma = selected.WIDTH, selected.fma
+fma = selected.fma
 load_f32, splat = floats.load_f32, floats.splat_f32
 lanes_not_below, lowest_bit = floats.lanes_not_below, floats.lowest_bit
 wide, zero, add, sub, mul, total = doubles.wide, doubles.zero_f64, doubles.add_f64, doubles.sub_f64, doubles.mul_f64, doubles.total_f64
@@ -107,14 +110,14 @@ def _bound(planes, r, step, of_error, of_length):
 
 
 @kernel
-def _still_in(nearly, planes, step, of_error, of_length, threshold, rows, begin, count):
-    """Keep those of rows[begin : begin + count] whose logit may reach the threshold; returns how many. of_error, of_length: as _bound."""
-    kept = begin
-    for i in range(begin, begin + count):
+def _still_in(nearly, planes, step, of_error, of_length, threshold, rows):
+    """Keep those of a list of rows whose logit may reach the threshold; returns how many. of_error, of_length: as _bound."""
+    kept = 0
+    for i in range(len(rows)):
         r = rows[i]
         rows[kept] = r
         kept += not nearly[r] + _bound(planes, r, step, of_error, of_length) < threshold  # written so that NaN stays in
-    return kept - begin
+    return kept
 
 
 @inlined
@@ -166,7 +169,7 @@ def _two_digits(x, cols, length, coarse, fine, rest, terms):
 @inlined
 def _digits(z, planes, s, begin, count, thread, threads, control):
     """Digits and terms of tokens begin .. begin + count - 1 of s.normed. Returns whether second digits matter from the start."""
-    cols, length = z.hidden, (z.hidden + 4 * WIDTH - 1) // (4 * WIDTH) * (4 * WIDTH)
+    cols, length = z.hidden, kernel_length(z.hidden)
     for t in range(count * thread // threads, count * (thread + 1) // threads):
         _two_digits(s.normed[begin + t], cols, length, s.digits[t], s.digits[count + t], s.rest[thread], s.terms[t])
     barrier(control, threads)
@@ -186,46 +189,56 @@ def _clear(z, ids, logits, first, last):
         logits[r] = -np.inf
 
 
+class Candidate(NamedTuple):
+    """One of several tokens whose largest logits are searched together."""
+
+    number: int  # among them: row of Scratch.nearly, terms, and of digits with its first ones
+    fine: int  # row of digits with its second ones
+    top: int
+    x: NDArray[np.float32]  # (hidden,) activations
+    logits: NDArray[np.float32]  # (vocab,) result
+
+
 @inlined
-def _seeds(w, z, s, x, logits, t, top, first, last, thread, threads):
+def _seeds(w, z, s, token, first, last, thread, threads):
     """Exact logits of this thread's rows that look largest so far, of all threads together at least `top` if there are -> s.best_logits."""
-    best = s.best[thread]
+    best, top, t = s.best[thread], token.top, token.number
     found = largest_of(s.nearly[t], first, last, min(top, top // threads + 8), best)
-    exact_logits(w, z, x, s.head_row[thread], logits, best, START, found)
+    exact_logits(w, z, token.x, s.head_row[thread], token.logits, best[:found])
     for i in range(top):
-        s.best_logits[t, thread, i] = logits[w.planes.ids[best[i]]] if i < found else np.float32(-np.inf)
+        s.best_logits[t, thread, i] = token.logits[w.planes.ids[best[i]]] if i < found else np.float32(-np.inf)
     return found
 
 
 @inlined
-def _refined(w, z, s, x, logits, t, tokens, both, threshold, first, last, thread):
+def _refined(w, z, s, token, both, threshold, first, last, thread):
     """Exact logits of this thread's rows that may reach the threshold. Counts the rows that are read."""
-    planes, nearly, rows, terms, counts = w.planes, s.nearly[t], s.candidates, s.terms[t], s.head_counts[thread]
-    cols, coarse, fine = z.hidden, s.digits[t], s.digits[tokens + t]
-    length, size = (cols + 4 * WIDTH - 1) // (4 * WIDTH) * (4 * WIDTH), terms[SIZE]
+    planes, nearly, terms, counts = w.planes, s.nearly[token.number], s.terms[token.number], s.head_counts[thread]
+    cols, coarse, fine = z.hidden, s.digits[token.number], s.digits[token.fine]
+    length, size = kernel_length(cols), terms[SIZE]
     rounding = (cols / 16 + 32) * 2.0**-24 + 1e-6  # sums of the head's kernel: 16 lanes, their total, scales; and those here
     left = terms[REST_2] if both else terms[REST]
     of_error, of_length = size * 1.000001 + left, left + rounding * size
-    count = _first_in(nearly, planes.errors[0], planes.errors[LENGTH], of_error, of_length, threshold, rows, first, last)
+    count = _first_in(nearly, planes.errors[0], planes.errors[LENGTH], of_error, of_length, threshold, s.candidates, first, last)
     counts[1] += count
+    rows = s.candidates[first : first + count]
     c0, c1, f0, f1 = terms[COARSE] / 4, 1.5 * terms[TOTAL], terms[FINE] / 4, 1.5 * terms[FINE_TOTAL]
     for begin in range(0, count, L2_ROWS):
-        some = min(L2_ROWS, count - begin)
-        add_two_bits(planes.low, planes.scales, length, coarse, c0, c1, nearly, rows, first + begin, some)
+        add_two_bits(planes, length, coarse, c0, c1, nearly, rows[begin : begin + L2_ROWS])
         if both:
-            add_two_bits(planes.low, planes.scales, length, fine, f0, f1, nearly, rows, first + begin, some)
-    count = _still_in(nearly, planes, 1, of_error, of_length, threshold, rows, first, count)
+            add_two_bits(planes, length, fine, f0, f1, nearly, rows[begin : begin + L2_ROWS])
+    rows = rows[: _still_in(nearly, planes, 1, of_error, of_length, threshold, rows)]
     if not both:
-        add_six_bits(planes, length, s.digits, tokens + t, terms[FINE], 84 * f1, nearly, rows, first, count, s.plane_sums[thread])
-        add_two_bits(planes.low, planes.scales, length, fine, f0, f1, nearly, rows, first, count)
+        add_six_bits(planes, length, s.digits, token.fine, terms[FINE], 84 * f1, nearly, rows, s.plane_sums[thread])
+        add_two_bits(planes, length, fine, f0, f1, nearly, rows)
         of_error, of_length = size * 1.000001 + terms[REST_2], terms[REST_2] + rounding * size
-        count = _still_in(nearly, planes, 1, of_error, of_length, threshold, rows, first, count)
-    kept = first
-    for i in range(first, first + count):  # those that are there already
+        rows = rows[: _still_in(nearly, planes, 1, of_error, of_length, threshold, rows)]
+    kept = 0
+    for i in range(len(rows)):  # those that are there already
         rows[kept] = rows[i]
-        kept += not logits[planes.ids[rows[i]]] > -np.inf
-    counts[2] += kept - first
-    exact_logits(w, z, x, s.head_row[thread], logits, rows, first, kept - first)
+        kept += not token.logits[planes.ids[rows[i]]] > -np.inf
+    counts[2] += kept
+    exact_logits(w, z, token.x, s.head_row[thread], token.logits, rows[:kept])
 
 
 @separate()
@@ -236,40 +249,40 @@ def top_logits(w, z, s, listed, begin, count, thread, threads, control):
     The tokens: places begin .. begin + count - 1 of s.normed, (hidden,) float32 after the output norm; listed: which row of s.wanted
     (control.Wanted) each place is of. w, z, s: Weights, Sizes, Scratch (arrays.py), w.planes built; count <= TOGETHER, 1 <= top <= MAX_TOP.
     """
-    planes, length = w.planes, (z.hidden + 4 * WIDTH - 1) // (4 * WIDTH) * (4 * WIDTH)
+    planes, length = w.planes, kernel_length(z.hidden)
     ids = planes.ids
     first, last = len(ids) * thread // threads, len(ids) * (thread + 1) // threads
     both = _digits(z, planes, s, begin, count, thread, threads, control)
     if last > first:
-        six_bits_of_all(planes, length, s.digits, s.terms, count, both, s.nearly, s.plane_sums[thread], first, last)
+        six_bits_of_all(planes, length, s, count, both, s.plane_sums[thread], first, last)
     s.head_counts[thread, 0] += last - first
     for t in range(count):
         asked = s.wanted[listed[begin + t]]
-        logits = s.logits[asked[2]]
-        _clear(z, ids, logits, first, last)
-        s.head_counts[thread, 2] += _seeds(w, z, s, s.normed[begin + t], logits, t, asked[1], first, last, thread, threads)
+        token = Candidate(t, count + t, asked[1], s.normed[begin + t], s.logits[asked[2]])
+        _clear(z, ids, token.logits, first, last)
+        s.head_counts[thread, 2] += _seeds(w, z, s, token, first, last, thread, threads)
     barrier(control, threads)
     for t in range(count):
         asked = s.wanted[listed[begin + t]]
-        threshold = np.float64(kth_largest(s.best_logits[t], threads, asked[1]))
-        _refined(w, z, s, s.normed[begin + t], s.logits[asked[2]], t, count, both, threshold, first, last, thread)
+        token = Candidate(t, count + t, asked[1], s.normed[begin + t], s.logits[asked[2]])
+        threshold = np.float64(kth_largest(s.best_logits[t], threads, token.top))
+        _refined(w, z, s, token, both, threshold, first, last, thread)
     barrier(control, threads)  # digits and bests are read: others may follow
 
 
 @separate()
 @kernel
-def exact_logits(w, z, x, buffer, logits, rows, begin, count):
-    """Logits of rows[begin : begin + count] of the planes, as the whole head gives them, in their places.
+def exact_logits(w, z, x, buffer, logits, rows):
+    """Logits of some rows of the planes, as the whole head gives them, in their places.
 
     Rows are read from the file into `buffer`, not from its memory map: rows from all over would leave the whole head mapped, 16 pages for
     each. w.head_file: descriptor, or -1.
     """
-    head, offset, file = w.head, w.head_offset[0], w.head_file[0]
-    kind, cols = z.head_kind, z.hidden
-    stride = row_bytes(kind, cols)
-    for i in range(begin, begin + count):
+    head, file = HeadRows(w.head, w.head_offset[0], z.head_kind, z.hidden), w.head_file[0]
+    stride = row_bytes(head.kind, head.cols)
+    for i in range(len(rows)):
         row = w.planes.ids[rows[i]]
-        if file >= 0 and read_at(file, buffer, 0, stride, offset + row * stride) == stride:
-            head_matvec(buffer, START, kind, cols, x, logits[row : row + 1], START, ONE)
+        if file >= 0 and read_at(file, buffer, 0, stride, head.offset + row * stride) == stride:
+            head_matvec(HeadRows(buffer, 0, head.kind, head.cols), x, logits[row : row + 1], START, ONE)
         else:
-            head_matvec(head, offset, kind, cols, x, logits, row, row + 1)
+            head_matvec(head, x, logits, row, row + 1)

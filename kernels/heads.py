@@ -8,14 +8,16 @@ More tokens, of one text or of several: keys and values are stored first; then t
 text as scratch has room for.
 """
 
+from typing import NamedTuple
+
 import numpy as np
 
 from .arrays import ROPE_PAIRS
-from .attention import attend, join_blocks, keep_block, result
+from .attention import attend, join_blocks, keep_block, place_in, result
 from .barrier import barrier
 from .cached_attention import append, head_of, perhaps_round, work_of
 from .jit import inlined, kernel
-from .kv_cache import BLOCK, UNIT
+from .kv_cache import BLOCK, UNIT, Table
 from .rope import rotate, rotate_pairs
 from .simd.atomics import atomic_add
 from .split import split
@@ -43,24 +45,28 @@ def _rotate(z, source, start, cos, sin, out, place):
 
 
 @kernel
-def _place(z, s, text, position):
-    """Where a position of a text lies in the cache."""
-    return s.tables[text, position // z.page] * z.page + position % z.page
-
-
-@kernel
 def append_to_cache(z, w, cache, s, layer, kv, row, scratch):
     """Rotate the new key of row `row` of one KV head and store key and value. scratch: (>= head_dim,) float32, overwritten."""
     dim, position = z.head_dim, s.positions[row, 0]
     key_at, value_at = (z.heads + kv) * dim, (z.heads + z.kv_heads + kv) * dim
-    angles, place = w.rope_rows[layer] + position, _place(z, s, s.positions[row, 1], position)
+    angles, place = w.rope_rows[layer] + position, place_in(Table(s.tables[s.positions[row, 1]], z.page), position)
     _rotate(z, s.qkv[row], key_at, w.cos[angles], w.sin[angles], scratch, _START)
     append(cache, layer, kv, place, place // z.page if position == 0 else _NOWHERE, dim, scratch, s.qkv[row], value_at)
 
 
+class Queries(NamedTuple):
+    """Some queries of a text and KV head."""
+
+    text: int
+    kv: int
+    number: int  # of the first
+    rows: int  # how many
+
+
 @kernel
-def _attend(z, w, cache, s, layer, text, kv, number, rows, first, last, thread):
-    """Queries `number` and following of a text and KV head, rotated and scaled, attend to blocks first <= b < last, by this thread."""
+def _attend(z, w, cache, s, layer, queries, first, last, thread):
+    """Queries, rotated and scaled, attend to blocks first <= b < last, by this thread."""
+    text, kv, number, rows = queries
     dim, group, q, work = z.head_dim, z.heads // z.kv_heads, s.queries[thread], work_of(s, thread)
     line, scale = len(work.panel) // _UNIT, np.float32(1.0) / np.sqrt(np.float32(dim))
     for row in range(rows):
@@ -73,7 +79,7 @@ def _attend(z, w, cache, s, layer, text, kv, number, rows, first, last, thread):
         s.lengths[thread, row] = s.positions[t, 0] + 1  # not by `work`: Numba does not know that it is part of an argument
     head = head_of(cache, layer, kv)
     spare = head.values.shape[0] - (len(s.queries) - thread) * _BLOCK if z.page < _BLOCK and s.tables.shape[1] > 1 else _NOWHERE
-    attend(head, work, s.tables[text], z.page, spare, rows, dim, w.windows[layer], first, last)
+    attend(head, work, Table(s.tables[text], z.page), spare, rows, dim, w.windows[layer], first, last)
 
 
 @kernel
@@ -152,8 +158,9 @@ def attention(z, w, cache, s, layer, texts, mine, control):
             begins, ends = _blocks_of(kv, blocks, z.kv_heads, turn == part, tokens, thread, threads)
             slot = _slot(kv, blocks, z.kv_heads * blocks, threads) if tokens == 1 else -1
             step, rows = blocks if slot < 0 else 1, min(room, count * group - number)
+            queries = Queries(text, kv, number, rows)
             for block in range(begins, ends, step):
-                _attend(z, w, cache, s, layer, text, kv, number, rows, base + block, base + block + step, thread)
+                _attend(z, w, cache, s, layer, queries, base + block, base + block + step, thread)
                 if slot >= 0:
                     keep_block(work, rows, s.kept[slot], block * rows * (line + 16))
                 else:

@@ -13,6 +13,8 @@ All work in place on a row that is zero from `cols` up to a multiple of 16 (`own
 for the rest would take longer to compile than all of this.
 """
 
+from typing import NamedTuple
+
 import numpy as np
 
 from .arrays import INT4
@@ -26,6 +28,16 @@ nearest_f32, nearest, store_bytes = floats.nearest_f32, floats.nearest_i32, floa
 count_reaching, keep_reaching, butterflies = floats.count_reaching, floats.keep_reaching, floats.butterflies_f32
 zero_i32, add_i32, total_i32 = floats.zero_i32, floats.add_i32, floats.total_i32
 LEAST, ROOT7 = np.float32(1e-5), np.float32(np.sqrt(7))
+
+
+class Preparation(NamedTuple):
+    """What happens to an input of projections, in this order."""
+
+    norm: int  # RMSNorm with the weights from there on in Weights.norms; -1: none
+    then: int  # another
+    turned: int  # not 0: Hadamard transform
+    kept: int  # not 0: all but so many of the largest become zero
+    kind: int  # of codes (arrays.INT8 and others)
 
 
 @inlined

@@ -5,7 +5,7 @@ import numpy as np
 from .arrays import TOGETHER, Q
 from .barrier import barrier
 from .control import STATE
-from .dense import head_matvec
+from .dense import HeadRows, head_matvec
 from .dense_rows import head_rows
 from .folds import perhaps_fold
 from .grouped import logits_by_groups
@@ -35,11 +35,11 @@ def logits_of_rows(z, w, s, wanted, thread, threads, control):
         perhaps_fold(w.folds, z.layers, Q, s.normed[i], z.hidden, s.normed[i])
     barrier(control, threads)
     first, last = split(z.vocab, FOUR, thread, threads)
+    head = HeadRows(w.head, w.head_offset[0], z.head_kind, z.hidden)
     if whole == 1:
-        head_matvec(w.head, w.head_offset[0], z.head_kind, z.hidden, s.normed[0], s.logits[places[0]], first, last)
+        head_matvec(head, s.normed[0], s.logits[places[0]], first, last)
     elif whole > 1:
-        values, sums = s.head_values[thread], s.head_sums[thread]
-        head_rows(w.head, w.head_offset[0], z.head_kind, z.hidden, s.normed, whole, s.logits, places, values, sums, first, last)
+        head_rows(head, s.normed, whole, s.logits, places, s.head_values[thread], s.head_sums[thread], first, last)
     for begin in range(whole, wanted, TOGETHER):
         top_logits(w, z, s, listed, begin, min(TOGETHER, wanted - begin), thread, threads, control)
 

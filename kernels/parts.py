@@ -24,22 +24,25 @@ def left_over(x, cols, factor, rest):
 
 
 @inlined
-def end_and_scale(w, layer, which, rows, part):
+def end_and_scale(w, product, part):
     """Of the part after `part` others of a projection: the row where it ends, and its scale. Without parts, all rows are one."""
     if len(w.part_at) == 0:
-        return rows, w.scales[layer, which]
-    i = w.part_at[layer, which] + part
+        return product.rows, w.scales[product.layer, product.which]
+    i = w.part_at[product.layer, product.which] + part
     return w.part_ends[i], w.part_scales[i]
 
 
 @kernel
-def scale_parts(w, layer, which, rows, product, at, out, place, accumulate, mine, first, last):
-    """out[t, place + r] (+)= product[t, at + r] times the scale of the part that row r is in, first <= r < last, of a Share's tokens."""
+def scale_parts(w, product, source, to, mine, first, last):
+    """What `to` says = products in `source` times the scale of the part that their row is in, first <= r < last, of a Share's tokens.
+
+    product, source, to: operands.py's Product and, twice, Destination.
+    """
     begin, part = np.int64(0), np.int64(0)
     while begin < last:
-        end, scale = end_and_scale(w, layer, which, rows, part)
+        end, scale = end_and_scale(w, product, part)
         for r in range(max(first, begin), min(last, end)):
             for t in range(mine.begin, mine.end):
-                y = product[t, at + r] * scale
-                out[t, place + r] = out[t, place + r] + y if accumulate else y
+                y = source.out[t, source.place + r] * scale
+                to.out[t, to.place + r] = to.out[t, to.place + r] + y if to.add else y
         begin, part = end, part + 1

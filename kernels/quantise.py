@@ -29,6 +29,12 @@ def largest_magnitude(x, cols, least):
     return np.int32(largest).view(np.float32)
 
 
+@kernel
+def kernel_length(cols):
+    """Codes of a row of `cols` in kernel order: of whole groups of four registers (arrays.padded)."""
+    return (cols + 4 * selected.WIDTH - 1) // (4 * selected.WIDTH) * (4 * selected.WIDTH)
+
+
 @inlined
 def place_of(start):
     """Where the 16 codes from `start` on, a multiple of 16, lie in kernel order."""

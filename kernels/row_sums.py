@@ -23,6 +23,39 @@ _BYTES_PER_FOLD = selected.STEPS_PER_FOLD // 4 * WIDTH  # packed bytes: each reg
 
 
 @inlined
+def four_of(first, gap, last):
+    """The number `first`, and one, two and three times `gap` more; `last` instead of what is more than that."""
+    return min(first, last), min(first + gap, last), min(first + 2 * gap, last), min(first + 3 * gap, last)
+
+
+@inlined
+def listed(rows, four):
+    """Those of a list of rows that have four numbers in it."""
+    return rows[four[0]], rows[four[1]], rows[four[2]], rows[four[3]]
+
+
+@inlined
+def bytes_of(rows, offset, stride):
+    """Where four rows of `stride` bytes begin, the first of all at byte `offset`."""
+    return offset + rows[0] * stride, offset + rows[1] * stride, offset + rows[2] * stride, offset + rows[3] * stride
+
+
+@inlined
+def further(starts, ahead):
+    """So many bytes after four others."""
+    return starts[0] + ahead, starts[1] + ahead, starts[2] + ahead, starts[3] + ahead
+
+
+@inlined
+def prefetch_four(packed, ahead, byte):
+    """A line `byte` bytes after each of four places."""
+    prefetch(packed, ahead[0] + byte)
+    prefetch(packed, ahead[1] + byte)
+    prefetch(packed, ahead[2] + byte)
+    prefetch(packed, ahead[3] + byte)
+
+
+@inlined
 def _dot_fields(sums, packed, x0, x1, x2, x3):
     return dot(dot(dot(dot(sums, field0(packed), x0), field1(packed), x1), field2(packed), x2), field3(packed), x3)
 
@@ -36,8 +69,8 @@ if selected.UNSHIFTED:
         return fold(fold(over64(a), over16(b)), fold(over4(c), d))
 
     @kernel
-    def four_rows(packed, r0, r1, r2, r3, p0, p1, p2, p3, stride, codes):
-        """Code sums of the rows at bytes r0 .. r3; stride = cols / 4. As many bytes from p0 .. p3 on are prefetched meanwhile."""
+    def four_rows(packed, starts, ahead, stride, codes):
+        """Code sums of the rows at four bytes; stride = cols / 4. As many bytes from the four of `ahead` on are prefetched meanwhile."""
         a0, a1, a2, a3 = zero_wide(), zero_wide(), zero_wide(), zero_wide()
         b0, b1, b2, b3 = zero_wide(), zero_wide(), zero_wide(), zero_wide()
         c0, c1, c2, c3 = zero_wide(), zero_wide(), zero_wide(), zero_wide()
@@ -45,26 +78,23 @@ if selected.UNSHIFTED:
         whole = stride // WIDTH * WIDTH
         for byte in range(0, whole, WIDTH):
             k = byte * 4
-            prefetch(packed, p0 + byte)
-            prefetch(packed, p1 + byte)
-            prefetch(packed, p2 + byte)
-            prefetch(packed, p3 + byte)
+            prefetch_four(packed, ahead, byte)
             x0, x1, x2, x3 = load(codes, k), load(codes, k + WIDTH), load(codes, k + 2 * WIDTH), load(codes, k + 3 * WIDTH)
-            v = load(packed, r0 + byte)
+            v = load(packed, starts[0] + byte)
             a0, b0, c0, d0 = dot(a0, standing0(v), x0), dot(b0, standing1(v), x1), dot(c0, standing2(v), x2), dot(d0, standing3(v), x3)
-            v = load(packed, r1 + byte)
+            v = load(packed, starts[1] + byte)
             a1, b1, c1, d1 = dot(a1, standing0(v), x0), dot(b1, standing1(v), x1), dot(c1, standing2(v), x2), dot(d1, standing3(v), x3)
-            v = load(packed, r2 + byte)
+            v = load(packed, starts[2] + byte)
             a2, b2, c2, d2 = dot(a2, standing0(v), x0), dot(b2, standing1(v), x1), dot(c2, standing2(v), x2), dot(d2, standing3(v), x3)
-            v = load(packed, r3 + byte)
+            v = load(packed, starts[3] + byte)
             a3, b3, c3, d3 = dot(a3, standing0(v), x0), dot(b3, standing1(v), x1), dot(c3, standing2(v), x2), dot(d3, standing3(v), x3)
         if whole < stride:  # half a register is left: 128 weights where registers hold 256
             k = whole * 4
             x0, x1, x2, x3 = load(codes, k), load(codes, k + WIDTH), load(codes, k + 2 * WIDTH), load(codes, k + 3 * WIDTH)
-            d0 = _dot_fields(d0, load_half(packed, r0 + whole), x0, x1, x2, x3)
-            d1 = _dot_fields(d1, load_half(packed, r1 + whole), x0, x1, x2, x3)
-            d2 = _dot_fields(d2, load_half(packed, r2 + whole), x0, x1, x2, x3)
-            d3 = _dot_fields(d3, load_half(packed, r3 + whole), x0, x1, x2, x3)
+            d0 = _dot_fields(d0, load_half(packed, starts[0] + whole), x0, x1, x2, x3)
+            d1 = _dot_fields(d1, load_half(packed, starts[1] + whole), x0, x1, x2, x3)
+            d2 = _dot_fields(d2, load_half(packed, starts[2] + whole), x0, x1, x2, x3)
+            d3 = _dot_fields(d3, load_half(packed, starts[3] + whole), x0, x1, x2, x3)
         s0, s1 = _sum_of_fields(a0, b0, c0, d0), _sum_of_fields(a1, b1, c1, d1)
         s2, s3 = _sum_of_fields(a2, b2, c2, d2), _sum_of_fields(a3, b3, c3, d3)
         return totals(s0, s1, s2, s3)
@@ -72,8 +102,8 @@ if selected.UNSHIFTED:
 else:
 
     @kernel
-    def four_rows(packed, r0, r1, r2, r3, p0, p1, p2, p3, stride, codes):
-        """Code sums of the rows at bytes r0 .. r3; stride = cols / 4. As many bytes from p0 .. p3 on are prefetched meanwhile."""
+    def four_rows(packed, starts, ahead, stride, codes):
+        """Code sums of the rows at four bytes; stride = cols / 4. As many bytes from the four of `ahead` on are prefetched meanwhile."""
         s0, s1, s2, s3 = zero_wide(), zero_wide(), zero_wide(), zero_wide()
         whole = stride // WIDTH * WIDTH
         begin = 0
@@ -82,24 +112,21 @@ else:
             n0, n1, n2, n3 = zero_narrow(), zero_narrow(), zero_narrow(), zero_narrow()
             for byte in range(begin, end, WIDTH):
                 k = byte * 4
-                prefetch(packed, p0 + byte)
-                prefetch(packed, p1 + byte)
-                prefetch(packed, p2 + byte)
-                prefetch(packed, p3 + byte)
+                prefetch_four(packed, ahead, byte)
                 x0, x1, x2, x3 = load(codes, k), load(codes, k + WIDTH), load(codes, k + 2 * WIDTH), load(codes, k + 3 * WIDTH)
-                n0 = _dot_fields(n0, load(packed, r0 + byte), x0, x1, x2, x3)
-                n1 = _dot_fields(n1, load(packed, r1 + byte), x0, x1, x2, x3)
-                n2 = _dot_fields(n2, load(packed, r2 + byte), x0, x1, x2, x3)
-                n3 = _dot_fields(n3, load(packed, r3 + byte), x0, x1, x2, x3)
+                n0 = _dot_fields(n0, load(packed, starts[0] + byte), x0, x1, x2, x3)
+                n1 = _dot_fields(n1, load(packed, starts[1] + byte), x0, x1, x2, x3)
+                n2 = _dot_fields(n2, load(packed, starts[2] + byte), x0, x1, x2, x3)
+                n3 = _dot_fields(n3, load(packed, starts[3] + byte), x0, x1, x2, x3)
             s0, s1, s2, s3 = fold(s0, n0), fold(s1, n1), fold(s2, n2), fold(s3, n3)
             begin = end
         if whole < stride:  # half a register is left: 128 weights where registers hold 256
             k = whole * 4
             x0, x1, x2, x3 = load(codes, k), load(codes, k + WIDTH), load(codes, k + 2 * WIDTH), load(codes, k + 3 * WIDTH)
-            s0 = fold(s0, _dot_fields(zero_narrow(), load_half(packed, r0 + whole), x0, x1, x2, x3))
-            s1 = fold(s1, _dot_fields(zero_narrow(), load_half(packed, r1 + whole), x0, x1, x2, x3))
-            s2 = fold(s2, _dot_fields(zero_narrow(), load_half(packed, r2 + whole), x0, x1, x2, x3))
-            s3 = fold(s3, _dot_fields(zero_narrow(), load_half(packed, r3 + whole), x0, x1, x2, x3))
+            s0 = fold(s0, _dot_fields(zero_narrow(), load_half(packed, starts[0] + whole), x0, x1, x2, x3))
+            s1 = fold(s1, _dot_fields(zero_narrow(), load_half(packed, starts[1] + whole), x0, x1, x2, x3))
+            s2 = fold(s2, _dot_fields(zero_narrow(), load_half(packed, starts[2] + whole), x0, x1, x2, x3))
+            s3 = fold(s3, _dot_fields(zero_narrow(), load_half(packed, starts[3] + whole), x0, x1, x2, x3))
         return totals(s0, s1, s2, s3)
 
 

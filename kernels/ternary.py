@@ -5,106 +5,72 @@
 
     sum_c w[r, c] * q[c] = sum_c code[r, c] * q[c] - sum_c q[c].
 
-Decode reads each weight once, so `matvec` works on the packed bytes, four rows a pass, and asks for memory PREFETCH bytes ahead. Prefill
-has many tokens, so `matmul_scaled` unpacks TILE_ROWS rows to L1, a block of K at a time, and uses them for every token (tile.py). Up to FEW
-tokens meet the packed bytes.
+Decode reads each weight once, so `matvec_scaled` works on the packed bytes, four rows a pass, and asks for memory PREFETCH bytes ahead.
+Prefill has many tokens, so `matmul_scaled` unpacks TILE_ROWS rows to L1, a block of K at a time, and uses them for every token (tile.py).
+Up to FEW tokens meet the packed bytes.
 """
 
 import numpy as np
 
 from .jit import kernel, separate
-from .row_sums import four_rows, one_row
+from .operands import Ahead, Codes
+from .row_sums import bytes_of, four_of, four_rows, further, listed, one_row
 from .simd import selected, vectors
 from .simd.matrix import begin as begin_tiles
 from .simd.matrix import end as end_tiles
-from .tile import (
-    BLOCK,
-    MATRIX,
-    PACKED_ROWS,
-    TILE_ROWS,
-    TOKENS,
-    ask_for,
-    packed_sums_2,
-    packed_sums_8,
-    scale_sums,
-    sums_4,
-    sums_8,
-    sums_16,
-    unpack_rows,
-)
+from .tile import BLOCK, MATRIX, TILE_ROWS, TOKENS, ask_for, packed_sums, scale_sums, sums_4, sums_8, sums_16, unpack_rows
 
 WIDTH = selected.WIDTH
-NEXT_PACKED = 8  # rows ahead that few tokens ask for; more are gone from L1 before they are read
 NEXT_ROWS = 6  # chosen rows ahead; 3 and 6 measure alike, 1 is a fifth slower (docs/log.md#decode-else-was-slow)
 PREFETCH = 2048  # bytes ahead in each of the four streams: 39 GB/s on a Zen 5 core; 1024 gives 35, 4096 gives 39 (docs/log.md#streams)
 load, load_half, store = selected.load, selected.load_half, selected.store
 field0, field1, field2, field3 = selected.field0, selected.field1, selected.field2, selected.field3
 flattened = vectors.flattened
 FEW = 8 if MATRIX else 16 if TOKENS == 8 else 6  # tokens that meet packed rows; more are worth unpacking rows to a tile (docs/log.md#few)
-L1_BYTES = 14 * WIDTH  # packed bytes of a row at a time, so that the activations of 8 tokens, 28 KiB, stay in L1
 
 
 @kernel
-def _four_streams(packed, at, quarter, stride, codes):
-    """Code sums of the rows at byte `at` and 1, 2 and 3 times `quarter` rows further on.
-
-    Four streams that run through the matrix are prefetched by the hardware too; four neighbouring rows end before it sees them.
-    """
-    step = quarter * stride
-    r1, r2, r3, ahead = at + step, at + 2 * step, at + 3 * step, PREFETCH
-    return four_rows(packed, at, r1, r2, r3, at + ahead, r1 + ahead, r2 + ahead, r3 + ahead, stride, codes)
-
-
-@kernel
-def matvec(packed, offset, cols, codes, out, first, last):
-    """out[r] = sum_c code[r, c] * codes[c] for rows first <= r < last. codes: (padded cols,) int8;  out: (rows,) int32."""
-    stride, quarter = cols // 4, (last - first) // 4
-    for row in range(first, first + quarter):
-        sums = _four_streams(packed, offset + row * stride, quarter, stride, codes)
-        for i in range(4):
-            out[row + i * quarter] = sums[i]
-    for row in range(first + 4 * quarter, last):
-        out[row] = one_row(packed, offset + row * stride, stride, codes)
+def _four_streams(packed, at, apart, stride, codes):
+    """Code sums of four rows so many bytes apart: the hardware prefetches such streams too; four neighbours end before it sees them."""
+    starts = at, at + apart, at + 2 * apart, at + 3 * apart
+    return four_rows(packed, starts, further(starts, PREFETCH), stride, codes)
 
 
 @separate()
 @kernel
-def matvec_scaled(packed, offset, cols, codes, code_sum, scale, out, accumulate, first, last):
-    """out[r] (+)= (code sum of row r - code_sum) * scale for first <= r < last.
+def matvec_scaled(matrix, codes, code_sum, factor, out, add, first, last):
+    """out[r] (+)= (code sum of row r - code_sum) * (scale / factor) for first <= r < last.
 
-    scale: weight scale / activation factor;  out: (rows,) float32;  accumulate: add to what is there (residual).
+    codes: (padded cols,) int8, their sum, and the activations' factor;  out: (rows,) float32;  add: to what is there (residual).
     """
-    stride, quarter = cols // 4, (last - first) // 4
+    packed, stride, quarter, scale = matrix.packed, matrix.cols // 4, (last - first) // 4, matrix.scale / factor
     for row in range(first, first + quarter):
-        sums = _four_streams(packed, offset + row * stride, quarter, stride, codes)
+        sums = _four_streams(packed, matrix.offset + row * stride, quarter * stride, stride, codes)
         for i in range(4):
             y, r = np.float32(sums[i] - code_sum) * scale, row + i * quarter
-            out[r] = out[r] + y if accumulate else y
+            out[r] = out[r] + y if add else y
     for row in range(first + 4 * quarter, last):
-        y = np.float32(one_row(packed, offset + row * stride, stride, codes) - code_sum) * scale
-        out[row] = out[row] + y if accumulate else y
+        y = np.float32(one_row(packed, matrix.offset + row * stride, stride, codes) - code_sum) * scale
+        out[row] = out[row] + y if add else y
 
 
 @separate()
 @kernel
-def matvec_chosen(packed, offset, cols, codes, code_sum, scale, out, chosen, count):
+def matvec_chosen(matrix, codes, code_sum, factor, out, chosen, count):
     """As `matvec_scaled`, for the rows chosen[0] < chosen[1] < ... < chosen[count - 1] only. Other rows are not read.
 
-    Four streams as in `matvec`, each through a quarter of the chosen rows; each asks for the row that it reads NEXT_ROWS later.
+    Four streams, each through a quarter of the chosen rows; each asks for the row that it reads NEXT_ROWS later.
     """
-    stride, quarter = cols // 4, count // 4
+    packed, stride, quarter, end, scale = matrix.packed, matrix.cols // 4, count // 4, count - 1, matrix.scale / factor
     for i in range(quarter):
-        a, b, c, d = chosen[i], chosen[i + quarter], chosen[i + 2 * quarter], chosen[i + 3 * quarter]
-        j = min(i + NEXT_ROWS, quarter - 1)
-        p0, p1 = offset + chosen[j] * stride, offset + chosen[j + quarter] * stride
-        p2, p3 = offset + chosen[j + 2 * quarter] * stride, offset + chosen[j + 3 * quarter] * stride
-        r0, r1, r2, r3 = offset + a * stride, offset + b * stride, offset + c * stride, offset + d * stride
-        sums = four_rows(packed, r0, r1, r2, r3, p0, p1, p2, p3, stride, codes)
-        out[a], out[b] = np.float32(sums[0] - code_sum) * scale, np.float32(sums[1] - code_sum) * scale
-        out[c], out[d] = np.float32(sums[2] - code_sum) * scale, np.float32(sums[3] - code_sum) * scale
+        rows, near = listed(chosen, four_of(i, quarter, end)), four_of(min(i + NEXT_ROWS, quarter - 1), quarter, end)
+        starts, ahead = bytes_of(rows, matrix.offset, stride), bytes_of(listed(chosen, near), matrix.offset, stride)
+        sums = four_rows(packed, starts, ahead, stride, codes)
+        for k in range(4):
+            out[rows[k]] = np.float32(sums[k] - code_sum) * scale
     i = 4 * quarter
     while i < count:
-        out[chosen[i]] = np.float32(one_row(packed, offset + chosen[i] * stride, stride, codes) - code_sum) * scale
+        out[chosen[i]] = np.float32(one_row(packed, matrix.offset + chosen[i] * stride, stride, codes) - code_sum) * scale
         i += 1
 
 
@@ -120,35 +86,15 @@ def unpack(packed, row_at, begin, end, tile, place):
         store(tile, k + 3 * WIDTH, field3(v))
 
 
-@kernel
-def _packed_sums(packed, at, stride, rows, codes, tokens, sums):
-    """sums[(t + 1) * TILE_ROWS + i] = code sum of row i, the first at byte `at`, with token t, for i < rows <= TILE_ROWS, rows % 4 = 0."""
-    values, gap, ahead, begun = flattened(codes), codes.shape[1], NEXT_PACKED * stride, 0
-    for i in range(TILE_ROWS, ((tokens + 3) // 4 * 4 + 1) * TILE_ROWS):
-        sums[i] = 0
-    while TOKENS == 8 and begun + 4 < tokens:
-        for begin in range(0, stride, L1_BYTES):
-            end = min(begin + L1_BYTES, stride)
-            for i in range(0, rows, 2):
-                place = (begun + 1) * TILE_ROWS + i
-                packed_sums_8(packed, at + i * stride, stride, begin, end, ahead, values, begun * gap, gap, sums, place)
-        begun += 8
-    for i in range(0, rows, PACKED_ROWS):
-        for t in range(begun, tokens, 2):
-            place = (t + 1) * TILE_ROWS + i
-            packed_sums_2(packed, at + i * stride, stride, ahead, values, t * gap, gap, sums, place)
-
-
 @separate()
 @kernel
-def matmul_scaled(packed, offset, cols, codes, code_sums, factors, scale, tokens, out, place, add, tile, sums, first, last):
-    """out[t, place + r] (+)= (code sum of row r with token t - code_sums[t]) * (scale / factors[t]) for first <= r < last.
+def matmul_scaled(matrix, x, to, tile, sums, first, last):
+    """out[t, place + r] (+)= (code sum of row r with token t - sum of its codes) * (scale / its factor) for first <= r < last.
 
-    codes: (>= tokens rounded up to 16, padded cols) int8;  code_sums: (tokens,) int32;  factors: (tokens,) float32;
-    out: (tokens, >= place + rows) float32;  add: to what is there;
+    matrix, x, to: operands.py's Matrix, Inputs, Destination;
     tile: (TILE_BYTES,) uint8 and sums: (>= tokens rounded up to 16, and one more, times BLOCK_ROWS) int32, overwritten.
     """
-    stride, values, gap = cols // 4, flattened(codes), codes.shape[1]
+    packed, stride, values, gap, tokens = matrix.packed, matrix.cols // 4, flattened(x.codes), x.codes.shape[1], x.tokens
     length, block = (stride + WIDTH - 1) // WIDTH * WIDTH, BLOCK
     each = 16 if MATRIX else TOKENS
     groups = (tokens + each - 1) // each
@@ -158,10 +104,10 @@ def matmul_scaled(packed, offset, cols, codes, code_sums, factors, scale, tokens
     if MATRIX:
         begin_tiles()
     for row in range(first, last, TILE_ROWS):
-        rows, at = min(TILE_ROWS, last - row), offset + row * stride
+        rows, at = min(TILE_ROWS, last - row), matrix.offset + row * stride
         if tokens <= FEW and rows % 4 == 0:
-            _packed_sums(packed, at, stride, rows, codes, tokens, sums)
-            scale_sums(sums, TILE_ROWS, code_sums, factors, scale, 0, tokens, out, place + row, rows, add)
+            packed_sums(packed, at, stride, rows, x.codes, tokens, sums)
+            scale_sums(sums, TILE_ROWS, x, matrix.scale, 0, tokens, to, row, rows)
             continue
         ask = at + rows * stride
         for begin in range(0, length, block):
@@ -169,18 +115,18 @@ def matmul_scaled(packed, offset, cols, codes, code_sums, factors, scale, tokens
             unpack_rows(packed, at, stride, rows, begin, begin + words, tile)
             before, step = (0, 0) if begin == 0 else (TILE_ROWS, TILE_ROWS)
             for t in range(0, tokens, each):
-                value, start = t * gap + 4 * begin, TILE_ROWS + (t * TILE_ROWS if length > block else 0)
-                until, done = min(t + each, tokens), begin + words == length
+                codes, start = Codes(values, t * gap + 4 * begin, gap), TILE_ROWS + (t * TILE_ROWS if length > block else 0)
+                until, done, ahead = min(t + each, tokens), begin + words == length, Ahead(packed, ask, advance)
                 if done:
-                    ask_for(out, t, until, place + row, rows)
+                    ask_for(to.out, t, until, to.place + row, rows)
                 if MATRIX:
-                    sums_16(tile, words, values, value, gap, sums, before + t * step, step, start, packed, ask, advance)
+                    sums_16(tile, words, codes, sums, before + t * step, step, start, ahead)
                 elif TOKENS == 8 and t + 4 < tokens:
-                    sums_8(tile, words, values, value, gap, sums, before + t * step, step, start, packed, ask, advance)
+                    sums_8(tile, words, codes, sums, before + t * step, step, start, ahead)
                 else:
-                    sums_4(tile, words, values, value, gap, sums, before + t * step, step, start, packed, ask, advance)
+                    sums_4(tile, words, codes, sums, before + t * step, step, start, ahead)
                 ask += words * advance
                 if done:
-                    scale_sums(sums, start, code_sums, factors, scale, t, until, out, place + row, rows, add)
+                    scale_sums(sums, start, x, matrix.scale, t, until, to, row, rows)
     if MATRIX:
         end_tiles()

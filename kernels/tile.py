@@ -8,11 +8,14 @@ registers through a block of K, and nothing is added across lanes. docs/log.md#t
 from . import isa
 from .arrays import TILE_BYTES
 from .jit import kernel
+from .operands import Codes
 from .simd import matrix, selected, tiles, vectors
 
 WIDTH, LANES, BLOCKS, TOKENS = selected.WIDTH, tiles.LANES, selected.TILE_BLOCKS, selected.TILE_TOKENS
 TILE_ROWS = BLOCKS * LANES
 BLOCK = TILE_BYTES // (4 * TILE_ROWS) // WIDTH * WIDTH  # packed bytes of a row that are unpacked at a time
+NEXT_PACKED = 8  # rows ahead that few tokens ask for; more are gone from L1 before they are read
+L1_BYTES = 14 * WIDTH  # packed bytes of a row at a time, so that the activations of 8 tokens, 28 KiB, stay in L1
 _FOLD = selected.STEPS_PER_FOLD
 load_rows, store_codes = tiles.load_rows, tiles.store_codes
 no_sums_4, add_step_4, add_to_4 = tiles.operations(BLOCKS, 4)
@@ -25,12 +28,8 @@ load_tiles, add_tiles, store_tiles = matrix.operations(BLOCKS)
 load_words, sub_words, splat_word, to_floats = tiles.load_words, tiles.sub_words, tiles.splat_word, tiles.to_floats
 load_some, store_some = tiles.load_some, tiles.store_some
 store, add_of, mul, splat = tiles.store_floats, tiles.add_floats, tiles.mul_floats, tiles.splat_float
-flattened, prefetch, prefetch_to_l2, prefetch_to_write = (
-    vectors.flattened,
-    vectors.prefetch,
-    vectors.prefetch_to_l2,
-    vectors.prefetch_to_write,
-)
+flattened, prefetch = vectors.flattened, vectors.prefetch
+prefetch_to_l2, prefetch_to_write = vectors.prefetch_to_l2, vectors.prefetch_to_write
 
 
 @kernel
@@ -47,49 +46,48 @@ def unpack_rows(packed, at, stride, rows, begin, end, tile):
 
 
 @kernel
-def sums_4(tile, words, values, first, gap, sums, before, step, place, packed, ask, advance):
+def sums_4(tile, words, codes, sums, before, step, place, ahead):
     """sums[place ...], TILE_ROWS a token = sums[before ...], step a token, + code sums of a tile of so many words with four tokens.
 
-    values: (bytes,) int8, of which values[first + t * gap ...] are those of token t. Meanwhile `advance` bytes a word are brought to L2,
-    from packed[ask] on.
+    codes, ahead: operands.py's.
     """
     start = 0
     while start < words:
         stop = min(start + _FOLD, words)
         registers = no_sums_4()
         for k in range(start, stop):
-            prefetch_to_l2(packed, ask + k * advance)
-            registers = add_step_4(registers, tile, k * (BLOCKS * WIDTH), values, first + 4 * k, gap)
+            prefetch_to_l2(ahead.packed, ahead.at + k * ahead.step)
+            registers = add_step_4(registers, tile, k * (BLOCKS * WIDTH), codes.values, codes.first + 4 * k, codes.gap)
         add_to_4(registers, sums, before, step, place, TILE_ROWS)
         before, step, start = place, TILE_ROWS, stop
 
 
 @kernel
-def sums_8(tile, words, values, first, gap, sums, before, step, place, packed, ask, advance):
+def sums_8(tile, words, codes, sums, before, step, place, ahead):
     """As sums_4, with eight tokens: for sets with 32 registers, and sums that need no folding."""
     registers = no_sums_8()
     for k in range(words):
-        prefetch_to_l2(packed, ask + k * advance)
-        registers = add_step_8(registers, tile, k * (BLOCKS * WIDTH), values, first + 4 * k, gap)
+        prefetch_to_l2(ahead.packed, ahead.at + k * ahead.step)
+        registers = add_step_8(registers, tile, k * (BLOCKS * WIDTH), codes.values, codes.first + 4 * k, codes.gap)
     add_to_8(registers, sums, before, step, place, TILE_ROWS)
 
 
 @kernel
-def sums_16(tile, words, values, first, gap, sums, before, step, place, packed, ask, advance):
+def sums_16(tile, words, codes, sums, before, step, place, ahead):
     """As sums_4, with 16 tokens, by AMX (simd/matrix.py). words: a multiple of 16."""
     load_tiles(sums, before, step)
     for k in range(0, words, matrix.WORDS):
-        for line in range(0, matrix.WORDS * advance, 64):
-            prefetch_to_l2(packed, ask + k * advance + line)
-        add_tiles(tile, k * (BLOCKS * WIDTH), values, first + 4 * k, gap)
+        for line in range(0, matrix.WORDS * ahead.step, 64):
+            prefetch_to_l2(ahead.packed, ahead.at + k * ahead.step + line)
+        add_tiles(tile, k * (BLOCKS * WIDTH), codes.values, codes.first + 4 * k, codes.gap)
     store_tiles(sums, place, TILE_ROWS)
 
 
 @kernel
-def packed_sums_2(packed, at, stride, ahead, values, first, gap, sums, place):
+def _packed_sums_2(packed, at, stride, ahead, codes, sums, place):
     """Code sums of PACKED_ROWS packed rows with two tokens, added to sums[place ...], TILE_ROWS a token.
 
-    values: (bytes,) int8, of which values[first + t * gap ...] are those of token t. As many bytes, `ahead` further on, are prefetched.
+    codes: operands.Codes. As many bytes, `ahead` further on, are prefetched.
     """
     begin = 0
     while begin < stride:
@@ -97,35 +95,53 @@ def packed_sums_2(packed, at, stride, ahead, values, first, gap, sums, place):
         for byte in range(begin, end, WIDTH):
             for row in range(PACKED_ROWS):
                 prefetch(packed, at + byte + row * stride + ahead)
-            registers = add_packed_2(registers, packed, at + byte, stride - byte, stride, values, first + 4 * byte, gap)
+            registers = add_packed_2(registers, packed, at + byte, stride - byte, stride, codes.values, codes.first + 4 * byte, codes.gap)
         add_packed_2_to(registers, sums, place, TILE_ROWS)
         begin = end
 
 
 @kernel
-def packed_sums_8(packed, at, stride, begin, end, ahead, values, first, gap, sums, place):
-    """As packed_sums_2, of bytes begin .. end - 1 of two rows with eight tokens: for sets with 32 registers, and sums without folding."""
+def _packed_sums_8(packed, at, stride, begin, end, ahead, codes, sums, place):
+    """As _packed_sums_2, of bytes begin .. end - 1 of two rows with eight tokens: for sets with 32 registers, and sums without folding."""
     registers = no_packed_8()
     for byte in range(begin, end, WIDTH):
         prefetch(packed, at + byte + ahead)
         prefetch(packed, at + byte + stride + ahead)
-        registers = add_packed_8(registers, packed, at + byte, stride - byte, stride, values, first + 4 * byte, gap)
+        registers = add_packed_8(registers, packed, at + byte, stride - byte, stride, codes.values, codes.first + 4 * byte, codes.gap)
     add_packed_8_to(registers, sums, place, TILE_ROWS)
 
 
 @kernel
-def scale_sums(sums, at, code_sums, factors, scale, begin, end, out, place, rows, add):
-    """out[t, place + i] (+)= (sums[at + i] - code_sums[t]) * (scale / factors[t]) for i < rows and t from begin to end - 1.
+def packed_sums(packed, at, stride, rows, codes, tokens, sums):
+    """sums[(t + 1) * TILE_ROWS + i] = code sum of row i, the first at byte `at`, with token t, for i < rows <= TILE_ROWS, rows % 4 = 0."""
+    values, gap, ahead, begun = flattened(codes), codes.shape[1], NEXT_PACKED * stride, 0
+    for i in range(TILE_ROWS, ((tokens + 3) // 4 * 4 + 1) * TILE_ROWS):
+        sums[i] = 0
+    while TOKENS == 8 and begun + 4 < tokens:
+        for begin in range(0, stride, L1_BYTES):
+            end = min(begin + L1_BYTES, stride)
+            for i in range(0, rows, 2):
+                place = (begun + 1) * TILE_ROWS + i
+                _packed_sums_8(packed, at + i * stride, stride, begin, end, ahead, Codes(values, begun * gap, gap), sums, place)
+        begun += 8
+    for i in range(0, rows, PACKED_ROWS):
+        for t in range(begun, tokens, 2):
+            _packed_sums_2(packed, at + i * stride, stride, ahead, Codes(values, t * gap, gap), sums, (t + 1) * TILE_ROWS + i)
 
-    at: of token `begin`; the next ones' sums are TILE_ROWS further on each.
+
+@kernel
+def scale_sums(sums, at, x, scale, begin, end, to, first, rows):
+    """out[t, place + first + i] (+)= (sums[at + i] - code sum of t) * (scale / factor of t) for i < rows and t from begin to end - 1.
+
+    x, to: operands.py's Inputs, Destination; at: of token `begin`; the next ones' sums are TILE_ROWS further on each.
     """
-    values = flattened(out)
+    values, line, place = flattened(to.out), to.out.shape[1], to.place + first
     for t in range(begin, end):
-        row, less, factor = t * out.shape[1] + place, splat_word(code_sums[t]), splat(scale / factors[t])
+        row, less, factor = t * line + place, splat_word(x.sums[t]), splat(scale / x.factors[t])
         for i in range(0, rows, LANES):
             count = min(LANES, rows - i)
             y = mul(to_floats(sub_words(load_words(sums, at + i), less)), factor)
-            y = add_of(load_some(values, row + i, count if add else 0), y)
+            y = add_of(load_some(values, row + i, count if to.add else 0), y)
             if count == LANES:
                 store(values, row + i, y)
             else:

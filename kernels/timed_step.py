@@ -17,10 +17,10 @@ from numpy.typing import NDArray
 from . import grouped, head_search, heads, logits, step
 from .arrays import DOWN, PROJECTIONS, UP, Scratch, Sizes, Weights
 from .barrier import barrier
+from .control import Task
 from .jit import entry, inlined, kernel
 from .kv_cache import AnyCache
 from .simd.vectors import call, intrinsic
-from .split import share_of
 
 # Slots of a thread's laps, the first as arrays.Q to arrays.DOWN. INPUTS: norm and rounding of what projections take; NORMS: of heads, and
 # before something is added to the residual stream; WAITING: for other threads, at barriers.
@@ -95,25 +95,27 @@ def _barrier_after(slot: int) -> Any:
     return timed_barrier
 
 
-_prepare = _bound(step.prepare, kernel, barrier=_barrier_after(INPUTS))
-_append = heads.append_to_cache
-_up = step.up_where_gate_is_open
-_down = step.down_by_columns
-_project = step.project
+def _lapped(function: Any, slot: int) -> Any:
+    """A kernel of Sizes, Weights, Scratch and others, after which the time so far belongs to `slot`."""
+
+    @inlined
+    def timed(z, w, s, *others):
+        result = function(z, w, s, *others)
+        lap(s.laps, slot)
+        return result
+
+    return timed
+
+
+_append, _project = heads.append_to_cache, step.project
 _digits = _bound(head_search._digits, inlined, barrier=_barrier_after(HEAD))
 _top_logits = _bound(head_search.top_logits, inlined, _digits=_digits, barrier=_barrier_after(HEAD))
 
 
 @inlined
-def _timed_prepare(x, cols, w, layer, which, norm_at, then_at, eps, kind, kept, turned, s, mine, frame):
-    _prepare(x, cols, w, layer, which, norm_at, then_at, eps, kind, kept, turned, s, mine, frame)
-    lap(s.laps, INPUTS)
-
-
-@inlined
-def _timed_project(w, s, layer, which, cols, rows, out, place, accumulate, mine):
-    _project(w, s, layer, which, cols, rows, out, place, accumulate, mine)
-    lap(s.laps, which)
+def _timed_project(w, s, product, to, mine):
+    _project(w, s, product, to, mine)
+    lap(s.laps, product.which)
 
 
 @inlined
@@ -132,27 +134,14 @@ def _timed_attention(z, w, cache, s, layer, texts, mine, frame):
     lap(s.laps, ATTENTION)
 
 
-@inlined
-def _timed_up(z, w, s, layer, mine):
-    _up(z, w, s, layer, mine)
-    lap(s.laps, UP)
-
-
-@inlined
-def _timed_down(z, w, s, layer, thread, threads):
-    done = _down(z, w, s, layer, thread, threads)
-    lap(s.laps, DOWN)
-    return done
-
-
 _run_layer = _bound(
     step.run_layer,
     inlined,
-    prepare=_timed_prepare,
+    prepare=_lapped(_bound(step.prepare, kernel, barrier=_barrier_after(INPUTS)), INPUTS),
     project=_timed_project,
     attention=_timed_attention,
-    up_where_gate_is_open=_timed_up,
-    down_by_columns=_timed_down,
+    up_where_gate_is_open=_lapped(step.up_where_gate_is_open, UP),
+    down_by_columns=_lapped(step.down_by_columns, DOWN),
     norm_heads=_bound(step.norm_heads, inlined, barrier=_barrier_after(NORMS)),
     add_branch=_bound(step.add_branch, inlined, barrier=_barrier_after(NORMS)),
     barrier=_barrier_after(GLU),  # which has no name of its own to bind: nothing else of weight stands before these barriers
@@ -160,7 +149,7 @@ _run_layer = _bound(
 _logits_of_rows = _bound(logits.logits_of_rows, inlined, top_logits=_top_logits, barrier=_barrier_after(HEAD))
 _logits_by_groups = _bound(grouped.logits_by_groups, kernel, barrier=_barrier_after(HEAD))
 _wanted_logits = _bound(logits.wanted_logits, kernel, logits_of_rows=_logits_of_rows, logits_by_groups=_logits_by_groups)
-_after_layers, _after_head = _barrier_after(DOWN), _barrier_after(HEAD)
+_run_step = _bound(step.run_step, inlined, run_layer=_run_layer, wanted_logits=_wanted_logits, barrier=_barrier_after(HEAD))
 
 
 @entry
@@ -184,12 +173,7 @@ def timed_steps(frame, texts, wanted, steps, thread, threads):
                     s.x[t, i] = states[number % len(states), t, i]
         barrier(control, threads)
         begin = clock()
-        s.laps[LAST], mine = begin, share_of(tokens, thread, threads)
-        for layer in range(z.layers):
-            _run_layer(z, w, cache, s, layer, texts, mine, frame)
-        if mine.meeting < threads:
-            _after_layers(frame, threads)
-        _wanted_logits(w.head_groups, z, w, s, wanted, thread, threads, frame)
-        _after_head(frame, threads)
+        s.laps[LAST] = begin
+        _run_step(z, w, cache, s, Task(tokens, texts, 0, z.layers, wanted), frame, thread, threads)
         total += clock() - begin
     return total

@@ -12,6 +12,7 @@ import time
 
 import numpy as np
 from bitnet_kernels import arrays, isa, peak
+from bitnet_kernels.operands import Destination, Inputs, Matrix
 from bitnet_kernels.ternary import matmul_scaled
 from numpy.typing import NDArray
 
@@ -31,12 +32,11 @@ PEAK_ROUNDS = max(1, 300_000_000 // (peak.STEPS * peak.PRODUCTS))
 
 def run_layer(packed: NDArray[np.uint8], tokens: int, scratch: arrays.Scratch, out: NDArray[np.float32]) -> None:
     """Every projection of one layer. packed: (bytes,) of all its rows."""
-    at, one, s = 0, np.float32(1), scratch
+    at, s = 0, scratch
+    x, to = Inputs(s.codes, s.sums, s.factors, tokens), Destination(out, 0, False)
     for rows, cols in MATRICES:
         last = rows // THREADS
-        matmul_scaled(
-            packed, np.int64(at), cols, s.codes, s.sums, s.factors, one, tokens, out, 0, False, s.tile[0], s.block_sums[0], 0, last
-        )
+        matmul_scaled(Matrix(packed, at, cols, np.float32(1)), x, to, s.tile[0], s.block_sums[0], 0, last)
         at += rows * cols // 4
 
 

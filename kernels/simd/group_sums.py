@@ -47,7 +47,7 @@ def operations(blocks: int, tokens: int, spread: int = 1) -> tuple[Any, Any]:
     """Of sums of `blocks` registers of rows with so many tokens; spread 4: each in four parts, of fields that stand 0, 2, 4 and 6 bits up.
 
     begin(minus, at, gap)     minus: int32, what sums of a token begin with at minus[at], minus[at + gap] ...
-    fold(sums, minus, steps, at, gap, scales, scale_at, totals, place, line)
+    fold(sums, minus, steps, at, gap, scales, scale_at, (totals, place, line))
                               totals[place + t * line + row] += sum * (scales[scale_at + row] * steps[at + t * gap]), each addition fused
     """
     kind = types.UniTuple(selected.LaneSums, blocks * tokens * spread)
@@ -70,11 +70,10 @@ def operations(blocks: int, tokens: int, spread: int = 1) -> tuple[Any, Any]:
         return kind(minus, types.intp, types.intp), codegen
 
     @intrinsic
-    def fold(
-        typingctx: Any, sums: Any, minus: Any, steps: Any, at: Any, gap: Any, scales: Any, scale_at: Any, totals: Any, place: Any, line: Any
-    ) -> Any:
+    def fold(typingctx: Any, sums: Any, minus: Any, steps: Any, at: Any, gap: Any, scales: Any, scale_at: Any, to: Any) -> Any:
         def codegen(ctx: Any, b: Any, sig: Any, args: Any) -> Any:
-            sums_value, minus_value, steps_value, start, far, scales_value, scale_start, totals_value, first, row = args
+            sums_value, minus_value, steps_value, start, far, scales_value, scale_start, where = args
+            totals_value, first, row = (b.extract_value(where, i) for i in range(3))
             factors = [
                 b.load(_at(ctx, b, scales, scales_value, b.add(scale_start, I64(i * LANES)), _Floats), align=4) for i in range(blocks)
             ]
@@ -87,13 +86,12 @@ def operations(blocks: int, tokens: int, spread: int = 1) -> tuple[Any, Any]:
                         total = b.add(b.ashr(total, _Words.splat(2)), found.pop())
                     if not WIDE_SUMS:
                         total = selected.lane_fold(b, words(ctx, b, minus, (minus_value, start, far), t), total)
-                    pointer = _at(ctx, b, totals, totals_value, b.add(first, b.add(b.mul(row, I64(t)), I64(i * LANES))), _Floats)
+                    pointer = _at(ctx, b, to[0], totals_value, b.add(first, b.add(b.mul(row, I64(t)), I64(i * LANES))), _Floats)
                     factor = b.fmul(factors[i], step)
                     b.store(_fused(b, b.sitofp(total, _Floats.llvm), factor, b.load(pointer, align=4)), pointer, align=4)
             return ctx.get_dummy_value()
 
-        places = [types.intp] * 2
-        return types.void(kind, minus, steps, *places, scales, types.intp, totals, *places), codegen
+        return types.void(kind, minus, steps, types.intp, types.intp, scales, types.intp, to), codegen
 
     return begin, fold
 

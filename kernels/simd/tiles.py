@@ -23,11 +23,8 @@ _Words, _Floats, _Rows = Vector(I32, LANES), Vector(F32, LANES), types.UniTuple(
 
 # Of LANES int32 and float32.
 load_words, sub_words, store_floats = loader(_Words), binary(_Words, "sub"), storer(_Floats)
-to_floats, add_floats, mul_floats = (
-    lanewise(_Words, _Floats, lambda b, value: b.sitofp(value, _Floats.llvm)),
-    binary(_Floats, "fadd"),
-    binary(_Floats, "fmul"),
-)
+to_floats = lanewise(_Words, _Floats, lambda b, value: b.sitofp(value, _Floats.llvm))
+add_floats, mul_floats = binary(_Floats, "fadd"), binary(_Floats, "fmul")
 
 
 def _chosen(b: Any, x: Any, y: Any, lanes: Sequence[int]) -> Any:

@@ -64,7 +64,7 @@ def pretend(name: str) -> None:
 
 # The kernels whose loops are looked at; what they call, and who calls them, is compiled only as a part of them.
 LOOKED_AT = (
-    "four_rows", "four_base3_rows", "sums_4", "sums_8", "sums_16", "packed_sums_8", "_sums_1", "_sums_some", "_sums_more", "_tile_sums",
+    "four_rows", "four_base3_rows", "sums_4", "sums_8", "sums_16", "_packed_sums_8", "_sums_1", "_sums_some", "_sums_more", "_tile_sums",
     "six_bit_sums_2", "six_bit_sums_8", "products", "float_products", "matmul_scaled", "head_matvec", "quantise_row",
     "q8_0_rows",
 )  # fmt: skip
@@ -75,32 +75,31 @@ def operations() -> dict[str, str]:
     from bitnet_kernels import base3, callees, dense, grouped, head_sums, peak, quantise, recode, ternary
     from bitnet_kernels.frame import Frame
     from bitnet_kernels.group_rows import Groups
+    from bitnet_kernels.operands import Codes, Destination, Inputs, Matrix
     from bitnet_kernels.records import Record
     from numba import typeof, types
     from numba.core.dispatcher import Dispatcher
 
-    number, codes, values = types.int64, types.int8[::1], types.float32[::1]
-    data, sums = types.Array(types.uint8, 1, "C", readonly=True), types.int32[::1]
-    factors = types.int32, types.float32, values, types.boolean
-    many = types.int8[:, ::1], sums, values, types.float32, number, types.float32[:, ::1], number, types.boolean, types.uint8[::1], sums
-    floats, groups = types.float32[:, ::1], typeof(Groups(128))
-    tokens = types.int8[:, ::1], types.int32[:, ::1], floats
-    where = number, types.float32, floats, number, types.boolean
-    starts, at = types.UniTuple(number, head_sums.PACKED_ROWS), (number, codes, number, number, sums, number, number, number)
-    ones, bytes_1 = np.ones(1, np.uint8), types.uint8[::1]
+    number, codes, values, sums = types.int64, types.int8[::1], types.float32[::1], types.int32[::1]
+    ones, table, bytes_1 = np.ones(1, np.uint8), np.ones((1, 1), np.float32), types.uint8[::1]
+    int8, int32, mapped = table.astype(np.int8), table.astype(np.int32), np.frombuffer(b"1", np.uint8)  # which nobody may write, as a file
+    to, x, of_groups = Destination(table, 0, False), Inputs(int8, int32[0], table[0], 1), grouped.GroupInputs(int8, int32, table, 1)
+    matrix, many, by_groups = Matrix(mapped, 0, 1, table[0, 0]), (x, to), (Groups(128), of_groups, to)
+    one_token = codes, types.int32, types.float32, values, types.boolean, number, number
+    starts, at = types.UniTuple(number, head_sums.PACKED_ROWS), (number, typeof(Codes(int8[0], 0, 1)), sums, number, number, number)
     integers, reals = (peak.Operands(ones, ones.astype(kind), ones.astype(of)) for kind, of in ((np.int8, np.int32), (np.float32,) * 2))
     called = {
-        ternary.matvec: (data, number, number, codes, sums, number, number),
-        base3.base3_matvec: (bytes_1, number, number, codes, *factors, number, number),
-        ternary.matmul_scaled: (data, number, number, *many, number, number),
-        grouped.matmul_packed: (data, number, number, groups, *tokens, *where, values, values, number, number),
-        grouped.matmul_tiles: (data, number, number, groups, *tokens, *where, bytes_1, values, values, number, number),
+        ternary.matvec_scaled: (typeof(matrix), *one_token),
+        base3.base3_matvec: (typeof(matrix), *one_token),
+        ternary.matmul_scaled: (*map(typeof, (matrix, *many)), bytes_1, sums, number, number),
+        grouped.matmul_packed: (*map(typeof, (matrix, *by_groups)), values, values, number, number),
+        grouped.matmul_tiles: (*map(typeof, (matrix, *by_groups)), bytes_1, values, values, number, number),
         head_sums.six_bit_sums_2: (bytes_1, starts, starts, *at),
         peak.products: (Record(Frame(integers).layout), number),
         peak.float_products: (Record(Frame(reals).layout), number),
         quantise.quantise_row: (values, number, codes, number),
         recode.q8_0_rows: (codes, values, values, number, bytes_1, number),
-        dense.head_matvec: (data, number, number, number, values, values, number, number),
+        dense.head_matvec: (typeof(dense.HeadRows(mapped, 0, 1, 1)), values, values, number, number),
     }
     if head_sums.MANY:
         starts = types.UniTuple(number, 2)
@@ -108,19 +107,19 @@ def operations() -> dict[str, str]:
     for kernel, signature in called.items():
         callees.of(kernel).called(signature, {})
     modules = [module for name, module in sys.modules.items() if name.startswith("bitnet_kernels")]
-    kernels = {item for module in modules for item in vars(module).values() if isinstance(item, Dispatcher) and item.__name__ in LOOKED_AT}
-    for kernel in kernels:
+    named = {name: item for module in modules for name, item in vars(module).items() if name in LOOKED_AT and isinstance(item, Dispatcher)}
+    for kernel in named.values():
         for signature in callees.of(kernel).signatures():
             kernel.compile(signature)
-    return {kernel.__name__: "".join(kernel.inspect_asm().values()) for kernel in kernels if kernel.signatures}
+    return {name: "".join(kernel.inspect_asm().values()) for name, kernel in named.items() if kernel.signatures}
 
 
 def whole_step() -> dict[str, str]:
     """A thread's whole work, which needs every kernel that there is, and of every type of KV cache that has codes what attends to it."""
-    from attending import WHOLE, new_work
+    from attending import new_work
     from bitnet_kernels import callees
     from bitnet_kernels.frame import Frame
-    from bitnet_kernels.kv_cache import QUANTISED_BITS, QuantisedCache, new_cache
+    from bitnet_kernels.kv_cache import ONE_PAGE, QUANTISED_BITS, QuantisedCache, new_cache
     from bitnet_kernels.records import Record
     from bitnet_kernels.separate import Build, Part
     from numba import typeof, types
@@ -141,7 +140,7 @@ def whole_step() -> dict[str, str]:
         head = typeof(QuantisedCache(*(part[0, 0] for part in new_cache(1, 1, 64, 16, kind))))
         roots.append(Part("quantised_cache", "store_key", (head, number, number, row, number)))
         roots.append(Part("quantised_cache", "store_value", (head, number, number, row, number, number, row)))
-        roots.append(Part("attention", "attend", (head, work, typeof(WHOLE), *[number] * 7)))
+        roots.append(Part("attention", "attend", (head, work, typeof(ONE_PAGE), *[number] * 6)))
     for root in roots:
         Build(found.__contains__).run(root, root.symbol, processes=1)
     return found

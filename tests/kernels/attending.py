@@ -11,7 +11,6 @@ from numpy.typing import NDArray
 
 Floats = NDArray[np.float32]
 CANARY = np.float32(-1234.5)
-WHOLE = ONE_PAGE.numbers
 
 
 def new_work(rows: int, dim: int, place: Callable[[Any], Any] = np.copy) -> attention.Work:
@@ -31,7 +30,7 @@ def attend(queries: Floats, head: Any, lengths: Sequence[int], window: int = EVE
         work.queries[row * line + dim : row * line + rounded(dim, 8)] = 0
         work.queries[row * line : row * line + dim] = queries[row] * (np.float32(1) / np.sqrt(np.float32(dim)))
     work.lengths[:rows] = lengths
-    attention.attend(head, work, WHOLE, ONE_PAGE.size, -1, rows, dim, window, 0, -(-max(lengths) // BLOCK))
+    attention.attend(head, work, ONE_PAGE, -1, rows, dim, window, 0, -(-max(lengths) // BLOCK))
     for row in range(rows):
         attention.result(work, row, dim, out, row * dim)
     assert out[-1] == CANARY
@@ -50,7 +49,7 @@ def attend_block_by_block(queries: Floats, head: Any, lengths: Sequence[int], wi
         work.queries[row * line : row * line + dim] = queries[row] * (np.float32(1) / np.sqrt(np.float32(dim)))
     work.lengths[:rows] = lengths
     for block in range(base, blocks):
-        attention.attend(head, work, WHOLE, ONE_PAGE.size, -1, rows, dim, window, block, block + 1)
+        attention.attend(head, work, ONE_PAGE, -1, rows, dim, window, block, block + 1)
         attention.keep_block(work, rows, kept, (block - base) * rows * (line + 16))
     for row in range(rows):
         attention.join_blocks(work, row, rows, kept, blocks - base)

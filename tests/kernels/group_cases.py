@@ -4,6 +4,7 @@ from typing import NamedTuple
 
 import numpy as np
 from bitnet_kernels import arrays, group_rows
+from bitnet_kernels.operands import Destination, Matrix
 from numpy.typing import NDArray
 
 
@@ -66,15 +67,16 @@ def run_matmul(
 
     canary, factor, digit, edge = np.float32(-1234567), np.float32(scale), x.digits[0], rows // 2 // 16 * 16
     out, tile = np.full((x.tokens + 1, rows + 7), canary, np.float32), np.full(arrays.TILE_BYTES + 64, 0xAB, np.uint8)
-    add, three = before is not None, (digit.codes, digit.minus, digit.steps)
+    matrix, to = Matrix(whole, offset, x.cols, factor), Destination(out, 3, before is not None)
+    given = grouped.GroupInputs(*digit, x.tokens)
     if before is not None:
         out[: x.tokens, 3 : 3 + rows] = before
     for thread, (first, last) in enumerate(((0, edge), (edge, rows))):
         room = x.room.totals[thread], x.room.scales[thread]
         if many:
-            grouped.matmul_tiles(whole, offset, x.cols, x.groups, *three, x.tokens, factor, out, 3, add, tile, *room, first, last)
+            grouped.matmul_tiles(matrix, x.groups, given, to, tile, *room, first, last)
         else:
-            grouped.matmul_packed(whole, offset, x.cols, x.groups, *three, x.tokens, factor, out, 3, add, *room, first, last)
+            grouped.matmul_packed(matrix, x.groups, given, to, *room, first, last)
     found = out[: x.tokens, 3 : 3 + rows].copy()
     out[: x.tokens, 3 : 3 + rows] = canary
     assert (out == canary).all()

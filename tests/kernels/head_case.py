@@ -78,7 +78,7 @@ class Head:
 
     def all(self, x: Floats) -> Floats:
         out = np.zeros(self.vocab, np.float32)
-        dense.head_matvec(self.data, np.int64(OFFSET), self.kind, self.hidden, x, out, 0, self.vocab)
+        dense.head_matvec(dense.HeadRows(self.data, OFFSET, int(self.kind), self.hidden), x, out, 0, self.vocab)
         return out
 
     def check(self, x: Floats, top: int) -> dict[str, Any]:

@@ -18,6 +18,7 @@ from bitnet_kernels import ternary as kernels
 from bitnet_kernels.group_rows import Groups
 from bitnet_kernels.kv_cache import QUANTISED_BITS, QuantisedCache, new_cache
 from bitnet_kernels.naive import grouped as naive_grouped
+from bitnet_kernels.operands import Destination, Inputs, Matrix
 from bitnet_kernels.team import Step
 from cases import activations, kernel_order, packed, product, ternary
 from head_case import Head
@@ -43,21 +44,21 @@ def at_the_end(values: NDArray[Any]) -> NDArray[Any]:
 
 
 def ternary_products(cols: int, rows: int, tokens: int) -> bool:
-    """matvec, matvec_chosen and matmul with weights and activations that end at the guard."""
+    """matvec_scaled, matvec_chosen and matmul_scaled with weights and activations that end at the guard."""
     rng = np.random.default_rng(cols)
     weights, codes = ternary(rng, rows, cols), activations(rng, tokens, cols)
     exact = product(weights, codes) + codes.sum(-1, dtype=np.int64)[:, None]
     whole = at_the_end(packed(weights, 0, tail=0))
     one = at_the_end(kernel_order(codes[:1], kernels.WIDTH)[0])
     many = at_the_end(kernel_order(codes, kernels.WIDTH, more_rows=-tokens % 16))
-    out, chosen = at_the_end(np.zeros(rows, np.int32)), at_the_end(np.arange(rows))
-    kernels.matvec(whole, 0, cols, one, out, 0, rows)
-    some = at_the_end(np.zeros(rows, np.float32))
-    kernels.matvec_chosen(whole, 0, cols, one, np.int32(0), np.float32(1), some, chosen, rows)
+    out, some, chosen = *(at_the_end(np.zeros(rows, np.float32)) for _ in range(2)), at_the_end(np.arange(rows))
+    matrix = Matrix(whole, 0, cols, np.float32(1))
+    kernels.matvec_scaled(matrix, one, np.int32(0), np.float32(1), out, False, 0, rows)
+    kernels.matvec_chosen(matrix, one, np.int32(0), np.float32(1), some, chosen, rows)
     tile, sums = at_the_end(np.zeros(arrays.TILE_BYTES, np.uint8)), at_the_end(np.zeros((len(many) + 1) * arrays.BLOCK_ROWS, np.int32))
     table, zeros = at_the_end(np.zeros((tokens, rows), np.float32)), at_the_end(np.zeros(tokens, np.int32))
-    ones, unit = at_the_end(np.ones(tokens, np.float32)), np.float32(1)
-    kernels.matmul_scaled(whole, 0, cols, many, zeros, ones, unit, tokens, table, 0, False, tile, sums, 0, rows)
+    x = Inputs(many, zeros, at_the_end(np.ones(tokens, np.float32)), tokens)
+    kernels.matmul_scaled(matrix, x, Destination(table, 0, False), tile, sums, 0, rows)
     return bool(np.array_equal(out, exact[0]) and np.array_equal(some, exact[0]) and np.array_equal(table, exact))
 
 
@@ -70,8 +71,9 @@ def base3_products(cols: int, rows: int) -> bool:
     base3.build_base3(at_the_end(packed(weights, 0, tail=0)), 0, cols, built, 0, tile, 0, rows)
     ordered = np.resize(kernel_order(codes, base3.WIDTH)[0], 5 * size)  # what is past the activations may be anything, here the first again
     ordered, out, some = at_the_end(ordered), at_the_end(np.zeros(rows, np.float32)), at_the_end(np.zeros(rows, np.float32))
-    base3.base3_matvec(built, 0, cols, ordered, np.int32(0), np.float32(1), out, False, 0, rows)
-    base3.base3_matvec_chosen(built, 0, cols, ordered, np.int32(0), np.float32(1), some, at_the_end(np.arange(rows)), rows)
+    matrix = Matrix(built, 0, cols, np.float32(1))
+    base3.base3_matvec(matrix, ordered, np.int32(0), np.float32(1), out, False, 0, rows)
+    base3.base3_matvec_chosen(matrix, ordered, np.int32(0), np.float32(1), some, at_the_end(np.arange(rows)), rows)
     return bool(np.array_equal(out, exact) and np.array_equal(some, exact))
 
 
@@ -83,13 +85,14 @@ def grouped_products(cols: int, rows: int, tokens: int) -> bool:
     exact = naive_grouped.matmul(whole, 0, rows, *naive_grouped.quantise(x, groups)[0], groups)
     count = -(-tokens // 8) * 8
     room = arrays.GroupScratch(*map(at_the_end, arrays.new_group_scratch(1, count, cols, 1)))
-    ordered, rest, unit = at_the_end(np.zeros((count, cols), np.int8)), at_the_end(np.zeros(cols, np.float32)), np.float32(1)
+    ordered, rest = at_the_end(np.zeros((count, cols), np.int8)), at_the_end(np.zeros(cols, np.float32))
     for row in range(tokens):
         grouped.quantise_groups(at_the_end(x[row]), cols, groups, 1, ordered[row], ordered[row], room, row, rest)
     few, many = (at_the_end(np.zeros((tokens, rows), np.float32)) for _ in range(2))
-    given, last = (whole, 0, cols, groups, ordered, room.minus, room.steps), (room.totals[0], room.scales[0], 0, rows)
-    grouped.matmul_packed(*given, tokens, unit, few, 0, False, *last)
-    grouped.matmul_tiles(*given, tokens, unit, many, 0, True, at_the_end(np.zeros(arrays.TILE_BYTES, np.uint8)), *last)
+    given = Matrix(whole, 0, cols, np.float32(1)), groups, grouped.GroupInputs(ordered, room.minus, room.steps, tokens)
+    last, tile = (room.totals[0], room.scales[0], 0, rows), at_the_end(np.zeros(arrays.TILE_BYTES, np.uint8))
+    grouped.matmul_packed(*given, Destination(few, 0, False), *last)
+    grouped.matmul_tiles(*given, Destination(many, 0, True), tile, *last)
     return bool(np.array_equal(few, exact) and np.array_equal(many, exact))
 
 
@@ -97,7 +100,7 @@ def head(kind: int, rows: int, cols: int) -> bool:
     rng = np.random.default_rng(cols)
     data = at_the_end(head_bytes(rng.standard_normal((rows, cols)).astype(np.float32), kind))
     x, out = at_the_end(np.ones(cols, np.float32)), at_the_end(np.zeros(rows, np.float32))
-    dense.head_matvec(data, 0, kind, cols, x, out, 0, rows)
+    dense.head_matvec(dense.HeadRows(data, 0, kind, cols), x, out, 0, rows)
     return bool(np.isfinite(out).all())
 
 
@@ -135,7 +138,8 @@ def by_columns(cols: int, rows: int) -> bool:
     sums, out = at_the_end(np.zeros(blocks * columns.BLOCK, np.int32)), at_the_end(np.zeros(rows, np.float32))
     count = columns.find_active(ordered, length, active, words)
     total = codes.sum(dtype=np.int32)
-    columns.matvec_by_columns(turned, 0, rows, total, np.float32(1), out, active, words, sums, count, 0, blocks)
+    matrix, found = Matrix(turned, 0, rows, np.float32(1)), columns.Active(active, words, count)
+    columns.matvec_by_columns(matrix, found, total, np.float32(1), out, sums, 0, blocks)
     return bool(np.array_equal(out, exact))
 
 

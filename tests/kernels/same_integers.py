@@ -7,7 +7,7 @@ import json
 import sys
 
 import numpy as np
-from bitnet_kernels import arrays, isa
+from bitnet_kernels import arrays, isa, operands
 from bitnet_kernels.group_rows import GROUPS, LINE, WHOLE_ROW, Groups
 from bitnet_kernels.naive import grouped as naive_grouped
 from cases import COLS, activations, digest, extremes, kernel_order, natural_order, packed, padded_length, ternary
@@ -38,12 +38,13 @@ def products(weights: NDArray[np.int8], codes: NDArray[np.int8], offset: int) ->
         many = naive_ternary.matmul(naive_ternary.unpack(whole, offset, rows, cols), codes).astype(np.int64)
         return many[0], many
     width = simd_ternary.WIDTH
-    one, many = np.zeros(rows, np.int32), np.zeros((tokens, rows), np.float32)
+    one, many = np.zeros(rows, np.float32), np.zeros((tokens, rows), np.float32)
     ordered = kernel_order(codes, width, more_rows=-tokens % 16)
-    simd_ternary.matvec(whole, offset, cols, ordered[0], one, 0, rows)
+    matrix = operands.Matrix(whole, offset, cols, np.float32(1))
+    simd_ternary.matvec_scaled(matrix, ordered[0], np.int32(0), np.float32(1), one, False, 0, rows)
     tile, scratch = np.full(arrays.TILE_BYTES, 99, np.uint8), np.zeros((len(ordered) + 1) * arrays.BLOCK_ROWS, np.int32)
-    zeros, ones, unit = np.zeros(tokens, np.int32), np.ones(tokens, np.float32), np.float32(1)
-    simd_ternary.matmul_scaled(whole, offset, cols, ordered, zeros, ones, unit, tokens, many, 0, False, tile, scratch, 0, rows)
+    x = operands.Inputs(ordered, np.zeros(tokens, np.int32), np.ones(tokens, np.float32), tokens)
+    simd_ternary.matmul_scaled(matrix, x, operands.Destination(many, 0, False), tile, scratch, 0, rows)
     return one.astype(np.int64) - sums[0], many.astype(np.int64) - sums[:, None]
 
 
@@ -60,9 +61,9 @@ def sparse_product(weights: NDArray[np.int8], codes: NDArray[np.int8], offset: i
     count = simd_columns.find_active(kernel_order(codes[None], width)[0], length, active, words)
     assert count == np.count_nonzero(codes)
     total, out, sums = codes.sum(dtype=np.int32), np.zeros(rows, np.float32), np.full(blocks * block, -99, np.int32)
-    one = np.float32(1)
-    simd_columns.matvec_by_columns(columns, 11, rows, total, one, out, active, words, sums, count, 0, blocks // 2)
-    simd_columns.matvec_by_columns(columns, 11, rows, total, one, out, active, words, sums, count, blocks // 2, blocks)
+    one, found = np.float32(1), simd_columns.Active(active, words, count)
+    for first, last in ((0, blocks // 2), (blocks // 2, blocks)):
+        simd_columns.matvec_by_columns(operands.Matrix(columns, 11, rows, one), found, total, one, out, sums, first, last)
     return out.astype(np.int64)
 
 
@@ -76,7 +77,8 @@ def by_base3(weights: NDArray[np.int8], codes: NDArray[np.int8], offset: int) ->
     built, tile = np.zeros(rows * size, np.uint8), np.zeros(5 * size, np.uint8)
     simd_base3.build_base3(whole, offset, cols, built, 0, tile, 0, rows)
     out, ordered = np.zeros(rows, np.float32), kernel_order(codes[:1], width, more_cols=4 * width)[0]
-    simd_base3.base3_matvec(built, 0, cols, ordered, np.int32(0), np.float32(1), out, False, 0, rows)
+    matrix = operands.Matrix(built, 0, cols, np.float32(1))
+    simd_base3.base3_matvec(matrix, ordered, np.int32(0), np.float32(1), out, False, 0, rows)
     return out.astype(np.int64) - codes[0].sum(dtype=np.int64)
 
 

@@ -163,9 +163,9 @@ def test_few_tokens_meet_two_packed_rows_in_registers(compiled: tuple[str, Assem
     """Two registers of packed weights make eight of codes, and these 64 products with the activations of eight tokens."""
     name, assembly = compiled
     if name not in ("amx", "avx512vnni"):
-        assert "packed_sums_8" not in assembly
+        assert "_packed_sums_8" not in assembly
         return
-    loops = [loop for loop in loops_with(assembly["packed_sums_8"], PRODUCTS[name][0]) if count(loop, PREFETCH)]
+    loops = [loop for loop in loops_with(assembly["_packed_sums_8"], PRODUCTS[name][0]) if count(loop, PREFETCH)]
     assert loops
     for loop in loops:
         assert count(loop, PRODUCTS[name][0]) == 32 * count(loop, PREFETCH)

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from bitnet_kernels import base3
 from bitnet_kernels.naive import base3 as naive
+from bitnet_kernels.operands import Matrix
 from numpy.typing import NDArray
 
 from .cases import COLS, ROWS, activations, extremes, kernel_order, packed, product
@@ -32,7 +33,8 @@ def products(weights: NDArray[np.int8], codes: NDArray[np.int8], first: int = 0,
     rows, cols = weights.shape
     out = np.full(rows + 2, np.nan, np.float32)
     ordered, total = kernel_order(codes[None], WIDTH, more_cols=4 * WIDTH)[0], np.int32(codes.sum(dtype=np.int64))
-    base3.base3_matvec(built(weights), AT, cols, ordered, total, np.float32(1), out, False, first, rows if last is None else last)
+    matrix, one = Matrix(built(weights), AT, cols, np.float32(1)), np.float32(1)
+    base3.base3_matvec(matrix, ordered, total, one, out, False, first, rows if last is None else last)
     return out
 
 
@@ -86,7 +88,8 @@ def test_scaled_and_accumulated(rows: int, cols: int, first: int, last: int, acc
     y = product(weights, codes[None])[0, first:last].astype(np.float32) * SCALE
     expected[first:last] = expected[first:last] + y if accumulate else y
     ordered, total = kernel_order(codes[None], WIDTH, more_cols=4 * WIDTH)[0], np.int32(codes.sum(dtype=np.int64))
-    base3.base3_matvec(built(weights), AT, cols, ordered, total, SCALE, out, accumulate, first, last)
+    matrix = Matrix(built(weights), AT, cols, SCALE)
+    base3.base3_matvec(matrix, ordered, total, np.float32(1), out, accumulate, first, last)
     assert np.array_equal(out, expected)
 
 
@@ -99,8 +102,8 @@ def test_chosen_rows(cols: int, chosen: list[int]) -> None:
     expected = out.copy()
     expected[chosen] = product(weights, codes[None])[0, chosen].astype(np.float32) * SCALE
     ordered, total = kernel_order(codes[None], WIDTH, more_cols=4 * WIDTH)[0], np.int32(codes.sum(dtype=np.int64))
-    rows = np.array([*chosen, 99], np.int64)
-    base3.base3_matvec_chosen(built(weights), AT, cols, ordered, total, SCALE, out, rows, len(chosen))
+    matrix, rows = Matrix(built(weights), AT, cols, SCALE), np.array([*chosen, 99], np.int64)
+    base3.base3_matvec_chosen(matrix, ordered, total, np.float32(1), out, rows, len(chosen))
     assert np.array_equal(out, expected)
 
 

@@ -295,7 +295,7 @@ def test_head(name: str, rows: int, cols: int, first: int, last: int) -> None:
     offset = 17
     data = np.concatenate([np.full(offset, 0xFF, np.uint8), matrix])  # 0xFF.. is NaN in both float types
     x, out, twin = floats(rng, cols), np.full(rows + 2, CANARY), np.zeros(rows, np.float32)
-    dense.head_matvec(data, offset, kind, cols, x, out, first, last)
+    dense.head_matvec(dense.HeadRows(data, offset, kind, cols), x, out, first, last)
     naive_dense.head_matvec(data, offset, kind, x, twin)
     weights = naive_dense.rows(data, offset, kind, 0, rows, cols).astype(np.float64)
     # 32 lanes of cols / 32 products, then 5 halvings; the packed kinds multiply by their scales once or twice more.
@@ -313,7 +313,7 @@ def test_the_head_of_many_tokens_gives_the_bits_of_one(name: str, rows: int, col
     kind, rng = KINDS[name], np.random.default_rng(cols)
     if cols % arrays.HEAD_BLOCKS[kind][0]:
         pytest.skip("rows are whole blocks")
-    data = np.concatenate([np.full(17, 0xFF, np.uint8), head_bytes(rng, kind, rows, cols)])
+    head = dense.HeadRows(np.concatenate([np.full(17, 0xFF, np.uint8), head_bytes(rng, kind, rows, cols)]), 17, kind, cols)
     x, places = np.full((20, cols + 16), np.nan, np.float32), rng.permutation(18)
     values, sums = (
         np.full(2 * arrays.HEAD_COLS, np.nan, np.float32),
@@ -323,9 +323,9 @@ def test_the_head_of_many_tokens_gives_the_bits_of_one(name: str, rows: int, col
         x[:count, :cols] = rng.standard_normal((count, cols))
         out, expected = np.full((18, rows + 2), CANARY), np.full((18, rows + 2), CANARY)
         first, last = min(1, rows - 1), rows
-        dense_rows.head_rows(data, 17, kind, cols, x, count, out, places, values, sums, first, last)
+        dense_rows.head_rows(head, x, count, out, places, values, sums, first, last)
         for t in range(count):
-            dense.head_matvec(data, 17, kind, cols, x[t], expected[places[t]], first, last)
+            dense.head_matvec(head, x[t], expected[places[t]], first, last)
         assert np.array_equal(out.view(np.int32), expected.view(np.int32))
 
 
@@ -388,7 +388,7 @@ def test_the_head_reads_every_finite_float16() -> None:
         matrix = np.zeros((len(values), 32), np.float16)
         matrix[:, column] = values
         out = np.full(len(values), np.nan, np.float32)
-        dense.head_matvec(matrix.view(np.uint8).reshape(-1), 0, arrays.HEAD_F16, 32, x, out, 0, len(values))
+        dense.head_matvec(dense.HeadRows(matrix.view(np.uint8).reshape(-1), 0, arrays.HEAD_F16, 32), x, out, 0, len(values))
         assert np.array_equal(out, values.astype(np.float32))
 
 
@@ -396,5 +396,5 @@ def test_q8_0_with_subnormal_and_negative_scales() -> None:
     for scale in (2.0**-24, -0.5, 2.0**-14, 0.0, 65504.0):
         block = np.concatenate([np.array([scale], "<f2").view(np.uint8), np.full(32, 0x80, np.uint8)])  # every weight -128
         out = np.zeros(1, np.float32)
-        dense.head_matvec(block, 0, arrays.HEAD_Q8_0, 32, np.ones(32, np.float32), out, 0, 1)
+        dense.head_matvec(dense.HeadRows(block, 0, arrays.HEAD_Q8_0, 32), np.ones(32, np.float32), out, 0, 1)
         assert out[0] == np.float32(scale) * -4096

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from bitnet_kernels import arrays, ternary
 from bitnet_kernels.naive import ternary as naive
+from bitnet_kernels.operands import Destination, Inputs, Matrix
 from numpy.typing import NDArray
 
 from .cases import CANARY, COLS, ROWS, TOKENS, activations, extremes, kernel_order, packed, product
@@ -20,13 +21,14 @@ def code_sums(weights: NDArray[np.int8], codes: NDArray[np.int8]) -> NDArray[np.
 
 
 def run_matvec(weights: NDArray[np.int8], codes: NDArray[np.int8], offset: int, first: int, last: int) -> NDArray[np.int32]:
-    """(rows,) int32 with canaries outside [first, last)."""
+    """(rows,) int32 with canaries outside [first, last). The kernel's float32 holds these sums exactly: they are below 2^24."""
     rows, cols = weights.shape
-    out = np.full(rows + 2, CANARY, np.int32)
-    ternary.matvec(packed(weights, offset), offset, cols, kernel_order(codes[None], WIDTH)[0], out, first, last)
+    out, one, whole = np.full(rows + 2, CANARY, np.float32), np.float32(1), packed(weights, offset)
+    matrix, ordered = Matrix(whole, offset, cols, one), kernel_order(codes[None], WIDTH)[0]
+    ternary.matvec_scaled(matrix, ordered, np.int32(0), one, out, False, first, last)
     assert np.all(out[:first] == CANARY)
     assert np.all(out[last:] == CANARY)
-    return out[:rows]
+    return out[:rows].astype(np.int32)
 
 
 def matmul_scratch(tokens: int) -> tuple[NDArray[np.uint8], NDArray[np.int32]]:
@@ -36,15 +38,13 @@ def matmul_scratch(tokens: int) -> tuple[NDArray[np.uint8], NDArray[np.int32]]:
 
 
 def run_matmul(weights: NDArray[np.int8], codes: NDArray[np.int8], offset: int, first: int, last: int) -> NDArray[np.int32]:
-    """(tokens, rows) int32 with canaries outside [first, last); also asserts that the scratch is not overrun.
-
-    The kernel's float32 holds these sums exactly: they are below 2^24.
-    """
+    """(tokens, rows) int32 with canaries outside [first, last); also asserts that the scratch is not overrun."""
     (rows, cols), tokens = weights.shape, len(codes)
     out, zeros, ones = np.full((tokens + 2, rows + 2), CANARY, np.float32), np.zeros(tokens, np.int32), np.ones(tokens, np.float32)
     ordered, (tile, sums) = kernel_order(codes, WIDTH, more_rows=-tokens % 16, more_cols=256), matmul_scratch(tokens)
-    whole, one = packed(weights, offset), np.float32(1)
-    ternary.matmul_scaled(whole, offset, cols, ordered, zeros, ones, one, tokens, out, 0, False, tile, sums, first, last)
+    whole = packed(weights, offset)
+    x, to = Inputs(ordered, zeros, ones, tokens), Destination(out, 0, False)
+    ternary.matmul_scaled(Matrix(whole, offset, cols, np.float32(1)), x, to, tile, sums, first, last)
     assert np.all(tile[-64:] == 0xAB)
     assert np.all(sums[-16:] == CANARY)
     assert np.all(out[tokens:] == CANARY)
@@ -96,7 +96,8 @@ def test_matvec_scaled(rows: int, cols: int, first: int, last: int, accumulate: 
     y = product(weights, codes[None])[0, first:last].astype(np.float32) * SCALE
     expected[first:last] = expected[first:last] + y if accumulate else y
     total = np.int32(codes.sum(dtype=np.int64))
-    ternary.matvec_scaled(packed(weights, 37), 37, cols, kernel_order(codes[None], WIDTH)[0], total, SCALE, out, accumulate, first, last)
+    matrix, ordered = Matrix(packed(weights, 37), 37, cols, SCALE), kernel_order(codes[None], WIDTH)[0]
+    ternary.matvec_scaled(matrix, ordered, total, np.float32(1), out, accumulate, first, last)
     assert np.array_equal(out, expected)
 
 
@@ -110,7 +111,8 @@ def test_matvec_of_chosen_rows(cols: int, chosen: list[int]) -> None:
     expected[chosen] = product(weights, codes[None])[0, chosen].astype(np.float32) * SCALE
     total, rows = np.int32(codes.sum(dtype=np.int64)), np.array([*chosen, 99], np.int64)
     ordered = kernel_order(codes[None], WIDTH)[0]
-    ternary.matvec_chosen(packed(weights, 37), 37, cols, ordered, total, SCALE, out, rows, len(chosen))
+    matrix = Matrix(packed(weights, 37), 37, cols, SCALE)
+    ternary.matvec_chosen(matrix, ordered, total, np.float32(1), out, rows, len(chosen))
     assert np.array_equal(out, expected)
 
 
@@ -128,10 +130,8 @@ def test_matmul_scaled(rows: int, cols: int, first: int, last: int, tokens: int,
     y = product(weights, codes)[:, first:last].astype(np.float32) * (SCALE / factors)[:, None]
     part[:] = part + y if accumulate else y
     ordered, totals = kernel_order(codes, WIDTH, more_rows=-tokens % 16), codes.sum(-1, dtype=np.int32)
-    scratch = matmul_scratch(tokens)
-    ternary.matmul_scaled(
-        packed(weights, 5), 5, cols, ordered, totals, factors, SCALE, tokens, out, place, accumulate, *scratch, first, last
-    )
+    matrix, x = Matrix(packed(weights, 5), 5, cols, SCALE), Inputs(ordered, totals, factors, tokens)
+    ternary.matmul_scaled(matrix, x, Destination(out, place, accumulate), *matmul_scratch(tokens), first, last)
     assert np.array_equal(out, expected)
 
 
@@ -141,6 +141,6 @@ def test_weights_may_be_read_only() -> None:
     weights, codes = random_ternary(rng, 6, 256), activations(rng, 1, 256)[0]
     whole = packed(weights, 64)
     whole.flags.writeable = False
-    out = np.zeros(6, np.int32)
-    ternary.matvec(whole, 64, 256, kernel_order(codes[None], WIDTH)[0], out, 0, 6)
+    out, one = np.zeros(6, np.float32), np.float32(1)
+    ternary.matvec_scaled(Matrix(whole, 64, 256, one), kernel_order(codes[None], WIDTH)[0], np.int32(0), one, out, False, 0, 6)
     assert np.array_equal(out, code_sums(weights, codes[None])[0])
