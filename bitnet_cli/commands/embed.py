@@ -13,7 +13,7 @@ from bitnet_kernels import isa
 from numpy.typing import NDArray
 
 from bitnet_cli.commands.compile_progress import compiling
-from bitnet_cli.commands.loading import find_model
+from bitnet_cli.commands.loading import Options, find_model
 from bitnet_cli.commands.prompts import read_prompt
 from bitnet_cli.commands.reporting import Reporter, print_json, say
 from bitnet_cli.errors import UnsupportedError, UsageError
@@ -34,11 +34,12 @@ NPY_HEADER = 128  # bytes
 
 
 class Output(NamedTuple):
-    """Where vectors go: to `path`, an .npy file, or to stdout as one JSON object or as lines."""
+    """Where vectors go: to `path`, an .npy file, or to stdout as one JSON object or as lines. quiet: no notes on stderr."""
 
     path: Path | None = None
     as_json: bool = False
     force: bool = False
+    quiet: bool = False
 
 
 class Job(NamedTuple):
@@ -77,41 +78,35 @@ def prefix_of(prompt: str | None, instruction: str | None) -> str:
 def embed(
     texts: Sequence[str],
     model: str | None,
+    options: Options,
     *,
     file: Path | None,
     encoding: str | None = None,
+    prefix: str = "",
     pooling: str | None,
     normalize: bool,
-    prompt: str | None,
-    instruction: str | None,
-    ctx_size: int,
-    threads: int,
     output: Output,
-    quiet: bool,
 ) -> None:
-    """Write the embedding of each text; see options/ for the options."""
-    if ctx_size < 0 or threads < 0:
-        raise UsageError("-c and -t must be 0 or more")
-    prefix = prefix_of(prompt, instruction)
+    """Write the embedding of each text; see options/ for the options. prefix: put before each. Of options, context and threads count."""
     if output.path is not None:
         if output.path.suffix != ".npy":
             raise UsageError(f"{output.path}: expected a name that ends in .npy")
         check_target(output.path, output.force)
     given = read_texts(texts, file, encoding)
-    report, start = Reporter(quiet), time.perf_counter()
+    report, start = Reporter(output.quiet), time.perf_counter()
     try:
         isa.chosen()
         with open_gguf(find_model(model)) as gguf:
             config = read_config(gguf)
-            limit = context_of(config, ctx_size)
+            limit = context_of(config, options.context)
             job = prepare(gguf.metadata, str(gguf.path), [prefix + text for text in given], config, pooling, normalize, limit)
             longest = max(map(len, job.texts))
-            scheduler = Scheduler(Engine(gguf, context=longest, threads=threads or physical_cores(), weight_bits="2"))
+            scheduler = Scheduler(Engine(gguf, context=longest, threads=options.threads or physical_cores(), weight_bits="2"))
     except isa.InstructionSetError as error:
         raise UnsupportedError(str(error)) from None
     if job.cut:
         report.warn(f"{job.cut} of {len(given)} texts have more than {limit} tokens and were cut; -c up to {config.context} takes more")
-    with compiling(quiet):
+    with compiling(output.quiet):
         scheduler.engine.start()
     loaded = time.perf_counter()
     try:
@@ -120,7 +115,7 @@ def embed(
         scheduler.close()
     seconds = time.perf_counter() - loaded
     write(vectors, job, config, output)
-    if not quiet:
+    if not output.quiet:
         how = f"pooling {job.pooling}, {'normalized' if job.normalize else 'not normalized'}"
         speed = f"{job.tokens} tokens in {seconds:.2f} s, {job.tokens / max(seconds, 1e-9):.0f} tokens/s"
         count = f"{len(given)} text" + "s" * (len(given) != 1)

@@ -7,6 +7,7 @@ from bitnet_cli.commands.loading import Options, open_model
 from bitnet_cli.commands.prompts import read_prompt
 from bitnet_cli.commands.reporting import Reporter, print_json, put
 from bitnet_cli.errors import UsageError
+from bitnet_cli.model.given import number
 from bitnet_cli.model.perplexity import score, score_like_llama_cpp
 
 LLAMA_CPP_CONTEXT = 512  # what llama-perplexity takes without -c
@@ -14,34 +15,28 @@ LLAMA_CPP_CONTEXT = 512  # what llama-perplexity takes without -c
 
 def perplexity(
     model: str | None,
+    options: Options,
     *,
     file: Path | None,
     encoding: str | None = None,
-    ctx_size: int,
     stride: int,
     special: bool,
     like: str | None = None,
-    threads: int,
-    cache_type: str,
-    activations: str,
-    query_type: str,
-    mapped: bool,
     as_json: bool,
     quiet: bool,
 ) -> None:
     """Print the perplexity of a text (see options/ for the options)."""
     if like is not None and (stride or special):
         raise UsageError("--like llama.cpp has windows of its own; leave out --stride and --special")
-    if ctx_size < 0 or stride < 0 or threads < 0:
-        raise UsageError("-c, --stride and -t must be 0 or more")
+    number("stride", stride, 0, whole=True)
     text = read_prompt(None, file, encoding)
     if not text:
         raise UsageError("no text: give a file by -f, or a pipe")
-    opened = open_model(model, Options(ctx_size, threads, cache_type, activations=activations, query_type=query_type, mapped=mapped), quiet)
+    opened = open_model(model, options, quiet)
     start = time.perf_counter()
     try:
         ids = opened.tokenizer.encode(text, special=special)
-        context = opened.engine.context if like is None or ctx_size else min(opened.engine.context, LLAMA_CPP_CONTEXT)
+        context = opened.engine.context if like is None or options.context else min(opened.engine.context, LLAMA_CPP_CONTEXT)
         with Reporter(quiet).counting("scoring", "tokens" if like is None else "windows") as progress:
             if like is None:
                 result = score(opened.scheduler, ids, context, stride or context, progress, opened.engine.silent)

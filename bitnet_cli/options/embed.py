@@ -40,18 +40,16 @@ def embed(
 ) -> None:
     """Turn texts into vectors whose products tell how alike the texts are."""
     from bitnet_cli.commands import embed as command
+    from bitnet_cli.commands.loading import Options
 
     command.embed(
         texts or [],
         model,
+        Options(ctx_size, threads),
         file=file,
         encoding=encoding,
+        prefix=command.prefix_of(prompt, instruction),
         pooling=pooling.value if pooling else None,
         normalize=normalize,
-        prompt=prompt,
-        instruction=instruction,
-        ctx_size=ctx_size,
-        threads=threads,
-        output=command.Output(output, as_json, force),
-        quiet=quiet,
+        output=command.Output(output, as_json, force, quiet),
     )

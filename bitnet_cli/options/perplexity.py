@@ -45,21 +45,18 @@ def perplexity(
 ) -> None:
     """Measure how well a model predicts a text."""
     from bitnet_cli.commands import perplexity as command
+    from bitnet_cli.commands.loading import Options
     from bitnet_cli.commands.models import chosen
 
+    options = Options(ctx_size, threads, cache_type.value, activations=activations.value, query_type=query_type.value, mapped=mmap)
     command.perplexity(
         chosen(model_argument, model),
+        options,
         file=file,
         encoding=encoding,
-        ctx_size=ctx_size,
         stride=stride,
         special=special,
         like=like.value if like else None,
-        threads=threads,
-        cache_type=cache_type.value,
-        activations=activations.value,
-        query_type=query_type.value,
-        mapped=mmap,
         as_json=as_json,
         quiet=quiet,
     )

@@ -119,7 +119,7 @@ def test_what_cannot_be_done(model: Path, writer: Path, tmp_path: Path) -> None:
     refused(embed(model, "-f", tmp_path / "none"), 2, "No such file")
     refused(embed(model, "a", "-o", tmp_path / "x.txt"), 2, ".npy")
     refused(embed(model, "a", "-o", tmp_path / "no" / "x.npy"), 2, "does not exist")
-    refused(embed(model, "a", "-t", "-1"), 2, "-t must be 0 or more")
+    refused(embed(model, "a", "-t", "-1"), 2, "-t is -1, expected a whole number, 0 or more")
     refused(embed(tmp_path / "none.gguf", "a"), 2, "none.gguf")
     refused(embed(writer, "a"), 2, "writer.gguf: says no pooling_type", "--pooling last or --pooling mean")
     assert vectors(embed(writer, "a", "--pooling", "last")).shape == (1, 128)
