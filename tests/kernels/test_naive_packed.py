@@ -208,7 +208,7 @@ def test_caches_in_pages(kind: str, dim: int) -> None:
         array.fill(0x55)
     attention.store(cache, 1, 0, keys[:5], values[:5], table)
     attention.store(cache, 1, 5, keys[5:], values[5:], table)
-    for length in (7, 40):
+    for length in (1, 7, 40):
         for x, back in zip((keys, values), attention.stored(cache, 1, length, dim, table), strict=True):
             assert back.dtype == np.float32 and np.array_equal(back, as_stored(x, kind)[:length].swapaxes(0, 1))
     assert all((array[0] == array.dtype.type(0x55)).all() for array in cache)
