@@ -24,7 +24,7 @@ def floats(*shape: int, seed: int = 0) -> Floats:
     return np.random.default_rng([seed, *shape]).standard_normal(shape).astype(np.float32)
 
 
-@pytest.mark.parametrize(("rows", "cols"), [(1, 128), (16, 256), (37, 384)])
+@pytest.mark.parametrize(("rows", "cols"), [(1, 128), (16, 256), (37, 384), (1, 16384)])
 def test_two_bit_rows(rows: int, cols: int) -> None:
     rng = np.random.default_rng(rows)
     weights, codes = random_ternary(rng, rows, cols), activations(rng, 3, cols)

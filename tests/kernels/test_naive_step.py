@@ -86,8 +86,8 @@ def packed_matrix(shape: Shape, rng: np.random.Generator, rows: int, cols: int) 
 
 
 def row_scales(rng: np.random.Generator, scale: float, rows: int, which: int) -> tuple[list[int], list[float]]:
-    """Ends of one to three parts of a matrix, one of a single row, and the scale of each."""
-    ends = sorted({1, rows // 2, rows} if which % 3 == 0 else {rows // 3, rows} if which % 3 == 1 else {rows})
+    """Ends of one to three parts of a matrix, one of a single row, and the scale of each. The next matrix's first end is below `rows`."""
+    ends = [rows] if which == DOWN else [[1, rows // 2, rows], [rows // 3, rows], [2, rows]][which % 3]
     return ends, [float(np.float32(scale * rng.uniform(0.5, 1.5))) for _ in ends]
 
 
