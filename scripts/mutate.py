@@ -73,7 +73,7 @@ class Target(NamedTuple):
 
 
 _TWINS = tuple(f"kernels/test_naive_{part}.py" for part in ("values", "packed", "step"))  # they compile nothing
-_LAYOUTS = (*(f"ternary/test_{part}.py" for part in ("layouts", "ik_layouts", "counts", "bounds")), "model/test_weights.py")
+_LAYOUTS = tuple(f"ternary/test_{part}.py" for part in ("ik_layouts", "scales", "layouts"))
 TARGETS = {
     "parse": Target(
         ("bitnet_cli/gguf_file/parse.py",),
@@ -86,11 +86,11 @@ TARGETS = {
         ("bitnet_cli/ternary/*.py",),
         _LAYOUTS,
         {
-            "layouts.py": (*_LAYOUTS, "commands/test_quantize_scales.py", "model/test_groups.py"),
+            "layouts.py": (*_LAYOUTS, "commands/test_quantize_scales.py"),
             "hf_packed.py": ("ternary/test_hf_packed.py",),
-            "absmean.py": ("ternary/test_bounds.py", "checkpoint/test_flavours.py"),
-            "counts.py": ("ternary/test_counts.py", "tensors/test_contents.py"),
-            "i2_s_order.py": ("ternary/test_i2_s_order.py", "commands/test_outtypes.py"),
+            "absmean.py": ("ternary/test_bounds.py",),
+            "counts.py": ("ternary/test_counts.py", "ternary/test_ik_layouts.py", "tensors/test_contents.py"),
+            "i2_s_order.py": ("ternary/test_i2_s_order.py",),
         },
     ),
     "safetensors": Target(
