@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from bitnet_cli.errors import BadFileError, UnsupportedError
 from bitnet_cli.gguf_file.types import PREFIXES, TensorType
 from bitnet_cli.ternary import layouts
-from bitnet_cli.ternary.layouts import LAYOUTS, WITH_TWOS, PackedTensor, Scales, block_of, rows_or_columns
+from bitnet_cli.ternary.layouts import LAYOUTS, TWOS, WITH_TWOS, PackedTensor, Scales, block_of, exact_signs, rows_or_columns
 
 KINDS = (TensorType.TQ1_0, TensorType.TQ2_0, TensorType.Q2_0, TensorType.PQ2_0, TensorType.PTQ1_0)
 DRAWN: dict[str, Any] = {
@@ -117,6 +117,31 @@ def test_twos_need_groups_where_they_are_weights(kind: TensorType) -> None:
     if kind in (*WITH_TWOS, TensorType.TQ2_0):  # for TQ2_0 the code 3 is damage
         values[1, 1, 7] = 2
         assert packed(kind, values, np.ones((2, 2))).needs_groups() == (kind in WITH_TWOS)
+
+
+@pytest.mark.parametrize("kind", TWOS)
+def test_codes_of_damage_run_as_two_where_nobody_is_strict(kind: TensorType) -> None:
+    values = np.ones((4, 128), np.int8)
+    values[2, 70] = 2
+    source = PackedTensor(kind, (4, 128), LAYOUTS[kind].pack_rows(values), "m.gguf", "t")
+    assert np.array_equal(np.concatenate(list(source.read()[1]())), values)
+    for chunks in (source.read(strict=True)[1], lambda: source.in_blocks(64)):
+        with pytest.raises(BadFileError, match="a 2-bit code is 3"):
+            list(chunks())
+    if kind not in PREFIXES:  # groups have scales of blocks
+        with pytest.raises(BadFileError, match="a 2-bit code is 3"):
+            list(source.in_groups(64, 1))
+
+
+def test_signs_that_are_exact() -> None:
+    scale = np.float32(0.3)
+    values = np.array([[1, 0, -1], [0, 1, 1]], np.int8)
+    found = exact_signs(values * scale, scale)
+    assert found is not None and found.dtype == np.int8 and np.array_equal(found, values)
+    for wrong in (np.nextafter(scale, np.float32(1)), np.float32(np.nan), np.float32(1)):
+        chunk = values * scale
+        chunk[1, 2] = wrong
+        assert exact_signs(chunk, scale) is None
 
 
 @pytest.mark.parametrize("kind", KINDS)
