@@ -98,7 +98,7 @@ TARGETS = {
     ),
     "sampler": Target(
         ("bitnet_cli/model/sampler.py",),
-        tuple(f"model/test_{part}.py" for part in ("sampler_bounds", "sampler", "choose_allowed", "sampler_properties", "silent")),
+        tuple(f"model/test_{part}.py" for part in ("sampler_bounds", "choose_allowed", "sampler", "silent", "sampler_properties")),
     ),
     "naive": Target(("kernels/naive/*.py",), _TWINS, {"kv_cache.py": (*_TWINS, "kernels/test_kv_cache.py")}),
 }
