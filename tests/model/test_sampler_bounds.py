@@ -167,6 +167,7 @@ def test_few_logits_are_enough_where_no_other_token_is_allowed() -> None:
     logits = np.array([0, -0.1, -np.inf, -np.inf], np.float32)
     assert Sampler(Sampling(1.0, 40, 1.0, 0.0, seed=1)).choose_allowed(logits, np.array([True, True, False, False]), 2) in (0, 1)
     assert Sampler(Sampling(0.0)).choose_allowed(logits, np.array([False, True, True, True]), 2) == 1
+    assert Sampler(Sampling(1.0, 2, 1.0, 0.0, seed=1)).choose_allowed(logits, np.array([True, True, False, True]), 2) in (0, 1)  # top-k
 
 
 @pytest.mark.parametrize(("top_p", "decided"), [(0.75, False), (0.7, True)])
