@@ -202,6 +202,10 @@ def test_mirostat_divides_by_the_temperature(temperature: float) -> None:
     assert [one.choose(logits) for _ in range(40)] == [other.choose(logits / np.float32(temperature)) for _ in range(40)]
 
 
+def test_tokens_past_the_vocabulary_may_be_forbidden() -> None:
+    assert Sampler(Sampling(0.0, top_k=0), never=(2, 3, 4)).choose(np.array([0, 1, 2], np.float32)) == 1
+
+
 @pytest.mark.parametrize("value", [-0.5, -1.5, 0.75])
 def test_a_penalty_lowers_negative_logits_too(value: float) -> None:
     """Beside a logit a fifth lower: the recent one was ahead, and is behind it."""
