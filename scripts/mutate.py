@@ -72,8 +72,8 @@ class Target(NamedTuple):
     more: Mapping[str, tuple[str, ...]] = MappingProxyType({})  # of single files, in place of `tests`
 
 
-_STEP = ("model/test_self_test.py", "kernels/test_step.py::test_steps_are_near_the_twin_and_the_same_however_cut")
-_LAYOUTS = (*(f"ternary/test_{part}.py" for part in ("layouts", "ik_layouts", "counts", "bounds")), "model/test_weights.py")
+_TWINS = tuple(f"kernels/test_naive_{part}.py" for part in ("values", "packed", "step"))  # they compile nothing
+_LAYOUTS = tuple(f"ternary/test_{part}.py" for part in ("ik_layouts", "scales", "layouts"))
 TARGETS = {
     "parse": Target(
         ("bitnet_cli/gguf_file/parse.py",),
@@ -86,11 +86,11 @@ TARGETS = {
         ("bitnet_cli/ternary/*.py",),
         _LAYOUTS,
         {
-            "layouts.py": (*_LAYOUTS, "commands/test_quantize_scales.py", "model/test_groups.py"),
+            "layouts.py": (*_LAYOUTS, "commands/test_quantize_scales.py"),
             "hf_packed.py": ("ternary/test_hf_packed.py",),
-            "absmean.py": ("ternary/test_bounds.py", "checkpoint/test_flavours.py"),
-            "counts.py": ("ternary/test_counts.py", "tensors/test_contents.py"),
-            "i2_s_order.py": ("ternary/test_i2_s_order.py", "commands/test_outtypes.py"),
+            "absmean.py": ("ternary/test_bounds.py",),
+            "counts.py": ("ternary/test_counts.py", "ternary/test_ik_layouts.py", "tensors/test_contents.py"),
+            "i2_s_order.py": ("ternary/test_i2_s_order.py",),
         },
     ),
     "safetensors": Target(
@@ -98,28 +98,9 @@ TARGETS = {
     ),
     "sampler": Target(
         ("bitnet_cli/model/sampler.py",),
-        tuple(f"model/test_{part}.py" for part in ("sampler_bounds", "sampler", "choose_allowed", "sampler_properties", "silent")),
+        tuple(f"model/test_{part}.py" for part in ("sampler_bounds", "choose_allowed", "sampler", "silent", "sampler_properties")),
     ),
-    "naive": Target(
-        ("kernels/naive/*.py",),
-        _STEP,
-        {
-            "attention.py": ("kernels/test_kv_cache.py", *_STEP, "kernels/test_quantised_attention.py"),
-            "base3.py": ("kernels/test_base3.py",),
-            "dense.py": ("kernels/test_recode.py", "kernels/test_floats.py"),
-            "folds.py": ("kernels/test_inputs.py", "model/test_folds.py"),
-            "glu.py": ("kernels/test_floats.py", *_STEP),
-            "grouped.py": ("kernels/test_grouped.py", "kernels/test_group_rows.py"),
-            "head_planes.py": ("model/test_head.py",),
-            "inputs.py": ("kernels/test_inputs.py", "model/test_activation_schemes.py"),
-            "kv_cache.py": ("kernels/test_kv_cache.py", "kernels/test_quantised_attention.py"),
-            "norm.py": ("kernels/test_floats.py", *_STEP),
-            "quantise.py": ("kernels/test_quantise.py", "kernels/test_inputs.py"),
-            "recode.py": ("kernels/test_recode.py",),
-            "rope.py": ("kernels/test_floats.py", "model/test_rope.py"),
-            "ternary.py": ("kernels/test_ternary.py",),
-        },
-    ),
+    "naive": Target(("kernels/naive/*.py",), _TWINS, {"kv_cache.py": (*_TWINS, "kernels/test_kv_cache.py")}),
 }
 
 

@@ -11,9 +11,9 @@ Floats = NDArray[np.float32]
 
 def fold(folds: Folds | None, layer: int, which: int, x: Floats) -> Floats:
     """(tokens, cols) float32 -> H (signs x) / sqrt(n) in blocks of n; x itself where there is nothing to fold."""
-    at = -1 if folds is None else int(folds.at[layer, which])
-    if folds is None or at < 0:
+    if folds is None or folds.at[layer, which] < 0:
         return x
+    at = int(folds.at[layer, which])
     signed = x * folds.signs[at : at + x.shape[1]]
     return hadamard(signed.reshape(-1, folds.block)).reshape(x.shape)
 

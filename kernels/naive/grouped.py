@@ -43,7 +43,7 @@ def quantise(x: Floats, groups: Groups, digits: int = 1) -> list[tuple[NDArray[n
             scaled = values * factors[..., None]
             codes = np.rint(scaled).astype(np.int8).reshape(tokens, -1)[:, :cols]
             before = before * factors
-            steps: Floats = np.repeat(np.float32(1) / before, max(1, group // unit), axis=1)[:, : cols // unit]
+            steps: Floats = np.repeat(np.float32(1) / before, group // unit, axis=1)[:, : cols // unit]
         found.append((codes, steps))
         values = scaled - np.rint(scaled)
     return found

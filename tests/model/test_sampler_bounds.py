@@ -1,5 +1,6 @@
 """Every number of Sampling at its bounds: the last that is taken, and the first that is not."""
 
+import itertools
 import math
 from types import SimpleNamespace
 from typing import Any
@@ -166,6 +167,32 @@ def test_few_logits_are_enough_where_no_other_token_is_allowed() -> None:
     logits = np.array([0, -0.1, -np.inf, -np.inf], np.float32)
     assert Sampler(Sampling(1.0, 40, 1.0, 0.0, seed=1)).choose_allowed(logits, np.array([True, True, False, False]), 2) in (0, 1)
     assert Sampler(Sampling(0.0)).choose_allowed(logits, np.array([False, True, True, True]), 2) == 1
+    assert Sampler(Sampling(1.0, 2, 1.0, 0.0, seed=1)).choose_allowed(logits, np.array([True, True, False, True]), 2) in (0, 1)  # top-k
+
+
+@pytest.mark.parametrize(("top_p", "decided"), [(0.75, False), (0.7, True)])
+def test_what_is_missing_counts_in_the_sum(top_p: float, decided: bool) -> None:
+    """Weights 1, 0.5, 0.45, and of a fourth 0.1 at most: sums of 1.95 to 2.05, and the third is kept where 1.5 is less than top-p of it."""
+    logits = np.log(np.array([1, 0.5, 0.45, 0.1, 0, 0], np.float32), where=np.arange(6) < 4, out=np.full(6, -np.inf, np.float32))
+    sampler = Sampler(Sampling(1.0, 4, top_p, 0.2, seed=1))
+    found = sampler.choose_allowed(logits, np.array([True, True, True, False, True, False]), 4)
+    assert (found is not None) is decided
+
+
+def test_nothing_is_missing_where_all_but_the_silent_are_there() -> None:
+    """Though nothing else would decide: all tokens that may be chosen have their logits."""
+    logits, allowed = np.array([0, -1, -0.5, -np.inf], np.float32), np.array([True, True, False, False])
+    sampler = Sampler(Sampling(1.0, 40, 1.0, 0.0, seed=1))
+    sampler.silence(np.array([3]))
+    assert sampler.choose_allowed(logits, allowed | (np.arange(4) == 3), 2) is not None
+
+
+@pytest.mark.parametrize("shift", [-1000.0, 300.0, 1000.0])
+def test_mirostat_knows_no_shift(shift: float) -> None:
+    """Logits whose exponentials float64 does not have."""
+    logits = np.random.default_rng(4).integers(-20, 20, 30).astype(np.float32) / 4
+    one, other = (Sampler(Sampling(1.0, mirostat=2, mirostat_tau=3.0, seed=5)) for _ in range(2))
+    assert [one.choose(logits) for _ in range(40)] == [other.choose(logits + np.float32(shift)) for _ in range(40)]
 
 
 @pytest.mark.parametrize("temperature", [0.5, 2.0])
@@ -173,6 +200,10 @@ def test_mirostat_divides_by_the_temperature(temperature: float) -> None:
     logits = np.random.default_rng(3).normal(0, 2, 30).astype(np.float32)
     one, other = (Sampler(Sampling(t, mirostat=2, mirostat_tau=3.0, seed=5)) for t in (temperature, 1.0))
     assert [one.choose(logits) for _ in range(40)] == [other.choose(logits / np.float32(temperature)) for _ in range(40)]
+
+
+def test_tokens_past_the_vocabulary_may_be_forbidden() -> None:
+    assert Sampler(Sampling(0.0, top_k=0), never=(2, 3, 4)).choose(np.array([0, 1, 2], np.float32)) == 1
 
 
 @pytest.mark.parametrize("value", [-0.5, -1.5, 0.75])
@@ -183,11 +214,11 @@ def test_a_penalty_lowers_negative_logits_too(value: float) -> None:
     assert sampler.choose(np.array([value, value - 0.2 * abs(value)], np.float32)) == 1
 
 
-@pytest.mark.parametrize("count", [1, 2, 5, 40])
+@pytest.mark.parametrize("count", [1, 2, 5, 40, 300])
 def test_the_largest_of_many(count: int) -> None:
-    """More than enough for groups, whose maxima say where to look (_candidates)."""
-    for seed in range(30):
-        logits = np.random.default_rng(seed).normal(0, 1, 16 * count + 37 * seed).astype(np.float32)
+    """More than enough for groups, whose maxima say where to look (_candidates); and fewer, which are parted."""
+    for seed, length in itertools.product(range(20), (6 * count, 15 * count, 16 * count, 30 * count + 37)):
+        logits = np.random.default_rng(seed).normal(0, 1, length).astype(np.float32)
         assert np.array_equal(largest_of(logits, count), np.argsort(-logits, kind="stable")[:count])
 
 

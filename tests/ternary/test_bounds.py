@@ -32,6 +32,12 @@ def test_ternary_weights_are_the_nearest_ones(weights: NDArray[np.float32]) -> N
     assert error.sum() <= size.sum() * (1 + ROUNDING) + weights.size * SMALLEST_SCALE
 
 
+def test_rows_are_added_exactly() -> None:
+    """Four rows with a mean just above the middle of two float32; added in float64 one by one, the ones would be lost."""
+    rows = np.array([[2.0**53, 0], [2.0**29, 0], [1, 0], [1, 0]], np.float32)
+    assert mean_abs([rows]) == mean_abs([rows[:1], rows[1:]]) == np.nextafter(np.float32(2.0**50), np.float32(np.inf))
+
+
 @given(MATRICES, st.integers(-20, 20), st.data())
 def test_the_rule_knows_no_sign_no_unit_and_no_cut(weights: NDArray[np.float32], power: int, data: st.DataObject) -> None:
     """Negated weights have negated values; a power of two moves the scale only; chunks of rows change no bit."""

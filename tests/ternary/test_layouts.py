@@ -120,6 +120,23 @@ def test_every_byte_decodes_as_the_docstring_says(kind: TensorType) -> None:
     assert LAYOUTS[kind].unpack_rows(raw, block).reshape(-1).tolist() == [by_words(kind, raw, i) for i in range(rows * block)]
 
 
+def test_i2_s_with_its_tail() -> None:
+    """A whole tensor: the scale and zeros after the weights; what has another size, or a code 3, is refused."""
+    values = random((3, 256))
+    raw = i2_s.pack(values, 0.7)
+    assert len(raw) == i2_s.nbytes(3, 256) == 192 + 32 and not raw[-28:].any()
+    found, scale = i2_s.unpack(raw, 3, 256)
+    assert np.array_equal(found, values) and scale == np.float32(0.7)
+    assert i2_s.unpack(i2_s.pack(values * 0, 0.7), 3, 256)[0].tolist() == (values * 0).tolist()
+    for rows, cols in ((3, 128), (4, 192)):  # the second has as many bytes
+        with pytest.raises(ValueError, match=f"224 bytes are not an I2_S tensor of {rows} x {cols}"):
+            i2_s.unpack(raw, rows, cols)
+    damaged = raw.copy()
+    damaged[100] |= 3
+    with pytest.raises(ValueError, match="a 2-bit code is 3"):
+        i2_s.unpack(damaged, 3, 256)
+
+
 def test_i2_s_of_arm_builds() -> None:
     """64 weights in 16 bytes: byte p holds weights p, p + 16, p + 32, p + 48."""
     raw = np.random.default_rng(3).integers(0, 256, 64).astype(np.uint8)

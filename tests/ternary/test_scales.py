@@ -9,8 +9,9 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from bitnet_cli.errors import BadFileError, UnsupportedError
-from bitnet_cli.gguf_file.types import TensorType
-from bitnet_cli.ternary.layouts import LAYOUTS, PackedTensor, Scales, block_of, rows_or_columns
+from bitnet_cli.gguf_file.types import PREFIXES, TensorType
+from bitnet_cli.ternary import layouts
+from bitnet_cli.ternary.layouts import LAYOUTS, TWOS, WITH_TWOS, PackedTensor, Scales, block_of, exact_signs, rows_or_columns
 
 KINDS = (TensorType.TQ1_0, TensorType.TQ2_0, TensorType.Q2_0, TensorType.PQ2_0, TensorType.PTQ1_0)
 DRAWN: dict[str, Any] = {
@@ -39,11 +40,17 @@ def packed(kind: TensorType, values: NDArray[np.int8], table: NDArray[np.floatin
 
 
 def two_scales(rng: np.random.Generator, count: int) -> NDArray[np.float16]:
-    return rng.choice(np.array([0.25, 0.375, 3], np.float16), count)
+    return rng.choice(np.array([0.25, 1, 3], np.float16), count)
 
 
 def differing(values: NDArray[np.int8], table: NDArray[np.float16]) -> bool:
     return len(np.unique(table[values.any(2)])) > 1
+
+
+@pytest.fixture(autouse=True)
+def chunks_of_one_row(monkeypatch: pytest.MonkeyPatch) -> None:
+    """So that what is counted over chunks is seen."""
+    monkeypatch.setattr(layouts, "CHUNK_WEIGHTS", 1)
 
 
 @settings(max_examples=150, deadline=None, derandomize=True)
@@ -72,6 +79,69 @@ def test_scales_of_rows_or_of_columns(kind: TensorType, rows: int, blocks: int, 
     assert np.array_equal(product, expected.reshape(product.shape))
     without = of_rows[~some.any(1)] if of_columns is None else of_columns[~np.repeat(some.any(0), block_of(kind))]
     assert (without == (np.float32(extra) if of_columns is None else 1)).all()  # where there are only zeros, nothing
+
+
+@pytest.mark.parametrize("kind", LAYOUTS)
+def test_the_scale_that_we_write_is_1(kind: TensorType) -> None:
+    values = np.ones((4, 2 * block_of(kind)), np.int8)
+    if kind is not TensorType.I2_S:  # whose scale comes after the weights
+        source = PackedTensor(kind, (4, values.shape[1]), LAYOUTS[kind].pack_rows(values), "m.gguf", "t", 0.75)
+        assert source.read()[0] == 0.75 and source.several() is None
+        assert [part[1].tolist() for part in source.in_blocks(block_of(kind))] == [[[1, 1]] * len(part) for part in source._chunks()]
+
+
+@pytest.mark.parametrize("kind", PREFIXES)
+def test_scales_that_rows_have(kind: TensorType) -> None:
+    """ik_llama.cpp's types. Rows of zeros have the scale 0, and whatever codes."""
+    values, scales = np.random.default_rng(0).integers(-1, 2, (8, 192)).astype(np.int8), np.array([1, 1, 0.5, 2, 1, 0, 1, 1])
+    source = PackedTensor(kind, (8, 192), LAYOUTS[kind].pack_rows(values, scales), "m.gguf", "t", 0.5)
+    values[5] = 0
+    several = source.several(strict=True)
+    assert several is not None and several[0].tolist() == [0.5, 0.5, 0.25, 1, 0.5, 0.5, 0.5, 0.5] and several[1] is None
+    assert np.array_equal(np.concatenate(list(several[2]())), values)
+    parts = list(source.in_blocks(192))
+    assert np.array_equal(np.concatenate([part[0] for part in parts]), values)
+    assert np.concatenate([part[1] for part in parts]).tolist() == scales[:, None].tolist()
+    assert not source.needs_groups()
+    with pytest.raises(UnsupportedError, match=r"rows with 3 different scales, 0\.5 to 2;"):
+        source.read()
+    one = PackedTensor(kind, (8, 192), LAYOUTS[kind].pack_rows(values, np.where(scales, 3, 0)), "m.gguf", "t", 0.5)
+    scale, chunks = one.read(strict=True)
+    assert scale == 1.5 and np.array_equal(np.concatenate(list(chunks())), values) and one.several() is None
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_twos_need_groups_where_they_are_weights(kind: TensorType) -> None:
+    values = np.ones((2, 2, block_of(kind)), np.int8)
+    assert not packed(kind, values, np.ones((2, 2))).needs_groups()
+    if kind in (*WITH_TWOS, TensorType.TQ2_0):  # for TQ2_0 the code 3 is damage
+        values[1, 1, 7] = 2
+        assert packed(kind, values, np.ones((2, 2))).needs_groups() == (kind in WITH_TWOS)
+
+
+@pytest.mark.parametrize("kind", TWOS)
+def test_codes_of_damage_run_as_two_where_nobody_is_strict(kind: TensorType) -> None:
+    values = np.ones((4, 128), np.int8)
+    values[2, 70] = 2
+    source = PackedTensor(kind, (4, 128), LAYOUTS[kind].pack_rows(values), "m.gguf", "t")
+    assert np.array_equal(np.concatenate(list(source.read()[1]())), values)
+    for chunks in (source.read(strict=True)[1], lambda: source.in_blocks(64)):
+        with pytest.raises(BadFileError, match="a 2-bit code is 3"):
+            list(chunks())
+    if kind not in PREFIXES:  # groups have scales of blocks
+        with pytest.raises(BadFileError, match="a 2-bit code is 3"):
+            list(source.in_groups(64, 1))
+
+
+def test_signs_that_are_exact() -> None:
+    scale = np.float32(0.3)
+    values = np.array([[1, 0, -1], [0, 1, 1]], np.int8)
+    found = exact_signs(values * scale, scale)
+    assert found is not None and found.dtype == np.int8 and np.array_equal(found, values)
+    for wrong in (np.nextafter(scale, np.float32(1)), np.float32(np.nan), np.float32(1)):
+        chunk = values * scale
+        chunk[1, 2] = wrong
+        assert exact_signs(chunk, scale) is None
 
 
 @pytest.mark.parametrize("kind", KINDS)
