@@ -2,6 +2,7 @@
 
     python scripts/fuzz.py --minutes 5                  everything in turns; prints a line for each new way to fail, and a count at the end
     python scripts/fuzz.py --only gguf folder --seed 7
+    python scripts/fuzz.py --every-bit                  each bit before the weights of the smallest model, changed alone
     python scripts/fuzz.py --again build/fuzz/gguf-1234  one kept case again, with its traceback
 
 A case is a small valid file (of every layout and family that scripts/make_test_models.py has) with a few changes: bits, interesting
@@ -40,6 +41,7 @@ from bitnet_cli.commands.convert import convert
 from bitnet_cli.commands.inspect import inspect
 from bitnet_cli.commands.quantize import quantize
 from bitnet_cli.errors import BitnetError
+from bitnet_cli.gguf_file.reader import open_gguf
 from bitnet_cli.model import prompt_cache
 from bitnet_cli.model.embedding import embed_ids
 from bitnet_cli.model.opening import OpenModel, Options, open_model
@@ -144,6 +146,24 @@ class Target:
         if self.checksum and rng.random() < 0.8:
             made = made[:-32] + hashlib.sha256(made[:-32]).digest()
         (folder / name).write_bytes(made)
+
+
+class EveryBit(Target):
+    """Each bit before the weights of the smallest of a target's models, one after the other."""
+
+    def __init__(self, whole: Target):
+        super().__init__([min(whole.seeds, key=self.header)], whole.names, whole.check)
+        self.bits = iter(range(8 * self.header(self.seeds[0])))
+
+    def header(self, seed: Path) -> int:
+        with open_gguf(seed / "model.gguf") as file:
+            return min(info.offset for info in file.tensors.values())
+
+    def make(self, folder: Path, rng: random.Random) -> None:
+        shutil.copytree(self.seeds[0], folder)
+        data, bit = bytearray((folder / "model.gguf").read_bytes()), next(self.bits)
+        data[bit // 8] ^= 1 << bit % 8
+        (folder / "model.gguf").write_bytes(data)
 
 
 def run_model(path: Path) -> None:
@@ -334,6 +354,7 @@ def main() -> None:
     parser.add_argument("--minutes", type=float, default=1.0)
     parser.add_argument("--cases", type=int, default=0, help="that many, however long it takes")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--every-bit", action="store_true")
     parser.add_argument("--only", nargs="+", choices=("gguf", "folder", "chat", "cache", "bench"))
     parser.add_argument("--out", type=Path, default=Path("build/fuzz"), help="folder of cases that went wrong")
     parser.add_argument("--again", type=Path, help="a kept case")
@@ -350,6 +371,9 @@ def main() -> None:
         if arguments.again:
             print(attempt(targets[arguments.again.name.partition("-")[0]].check, arguments.again, aloud=True))
             return
+        if arguments.every_bit:
+            targets = {"gguf": (every := EveryBit(targets["gguf"]))}
+            arguments.cases = 8 * every.header(every.seeds[0])
         if arguments.only:
             targets = {name: targets[name] for name in arguments.only}
         sys.exit(1 if fuzz(targets, arguments, Path(scratch)) else 0)
