@@ -1,6 +1,7 @@
 """Script: one scenario of threads that run decoder steps together -> true as JSON. A scenario that hangs is ended by the test's time limit.
 
 team_scenarios.py NAME
+team_scenarios.py stress 1000000    so many steps; 3,000 without a number
 """
 
 import json
@@ -143,6 +144,22 @@ def more_threads_than_cores() -> bool:
     return right
 
 
+def stress(steps: int = 3_000) -> bool:
+    """Steps by 1 to 16 threads, twelve plans of each number of them in turns, with pauses and without: the bits of one thread."""
+    alone, rng = Model(TINY), np.random.default_rng(1)
+    expected = [list(alone.run(*step)) for step in alone.plan()]
+    teams = [Model(TINY, threads) for threads in range(1, 17)]
+    for number in range(steps):
+        model, turn = teams[number // (12 * len(expected)) % len(teams)], number % len(expected)
+        if not same(list(model.run(*model.plan()[turn])), expected[turn]):
+            return False
+        if rng.random() < 0.01:
+            time.sleep(rng.choice([1e-5, 1e-3, 1e-2]) * rng.random())
+    for model in teams:
+        model.team.close()
+    return True
+
+
 def empty_steps() -> bool:
     """A step without layers and logits has no barrier: the next step's parameters may not be taken for it."""
     expected = Model(TINY).run(0, 4)
@@ -209,6 +226,7 @@ SCENARIOS = {
         two_callers,
         many_teams,
         more_threads_than_cores,
+        stress,
         empty_steps,
         interrupted,
         never_closed,
@@ -216,4 +234,4 @@ SCENARIOS = {
 }
 
 if __name__ == "__main__":
-    json.dump(SCENARIOS[sys.argv[1]](), sys.stdout)
+    json.dump(SCENARIOS[sys.argv[1]](*map(int, sys.argv[2:])), sys.stdout)

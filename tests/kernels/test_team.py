@@ -19,6 +19,7 @@ SCENARIOS = [
     "two_callers",
     "many_teams",
     "more_threads_than_cores",
+    "stress",
     "empty_steps",
     "interrupted",
     "never_closed",
