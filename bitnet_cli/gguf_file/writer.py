@@ -159,7 +159,9 @@ def _new_writer(part: Path, architecture: str) -> Any:
 
     class Writer(gguf.GGUFWriter):
         def _pack_val(self, val: Any, vtype: Any, add_vtype: bool, sub_type: Any = None) -> bytes:
-            """GGUFWriter refuses empty arrays, which the format and llama.cpp allow and a file that we copy may hold."""
+            """GGUFWriter refuses empty arrays, which the format and llama.cpp allow, and bytes that are not UTF-8: a copied file may have both."""
+            if isinstance(val, str):
+                val = _utf8(val)
             if vtype == ValueType.ARRAY and not len(val) and sub_type is not None:
                 return struct.pack("<IIQ", ValueType.ARRAY, sub_type, 0)
             packed: bytes = super()._pack_val(val, vtype, add_vtype, sub_type)
@@ -181,13 +183,7 @@ def _write_header(writer: Any, typed: Mapping[str, Typed], tensors: Sequence[Out
     for key, entry in typed.items():
         if key == "general.architecture":
             continue  # GGUFWriter has put it first
-        value: Any = entry.value
-        if isinstance(value, str):
-            value = _utf8(value)
-        elif isinstance(value, list):
-            value = [_utf8(text) for text in value]
-        elif isinstance(value, array):
-            value = value.tolist()
+        value: Any = entry.value.tolist() if isinstance(entry.value, array) else entry.value
         item = None if entry.item_type is None else GGUFValueType(entry.item_type)
         writer.add_key_value(key, value, GGUFValueType(entry.type), item)
     for tensor, size in zip(tensors, sizes, strict=True):

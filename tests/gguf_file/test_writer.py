@@ -71,9 +71,10 @@ def test_every_value_type_survives(tmp_path: Path) -> None:
         "no strings": Typed([], ValueType.ARRAY, ValueType.STRING),
         "no numbers": Typed(array("h"), ValueType.ARRAY, ValueType.INT16),
     }
-    write_gguf(tmp_path / "a.gguf", "llama", metadata, [])
-    with open_gguf(tmp_path / "a.gguf") as file:
-        assert file.typed_metadata == {"general.architecture": Typed("llama", ValueType.STRING), **metadata}
+    for architecture in ("llama", b"\xeclama".decode("utf-8", "surrogateescape")):  # a bit flipped: no UTF-8
+        write_gguf(tmp_path / "a.gguf", architecture, metadata, [], force=True)
+        with open_gguf(tmp_path / "a.gguf") as file:
+            assert file.typed_metadata == {"general.architecture": Typed(architecture, ValueType.STRING), **metadata}
 
 
 @pytest.mark.parametrize(
