@@ -159,7 +159,7 @@ def _new_writer(part: Path, architecture: str) -> Any:
 
     class Writer(gguf.GGUFWriter):
         def _pack_val(self, val: Any, vtype: Any, add_vtype: bool, sub_type: Any = None) -> bytes:
-            """GGUFWriter refuses empty arrays, which the format and llama.cpp allow, and bytes that are not UTF-8: a copied file may have both."""
+            """GGUFWriter refuses empty arrays, which llama.cpp allows, and bytes that are not UTF-8: a copied file may have both."""
             if isinstance(val, str):
                 val = _utf8(val)
             if vtype == ValueType.ARRAY and not len(val) and sub_type is not None:
