@@ -62,6 +62,7 @@ class Countdown:
 
 def descriptors() -> int:
     gc.collect()
+    gc.freeze()  # what is there now (Numba, if this file compiles first) need not be looked through again
     return sum(1 for _ in Path("/dev/fd").iterdir())
 
 
