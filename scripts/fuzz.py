@@ -255,7 +255,8 @@ def make_targets(root: Path) -> dict[str, Target]:
         "chat.json",
         lambda p: chat_files.save(p, opened.tokenizer, model="m", template="plain", sampling=Sampling(), messages=said, first=0),
     )
-    bench = [sys.executable, "-m", "bitnet_cli", "bench", "-m", str(models[0] / "model.gguf"), *["-p", "8", "-n", "4", "-r", "2", "-q", "--save"]]
+    bench = [sys.executable, "-m", "bitnet_cli", "bench", "-m", str(models[0] / "model.gguf")]
+    bench += ["-p", "8", "-n", "4", "-r", "2", "-q", "--save"]
     benches = one_file(root, "bench.json", lambda p: subprocess.run([*bench, str(p)], check=True, stdout=subprocess.DEVNULL))
     caches = one_file(root, "prompt.cache", lambda p: prompt_cache.save(opened, ids, p))
     opened.scheduler.close()
