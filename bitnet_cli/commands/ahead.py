@@ -22,7 +22,7 @@ from bitnet_cli.gguf_file.reader import open_gguf
 from bitnet_cli.model import base3_rows, columns, head, logprobs, recode
 from bitnet_cli.model.engine import Engine
 
-NEEDED = ("bitnet_cli", *separate.NEEDED)
+NEEDED = ("bitnet_cli", "gguf", "yaml", *separate.NEEDED)  # gguf writes the small files, and reads YAML
 BIASES = {"biases": np.zeros((1, 1), np.float32)}
 FOLDS = {"folds": Folds(np.zeros(0, np.float32), np.zeros((2, 7), np.int64), 1)}
 # A scale for a matrix or a row (BitNet, and what is quantised like it), Qwen2 of that; a scale for a group of weights, also of the head's,

@@ -66,6 +66,16 @@ def test_what_published_models_need_is_all_that_models_ask_for(tmp_path: Path) -
             assert set(ahead.of_model(path, kind)) <= known, path.name
 
 
+@COMPILED
+def test_a_process_of_its_own_finds_out_what_is_needed(tmp_path: Path) -> None:
+    """It has no packages but those that it is given."""
+    progress = ahead.compile_set(isa.chosen(), [], tmp_path)
+    try:
+        assert next(progress) == (0, len(set(ahead.of_published_models())), 0)
+    finally:
+        progress.close()
+
+
 def test_nothing_is_compiled_or_run_while_it_is_noted() -> None:
     with native.noted() as asked, open_gguf(EMBEDDED["tiny"].path) as file:
         engine = Engine(file)
