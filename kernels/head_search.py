@@ -3,7 +3,7 @@
 Logits that a sampler with top-k looks at are the k largest. Rows of the head are ruled out by their planes (head_planes.py), which are
 read once for all tokens of a step:
 
-    1. upper six bits of every row               -> a logit that is at most E6 off
+    1. upper six bits of every row               -> a logit that is at most E6 off; of many tokens, all eight, and step 3 is done
     2. exact logits of at least k rows with large ones; T, the k-th largest of these, is at most the k-th largest of all
     3. rows with logit + E6 >= T: last two bits  -> at most E8 off
     4. those with logit + E8 >= T: exact logits, by the same kernel as without planes
@@ -32,7 +32,7 @@ from numpy.typing import NDArray
 from .arrays import TERMS
 from .barrier import barrier
 from .dense import HeadRows, head_matvec, row_bytes
-from .head_sums import add_six_bits, add_two_bits, six_bits_of_all
+from .head_sums import add_six_bits, add_two_bits, bits_of_all, whole_codes
 from .jit import inlined, kernel, separate
 from .quantise import kernel_length, quantise_row
 from .simd import doubles, floats, selected
@@ -103,26 +103,21 @@ def kth_largest(values, threads, top):
         limit = following
 
 
-@inlined
-def _bound(planes, r, step, of_error, of_length):
-    """How far the logit of row r may be from what its bits say, step 0: six, 1: eight."""
-    return (planes.errors[step, r] * of_error + planes.errors[LENGTH, r] * of_length) * 1.00001
-
-
 @kernel
-def _still_in(nearly, planes, step, of_error, of_length, threshold, rows):
-    """Keep those of a list of rows whose logit may reach the threshold; returns how many. of_error, of_length: as _bound."""
+def _still_in(nearly, planes, of_error, of_length, threshold, rows):
+    """Keep those of a list of rows whose logit, of which all eight bits are in `nearly`, may reach the threshold; returns how many."""
     kept = 0
     for i in range(len(rows)):
         r = rows[i]
+        bound = (planes.errors[1, r] * of_error + planes.errors[LENGTH, r] * of_length) * 1.00001
         rows[kept] = r
-        kept += not nearly[r] + _bound(planes, r, step, of_error, of_length) < threshold  # written so that NaN stays in
+        kept += not nearly[r] + bound < threshold  # written so that NaN stays in
     return kept
 
 
 @inlined
 def _first_in(nearly, errors, lengths, of_error, of_length, threshold, rows, first, last):
-    """As _still_in, of all rows from `first` to `last` - 1, sixteen at a time: a list from rows[first] on."""
+    """As _still_in, of all rows from `first` to `last` - 1, with the errors of what is known of them: a list from rows[first] on."""
     kept, r = first, first
     a, b, least = np.float32(of_error * 1.00001), np.float32(of_length * 1.00001), np.float32(threshold)
     while r + 16 <= last:
@@ -195,6 +190,8 @@ class Candidate(NamedTuple):
     number: int  # among them: row of Scratch.nearly, terms, and of digits with its first ones
     fine: int  # row of digits with its second ones
     top: int
+    both: bool  # both digits have met all rows
+    whole: bool  # and all eight bits of them, not six
     x: NDArray[np.float32]  # (hidden,) activations
     logits: NDArray[np.float32]  # (vocab,) result
 
@@ -211,28 +208,30 @@ def _seeds(w, z, s, token, first, last, thread, threads):
 
 
 @inlined
-def _refined(w, z, s, token, both, threshold, first, last, thread):
+def _refined(w, z, s, token, threshold, first, last, thread):
     """Exact logits of this thread's rows that may reach the threshold. Counts the rows that are read."""
     planes, nearly, terms, counts = w.planes, s.nearly[token.number], s.terms[token.number], s.head_counts[thread]
     cols, coarse, fine = z.hidden, s.digits[token.number], s.digits[token.fine]
     length, size = kernel_length(cols), terms[SIZE]
     rounding = (cols / 16 + 32) * 2.0**-24 + 1e-6  # sums of the head's kernel: 16 lanes, their total, scales; and those here
-    left = terms[REST_2] if both else terms[REST]
+    left = terms[REST_2] if token.both else terms[REST]
     of_error, of_length = size * 1.000001 + left, left + rounding * size
-    count = _first_in(nearly, planes.errors[0], planes.errors[LENGTH], of_error, of_length, threshold, s.candidates, first, last)
-    counts[1] += count
+    errors = planes.errors[1 if token.whole else 0]
+    count = _first_in(nearly, errors, planes.errors[LENGTH], of_error, of_length, threshold, s.candidates, first, last)
     rows = s.candidates[first : first + count]
     c0, c1, f0, f1 = terms[COARSE] / 4, 1.5 * terms[TOTAL], terms[FINE] / 4, 1.5 * terms[FINE_TOTAL]
-    for begin in range(0, count, L2_ROWS):
-        add_two_bits(planes, length, coarse, c0, c1, nearly, rows[begin : begin + L2_ROWS])
-        if both:
-            add_two_bits(planes, length, fine, f0, f1, nearly, rows[begin : begin + L2_ROWS])
-    rows = rows[: _still_in(nearly, planes, 1, of_error, of_length, threshold, rows)]
-    if not both:
+    if not token.whole:
+        counts[1] += count
+        for begin in range(0, count, L2_ROWS):
+            add_two_bits(planes, length, coarse, c0, c1, nearly, rows[begin : begin + L2_ROWS])
+            if token.both:
+                add_two_bits(planes, length, fine, f0, f1, nearly, rows[begin : begin + L2_ROWS])
+        rows = rows[: _still_in(nearly, planes, of_error, of_length, threshold, rows)]
+    if not token.both:
         add_six_bits(planes, length, s.digits, token.fine, terms[FINE], 84 * f1, nearly, rows, s.plane_sums[thread])
         add_two_bits(planes, length, fine, f0, f1, nearly, rows)
         of_error, of_length = size * 1.000001 + terms[REST_2], terms[REST_2] + rounding * size
-        rows = rows[: _still_in(nearly, planes, 1, of_error, of_length, threshold, rows)]
+        rows = rows[: _still_in(nearly, planes, of_error, of_length, threshold, rows)]
     kept = 0
     for i in range(len(rows)):  # those that are there already
         rows[kept] = rows[i]
@@ -253,20 +252,22 @@ def top_logits(w, z, s, listed, begin, count, thread, threads, control):
     ids = planes.ids
     first, last = len(ids) * thread // threads, len(ids) * (thread + 1) // threads
     both = _digits(z, planes, s, begin, count, thread, threads, control)
+    whole = whole_codes(2 * count if both else count)
     if last > first:
-        six_bits_of_all(planes, length, s, count, both, s.plane_sums[thread], first, last)
+        bits_of_all(planes, length, s, count, both, s.plane_sums[thread], first, last)
     s.head_counts[thread, 0] += last - first
+    s.head_counts[thread, 1] += last - first if whole else 0
     for t in range(count):
         asked = s.wanted[listed[begin + t]]
-        token = Candidate(t, count + t, asked[1], s.normed[begin + t], s.logits[asked[2]])
+        token = Candidate(t, count + t, asked[1], both, whole, s.normed[begin + t], s.logits[asked[2]])
         _clear(z, ids, token.logits, first, last)
         s.head_counts[thread, 2] += _seeds(w, z, s, token, first, last, thread, threads)
     barrier(control, threads)
     for t in range(count):
         asked = s.wanted[listed[begin + t]]
-        token = Candidate(t, count + t, asked[1], s.normed[begin + t], s.logits[asked[2]])
+        token = Candidate(t, count + t, asked[1], both, whole, s.normed[begin + t], s.logits[asked[2]])
         threshold = np.float64(kth_largest(s.best_logits[t], threads, token.top))
-        _refined(w, z, s, token, both, threshold, first, last, thread)
+        _refined(w, z, s, token, threshold, first, last, thread)
     barrier(control, threads)  # digits and bests are read: others may follow
 
 

@@ -1,7 +1,8 @@
 """What the head's planes (head_planes.py) say of logits: their code sums with the activations of one token or of several.
 
 Six bits of every row are read once, in four streams through a thread's rows, however many tokens there are: the rows of one token are
-read at the speed of memory, and those of up to 16 tokens in hardly more time. Twin: naive/head_planes.py.
+read at the speed of memory. With more tokens, where a set multiplies any bytes, all eight bits are read: as many products, a third more
+bytes, and a fifth of the rows that each token would look at again (docs/log.md#eight-bits). Twin: naive/head_planes.py.
 """
 
 import numpy as np
@@ -9,7 +10,7 @@ import numpy as np
 from .jit import inlined, kernel
 from .operands import Codes
 from .row_sums import bytes_of, four_of, four_rows, further, listed, one_row
-from .simd import doubles, floats, selected, six_bits, vectors
+from .simd import doubles, floats, plane_codes, selected, vectors
 
 WIDTH = selected.WIDTH
 flattened = vectors.flattened
@@ -17,9 +18,9 @@ load_i32, load_f32, store_f32 = vectors.loader(floats.I32x16), floats.load_f32, 
 add, sub, mul, splat = doubles.add_f64, doubles.sub_f64, doubles.mul_f64, doubles.splat_f64
 wide, narrow, of_i32 = doubles.wide, doubles.narrow, doubles.of_i32
 MANY = selected.TILE_TOKENS == 8  # there are registers for sums of two rows with eight vectors
-PACKED_ROWS = 4 if MANY else 2
-no_sums_2, add_six_2, keep_2 = six_bits.operations(PACKED_ROWS, 2)
-no_sums_8, add_six_8, keep_8 = six_bits.operations(2, 8)
+PACKED_ROWS = 4 if MANY else 2  # that meet two vectors at once
+no_sums_2, add_six_2, keep_2 = plane_codes.operations(PACKED_ROWS, 2, 6)
+no_sums_8, add_eight_8, keep_8 = plane_codes.operations(2, 8, 8)
 STEPS = 16  # rows of each stream whose sums wait to be scaled, all at once
 STREAMS = 4
 SOME_SUMS = STEPS * STREAMS  # of one vector of activations
@@ -29,40 +30,36 @@ START, ONE = np.int64(0), np.int64(1)
 
 
 @kernel
-def six_bit_sums_2(six, starts, ahead, stride, codes, out, place, row_gap, token_gap):
-    """out[place + i row_gap + t token_gap] = code sum of row i with two vectors of activations. stride: bytes of a row."""
+def six_bit_sums_2(planes, starts, ahead, stride, codes, out, place):
+    """out[place + i STEPS + v SOME_SUMS] = sum of six bits of row i with vector v of two. planes: (six, low); stride: bytes of six."""
     registers = no_sums_2()
     for byte in range(0, stride // 3, WIDTH):
-        registers = add_six_2(registers, six, starts, ahead, byte, codes.values, codes.first, codes.gap)
-    keep_2(registers, out, place, row_gap, token_gap)
+        registers = add_six_2(registers, planes, starts, ahead, byte, codes.values, codes.first, codes.gap)
+    keep_2(registers, out, place, STEPS, SOME_SUMS)
 
 
 @kernel
-def six_bit_sums_8(six, starts, ahead, stride, codes, out, place, row_gap, token_gap):
-    """As six_bit_sums_2, of two rows with eight vectors."""
+def eight_bit_sums_8(planes, starts, ahead, stride, codes, out, place):
+    """As six_bit_sums_2, of whole codes of two rows with eight vectors."""
     registers = no_sums_8()
     for byte in range(0, stride // 3, WIDTH):
-        registers = add_six_8(registers, six, starts, ahead, byte, codes.values, codes.first, codes.gap)
-    keep_8(registers, out, place, row_gap, token_gap)
+        registers = add_eight_8(registers, planes, starts, ahead, byte, codes.values, codes.first, codes.gap)
+    keep_8(registers, out, place, STEPS, SOME_SUMS)
 
 
 @inlined
-def _sums_of_four(six, starts, ahead, stride, codes, count, out, place):
-    """Code sums of four rows with `count` vectors -> out[place + SOME_SUMS v + STEPS i]; meanwhile asks for what is at `ahead`."""
-    v = 0
-    while MANY and v + 2 < count:
-        some, to = Codes(codes.values, codes.first + v * codes.gap, codes.gap), place + v * SOME_SUMS
-        six_bit_sums_8(six, starts[:2], ahead[:2], stride, some, out, to, STEPS, SOME_SUMS)
-        six_bit_sums_8(six, starts[2:], ahead[2:], stride, some, out, to + 2 * STEPS, STEPS, SOME_SUMS)
-        v += 8
-    while v < count:
-        some, to = Codes(codes.values, codes.first + v * codes.gap, codes.gap), place + v * SOME_SUMS
-        if PACKED_ROWS == 4:
-            six_bit_sums_2(six, starts, ahead, stride, some, out, to, STEPS, SOME_SUMS)
+def _sums_of_four(planes, starts, ahead, stride, codes, whole, out, place):
+    """Sums of four rows, of six bits with two vectors, of `whole` codes with eight; meanwhile asks for what is at `ahead`."""
+    bits = planes.six, planes.low
+    if MANY:
+        if whole:
+            eight_bit_sums_8(bits, starts[:2], ahead[:2], stride, codes, out, place)
+            eight_bit_sums_8(bits, starts[2:], ahead[2:], stride, codes, out, place + 2 * STEPS)
         else:
-            six_bit_sums_2(six, starts[:2], ahead[:2], stride, some, out, to, STEPS, SOME_SUMS)
-            six_bit_sums_2(six, starts[2:], ahead[2:], stride, some, out, to + 2 * STEPS, STEPS, SOME_SUMS)
-        v += 2
+            six_bit_sums_2(bits, starts, ahead, stride, codes, out, place)
+    else:
+        six_bit_sums_2(bits, starts[:2], ahead[:2], stride, codes, out, place)
+        six_bit_sums_2(bits, starts[2:], ahead[2:], stride, codes, out, place + 2 * STEPS)
 
 
 @kernel
@@ -78,21 +75,29 @@ def _scale(sums, at, fine, count, scales, row, terms, nearly):
 
 
 @inlined
-def six_bits_of_all(planes, length, s, tokens, both, sums, first, last):
-    """s.nearly[t, r], what the first six bits of row r say of its logit with token t, for first <= r < last.
+def whole_codes(vectors):
+    """Whether bits_of_all reads all eight bits for so many vectors of activations."""
+    return MANY and vectors > 4
+
+
+@inlined
+def bits_of_all(planes, length, s, tokens, both, sums, first, last):
+    """s.nearly[t, r], what the first six or all bits of row r say of its logit with token t, for first <= r < last.
 
     s: Scratch: of its `digits`, which are `length` long, second ones count where `both` is; of `terms`, what sums with either digit are
     multiplied by, and sums of what the digits stand for;
     sums: (SOME_SUMS * vectors rounded up to 8,) int32, overwritten.
     """
     stride, quarter, vectors = length // 4 * 3, (last - first + 3) // 4, 2 * tokens if both else tokens
-    codes, terms = Codes(flattened(s.digits), 0, s.digits.shape[1]), s.terms
+    values, gap, terms, whole = flattened(s.digits), s.digits.shape[1], s.terms, whole_codes(vectors)
+    unit, middle = (0.25, 127.5) if whole else (1.0, 126.0)
     for begin in range(0, quarter, STEPS):
         count = min(STEPS, quarter - begin)
-        for i in range(count):
-            # Where rows do not divide by four, the last streams meet rows of the ones before, and write the same again.
-            starts = bytes_of(four_of(first + begin + i, quarter, last - 1), START, stride)
-            _sums_of_four(planes.six, starts, further(starts, AHEAD), stride, codes, vectors, sums, i)
+        for v in range(0, vectors, 8 if whole else 2):  # so few that they stay in the L1 cache; the rows come again from L2
+            for i in range(count):
+                # Where rows do not divide by four, the last streams meet rows of the ones before, and write the same again.
+                starts = bytes_of(four_of(first + begin + i, quarter, last - 1), START, stride)
+                _sums_of_four(planes, starts, further(starts, AHEAD), stride, Codes(values, v * gap, gap), whole, sums, v * SOME_SUMS + i)
         for t in range(tokens):
             for stream in range(STREAMS):
                 row = first + begin + stream * quarter
@@ -100,7 +105,7 @@ def six_bits_of_all(planes, length, s, tokens, both, sums, first, last):
                 fine, c1, total = at, 0.0, terms[t, 2]
                 if both:
                     fine, c1, total = at + tokens * SOME_SUMS, terms[t, 1], terms[t, 2] + terms[t, 3]
-                _scale(sums, at, fine, some, planes.scales, row, (terms[t, 0], c1, 126 * total), s.nearly[t])
+                _scale(sums, at, fine, some, planes.scales, row, (terms[t, 0] * unit, c1 * unit, middle * total), s.nearly[t])
 
 
 @kernel
@@ -122,7 +127,7 @@ def add_six_bits(planes, length, digits, token, c0, c1, nearly, rows, sums):
     stride, codes, end = length // 4 * 3, Codes(flattened(digits), token * digits.shape[1], digits.shape[1]), len(rows) - 1
     for start in range(0, len(rows), STREAMS):
         chosen, near = listed(rows, four_of(start, ONE, end)), listed(rows, four_of(start + 4, ONE, end))
-        _sums_of_four(planes.six, bytes_of(chosen, START, stride), bytes_of(near, START, stride), stride, codes, ONE, sums, START)
+        _sums_of_four(planes, bytes_of(chosen, START, stride), bytes_of(near, START, stride), stride, codes, False, sums, START)
         for i in range(min(STREAMS, len(rows) - start)):
             r = rows[start + i]
             nearly[r] += np.float32(planes.scales[r] * (sums[i * STEPS] * c0 - c1))

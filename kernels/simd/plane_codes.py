@@ -1,13 +1,14 @@
-"""Rows of six bits, upper four and lower two in registers of their own (head_planes.py), with the activations of several tokens at once.
+"""Codes of the head's planes (head_planes.py), whose bits lie in registers of their own, with the activations of several tokens at once.
 
-Codes are put together in registers, so each makes one product and not two. They are up to 63: too large for int16 sums of many steps, so
-every product is widened to int32 at once where a set does not do that itself.
+They are put together in registers, so each makes one product and not two or three. Those of six bits are up to 63: too large for int16
+sums of many steps, so every product is widened to int32 at once where a set does not do that itself. All eight need a set with ANY_BYTE.
 """
 
 from typing import Any
 
 from llvmlite import ir
 from numba import types
+from numba.core import cgutils
 
 from . import selected
 from .tiles import LANES
@@ -37,21 +38,29 @@ def _byte_pointer(ctx: Any, b: Any, kind: Any, array: Any, at: Any) -> Any:
     return b.bitcast(element_pointer(ctx, b, kind, array, at), selected.Bytes.llvm.as_pointer())
 
 
-def _ask(ctx: Any, b: Any, kind: Any, array: Any, at: Any) -> None:
-    """Bring what a row has from byte `at` on, as much as a step reads, to the L1 cache."""
-    for line in range(0, 3 * WIDTH, 64):
+def _ask(ctx: Any, b: Any, kind: Any, array: Any, at: Any, registers: int) -> None:
+    """Bring so many registers from byte `at` on to the L1 cache."""
+    for line in range(0, registers * WIDTH, 64):
         pointer = b.bitcast(element_pointer(ctx, b, kind, array, b.add(at, I64(line))), ir.IntType(8).as_pointer())
         call(b, "llvm.prefetch.p0", ir.VoidType(), [pointer, I32(0), I32(3), I32(1)])
 
 
-def operations(rows: int, tokens: int) -> tuple[Any, Any, Any]:
-    """Sums of so many rows, a multiple of 2, with so many tokens, kept in registers: a tuple, tokens one after the other.
+def _codes(b: Any, four: list[Any], two: Any, last: Any, field: int) -> Any:
+    """Of a field of each plane, the codes: six bits, or eight where there are last ones."""
+    if last is None:
+        return b.or_(_bits(b, four[field // 2], 2 if field % 2 else -2, 60), _bits(b, two, 6 - 2 * field, 3))
+    upper = b.or_(_bits(b, four[field // 2], 0 if field % 2 else -4, 240), _bits(b, two, 4 - 2 * field, 12))
+    return b.or_(upper, _bits(b, last, 6 - 2 * field, 3))
 
-    no_sums()                                  all zero
-    add_step(sums, six, starts, ahead, byte,   with the rows that begin at bytes starts[i] of `six`: of each three registers from 3 byte
-             values, first, gap)               on, and the activations of a token each from values[first], values[first + gap] ... on;
-                                               meanwhile asks for as many bytes of the rows at ahead[i]
-    keep(sums, out, place, row_gap, gap)       the sums over the lanes -> int32 out[place + row * row_gap + token * gap]
+
+def operations(rows: int, tokens: int, bits: int) -> tuple[Any, Any, Any]:
+    """Sums of so many rows, a multiple of 2, with so many tokens, kept in registers: a tuple, tokens one after the other. bits: 6 or 8.
+
+    no_sums()                                   all zero
+    add_step(sums, (six, low), starts, ahead,   with the rows that begin at bytes starts[i] of `six`: of each three registers from 3 byte
+             byte, values, first, gap)          on, of eight bits one of `low` too, and the activations of a token each from values[first],
+                                                values[first + gap] ... on; meanwhile asks for as many bytes of the rows at ahead[i]
+    keep(sums, out, place, row_gap, gap)        the sums over the lanes -> int32 out[place + row * row_gap + token * gap]
     """
     kind, places = types.UniTuple(_Words, rows * tokens), types.UniTuple(types.int64, rows)
 
@@ -60,22 +69,24 @@ def operations(rows: int, tokens: int) -> tuple[Any, Any, Any]:
         return kind(), lambda ctx, b, sig, args: ctx.make_tuple(b, kind, [_Words.splat(0)] * kind.count)
 
     @intrinsic
-    def add_step(typingctx: Any, sums: Any, six: Any, starts: Any, ahead: Any, byte: Any, values: Any, first: Any, gap: Any) -> Any:
-        def codegen(ctx: Any, b: Any, sig: Any, args: Any) -> Any:
-            totals, planes, starts, ahead, byte, activations, first, gap = args
+    def add_step(typingctx: Any, sums: Any, planes: Any, starts: Any, ahead: Any, byte: Any, values: Any, first: Any, gap: Any) -> Any:
+        six, low = planes
 
+        def codegen(ctx: Any, b: Any, sig: Any, args: Any) -> Any:
+            totals, both, starts, ahead, byte, activations, first, gap = args
+            upper, last = cgutils.unpack_tuple(b, both)
             loaded, thrice = [], b.mul(byte, I64(3))
             for row in range(rows):
-                _ask(ctx, b, six, planes, b.add(b.extract_value(ahead, row), thrice))
-                at = b.add(b.extract_value(starts, row), thrice)
-                pointers = [_byte_pointer(ctx, b, six, planes, b.add(at, I64(part * WIDTH))) for part in range(3)]
+                start, far = b.extract_value(starts, row), b.extract_value(ahead, row)
+                _ask(ctx, b, six, upper, b.add(far, thrice), 3)
+                pointers = [_byte_pointer(ctx, b, six, upper, b.add(b.add(start, thrice), I64(part * WIDTH))) for part in range(3)]
+                if bits == 8:
+                    _ask(ctx, b, low, last, b.add(b.udiv(far, I64(3)), byte), 1)
+                    pointers.append(_byte_pointer(ctx, b, low, last, b.add(b.udiv(start, I64(3)), byte)))
                 loaded.append([b.load(pointer, align=1) for pointer in pointers])
             result = [b.extract_value(totals, i) for i in range(kind.count)]
             for field in range(4):
-                codes = []
-                for two, *four in loaded:
-                    upper_bits = _bits(b, four[field // 2], 2 if field % 2 else -2, 60)
-                    codes.append(b.or_(upper_bits, _bits(b, two, 6 - 2 * field, 3)))
+                codes = [_codes(b, lines[1:3], lines[0], lines[3] if bits == 8 else None, field) for lines in loaded]
                 for t in range(tokens):
                     place = b.add(b.add(first, b.mul(gap, I64(t))), b.add(b.shl(byte, I64(2)), I64(field * WIDTH)))
                     x = b.load(_byte_pointer(ctx, b, values, activations, place), align=1)
@@ -83,7 +94,7 @@ def operations(rows: int, tokens: int) -> tuple[Any, Any, Any]:
                         result[rows * t + row] = _added(b, result[rows * t + row], codes[row], x)
             return ctx.make_tuple(b, kind, result)
 
-        return kind(kind, six, places, places, types.intp, values, types.intp, types.intp), codegen
+        return kind(kind, planes, places, places, types.intp, values, types.intp, types.intp), codegen
 
     @intrinsic
     def keep(typingctx: Any, sums: Any, out: Any, place: Any, row_gap: Any, gap: Any) -> Any:
