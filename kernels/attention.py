@@ -35,6 +35,7 @@ _ONE = np.float32(1.0)
 _LOWEST = np.float32(-3.4e38)  # not minus infinity, whose difference from itself is NaN
 SO_FAR, SUM, LAST, LAST_SUM, OLD, NEW = range(6)  # rows of Work.softmax
 zero_one, more_one, store_one = new_tile(1, 4)
+zero_two, more_two, store_two = new_tile(2, 4)
 zero_four, more_four, store_four = new_tile(4, 4 if _MANY else 1)
 zero_narrow, more_narrow, store_narrow = new_tile(4, 2)
 
@@ -91,6 +92,13 @@ def _multiply(lines, rows, places, dim, unit, vectors, source, out, ahead):
     next 8, where rows are zero: several may lie in one byte.
     """
     left, line = lines
+    if _MANY and rows == 2 and places[0, 0] == places[0, 1] and places[1, 0] == places[1, 1]:
+        first, depth = (places[0, 0], places[1, 0] - places[0, 0]) if unit < 0 else (_FIRST, dim)
+        two = zero_two()
+        for d in range(0, depth, depths(source)):
+            two = more_two(two, left, first + d, line, source, d, ahead)
+        store_two(out, max(unit, 0), line, two)
+        return
     if rows <= 2:
         for row in range(rows):
             first, depth = (places[0, row], places[1, row] - places[0, row]) if unit < 0 else (_FIRST, dim)
