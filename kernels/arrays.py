@@ -4,6 +4,7 @@ tokens: how many are processed at once (1 in decode, a chunk in prefill). thread
 A projection's weights are packed ternary rows inside one flat byte array (often the file itself, memory-mapped), found by offset.
 """
 
+import math
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -44,9 +45,10 @@ HEAD_BLOCKS = {  # weights, bytes
 # an L1 cache of 32 KiB (tile.py).
 BLOCK_ROWS = 48
 TILE_BYTES = BLOCK_ROWS * 512
-# Bytes between what two threads write. Tiles that touch were measured at 500 to 760 GMAC/s where others do 940: a core may read ahead past
-# the end of its own, and take lines from the other's cache (docs/log.md#panel-prefetch).
-APART = 4096
+# Bytes between what two threads write. A core reads ahead past the end of its own, further than a page, and takes lines from the other's
+# cache: with 4 KB a quarter of prefill was lost where cores have no cache in common, with 16 KB a tenth, from 64 KB on nothing
+# (docs/log.md#apart). What nobody touches takes address space only.
+APART = 1 << 16
 QUERIES = 128  # that attention takes at once: unpacking a block of keys and values is under 4 % of the work then
 HEAD_ROWS, HEAD_COLS, HEAD_TOKENS = 8, 2048, 8  # of the head, and tokens that meet them before others do (dense_rows.py)
 TOGETHER = 16  # tokens that are searched at once, by one pass over the planes
@@ -209,12 +211,12 @@ class Scratch(NamedTuple):
     panel: NDArray[np.float32]  # (2 threads, line * 64): every second row, and nothing between them
     softmax: NDArray[np.float32]  # (threads, >= 6, rows rounded up to 16)
     lengths: NDArray[np.int64]  # (threads, rows)
-    places: NDArray[np.int64]  # (threads, 2, rows)
+    places: NDArray[np.int64]  # (threads, >= 2, rows)
     kept: NDArray[np.float32]  # (threads - 1, blocks * group * (line + 16)) what one token sees in blocks of a head that threads share
-    chosen: NDArray[np.int64]  # (threads, feed_forward) rows of `up` that matter
+    chosen: NDArray[np.int64]  # (threads, >= feed_forward) rows of `up` that matter
     counts: NDArray[np.int64]  # (threads, 2) rows of `up` seen and skipped in decode, since the start
-    active: NDArray[np.int64]  # (threads, padded feed_forward + 4) columns of `down` that meet a value
-    words: NDArray[np.int32]  # (threads, padded feed_forward / 4 + 1) those values, four to a word
+    active: NDArray[np.int64]  # (threads, >= padded feed_forward + 4) columns of `down` that meet a value
+    words: NDArray[np.int32]  # (threads, >= padded feed_forward / 4 + 1) those values, four to a word
     column_sums: NDArray[np.int32]  # (hidden, padded)
     column_counts: NDArray[np.int64]  # (threads, 2) columns of `down`, where it was read by columns, and of these not read
     tile: NDArray[np.uint8]  # (threads, >= TILE_BYTES) unpacked weight rows
@@ -230,21 +232,21 @@ class Scratch(NamedTuple):
     head_places: NDArray[np.int64]  # (threads, tokens) places in `logits` of the first
     digits: NDArray[np.int8]  # (2 TOGETHER + 8, padded hidden) first and second digits of the head's activations
     terms: NDArray[np.float64]  # (TOGETHER, TERMS) what is known of them
-    plane_sums: NDArray[np.int32]  # (threads, 2 TOGETHER * 64) code sums of some rows of the planes
-    rest: NDArray[np.float32]  # (threads, hidden) what the first digits leave
-    head_values: NDArray[np.float32]  # (threads, 2 HEAD_COLS) parts of rows of the head
-    head_sums: NDArray[np.float32]  # (threads, HEAD_ROWS * HEAD_TOKENS, 32) their sums with tokens
+    plane_sums: NDArray[np.int32]  # (threads, >= 2 TOGETHER * 64) code sums of some rows of the planes
+    rest: NDArray[np.float32]  # (threads, >= hidden) what the first digits leave
+    head_values: NDArray[np.float32]  # (threads, >= 2 HEAD_COLS) parts of rows of the head
+    head_sums: NDArray[np.float32]  # (threads, >= HEAD_ROWS * HEAD_TOKENS, 32) their sums with tokens
     nearly: NDArray[np.float32]  # (TOGETHER, vocab) logits of the rows of the planes, from what is read of them so far
     candidates: NDArray[np.int64]  # (vocab,) rows of the planes that may still be among the largest, each thread's from its first row on
-    head_row: NDArray[np.uint8]  # (threads, bytes of a row in float32) one row of the head
-    best: NDArray[np.int64]  # (threads, MAX_TOP) rows of the planes with the largest such logits
+    head_row: NDArray[np.uint8]  # (threads, >= bytes of a row in float32) one row of the head
+    best: NDArray[np.int64]  # (threads, >= MAX_TOP) rows of the planes with the largest such logits
     best_logits: NDArray[np.float32]  # (TOGETHER, threads, MAX_TOP) their exact logits
     head_counts: NDArray[np.int64]  # (threads, 3) rows read since the start: upper six bits, lower two, exact
     # Second digits of activations (parts.py); no rows where there are none.
     fine_codes: NDArray[np.int8]  # as codes
     fine_factors: NDArray[np.float32]  # as factors
     fine_sums: NDArray[np.int32]  # as sums
-    residue: NDArray[np.float32]  # (threads, widest) what the first digits leave
+    residue: NDArray[np.float32]  # (threads, >= widest) what the first digits leave
     groups: "GroupScratch | None"  # where weights have scales of groups
 
 
@@ -279,9 +281,9 @@ def base3_row_bytes(cols: int, width: int) -> int:
     return (registers + 4) // 5 * width
 
 
-def _apart(threads: int, count: int, dtype: type[np.generic]) -> NDArray[Any]:
-    """(threads, >= count): a row for each thread, far enough from the next one's."""
-    return _zeros((threads, count + APART // np.dtype(dtype).itemsize), dtype)
+def _apart(dtype: type[np.generic], threads: int, count: int, *line: int) -> NDArray[Any]:
+    """(threads, >= count, *line): what each thread has, far enough from what the next one has."""
+    return _zeros((threads, count - -APART // (np.dtype(dtype).itemsize * math.prod(line)), *line), dtype)
 
 
 def new_group_scratch(digits: int, rows: int, widest: int, threads: int) -> GroupScratch:
@@ -293,8 +295,8 @@ def new_group_scratch(digits: int, rows: int, widest: int, threads: int) -> Grou
         steps=_zeros(shape, np.float32),
         fine_minus=_zeros(fine, np.int32),
         fine_steps=_zeros(fine, np.float32),
-        totals=_apart(threads, rows * BLOCK_ROWS, np.float32),
-        scales=_apart(threads, 8 * BLOCK_ROWS, np.float32),
+        totals=_apart(np.float32, threads, rows * BLOCK_ROWS),
+        scales=_apart(np.float32, threads, 8 * BLOCK_ROWS),
     )
 
 
@@ -307,14 +309,14 @@ def _head_scratch(z: Sizes, chunk: int, threads: int) -> dict[str, Any]:
         "head_places": _zeros((threads, chunk), np.int64),
         "digits": _zeros((2 * TOGETHER + 8, padded(z.hidden)), np.int8),
         "terms": _zeros((TOGETHER, TERMS), np.float64),
-        "plane_sums": _zeros((threads, 2 * TOGETHER * 64), np.int32),
-        "rest": _zeros((threads, z.hidden), np.float32),
-        "head_values": _zeros((threads, 2 * HEAD_COLS), np.float32),
-        "head_sums": _zeros((threads, HEAD_ROWS * HEAD_TOKENS, 32), np.float32),
+        "plane_sums": _apart(np.int32, threads, 2 * TOGETHER * 64),
+        "rest": _apart(np.float32, threads, z.hidden),
+        "head_values": _apart(np.float32, threads, 2 * HEAD_COLS),
+        "head_sums": _apart(np.float32, threads, HEAD_ROWS * HEAD_TOKENS, 32),
         "nearly": _zeros((TOGETHER, z.vocab), np.float32),
         "candidates": _zeros(z.vocab, np.int64),
-        "head_row": _zeros((threads, 4 * z.hidden), np.uint8),
-        "best": _zeros((threads, MAX_TOP), np.int64),
+        "head_row": _apart(np.uint8, threads, 4 * z.hidden),
+        "best": _apart(np.int64, threads, MAX_TOP),
         "best_logits": _zeros((TOGETHER, threads, MAX_TOP), np.float32),
         "head_counts": _zeros((threads, 3), np.int64),
     }
@@ -340,26 +342,26 @@ def new_scratch(z: Sizes, chunk: int, context: int, threads: int, groups: Groups
         gate=_zeros((chunk, z.feed_forward), np.float32),
         up=_zeros((chunk, z.feed_forward), np.float32),
         normed=_zeros((rows, rounded(widest, 16)), np.float32),
-        queries=_apart(threads, queries * line, np.float32),
-        scores=_apart(threads, queries * line, np.float32),
-        shares=_apart(threads, queries * line, np.float32),
-        attended=_apart(threads, queries * line, np.float32),
+        queries=_apart(np.float32, threads, queries * line),
+        scores=_apart(np.float32, threads, queries * line),
+        shares=_apart(np.float32, threads, queries * line),
+        attended=_apart(np.float32, threads, queries * line),
         panel=_zeros((2 * threads, line * UNIT), np.float32),
-        softmax=_zeros((threads, 6 + APART // (4 * rounded(queries, 16)), rounded(queries, 16)), np.float32),
+        softmax=_apart(np.float32, threads, 6, rounded(queries, 16)),
         lengths=_zeros((threads, queries), np.int64),
-        places=_zeros((threads, 2, queries), np.int64),
+        places=_apart(np.int64, threads, 2, queries),
         kept=_zeros(
             (threads - 1 if any(z.kv_heads % crew for crew in range(2, threads + 1)) else 0, -(-context // BLOCK) * group * (line + 16)),
             np.float32,
         ),
-        chosen=_zeros((threads, z.feed_forward), np.int64),
+        chosen=_apart(np.int64, threads, z.feed_forward),
         counts=_zeros((threads, 2), np.int64),
-        active=_zeros((threads, padded(z.feed_forward) + 4), np.int64),
-        words=_zeros((threads, padded(z.feed_forward) // 4 + 1), np.int32),
+        active=_apart(np.int64, threads, padded(z.feed_forward) + 4),
+        words=_apart(np.int32, threads, padded(z.feed_forward) // 4 + 1),
         column_sums=_zeros(padded(z.hidden), np.int32),
         column_counts=_zeros((threads, 2), np.int64),
-        tile=_apart(threads, TILE_BYTES, np.uint8),
-        block_sums=_apart(threads, (padded_tokens + 1) * BLOCK_ROWS, np.int32),
+        tile=_apart(np.uint8, threads, TILE_BYTES),
+        block_sums=_apart(np.int32, threads, (padded_tokens + 1) * BLOCK_ROWS),
         texts=_zeros((chunk, len(Text._fields)), np.int64),
         positions=_zeros((chunk, 2), np.int64),
         tables=_zeros((chunk, -(-context // z.page)), np.int64),
@@ -368,6 +370,6 @@ def new_scratch(z: Sizes, chunk: int, context: int, threads: int, groups: Groups
         fine_codes=_zeros((rows if z.digits == 2 else 0, padded(widest) + 256), np.int8),
         fine_factors=np.ones(rows, np.float32),
         fine_sums=_zeros(rows, np.int32),
-        residue=_zeros((threads, widest), np.float32),
+        residue=_apart(np.float32, threads, widest),
         groups=new_group_scratch(z.digits, rows, widest, threads) if groups else None,
     )
