@@ -210,7 +210,7 @@ class Scratch(NamedTuple):
     attended: NDArray[np.float32]  # (threads, >= rows * line)
     panel: NDArray[np.float32]  # (2 threads, line * 64): every second row, and nothing between them
     softmax: NDArray[np.float32]  # (threads, >= 6, rows rounded up to 16)
-    lengths: NDArray[np.int64]  # (threads, rows)
+    lengths: NDArray[np.int64]  # (threads, >= rows)
     places: NDArray[np.int64]  # (threads, >= 2, rows)
     kept: NDArray[np.float32]  # (threads - 1, blocks * group * (line + 16)) what one token sees in blocks of a head that threads share
     chosen: NDArray[np.int64]  # (threads, >= feed_forward) rows of `up` that matter
@@ -348,7 +348,7 @@ def new_scratch(z: Sizes, chunk: int, context: int, threads: int, groups: Groups
         attended=_apart(np.float32, threads, queries * line),
         panel=_zeros((2 * threads, line * UNIT), np.float32),
         softmax=_apart(np.float32, threads, 6, rounded(queries, 16)),
-        lengths=_zeros((threads, queries), np.int64),
+        lengths=_apart(np.int64, threads, queries),
         places=_apart(np.int64, threads, 2, queries),
         kept=_zeros(
             (threads - 1 if any(z.kv_heads % crew for crew in range(2, threads + 1)) else 0, -(-context // BLOCK) * group * (line + 16)),

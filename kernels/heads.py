@@ -137,7 +137,7 @@ def _blocks_of(kv, blocks, heads, is_mine, tokens, thread, threads):
 def attention(z, w, cache, s, layer, texts, mine, control):
     """This thread's part of RoPE, cache append and attention. Before the next layer's, thread 0 sets s.turn to 0."""
     tokens, own, thread, threads = mine.tokens, mine.end - mine.begin, mine.thread, mine.threads
-    group, room, work = z.heads // z.kv_heads, s.lengths.shape[1], work_of(s, thread)
+    group, room, work = z.heads // z.kv_heads, s.places.shape[2], work_of(s, thread)
     line, blocks = len(work.panel) // _UNIT, _blocks_seen(s, _START, w.windows[layer])
     if tokens == 1:
         first, last = _heads_to_append(z.kv_heads, blocks, thread, threads)

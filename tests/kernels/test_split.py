@@ -1,6 +1,8 @@
 """Who has which tokens and rows of a step."""
 
 import numpy as np
+from bitnet_kernels import arrays
+from bitnet_kernels.group_rows import Groups
 from bitnet_kernels.split import OWN, share_of, split, tokens_of
 
 
@@ -27,3 +29,15 @@ def test_crews_are_as_small_as_tokens_allow() -> None:
     """More threads have tokens of their own with more tokens; six threads for three crews' tokens stand in pairs."""
     for tokens, threads, lanes in ((2 * OWN - 1, 2, 2), (2 * OWN, 2, 1), (3 * OWN, 6, 2), (5 * OWN, 7, 7), (7 * OWN, 7, 1), (1, 1, 1)):
         assert share_of(tokens, np.int64(0), np.int64(threads)).lanes == lanes
+
+
+def test_what_threads_write_is_apart() -> None:
+    """Whatever has a row for each thread, but for what is written once in a while: a core reads ahead past the end of its own."""
+    threads = 29  # as nothing else
+    sizes = arrays.Sizes(1, 256, 2, 1, 128, 512, 1000, 0, 1e-5, np.int64(arrays.HEAD_F16))
+    scratch = arrays.new_scratch(sizes, 64, 256, threads, Groups(128))
+    assert scratch.groups is not None
+    rows = {name: a for part in (scratch, scratch.groups) for name, a in part._asdict().items() if name != "groups" and len(a) == threads}
+    assert {"tile", "totals", "block_sums", "plane_sums", "attended"} < set(rows)
+    near = {name for name, a in rows.items() if a.strides[0] < arrays.APART}
+    assert near == {"counts", "column_counts", "head_counts", "listed", "head_places"}
