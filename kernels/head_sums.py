@@ -1,8 +1,8 @@
 """What the head's planes (head_planes.py) say of logits: their code sums with the activations of one token or of several.
 
 Six bits of every row are read once, in four streams through a thread's rows, however many tokens there are: the rows of one token are
-read at the speed of memory. With more tokens, where a set multiplies any bytes, all eight bits are read: as many products, a third more
-bytes, and a fifth of the rows that each token would look at again (docs/log.md#eight-bits). Twin: naive/head_planes.py.
+read at the speed of memory. With more tokens, where a set multiplies any bytes, all eight bits are read: as many
+products, a third more bytes, and no second look at what six bits leave of each token (docs/log.md#eight-bits). Twin: naive/head_planes.py.
 """
 
 import numpy as np
@@ -17,10 +17,11 @@ flattened = vectors.flattened
 load_i32, load_f32, store_f32 = vectors.loader(floats.I32x16), floats.load_f32, floats.store_f32
 add, sub, mul, splat = doubles.add_f64, doubles.sub_f64, doubles.mul_f64, doubles.splat_f64
 wide, narrow, of_i32 = doubles.wide, doubles.narrow, doubles.of_i32
-MANY = selected.TILE_TOKENS == 8  # there are registers for sums of two rows with eight vectors
-PACKED_ROWS = 4 if MANY else 2  # that meet two vectors at once
+WHOLE = selected.ANY_BYTE
+EACH = selected.TILE_TOKENS  # vectors that meet whole codes of two rows at once
+PACKED_ROWS = 4 if EACH == 8 else 2  # that meet two vectors at once
 no_sums_2, add_six_2, keep_2 = plane_codes.operations(PACKED_ROWS, 2, 6)
-no_sums_8, add_eight_8, keep_8 = plane_codes.operations(2, 8, 8)
+no_sums_each, add_eight_each, keep_each = plane_codes.operations(2, EACH, 8)
 STEPS = 16  # rows of each stream whose sums wait to be scaled, all at once
 STREAMS = 4
 SOME_SUMS = STEPS * STREAMS  # of one vector of activations
@@ -39,27 +40,35 @@ def six_bit_sums_2(planes, starts, ahead, stride, codes, out, place):
 
 
 @kernel
-def eight_bit_sums_8(planes, starts, ahead, stride, codes, out, place):
-    """As six_bit_sums_2, of whole codes of two rows with eight vectors."""
-    registers = no_sums_8()
+def eight_bit_sums(planes, starts, ahead, stride, codes, out, place):
+    """As six_bit_sums_2, of whole codes of two rows with EACH vectors."""
+    registers = no_sums_each()
     for byte in range(0, stride // 3, WIDTH):
-        registers = add_eight_8(registers, planes, starts, ahead, byte, codes.values, codes.first, codes.gap)
-    keep_8(registers, out, place, STEPS, SOME_SUMS)
+        registers = add_eight_each(registers, planes, starts, ahead, byte, codes.values, codes.first, codes.gap)
+    keep_each(registers, out, place, STEPS, SOME_SUMS)
 
 
 @inlined
-def _sums_of_four(planes, starts, ahead, stride, codes, whole, out, place):
-    """Sums of four rows, of six bits with two vectors, of `whole` codes with eight; meanwhile asks for what is at `ahead`."""
-    bits = planes.six, planes.low
-    if MANY:
-        if whole:
-            eight_bit_sums_8(bits, starts[:2], ahead[:2], stride, codes, out, place)
-            eight_bit_sums_8(bits, starts[2:], ahead[2:], stride, codes, out, place + 2 * STEPS)
-        else:
-            six_bit_sums_2(bits, starts, ahead, stride, codes, out, place)
+def _six_bits_of_four(bits, starts, ahead, stride, codes, out, place):
+    """Sums of six bits of four rows with two vectors; meanwhile asks for what is at `ahead`."""
+    if PACKED_ROWS == 4:
+        six_bit_sums_2(bits, starts, ahead, stride, codes, out, place)
     else:
         six_bit_sums_2(bits, starts[:2], ahead[:2], stride, codes, out, place)
         six_bit_sums_2(bits, starts[2:], ahead[2:], stride, codes, out, place + 2 * STEPS)
+
+
+@inlined
+def _sums_of_four(bits, starts, ahead, stride, codes, whole, out, place):
+    """As _six_bits_of_four, or of `whole` codes with EACH vectors."""
+    if WHOLE:
+        if whole:
+            eight_bit_sums(bits, starts[:2], ahead[:2], stride, codes, out, place)
+            eight_bit_sums(bits, starts[2:], ahead[2:], stride, codes, out, place + 2 * STEPS)
+        else:
+            _six_bits_of_four(bits, starts, ahead, stride, codes, out, place)
+    else:
+        _six_bits_of_four(bits, starts, ahead, stride, codes, out, place)
 
 
 @kernel
@@ -77,7 +86,7 @@ def _scale(sums, at, fine, count, scales, row, terms, nearly):
 @inlined
 def whole_codes(vectors):
     """Whether bits_of_all reads all eight bits for so many vectors of activations."""
-    return MANY and vectors > 4
+    return WHOLE and vectors > 4
 
 
 @inlined
@@ -90,14 +99,14 @@ def bits_of_all(planes, length, s, tokens, both, sums, first, last):
     """
     stride, quarter, vectors = length // 4 * 3, (last - first + 3) // 4, 2 * tokens if both else tokens
     values, gap, terms, whole = flattened(s.digits), s.digits.shape[1], s.terms, whole_codes(vectors)
-    unit, middle = (0.25, 127.5) if whole else (1.0, 126.0)
+    bits, (unit, middle) = (planes.six, planes.low), (0.25, 127.5) if whole else (1.0, 126.0)
     for begin in range(0, quarter, STEPS):
         count = min(STEPS, quarter - begin)
-        for v in range(0, vectors, 8 if whole else 2):  # so few that they stay in the L1 cache; the rows come again from L2
+        for v in range(0, vectors, EACH if whole else 2):  # so few that they stay in the L1 cache; the rows come again from L2
             for i in range(count):
                 # Where rows do not divide by four, the last streams meet rows of the ones before, and write the same again.
                 starts = bytes_of(four_of(first + begin + i, quarter, last - 1), START, stride)
-                _sums_of_four(planes, starts, further(starts, AHEAD), stride, Codes(values, v * gap, gap), whole, sums, v * SOME_SUMS + i)
+                _sums_of_four(bits, starts, further(starts, AHEAD), stride, Codes(values, v * gap, gap), whole, sums, v * SOME_SUMS + i)
         for t in range(tokens):
             for stream in range(STREAMS):
                 row = first + begin + stream * quarter
@@ -127,7 +136,9 @@ def add_six_bits(planes, length, digits, token, c0, c1, nearly, rows, sums):
     stride, codes, end = length // 4 * 3, Codes(flattened(digits), token * digits.shape[1], digits.shape[1]), len(rows) - 1
     for start in range(0, len(rows), STREAMS):
         chosen, near = listed(rows, four_of(start, ONE, end)), listed(rows, four_of(start + 4, ONE, end))
-        _sums_of_four(planes, bytes_of(chosen, START, stride), bytes_of(near, START, stride), stride, codes, False, sums, START)
+        _six_bits_of_four(
+            (planes.six, planes.low), bytes_of(chosen, START, stride), bytes_of(near, START, stride), stride, codes, sums, START
+        )
         for i in range(min(STREAMS, len(rows) - start)):
             r = rows[start + i]
             nearly[r] += np.float32(planes.scales[r] * (sums[i * STEPS] * c0 - c1))

@@ -65,7 +65,7 @@ def pretend(name: str) -> None:
 # The kernels whose loops are looked at; what they call, and who calls them, is compiled only as a part of them.
 LOOKED_AT = (
     "four_rows", "four_base3_rows", "sums_4", "sums_8", "sums_16", "_packed_sums_8", "_sums_1", "_sums_some", "_sums_more", "_tile_sums",
-    "six_bit_sums_2", "eight_bit_sums_8", "products", "float_products", "matmul_scaled", "head_matvec", "quantise_row",
+    "six_bit_sums_2", "eight_bit_sums", "products", "float_products", "matmul_scaled", "head_matvec", "quantise_row",
     "q8_0_rows",
 )  # fmt: skip
 
@@ -101,9 +101,9 @@ def operations() -> dict[str, str]:
         recode.q8_0_rows: (codes, values, values, number, bytes_1, number),
         dense.head_matvec: (typeof(dense.HeadRows(mapped, 0, 1, 1)), values, values, number, number),
     }
-    if head_sums.MANY:
+    if head_sums.WHOLE:
         starts = types.UniTuple(number, 2)
-        called[head_sums.eight_bit_sums_8] = (types.UniTuple(bytes_1, 2), starts, starts, *at)
+        called[head_sums.eight_bit_sums] = (types.UniTuple(bytes_1, 2), starts, starts, *at)
     for kernel, signature in called.items():
         callees.of(kernel).called(signature, {})
     modules = [module for name, module in sys.modules.items() if name.startswith("bitnet_kernels")]

@@ -203,8 +203,10 @@ def test_a_code_of_the_head_makes_one_product(compiled: tuple[str, Assembly]) ->
     instruction = VNNI if name == "avxvnni" else PRODUCTS[name][0]
     # Vectors, rows, and lines that are asked for in a step.
     shapes = {"six_bit_sums_2": (2, 2, 4)}
-    if name in ("amx", "avx512vnni"):
-        shapes = {"six_bit_sums_2": (2, 4, 12), "eight_bit_sums_8": (8, 2, 8)}
+    if name == "avxvnni":
+        shapes["eight_bit_sums"] = (4, 2, 6)
+    elif name in ("amx", "avx512vnni"):
+        shapes = {"six_bit_sums_2": (2, 4, 12), "eight_bit_sums": (8, 2, 8)}
     for kernel, (vectors, rows, lines) in shapes.items():
         loops = [loop for loop in loops_with(assembly[kernel], instruction) if count(loop, PREFETCH)]
         assert loops
