@@ -4,7 +4,9 @@ import asyncio
 import gc
 import threading
 import time
+from collections import deque
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import pytest
 
@@ -181,6 +183,21 @@ def test_close_while_another_thread_writes() -> None:
     model.close()
     writer.join(60)
     assert not writer.is_alive() and errors == ["this model is closed"]
+
+
+def test_closed_at_the_moment_a_text_arrives() -> None:
+    """After the text has found the model open, before it is in line: no step says later that somebody interrupted it."""
+    model = load(threads=2)
+    scheduler = model._open().scheduler
+
+    class Line(deque[Any]):
+        def append(self, job: Any) -> None:
+            scheduler.close()
+            super().append(job)
+
+    scheduler._arrived = Line()
+    with pytest.raises(BitnetError, match="^this model is closed$"):
+        list(model.generate(PROMPT))
 
 
 @pytest.mark.skipif(not hasattr(gc, "freeze"), reason="CPython's count of references")

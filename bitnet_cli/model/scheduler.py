@@ -103,9 +103,9 @@ class Scheduler:
 
     def submit(self, job: Job) -> None:
         """Compute it, after those that were here before. From any thread. BitnetError: the scheduler is closed."""
-        if self._closed:
-            raise BitnetError(CLOSED)
         self._arrived.append(job)
+        if self._closed:  # asked last: what arrives after `close` has looked finds it closed
+            raise BitnetError(CLOSED)
 
     def run(self, job: Job) -> Iterator[Any]:
         """Submit a job and yield what it has ready until it is done. Raises what ended it; it is cancelled where the caller stops."""
