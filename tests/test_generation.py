@@ -196,7 +196,7 @@ def test_closed_at_the_moment_a_text_arrives() -> None:
             super().append(job)
 
     scheduler._arrived = Line()
-    with pytest.raises(BitnetError, match="^this model is closed$"):
+    with pytest.raises(BitnetError, match=r"^this model is closed$"):
         list(model.generate(PROMPT))
 
 
