@@ -1,6 +1,7 @@
 """Who has which tokens and rows of a step."""
 
 import numpy as np
+import pytest
 from bitnet_kernels import arrays
 from bitnet_kernels.group_rows import Groups
 from bitnet_kernels.split import OWN, share_of, split, tokens_of
@@ -31,13 +32,19 @@ def test_crews_are_as_small_as_tokens_allow() -> None:
         assert share_of(tokens, np.int64(0), np.int64(threads)).lanes == lanes
 
 
-def test_what_threads_write_is_apart() -> None:
+def test_what_threads_write_is_apart(monkeypatch: pytest.MonkeyPatch) -> None:
     """Whatever has a row for each thread, but for what is written once in a while: a core reads ahead past the end of its own."""
     threads = 29  # as nothing else
     sizes = arrays.Sizes(1, 256, 2, 1, 128, 512, 1000, 0, 1e-5, np.int64(arrays.HEAD_F16))
-    scratch = arrays.new_scratch(sizes, 64, 256, threads, Groups(128))
-    assert scratch.groups is not None
-    rows = {name: a for part in (scratch, scratch.groups) for name, a in part._asdict().items() if name != "groups" and len(a) == threads}
-    assert {"tile", "totals", "block_sums", "plane_sums", "attended"} < set(rows)
-    near = {name for name, a in rows.items() if a.strides[0] < arrays.APART}
-    assert near == {"counts", "column_counts", "head_counts", "listed", "head_places"}
+
+    def strides() -> dict[str, int]:
+        scratch = arrays.new_scratch(sizes, 64, 256, threads, Groups(128))
+        assert scratch.groups is not None
+        every = [item for part in (scratch, scratch.groups) for item in part._asdict().items() if item[0] != "groups"]
+        return {name: a.strides[0] for name, a in every if len(a) == threads}
+
+    apart = strides()
+    monkeypatch.setattr(arrays, "APART", 0)
+    gaps = {name: apart[name] - stride for name, stride in strides().items()}
+    assert {name for name, gap in gaps.items() if gap < 1 << 16} == {"counts", "column_counts", "head_counts", "listed", "head_places"}
+    assert {"tile", "totals", "block_sums", "plane_sums", "attended"} < set(gaps)
