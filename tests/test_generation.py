@@ -4,7 +4,6 @@ import asyncio
 import gc
 import threading
 import time
-from collections import deque
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -96,7 +95,7 @@ def test_an_error_in_the_middle(model: Model) -> None:
     """It is raised where the text is read, and what came before stays."""
     text = model.generate(PROMPT, max_tokens=-1, ignore_eos=True)
     first = next(text)
-    job = model._open().scheduler._running[0]
+    job = model._open().scheduler._jobs[0]
     job.took = lambda *_: (_ for _ in ()).throw(BitnetError("of the test"))  # type: ignore[method-assign]
     with pytest.raises(BitnetError, match="of the test"):
         list(text)
@@ -129,8 +128,8 @@ def test_a_text_that_nobody_takes_from_rests(model: Model) -> None:
     left = model.generate(PROMPT, max_tokens=100, seed=1, ignore_eos=True)
     next(left)
     assert model.generate("In the", max_tokens=200, seed=2, ignore_eos=True).text == alone
-    (job,) = scheduler._waiting
-    assert job.rests and len(job.ready) == job.ahead and scheduler.engine.pages.used == 0
+    (job,) = scheduler._jobs
+    assert job.rests and not job.running and len(job.ready) == job.ahead and scheduler.engine.pages.used == 0
     assert left.text == expected.text and left.timings.new_tokens == 100
 
 
@@ -190,12 +189,12 @@ def test_closed_at_the_moment_a_text_arrives() -> None:
     model = load(threads=2)
     scheduler = model._open().scheduler
 
-    class Line(deque[Any]):
+    class Line(list[Any]):
         def append(self, job: Any) -> None:
             scheduler.close()
             super().append(job)
 
-    scheduler._arrived = Line()
+    scheduler._jobs = Line()
     with pytest.raises(BitnetError, match=r"^this model is closed$"):
         list(model.generate(PROMPT))
 

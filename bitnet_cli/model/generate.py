@@ -17,7 +17,7 @@ from bitnet_cli.model.engine import Row
 from bitnet_cli.model.lookup import Lookup
 from bitnet_cli.model.sampler import Sampler
 from bitnet_cli.model.scheduler import Again, Job, Scheduler
-from bitnet_cli.model.sequence import Progress, Sequence
+from bitnet_cli.model.sequence import Progress
 
 FORBIDDEN = 8  # logits that are asked for beyond those that are looked at, where a form forbids tokens
 WORTH_A_SEARCH = 0.6  # a search takes about half as long as all logits, which are needed where it fails
@@ -95,24 +95,23 @@ class Text(Job):
         self._few = False  # whether few tokens are allowed
         self._agreed = 1.0  # share of such choices for which the largest logits were enough, or would have been; the latest count most
 
-    def begin(self, sequence: Sequence) -> None:
+    def begin(self) -> None:
         """As Job.begin."""
         start, plan, t = time.perf_counter(), self._plan, self.timings
-        super().begin(sequence)
+        super().begin()
         if self._begun:
             return  # pages were given back; nothing of the text is lost
         self._begun, prompt = start, self.ids
-        sequence.engine.derived.expect(plan.limit if plan.limit >= 0 else None)
+        self.sequence.engine.derived.expect(plan.limit if plan.limit >= 0 else None)
         self._sampler.silence(plan.silent)
         self._sampler.observe(prompt)
         if self._lookup:
             self._lookup.extend(prompt)
-        t.prompt_tokens, t.cached_tokens = len(prompt), sequence.position
+        t.prompt_tokens, t.cached_tokens = len(prompt), len(prompt) - self.pending
 
     def row(self, most: int) -> Row:
         """As Job.row."""
         s = self.sequence
-        assert s is not None
         pending, self._draft = self.ids[s.position :], ()
         if len(pending) > most:
             return Row(s, pending[:most])
@@ -129,7 +128,6 @@ class Text(Job):
     def took(self, row: Row, found: NDArray[np.float32], again: Again, seconds: float) -> None:
         """As Job.took."""
         t, s = self.timings, self.sequence
-        assert s is not None
         if self._plan.progress and not self._answers:
             self._plan.progress(s.position - t.cached_tokens, t.prompt_tokens - t.cached_tokens)
         if self._answers:
@@ -155,7 +153,6 @@ class Text(Job):
         if plan.form and plan.form.done:
             t.finish = "stop"
             return True
-        assert self.sequence is not None
         return t.new_tokens == plan.limit or (t.new_tokens > 0 and len(self.ids) - 1 == self.sequence.engine.context)
 
     def _write(self, logits: NDArray[np.float32], again: Again, place: int) -> bool:

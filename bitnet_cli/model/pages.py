@@ -6,6 +6,8 @@ salts never do: each salt has a tree of its own.
 
 A page whose text has left stays, and may be found again, until its room is needed: of pages that nobody uses, and that have none after
 them, the one that was left first goes.
+
+Ctrl-C may cut any of this off: it can be done again, since who reads a page is a set, and `dismiss` finds whatever a text has.
 """
 
 import itertools
@@ -29,7 +31,7 @@ class Page:
         self.number, self.parent = number, parent
         self.ids: list[int] = []
         self.children: dict[int, list[Page]] = {}  # by their first token
-        self.users = 0
+        self.users: set[object] = set()
         self.left = 0  # when the last user left
         self.writer: object = None
 
@@ -54,7 +56,6 @@ class Pages:
 
     def __init__(self, size: int, count: int):
         self.size, self.count = size, count
-        self._free = list(range(count - 1, -1, -1))  # numbers that hold nothing; the lowest is taken first
         self._taken: dict[int, Page] = {}
         self._roots: dict[str, Page] = {}
         self._clock = itertools.count(1)
@@ -62,21 +63,21 @@ class Pages:
     @property
     def unused(self) -> int:
         """Pages that hold nothing."""
-        return len(self._free)
+        return self.count - len(self._taken)
 
     @property
     def spare(self) -> bool:
         """Whether a new page can be had: one that holds nothing, or in place of one that nobody reads."""
-        return bool(self._free) or bool(self._ends())
+        return self.unused > 0 or bool(self._ends())
 
     def _ends(self) -> list[Page]:
         """Pages that nobody reads, and that have none after them."""
-        return [page for page in self._taken.values() if page.users == 0 and not page.children]
+        return [page for page in self._taken.values() if not page.users and not page.children]
 
     @property
     def used(self) -> int:
         """Pages that texts read, each counted once."""
-        return sum(page.users > 0 for page in self._taken.values())
+        return sum(bool(page.users) for page in self._taken.values())
 
     def root(self, salt: str) -> Page:
         """What the first pages of texts with that salt follow."""
@@ -97,42 +98,49 @@ class Pages:
                 break
         return Found(pages, done)
 
-    def take(self, pages: Sequence[Page]) -> None:
+    def take(self, pages: Sequence[Page], text: object) -> None:
         """A text reads them from now on."""
         for page in pages:
-            page.users += 1
+            page.users.add(text)
 
-    def leave(self, pages: Sequence[Page]) -> None:
-        """A text reads them no longer."""
+    def leave(self, pages: Sequence[Page], text: object) -> None:
+        """The text reads them no longer."""
         for page in reversed(pages):
-            page.users -= 1
-            if page.users == 0:
+            if page.writer is text:
+                page.writer = None
+            page.users.discard(text)
+            if not page.users:
                 page.left = next(self._clock)
                 if not page.ids:
                     self._drop(page)
 
-    def new(self, after: Page) -> Page:
-        """An empty page, taken. NoPagesError: all are in use."""
-        if not self._free:
+    def dismiss(self, text: object) -> None:
+        """It reads no page any longer."""
+        self.leave([page for page in self._taken.values() if text in page.users], text)
+
+    def new(self, after: Page, text: object) -> Page:
+        """An empty page, which the text writes. NoPagesError: all are in use."""
+        if not self.unused:
             ends = self._ends()
             if not ends:
                 raise NoPagesError
             self._drop(min(ends, key=lambda page: page.left))
-        page = Page(self._free.pop(), after)
-        page.users = 1
-        self._taken[page.number] = page
+        page = Page(min(set(range(self.count)) - self._taken.keys()), after)
+        page.users.add(text)
+        page.writer, self._taken[page.number] = text, page
         return page
 
     def computed(self, page: Page, ids: Sequence[int]) -> None:
         """The page holds these tokens too, after those that it held."""
         assert page.parent is not None
-        if not page.ids and ids:
-            page.parent.children.setdefault(ids[0], []).append(page)
+        first = not page.ids
         page.ids += ids
+        if first and ids:
+            page.parent.children.setdefault(ids[0], []).append(page)
 
     def forget(self) -> None:
         """Give up what nobody reads."""
-        for page in [page for page in self._taken.values() if page.users == 0]:
+        for page in [page for page in self._taken.values() if not page.users]:
             self._drop(page)
 
     def cut(self, page: Page, length: int) -> None:
@@ -150,14 +158,14 @@ class Pages:
             self._drop(child)
         self._unlink(page)
         del self._taken[page.number]
-        self._free.append(page.number)
 
     def _unlink(self, page: Page) -> None:
         if page.ids and page.parent is not None:
-            beside = page.parent.children[page.ids[0]]
-            beside.remove(page)
+            beside = page.parent.children.get(page.ids[0], [])
+            if page in beside:
+                beside.remove(page)
             if not beside:
-                del page.parent.children[page.ids[0]]
+                page.parent.children.pop(page.ids[0], None)
 
 
 def _flat(children: dict[int, list[Page]]) -> Iterator[Page]:

@@ -8,7 +8,6 @@ from numpy.typing import NDArray
 
 from bitnet_cli.model.engine import Row
 from bitnet_cli.model.scheduler import Again, Job
-from bitnet_cli.model.sequence import Sequence
 
 Use = Callable[[int, NDArray[np.float32]], None]  # (number of the first token, logits or states of it and those that follow)
 
@@ -25,15 +24,13 @@ class Reading(Job):
         super().__init__(ids, salt)
         self._use, self._next, self._states = use, first, states
 
-    def begin(self, sequence: Sequence) -> None:
-        """As Job.begin. What is wanted must be computed, so no more than what comes before it is taken over."""
-        sequence.engine.check(self.ids)
-        sequence.begin(self.ids[: self._next + 1])
-        self.sequence = sequence
+    @property
+    def known(self) -> Ids[int]:
+        """As Job.known. What is wanted must be computed."""
+        return self.ids[: self._next + 1]
 
     def row(self, most: int) -> Row:
         """As Job.row."""
-        assert self.sequence is not None
         at = self.sequence.position
         ids = self.ids[at : at + most]
         return Row(self.sequence, ids, range(max(self._next - at, 0), len(ids)), states=self._states)
@@ -43,5 +40,4 @@ class Reading(Job):
         if len(found):
             self._use(self._next, found)
             self._next += len(found)
-        assert self.sequence is not None
         self.done = self.sequence.position == len(self.ids)

@@ -8,6 +8,9 @@
 A text leaves between two steps, when it is done, fails or is cancelled; others never notice. Where pages run out, the youngest text gives
 its own back and waits; later it is computed again, and goes on as if nothing had happened. So does a text of `run` that nobody takes from:
 an exception may have left it behind, and it shall cost others neither time nor room.
+
+Ctrl-C may come between any two instructions of the main thread, which also computes texts of others. So a text is in one list as long as it
+is not done, says itself whether it runs, and the next step tidies up before all else: what was cut off half done is done again.
 """
 
 import threading
@@ -34,8 +37,9 @@ Again = Callable[[int], NDArray[np.float32]]  # all logits of one of the tokens 
 class Job(ABC):
     """A text to be computed. What its logits are for, a kind of job says: generate.Text writes.
 
-    ids        its tokens, so far as they are known
-    sequence   what of them is computed, while it is its turn
+    ids        its tokens, so far as they are known; known: those that may be taken over from texts that begin alike
+    sequence   what of them is computed; it has one since it was submitted
+    running    whether it is its turn
     ready      what it has for whoever waits for it
     done       whether it is; error: what ended it, if anything did
     cancelled  set by anybody, at any time: it leaves before the next step
@@ -47,21 +51,26 @@ class Job(ABC):
 
     def __init__(self, ids: Ids[int], salt: str = ""):
         self.ids, self.salt = list(ids), salt
-        self.sequence: Sequence | None = None
+        self.sequence: Sequence
         self.ready: deque[Any] = deque()
-        self.done = self.cancelled = False
+        self.running = self.done = self.cancelled = False
         self.error: BaseException | None = None
 
     @property
     def pending(self) -> int:
         """Known tokens that are not computed."""
-        return len(self.ids) - (self.sequence.position if self.sequence else 0)
+        return len(self.ids) - self.sequence.position
 
-    def begin(self, sequence: Sequence) -> None:
+    @property
+    def known(self) -> Ids[int]:
+        """Tokens that may be taken over from texts that begin alike: of them, all but the last."""
+        return self.ids
+
+    def begin(self) -> None:
         """It is its turn, for the first time or again. UsageError: it cannot be computed."""
-        sequence.engine.check(self.ids)
-        sequence.begin(self.ids)
-        self.sequence = sequence
+        self.sequence.engine.check(self.ids)
+        self.sequence.begin(self.known)
+        self.running = True
 
     @abstractmethod
     def row(self, most: int) -> Row:
@@ -73,12 +82,11 @@ class Job(ABC):
 
     def leave(self) -> None:
         """Give all pages back."""
-        if self.sequence is not None:
-            self.sequence.release()
-            self.sequence = None
+        self.running = False
+        self.sequence.release()
 
 
-CLOSED, INTERRUPTED = "this model is closed", "interrupted by another thread"
+CLOSED, INTERRUPTED, NO_ROOM = "this model is closed", "interrupted by another thread", "the KV cache is full"
 MANY = 16  # tokens from which on a step's time tells how long one of a prompt takes: fewer share the time of reading the weights
 LEAST = 8  # tokens of prompts that go into a step in any case: what kernels of few rows take together
 AHEAD = 16  # tokens of a text that nobody has taken: a reader who is that far behind is slower than the model, or gone
@@ -96,31 +104,36 @@ class Scheduler:
         self._pace = 0.0  # seconds for a token of a prompt, of late
         self._decoding = 0.0  # seconds for a step of texts that decode, of late
         self._turn, self._owner = threading.Lock(), 0  # the thread that steps
-        self._arrived: deque[Job] = deque()
-        self._waiting: deque[Job] = deque()
-        self._running: list[Job] = []  # in the order in which they arrived
+        self._jobs: list[Job] = []  # in the order in which they arrived; any thread adds to it, those that have the turn remove
+        self._unanswered: dict[Job, int] = {}  # texts of a step that have not got yet what they wanted, and their positions before it
         self._closed = False
+
+    @property
+    def _running(self) -> list[Job]:
+        return [job for job in self._jobs if job.running]
 
     def submit(self, job: Job) -> None:
         """Compute it, after those that were here before. From any thread. BitnetError: the scheduler is closed."""
-        self._arrived.append(job)
+        job.sequence = Sequence(self.engine, job.salt)
+        self._jobs.append(job)
         if self._closed:  # asked last: what arrives after `close` has looked finds it closed
             raise BitnetError(CLOSED)
 
     def run(self, job: Job) -> Iterator[Any]:
         """Submit a job and yield what it has ready until it is done. Raises what ended it; it is cancelled where the caller stops."""
         job.ahead = AHEAD
-        self.submit(job)
         try:
+            self.submit(job)
             while True:
                 while job.ready:
                     yield job.ready.popleft()
                 if job.done:
                     break
                 with self.alone():
-                    if not job.ready and not job.done and not self.step() and not job.done:
-                        raise BitnetError(INTERRUPTED)
+                    if not job.ready and not job.done and not self.step(job) and not job.done:
+                        raise BitnetError(NO_ROOM)
         finally:
+            job.cancelled = True  # whatever cuts `cancel` off
             self.cancel([job])
         if job.error is not None:
             raise job.error
@@ -129,11 +142,9 @@ class Scheduler:
         """They are not wanted any more, from any thread: they leave now, or after the step that is in progress."""
         for job in jobs:
             job.cancelled = True
-        if not self._stepping() and self._turn.acquire(blocking=False):
-            try:
-                self._admit_and_dismiss()
-            finally:
-                self._turn.release()
+        if not self._turn.locked():
+            with self._turn:  # perhaps after a step that has begun meanwhile; `acquire` and `try` would leave it locked after Ctrl-C
+                self._tidy()
 
     def finish(self, jobs: Iterable[Job], progress: Callable[[Job], None] | None = None) -> None:
         """Submit jobs and step until all are done, with as many of them in a step as fit. progress: called with each as it is done.
@@ -141,13 +152,13 @@ class Scheduler:
         What ends one of them ends all, and is raised.
         """
         left = list(jobs)
-        for job in left:
-            self.submit(job)
         try:
+            for job in left:
+                self.submit(job)
             while left:
                 with self.alone():
-                    if not any(job.done for job in left):
-                        self.step()
+                    if not (any(job.done for job in left) or self.step() or any(job.done for job in left)):
+                        raise BitnetError(NO_ROOM)
                 for job in [job for job in left if job.done]:
                     if job.error is not None:
                         raise job.error
@@ -169,35 +180,36 @@ class Scheduler:
     def _stepping(self) -> bool:
         return self._owner == threading.get_ident() and self._turn.locked()
 
-    def step(self) -> bool:
-        """One step of all texts that fit; False: there is nothing to do. For one thread at a time (`alone`)."""
+    def step(self, own: Job | None = None) -> bool:
+        """One step of all texts that fit; False: there is nothing to do. For one thread at a time (`alone`).
+
+        own: the text of the one who asks, which Ctrl-C may end.
+        """
         self._owner = threading.get_ident()
         try:
-            self._admit_and_dismiss()
-            rows = self._choose()
+            self._tidy()
+            rows = self._choose() or self._choose()  # the last one that gave its pages back may begin again
             if rows:
-                self._compute(rows)
+                self._compute(rows, own)
             return bool(rows)
         finally:
             self._owner = 0
 
-    def _compute(self, rows: dict[Job, Row]) -> None:
+    def _compute(self, rows: dict[Job, Row], own: Job | None) -> None:
         """The step. Whatever ends it early, Ctrl-C before all others: each text goes on, or is computed again, as if it had not been."""
-        left = {job: row.sequence.position for job, row in rows.items()}
+        self._unanswered = {job: row.sequence.position for job, row in rows.items()}
         try:
             start = time.perf_counter()
             found = self.engine.step(list(rows.values()))
             seconds = time.perf_counter() - start
-            with interrupted_later() if len(rows) > 1 else nullcontext():  # others' texts are none of its business
-                self._hand_out(rows, found, seconds, left)
+            with nullcontext() if own in rows and len(rows) == 1 else interrupted_later():  # others' texts are none of its business
+                self._hand_out(rows, found, seconds)
         finally:
-            for job, position in left.items():
-                if job.sequence is not None and job.sequence.position > position and not job.done:
-                    job.sequence.rewind(position)
+            self._rewind()
         self._dismiss()
 
-    def _hand_out(self, rows: dict[Job, Row], found: list[NDArray[np.float32]], seconds: float, left: dict[Job, int]) -> None:
-        """Each text gets what it wanted, and is then none of `left`."""
+    def _hand_out(self, rows: dict[Job, Row], found: list[NDArray[np.float32]], seconds: float) -> None:
+        """Each text gets what it wanted."""
         if (count := sum(len(row.ids) for row in rows.values())) == len(rows):
             self._decoding = seconds
         elif count > MANY:
@@ -206,7 +218,7 @@ class Scheduler:
         for (job, row), logits in zip(rows.items(), found, strict=True):
             try:
                 job.took(row, logits, self._again(row, first, place), seconds)
-                del left[job]
+                del self._unanswered[job]
             except BaseException as error:
                 _fail(job, error if isinstance(error, Exception) else BitnetError(INTERRUPTED))
                 if not isinstance(error, Exception):
@@ -219,21 +231,21 @@ class Scheduler:
     def _choose(self) -> dict[Job, Row]:
         """Who goes into the next step, with what: texts that have one token to compute come first."""
         rows: dict[Job, Row] = {}
-        budget, decoding = self.engine.batch, sum(job.pending == 1 for job in self._running)
+        running = self._running
+        budget, decoding = self.engine.batch, sum(job.pending == 1 for job in running)
         if decoding and self.patience is not None:
             fit = int((self.patience - self._decoding) / self._pace) if self._pace else 0
             budget = min(budget, decoding + max(LEAST, fit))
-        for job in sorted(self._running, key=lambda job: job.pending > 1):
-            if budget and job in self._running:
+        for job in sorted(running, key=lambda job: job.pending > 1):
+            if budget and job.running:
                 budget -= self._add(job, budget, rows)
         while budget and (first := self._next()):
-            self._waiting.remove(first)
             try:
-                first.begin(Sequence(self.engine, first.salt))
+                with interrupted_later():
+                    first.begin()
             except Exception as error:
                 _fail(first, error)
                 continue
-            self._running.append(first)
             budget -= self._add(first, budget, rows)
             if first not in rows:
                 break  # it waits again
@@ -246,9 +258,8 @@ class Scheduler:
             try:
                 row.sequence.reserve(len(row.ids))
             except NoPagesError:
-                youngest = self._running.pop()
+                youngest = self._running[-1]
                 youngest.leave()
-                self._waiting.appendleft(youngest)
                 self.given_back += 1
                 rows.pop(youngest, None)
                 if youngest is job:
@@ -259,40 +270,45 @@ class Scheduler:
 
     def _may_begin(self, job: Job) -> bool:
         """Whether it is worth it now: there are pages for all of its tokens, and nobody is about to compute some that it begins with."""
-        if not self._running:
+        running, pages = self._running, self.engine.pages
+        if not running:
             return True
-        pages = self.engine.pages
-        needed = -(-(len(job.ids) + 1) // pages.size) + len(self._running)
+        needed = -(-(len(job.ids) + 1) // pages.size) + len(running)
         found = pages.find(job.ids, job.salt)
-        if needed - sum(page.users > 0 for page in found.pages) > pages.count - pages.used:
+        if needed - sum(bool(page.users) for page in found.pages) > pages.count - pages.used:
             return False
-        alike = (common_prefix(job.ids, other.ids) for other in self._running if other.pending > 1 and other.salt == job.salt)
+        alike = (common_prefix(job.ids, other.ids) for other in running if other.pending > 1 and other.salt == job.salt)
         return max(alike, default=0) <= found.tokens
 
-    def _admit_and_dismiss(self) -> None:
-        while self._arrived:
-            self._waiting.append(self._arrived.popleft())
-        for job in self._running:
-            if job.ahead is not None and len(job.ready) >= job.ahead and not job.rests:
-                job.leave()
-                job.rests = True
-                self._waiting.append(job)
+    def _tidy(self) -> None:
+        """Before a step: of one that was cut off nothing is left, and those leave that are done, cancelled, or not taken from."""
+        self._rewind()
         self._dismiss()
+        for job in self._jobs:
+            job.rests = job.rests or (job.running and job.ahead is not None and len(job.ready) >= job.ahead)
+            if job.sequence.position and (job.rests or not job.running):
+                job.leave()  # now, or where that was cut off
+
+    def _rewind(self) -> None:
+        """Texts that a step has not answered go back to where they were before it."""
+        for job, position in list(self._unanswered.items()):
+            if job.running and not job.done and job.sequence.position > position:
+                job.sequence.rewind(position)
+            del self._unanswered[job]
 
     def _dismiss(self) -> None:
         """Those that are done or cancelled leave."""
-        for job in [*self._running, *self._waiting]:
+        for job in list(self._jobs):
             if job.done or job.cancelled:
                 job.done = True
                 job.leave()
-        self._running = [job for job in self._running if not (job.done or job.rests)]
-        self._waiting = deque(job for job in self._waiting if not job.done)
+                self._jobs.remove(job)
 
     def _next(self) -> Job | None:
         """The first that waits for its turn, and may begin."""
-        for job in self._waiting:
+        for job in self._jobs:
             job.rests = job.rests and bool(job.ready)
-            if not job.rests:
+            if not (job.running or job.done or job.rests):
                 return job if self._may_begin(job) else None
         return None
 
@@ -300,10 +316,10 @@ class Scheduler:
         """End the engine's threads, after the step that is in progress. Texts that are not done end with a BitnetError."""
         with self.alone():
             self._closed = True
-            self._admit_and_dismiss()
-            for job in [*self._running, *self._waiting]:
+            self._tidy()
+            for job in list(self._jobs):
                 _fail(job, BitnetError(CLOSED))
-            self._dismiss()
+            self._tidy()
             self.engine.close()
 
 

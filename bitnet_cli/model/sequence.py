@@ -47,10 +47,10 @@ class Sequence:
         pages = self.engine.pages
         self.release()
         found = pages.find(ids[: len(ids) - 1], self.salt)
-        pages.take(found.pages)
-        self._pages = found.pages
+        pages.take(found.pages, self)
         self.table[: len(found.pages)] = [page.number for page in found.pages]
-        self.ids = list(ids[: found.tokens])
+        known = list(ids[: found.tokens])
+        self._pages, self.ids = found.pages, known
         return found.tokens
 
     def reserve(self, count: int) -> None:
@@ -60,14 +60,14 @@ class Sequence:
             page = self._pages[at]
             if page.writer in (self, None) and len(page.ids) == offset:
                 page.writer = self
-            elif page.users > 1 or pages.spare:
+            elif len(page.users) > 1 or pages.spare:
                 self._copy(at, offset)
             else:  # it holds what is known of a text that is gone, and there is no room for both
                 pages.cut(page, offset)
                 page.writer = self
-        while len(self._pages) * pages.size < self.position + count:
-            page = pages.new(self._before(len(self._pages)))
-            page.writer, self.table[len(self._pages)] = self, page.number
+        while (at := len(self._pages)) * pages.size < self.position + count:
+            page = pages.new(self._before(at), self)
+            self.table[at] = page.number
             self._pages.append(page)
 
     def _before(self, at: int) -> Page:
@@ -76,11 +76,11 @@ class Sequence:
     def _copy(self, at: int, offset: int) -> None:
         """Of page `at`, which holds more than is wanted or is read by others, the first tokens become a page of this text alone."""
         pages, old = self.engine.pages, self._pages[at]
-        page = pages.new(self._before(at))
+        page = pages.new(self._before(at), self)
         self.engine.copy_page(old.number, page.number)
         pages.computed(page, old.ids[:offset])
-        page.writer, self._pages[at], self.table[at] = self, page, page.number
-        pages.leave([old])
+        self._pages[at], self.table[at] = page, page.number
+        pages.leave([old], self)
 
     def computed(self, ids: Ids[int]) -> None:
         """These tokens, for which there was room, are computed too."""
@@ -98,21 +98,16 @@ class Sequence:
             raise ValueError(f"position must be 0 to {self.position}, not {position}")
         pages, size = self.engine.pages, self.engine.pages.size
         kept, offset = -(-position // size), position % size
-        self._leave(self._pages[kept:])
+        left = self._pages[kept:]
         del self._pages[kept:], self.ids[position:]
-        if offset and self._pages[-1].users == 1 and len(self._pages[-1].ids) > offset:
+        pages.leave(left, self)
+        if offset and len(self._pages[-1].users) == 1 and len(self._pages[-1].ids) > offset:
             pages.cut(self._pages[-1], offset)
 
     def release(self) -> None:
         """Give all pages back: others that begin alike may find them, as long as there is room."""
-        self._leave(self._pages)
+        self.engine.pages.dismiss(self)
         self._pages, self.ids = [], []
-
-    def _leave(self, pages: Ids[Page]) -> None:
-        for page in pages:
-            if page.writer is self:
-                page.writer = None
-        self.engine.pages.leave(pages)
 
     def feed(self, ids: Ids[int], top: int = 0, progress: Progress | None = None) -> NDArray[np.float32]:
         """Append tokens; returns the logits of the last one, (vocab,) float32, valid until the engine's next step.

@@ -36,7 +36,10 @@ class FakeEngine:
         """As Engine.step."""
         found = []
         for row in rows:
+            assert len(row.ids)
             row.sequence.reserve(len(row.ids))
+            held = [page.number for page in row.sequence._pages]
+            assert row.sequence.table[: len(held)].tolist() == held
             if self._tick:
                 self._tick(len(row.ids))
             self.fed.append(list(row.ids))

@@ -19,23 +19,23 @@ class Holder:
     def write(self, ids: list[int]) -> None:
         """Take over what is known of them, and compute the rest in pages of its own."""
         found = self.pages.find(ids, self.salt)
-        self.pages.take(found.pages)
+        self.pages.take(found.pages, self)
         self.held, self.ids = found.pages, ids[: found.tokens]
         if self.held and found.tokens % SIZE:  # another text may read the rest of the last one: a copy
             old = self.held[-1]
-            new = self.pages.new(old.parent)  # type: ignore[arg-type]
+            new = self.pages.new(old.parent, self)  # type: ignore[arg-type]
             self.pages.computed(new, old.ids[: found.tokens % SIZE])
             self.held[-1] = new
-            self.pages.leave([old])
+            self.pages.leave([old], self)
         while len(self.ids) < len(ids):
             if len(self.ids) % SIZE == 0:
-                self.held.append(self.pages.new(self.held[-1] if self.held else self.pages.root(self.salt)))
+                self.held.append(self.pages.new(self.held[-1] if self.held else self.pages.root(self.salt), self))
             part = ids[len(self.ids) : len(self.ids) + SIZE - len(self.ids) % SIZE]
             self.pages.computed(self.held[-1], part)
             self.ids = self.ids + part
 
     def leave(self) -> None:
-        self.pages.leave(self.held)
+        self.pages.dismiss(self)
         self.held = []
 
 
