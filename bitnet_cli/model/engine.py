@@ -119,7 +119,7 @@ class Engine:
         weights, base3 = base3_rows.reserve(weights, c, packed_shapes(c), weight_bits)
         self._embedding, self._embedding_bytes = embedding_info(file), file.raw("token_embd.weight")
         self.head_note = head_note(file)
-        self._embedding_fold = embedding_fold(file, c)
+        self._embedding_fold, self._tokens_a_call = embedding_fold(file, c), WORK_A_CALL / c.ternary_weights
         self.head_bytes = weights.head.size if self.head_note or weights.head_groups else head_info(file).nbytes
         self.batch = CHUNK_TOKENS if count > each else min(CHUNK_TOKENS, self.context)
         self.pages = Pages(size, count)
@@ -198,7 +198,7 @@ class Engine:
             first += len(row.ids)
         wanted += states
         c = self.config
-        layers = max(1, int(WORK_A_CALL * c.layers / (c.ternary_weights * count)))
+        layers = max(1, int(self._tokens_a_call * c.layers / count))
         for begin in range(0, c.layers, layers):
             end = min(begin + layers, c.layers)
             self.team.run(texts, begin, end, wanted if end == c.layers else ())
