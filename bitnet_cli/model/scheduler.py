@@ -110,7 +110,7 @@ class Scheduler:
 
     @property
     def _running(self) -> list[Job]:
-        return [job for job in self._jobs if job.running]
+        return [job for job in self._jobs if job.running and not job.done]
 
     def submit(self, job: Job) -> None:
         """Compute it, after those that were here before. From any thread. BitnetError: the scheduler is closed."""

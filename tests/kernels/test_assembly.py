@@ -72,11 +72,11 @@ def known() -> dict[str, Assembly]:
 
 
 @pytest.fixture(params=SETS)
-def compiled(request: pytest.FixtureRequest, run_script: Callable[..., Any], known: dict[str, Assembly]) -> tuple[str, Assembly]:
+def compiled(request: pytest.FixtureRequest, compile_script: Callable[..., Any], known: dict[str, Assembly]) -> tuple[str, Assembly]:
     """An instruction set and the assembly of kernels for it."""
     name = request.param
     if name not in known:
-        known[name] = run_script("assembly_of.py", name, "operations", BITNET_ISA=name)
+        known[name] = compile_script("assembly_of.py", name, "operations", BITNET_ISA=name)
     return name, known[name]
 
 
@@ -231,12 +231,12 @@ def families() -> list[str]:
 
 
 @pytest.mark.parametrize("name", families())
-def test_every_kernel_compiles(run_script: Callable[..., Any], name: str) -> None:
+def test_every_kernel_compiles(compile_script: Callable[..., Any], name: str) -> None:
     """A whole step, for the set's features and nothing newer: LLVM would abort at anything which a CPU that has them cannot do.
 
     tests/model/test_same_text.py compiles the same kernels for the sets of this CPU, and runs them; scripts/wheel compiles all.
     """
-    assembly: Assembly = run_script("assembly_of.py", name, "step")
+    assembly: Assembly = compile_script("assembly_of.py", name, "step")
     roots = {symbol.split("-")[0] for symbol in assembly}
     assert {"step.serve", "attention.attend", "ternary.matmul_scaled", "head_search.top_logits", "quantised_cache.store_key"} <= roots
     (serve,) = (text for symbol, text in assembly.items() if symbol.startswith("step.serve"))
