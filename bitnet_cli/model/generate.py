@@ -13,7 +13,7 @@ from bitnet_kernels.arrays import NO_ROWS
 from numpy.typing import NDArray
 
 from bitnet_cli.model.constraint import Constraint
-from bitnet_cli.model.engine import Row
+from bitnet_cli.model.engine import Engine, Row
 from bitnet_cli.model.lookup import Lookup
 from bitnet_cli.model.sampler import Sampler
 from bitnet_cli.model.scheduler import Again, Job, Scheduler
@@ -95,14 +95,14 @@ class Text(Job):
         self._few = False  # whether few tokens are allowed
         self._agreed = 1.0  # share of such choices for which the largest logits were enough, or would have been; the latest count most
 
-    def begin(self) -> None:
+    def begin(self, engine: Engine) -> None:
         """As Job.begin."""
         start, plan, t = time.perf_counter(), self._plan, self.timings
-        super().begin()
+        super().begin(engine)
         if self._begun:
             return  # pages were given back; nothing of the text is lost
         self._begun, prompt = start, self.ids
-        self.sequence.engine.derived.expect(plan.limit if plan.limit >= 0 else None)
+        engine.derived.expect(plan.limit if plan.limit >= 0 else None)
         self._sampler.silence(plan.silent)
         self._sampler.observe(prompt)
         if self._lookup:

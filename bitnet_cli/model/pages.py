@@ -133,9 +133,8 @@ class Pages:
     def computed(self, page: Page, ids: Sequence[int]) -> None:
         """The page holds these tokens too, after those that it held."""
         assert page.parent is not None
-        first = not page.ids
         page.ids += ids
-        if first and ids:
+        if ids and len(page.ids) == len(ids):
             page.parent.children.setdefault(ids[0], []).append(page)
 
     def forget(self) -> None:

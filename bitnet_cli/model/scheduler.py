@@ -38,7 +38,7 @@ class Job(ABC):
     """A text to be computed. What its logits are for, a kind of job says: generate.Text writes.
 
     ids        its tokens, so far as they are known; known: those that may be taken over from texts that begin alike
-    sequence   what of them is computed; it has one since it was submitted
+    sequence   what of them is computed, a Sequence, while it is its turn
     running    whether it is its turn
     ready      what it has for whoever waits for it
     done       whether it is; error: what ended it, if anything did
@@ -51,7 +51,7 @@ class Job(ABC):
 
     def __init__(self, ids: Ids[int], salt: str = ""):
         self.ids, self.salt = list(ids), salt
-        self.sequence: Sequence
+        self.sequence: Any = None
         self.ready: deque[Any] = deque()
         self.running = self.done = self.cancelled = False
         self.error: BaseException | None = None
@@ -59,16 +59,17 @@ class Job(ABC):
     @property
     def pending(self) -> int:
         """Known tokens that are not computed."""
-        return len(self.ids) - self.sequence.position
+        return len(self.ids) - int(self.sequence.position)
 
     @property
     def known(self) -> Ids[int]:
         """Tokens that may be taken over from texts that begin alike: of them, all but the last."""
         return self.ids
 
-    def begin(self) -> None:
+    def begin(self, engine: Engine) -> None:
         """It is its turn, for the first time or again. UsageError: it cannot be computed."""
-        self.sequence.engine.check(self.ids)
+        engine.check(self.ids)
+        self.sequence = Sequence(engine, self.salt)
         self.sequence.begin(self.known)
         self.running = True
 
@@ -83,7 +84,9 @@ class Job(ABC):
     def leave(self) -> None:
         """Give all pages back."""
         self.running = False
-        self.sequence.release()
+        if self.sequence is not None:
+            self.sequence.release()
+            self.sequence = None
 
 
 CLOSED, INTERRUPTED, NO_ROOM = "this model is closed", "interrupted by another thread", "the KV cache is full"
@@ -108,13 +111,8 @@ class Scheduler:
         self._unanswered: dict[Job, int] = {}  # texts of a step that have not got yet what they wanted, and their positions before it
         self._closed = False
 
-    @property
-    def _running(self) -> list[Job]:
-        return [job for job in self._jobs if job.running and not job.done]
-
     def submit(self, job: Job) -> None:
         """Compute it, after those that were here before. From any thread. BitnetError: the scheduler is closed."""
-        job.sequence = Sequence(self.engine, job.salt)
         self._jobs.append(job)
         if self._closed:  # asked last: what arrives after `close` has looked finds it closed
             raise BitnetError(CLOSED)
@@ -142,9 +140,12 @@ class Scheduler:
         """They are not wanted any more, from any thread: they leave now, or after the step that is in progress."""
         for job in jobs:
             job.cancelled = True
-        if not self._turn.locked():
-            with self._turn:  # perhaps after a step that has begun meanwhile; `acquire` and `try` would leave it locked after Ctrl-C
-                self._tidy()
+        with interrupted_later():  # between `acquire` and `try` it would leave the lock held
+            if self._turn.acquire(blocking=False):
+                try:
+                    self._tidy()
+                finally:
+                    self._turn.release()
 
     def finish(self, jobs: Iterable[Job], progress: Callable[[Job], None] | None = None) -> None:
         """Submit jobs and step until all are done, with as many of them in a step as fit. progress: called with each as it is done.
@@ -220,7 +221,7 @@ class Scheduler:
                 job.took(row, logits, self._again(row, first, place), seconds)
                 del self._unanswered[job]
             except BaseException as error:
-                _fail(job, error if isinstance(error, Exception) else BitnetError(INTERRUPTED))
+                job.error, job.done = error if isinstance(error, Exception) else BitnetError(INTERRUPTED), True
                 if not isinstance(error, Exception):
                     raise
             first, place = first + len(row.ids), place + (0 if row.states else len(row.wanted))
@@ -231,7 +232,7 @@ class Scheduler:
     def _choose(self) -> dict[Job, Row]:
         """Who goes into the next step, with what: texts that have one token to compute come first."""
         rows: dict[Job, Row] = {}
-        running = self._running
+        running = [job for job in self._jobs if job.running]
         budget, decoding = self.engine.batch, sum(job.pending == 1 for job in running)
         if decoding and self.patience is not None:
             fit = int((self.patience - self._decoding) / self._pace) if self._pace else 0
@@ -239,13 +240,15 @@ class Scheduler:
         for job in sorted(running, key=lambda job: job.pending > 1):
             if budget and job.running:
                 budget -= self._add(job, budget, rows)
-        while budget and (first := self._next()):
-            try:
-                with interrupted_later():
-                    first.begin()
-            except Exception as error:
-                _fail(first, error)
-                continue
+        while budget and (first := self._next([job for job in running if job.running])):
+            with interrupted_later():
+                try:
+                    first.begin(self.engine)
+                except Exception as error:
+                    first.error, first.done = error, True
+                    first.leave()
+                    continue
+            running.append(first)
             budget -= self._add(first, budget, rows)
             if first not in rows:
                 break  # it waits again
@@ -258,7 +261,7 @@ class Scheduler:
             try:
                 row.sequence.reserve(len(row.ids))
             except NoPagesError:
-                youngest = self._running[-1]
+                youngest = [job for job in self._jobs if job.running][-1]
                 youngest.leave()
                 self.given_back += 1
                 rows.pop(youngest, None)
@@ -268,9 +271,9 @@ class Scheduler:
                 rows[job] = row
                 return len(row.ids)
 
-    def _may_begin(self, job: Job) -> bool:
+    def _may_begin(self, job: Job, running: list[Job]) -> bool:
         """Whether it is worth it now: there are pages for all of its tokens, and nobody is about to compute some that it begins with."""
-        running, pages = self._running, self.engine.pages
+        pages = self.engine.pages
         if not running:
             return True
         needed = -(-(len(job.ids) + 1) // pages.size) + len(running)
@@ -285,31 +288,31 @@ class Scheduler:
         self._rewind()
         self._dismiss()
         for job in self._jobs:
-            job.rests = job.rests or (job.running and job.ahead is not None and len(job.ready) >= job.ahead)
-            if job.sequence.position and (job.rests or not job.running):
+            if job.running and job.ahead is not None and len(job.ready) >= job.ahead:
+                job.rests, job.running = True, False
+            if job.sequence is not None and not job.running:
                 job.leave()  # now, or where that was cut off
 
     def _rewind(self) -> None:
         """Texts that a step has not answered go back to where they were before it."""
         for job, position in list(self._unanswered.items()):
-            if job.running and not job.done and job.sequence.position > position:
+            if job.running and not job.done and job.sequence.position >= position:
                 job.sequence.rewind(position)
             del self._unanswered[job]
 
     def _dismiss(self) -> None:
         """Those that are done or cancelled leave."""
-        for job in list(self._jobs):
-            if job.done or job.cancelled:
-                job.done = True
-                job.leave()
-                self._jobs.remove(job)
+        for job in [job for job in self._jobs if job.done or job.cancelled]:
+            job.done = True
+            job.leave()
+            self._jobs.remove(job)
 
-    def _next(self) -> Job | None:
+    def _next(self, running: list[Job]) -> Job | None:
         """The first that waits for its turn, and may begin."""
         for job in self._jobs:
             job.rests = job.rests and bool(job.ready)
             if not (job.running or job.done or job.rests):
-                return job if self._may_begin(job) else None
+                return job if self._may_begin(job, running) else None
         return None
 
     def close(self) -> None:
@@ -318,10 +321,6 @@ class Scheduler:
             self._closed = True
             self._tidy()
             for job in list(self._jobs):
-                _fail(job, BitnetError(CLOSED))
+                job.error, job.done = BitnetError(CLOSED), True
             self._tidy()
             self.engine.close()
-
-
-def _fail(job: Job, error: BaseException) -> None:
-    job.error, job.done = error, True

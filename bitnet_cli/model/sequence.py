@@ -49,8 +49,7 @@ class Sequence:
         found = pages.find(ids[: len(ids) - 1], self.salt)
         pages.take(found.pages, self)
         self.table[: len(found.pages)] = [page.number for page in found.pages]
-        known = list(ids[: found.tokens])
-        self._pages, self.ids = found.pages, known
+        self._pages, self.ids = found.pages, list(ids[: found.tokens])
         return found.tokens
 
     def reserve(self, count: int) -> None:

@@ -160,3 +160,33 @@ def test_everywhere(expected: list[list[int]], cut_off: int) -> None:
         known.forget()
         assert known.unused == known.count and not scene.scheduler._turn.locked(), where
     assert len(met) > 20 and ended < len(met)
+
+
+def test_while_a_text_of_another_cannot_begin(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ctrl-C is not lost in its error."""
+    scene = Scene()
+    scene.end()
+    wrong, check = Text([99], Sampler(Sampling(1.0)), TextPlan(2)), scene.scheduler.engine.check
+
+    def interrupted(ids: Any, position: int = 0) -> None:
+        if 99 in ids:
+            signal.raise_signal(signal.SIGINT)
+        check(ids, position)
+
+    monkeypatch.setattr(scene.scheduler.engine, "check", interrupted)
+    scene.scheduler.submit(wrong)
+    assert not scene.play()
+    assert "token ids must be 0 to 39" in str(wrong.error)
+
+
+def test_a_text_that_cannot_begin_keeps_no_room(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What it found of its beginning is there for the next one, in the same step."""
+    scene = Scene()
+    scene.end()
+    known = list(range(20))
+    assert len(list(scene.scheduler.run(Text(known, Sampler(Sampling(1.0)), TextPlan(1))))) == 1
+    wrong, whole = Text([*known, 1], Sampler(Sampling(1.0)), TextPlan(1)), Text([30] * 16, Sampler(Sampling(1.0)), TextPlan(5))
+    monkeypatch.setattr(wrong._sampler, "observe", lambda ids: (_ for _ in ()).throw(MemoryError))
+    scene.scheduler.submit(wrong)
+    assert len(list(scene.scheduler.run(whole))) == 5
+    assert isinstance(wrong.error, MemoryError)
