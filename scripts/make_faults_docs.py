@@ -172,7 +172,7 @@ A library that cannot be loaded | one line
 Kernels that compute wrongly on this machine | the command starts again with the portable set, and says so; in a library an error
     model/self_test::says_what_is_wrong commands/again::a_kernel_that_is_broken_on_purpose commands/again::the_text_is_right_all_the_same
     commands/again::never_a_second_time_nor_as_a_part_of_another_program
-Ctrl-C at any place between two steps, with texts of other threads | theirs go on, and no room of the cache is lost
+Ctrl-C between two steps, with texts of other threads | theirs go on, and no room of the cache is lost
     model/ctrl_c::everywhere notebook::threads
 """
 NOT_HERE = (
