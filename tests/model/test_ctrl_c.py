@@ -1,4 +1,4 @@
-"""Ctrl-C where Python looks for it in the scheduler, the sequences and their pages, at the places that a scene meets: others never notice."""
+"""Ctrl-C where Python looks for it in the scheduler, the sequences and their pages, where a scene meets it: others never notice."""
 
 import dis
 import signal
