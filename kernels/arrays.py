@@ -330,7 +330,7 @@ def new_scratch(z: Sizes, chunk: int, context: int, threads: int, groups: Groups
     inner, group = z.heads * z.head_dim, z.heads // z.kv_heads
     queries, line = min(QUERIES, rounded(chunk * group, 4)), max(BLOCK, rounded(z.head_dim, UNIT))
     widest, padded_tokens = max(z.hidden, inner, z.feed_forward), rounded(chunk, 16)
-    rows = max(padded_tokens + 8 if groups else padded_tokens, threads)  # grouped.py reads eight at a time, from any row on
+    rows = max(padded_tokens + 16 if groups else padded_tokens, threads)  # grouped.py reads up to 16 at a time, from any row on
     return Scratch(
         x=_zeros((chunk, z.hidden), np.float32),
         codes=_zeros((rows, padded(widest) + 256), np.int8),  # 256: base-3 rows meet up to four registers more than there are

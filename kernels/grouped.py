@@ -9,7 +9,7 @@ few, many, whichever threads and chunks.
 
     one token     PANELS panels at once, quarters of the rows: the words are read once, in four streams
     few tokens    fields of two panels meet all tokens while they are in registers
-    many tokens   TILE_ROWS rows are unpacked to L1, a block of K at a time, as in tile.py
+    many tokens   TILE_ROWS rows are unpacked to L1, a block of K at a time, as in tile.py; for AMX as weights, whose products are signed
 """
 
 from typing import Any, NamedTuple
@@ -26,23 +26,28 @@ from .norm import rms_norm
 from .operands import Ahead, Destination, Matrix
 from .quantise import largest_magnitude
 from .simd import floats, group_sums, selected, tiles, vectors
-from .tile import ask_for
+from .simd import matrix as amx
+from .tile import MATRIX, add_tiles, ask_for, store_tiles
 
 WIDTH, LANES, PARTS = selected.WIDTH, group_sums.LANES, group_sums.PARTS
 PANELS = 4 if WIDTH == 64 else 2 if selected.TILE_BLOCKS == 3 else 1  # of one token
 SPREAD = 4 if selected.UNSHIFTED else 1
 SOME = 4 if selected.TILE_BLOCKS == 3 else 2  # tokens that meet packed panels at once
 MORE = 8 if selected.TILE_TOKENS == 8 else SOME  # the same where there are more of them
-FEW = 3 * MORE  # tokens that meet packed panels; more are worth unpacking rows to a tile (docs/log.md#kernels-rows-scale-group)
+FEW = MORE if MATRIX else 3 * MORE  # tokens that meet packed panels; more are worth unpacking rows to a tile (docs/log.md#kernels-rows-scale-group)
 FEW_PANELS = 2 if WIDTH == 64 else 1
 TILE_PANELS = BLOCK_ROWS // ROWS
 BLOCKS, TOKENS = selected.TILE_BLOCKS, selected.TILE_TOKENS
 PASSES = TILE_PANELS * PARTS // BLOCKS  # over a tile, each of BLOCKS registers of rows
-BLOCK = TILE_BYTES // BLOCK_ROWS  # weights of a row that are unpacked at a time
+BLOCK = TILE_BYTES // BLOCK_ROWS // (2 if MATRIX else 1)  # weights of a row that are unpacked at a time
 PREFETCH = 3072  # bytes ahead in each stream (docs/log.md#panel-prefetch)
 ZERO, FOUR, SIXTEEN, GAP, UNIT = np.int64(0), np.int64(4), np.int64(ROWS), np.int64(BLOCK_ROWS), np.float32(1.0)
 begin_tile, fold_tile = group_sums.operations(BLOCKS, TOKENS)
 _, add_tile, _ = tiles.operations(BLOCKS, TOKENS)
+begin_tiles, clear_tiles, end_tiles = amx.begin, amx.cleared(BLOCKS), amx.end
+weights, fma, load_words, to_floats, store_floats = group_sums.weights, selected.fma, tiles.load_words, tiles.to_floats, tiles.store_floats
+AT_ONCE = amx.ROWS if MATRIX else TOKENS  # tokens that a tile meets
+UNIT_SUMS = amx.ROWS * BLOCK_ROWS  # that AMX stores
 load, store = selected.load, selected.store
 unit_size, _scale_bytes = kernel(unit_of), kernel(scale_bytes)
 field0, field1, field2, field3 = selected.field0, selected.field1, selected.field2, selected.field3
@@ -53,6 +58,15 @@ splat, mul = floats.splat_f32, floats.mul_f32
 nearest, nearest_f32, sub, store_bytes = floats.nearest_i32, floats.nearest_f32, floats.sub_f32, floats.store_low_bytes
 add_i32, zero_i32, total_i32, turned = floats.add_i32, floats.zero_i32, floats.total_i32, group_sums.turned
 flattened, prefetch, prefetch_to_l2 = vectors.flattened, vectors.prefetch, vectors.prefetch_to_l2
+
+
+class Room(NamedTuple):
+    """What one thread's products overwrite."""
+
+    tile: NDArray[np.uint8]  # (>= TILE_BYTES,) unpacked rows
+    sums: NDArray[np.int32]  # (>= UNIT_SUMS,) of a unit, as AMX stores them
+    totals: NDArray[np.float32]  # (>= tokens rounded up * BLOCK_ROWS,) so far
+    scales: NDArray[np.float32]  # (>= 8 * BLOCK_ROWS,) of a tile's rows
 
 
 class GroupInputs(NamedTuple):
@@ -161,15 +175,14 @@ _sums_more = _packed_sums(FEW_PANELS, MORE, ask_late=True)  # before the step, L
 
 @separate()
 @kernel
-def matmul_packed(matrix, groups, x, to, totals, scales, first, last):
+def matmul_packed(matrix, groups, x, to, room, first, last):
     """out[t, place + r] (+)= row r times token t, for first <= r < last, first a multiple of ROWS. to: operands.Destination.
-
-    totals: (MORE * BLOCK_ROWS,) and scales: (BLOCK_ROWS + ROWS,) float32, overwritten.
 
     Panels are read in as many streams as meet the tokens at once, through equal parts of the matrix: neighbours would end too soon.
     """
     size, panels = _scale_bytes(matrix.cols, groups.weights) + matrix.cols * (ROWS // 4), (last - first + ROWS - 1) // ROWS
     values, line, streams, tokens = flattened(to.out), to.out.shape[1], FEW_PANELS, x.tokens
+    totals, scales = room.totals, room.scales
     if tokens == 1:
         streams, line = PANELS, 0
     part = panels // streams
@@ -205,11 +218,9 @@ def _unpack(packed, at, size, panels, begin, end, start, tile):
             place = block // BLOCKS * (TILE_BYTES // PASSES) + block % BLOCKS * WIDTH
             for k in range(begin, end, WORD):
                 v = load(packed, source + k // WORD * LINE + part * WIDTH)
-                store(tile, place, field3(v))
-                store(tile, place + BLOCKS * WIDTH, field2(v))
-                store(tile, place + 2 * BLOCKS * WIDTH, field1(v))
-                store(tile, place + 3 * BLOCKS * WIDTH, field0(v))
-                place += 4 * BLOCKS * WIDTH
+                for codes in (field3(v), field2(v), field1(v), field0(v)):
+                    store(tile, place, weights(codes) if MATRIX else codes)
+                    place += BLOCKS * WIDTH
 
 
 @kernel
@@ -226,40 +237,85 @@ def _tile_sums(tile, span, first, unit, x, t, totals, scales, ahead):
         fold_tile(sums, units, numbers, t * gap + u, gap, scales, scale_at, (totals, first, GAP))
 
 
+@kernel
+def _add_unit(sums, steps, at, gap, scales, scale_at, totals):
+    """totals += stored sums of 16 tokens with a tile's rows, times their scales and steps."""
+    a, b, c = load_floats(scales, scale_at), load_floats(scales, scale_at + 16), load_floats(scales, scale_at + 32)
+    for i in range(amx.ROWS):
+        step, j = splat_float(steps[at + i * gap]), i * BLOCK_ROWS
+        store_floats(totals, j, fma(to_floats(load_words(sums, j)), mul_floats(a, step), load_floats(totals, j)))
+        j += 16
+        store_floats(totals, j, fma(to_floats(load_words(sums, j)), mul_floats(b, step), load_floats(totals, j)))
+        j += 16
+        store_floats(totals, j, fma(to_floats(load_words(sums, j)), mul_floats(c, step), load_floats(totals, j)))
+
+
+@kernel
+def _tile_sums_16(span, unit, x, t, room, totals, ahead):
+    """As _tile_sums, of all rows of the tile with 16 tokens, by AMX. A unit's sums are stored when those before it have been added: stores
+    that wait for products fill the core's queue.
+    """
+    steps, values, gap, line, begin = flattened(x.steps), flattened(x.codes), x.steps.shape[1], x.codes.shape[1], span[0]
+    units = (span[1] - begin) // unit
+    for u in range(units + 1):
+        if u < units:
+            clear_tiles()
+            for k in range(u * unit, u * unit + unit, amx.BYTES):
+                for ask in range(0, amx.WORDS * ahead.step, LINE):
+                    prefetch_to_l2(ahead.packed, ahead.at + k // 4 * ahead.step + ask)
+                add_tiles(room.tile, k * BLOCK_ROWS, values, t * line + begin + k, line)
+        if u > 0:
+            _add_unit(room.sums, steps, t * gap + begin // unit + u - 1, gap, room.scales, (u - 1) * BLOCK_ROWS, totals)
+        if u < units:
+            store_tiles(room.sums, 0, BLOCK_ROWS)
+
+
+@kernel
+def _fill(matrix, at, size, panels, groups, span, room):
+    """Weights span[0] <= k < span[1] of some panels, and their scales, to where a tile is."""
+    packed, unit, (begin, end) = matrix.packed, unit_size(groups), span
+    _unpack(packed, at, size, panels, begin, end, _scale_bytes(matrix.cols, groups.weights), room.tile)
+    for u in range(begin // unit, end // unit):
+        for p in range(TILE_PANELS):
+            scale_at = at + min(p, panels - 1) * size + u * unit // groups.weights * (2 * ROWS)
+            store_f32(room.scales, (u - begin // unit) * BLOCK_ROWS + p * ROWS, load_f16(packed, scale_at))
+
+
 @separate()
 @kernel
-def matmul_tiles(matrix, groups, x, to, tile, totals, scales, first, last):
-    """As matmul_packed, for any number of tokens.
-
-    tile: (TILE_BYTES,) uint8, totals: (tokens rounded up * BLOCK_ROWS,), scales: (8 * BLOCK_ROWS,) float32, overwritten.
-    """
+def matmul_tiles(matrix, groups, x, to, room, first, last):
+    """As matmul_packed, for any number of tokens."""
     unit, packed, cols, tokens = unit_size(groups), matrix.packed, matrix.cols, x.tokens
-    start, values, line = _scale_bytes(cols, groups.weights), flattened(to.out), to.out.shape[1]
-    size, steps_a_tile = start + cols * (ROWS // 4), (tokens + TOKENS - 1) // TOKENS * PASSES * cols // 4
+    values, line, size = flattened(to.out), to.out.shape[1], _scale_bytes(cols, groups.weights) + cols * (ROWS // 4)
+    steps_a_tile = (tokens + AT_ONCE - 1) // AT_ONCE * PASSES * cols // 4
     advance = (TILE_PANELS * size + steps_a_tile - 1) // steps_a_tile  # so that the next tile's bytes are there in time
+    if MATRIX:
+        begin_tiles()
     for row in range(first, last, BLOCK_ROWS):
         rows, at = min(BLOCK_ROWS, last - row), matrix.offset + row // ROWS * size
         panels = (rows + ROWS - 1) // ROWS
         ask = at + panels * size
         for begin in range(0, cols, BLOCK):
             end = min(begin + BLOCK, cols)
-            _unpack(packed, at, size, panels, begin, end, start, tile)
-            for u in range(begin // unit, end // unit):
-                for p in range(TILE_PANELS):
-                    scale_at = at + min(p, panels - 1) * size + u * unit // groups.weights * (2 * ROWS)
-                    store_f32(scales, (u - begin // unit) * BLOCK_ROWS + p * ROWS, load_f16(packed, scale_at))
-            for t in range(0, tokens, TOKENS):
-                sums, until = totals[t * BLOCK_ROWS :], min(t + TOKENS, tokens)
+            _fill(matrix, at, size, panels, groups, (begin, end), room)
+            for t in range(0, tokens, AT_ONCE):
+                totals, until = room.totals[t * BLOCK_ROWS :], min(t + AT_ONCE, tokens)
                 if begin == 0:
-                    _clear(sums, TOKENS * BLOCK_ROWS)
+                    _clear(totals, AT_ONCE * BLOCK_ROWS)
                 if end == cols:
                     ask_for(to.out, t, until, to.place + row, rows)
-                for done in range(0, BLOCK_ROWS, BLOCKS * LANES):
-                    _tile_sums(tile, (begin, end), done, unit, x, t, sums, scales, Ahead(packed, ask, advance))
+                for done in range(PASSES):
+                    ahead = Ahead(packed, ask, advance)
+                    if MATRIX:
+                        _tile_sums_16((begin, end), unit, x, t, room, totals, ahead)
+                    else:
+                        _tile_sums(room.tile, (begin, end), done * BLOCKS * LANES, unit, x, t, totals, room.scales, ahead)
                     ask += (end - begin) // 4 * advance
                 if end == cols:
                     for i in range(t, until):
-                        _finish(sums, (i - t) * BLOCK_ROWS, rows, matrix.scale, values, i * line + to.place + row, to.add)
+                        _finish(totals, (i - t) * BLOCK_ROWS, rows, matrix.scale, values, i * line + to.place + row, to.add)
+    if MATRIX:
+        end_tiles()
 
 
 @inlined
@@ -284,14 +340,15 @@ def perhaps_quantise(groups, x, cols, s, row, thread):
 @kernel
 def _multiply(groups, matrix, s, row, tokens, to, thread, first, last):
     """out[t, place + r] (+)= row r, first <= r < last, of a matrix times the tokens of Scratch s from row `row` on."""
-    room, totals, scales = s.groups, s.groups.totals[thread], s.groups.scales[thread]
+    g = s.groups
+    room = Room(s.tile[thread], s.block_sums[thread], g.totals[thread], g.scales[thread])
     for digit in range(2 if len(s.fine_codes) else 1):
-        codes, minus, steps = (s.fine_codes, room.fine_minus, room.fine_steps) if digit else (s.codes, room.minus, room.steps)
+        codes, minus, steps = (s.fine_codes, g.fine_minus, g.fine_steps) if digit else (s.codes, g.minus, g.steps)
         x, added = GroupInputs(codes[row:], minus[row:], steps[row:], tokens), Destination(to.out, to.place, to.add or digit > 0)
         if tokens <= FEW:
-            matmul_packed(matrix, groups, x, added, totals, scales, first, last)
+            matmul_packed(matrix, groups, x, added, room, first, last)
         else:
-            matmul_tiles(matrix, groups, x, added, s.tile[thread], totals, scales, first, last)
+            matmul_tiles(matrix, groups, x, added, room, first, last)
 
 
 @kernel

@@ -135,6 +135,12 @@ def _standing(b: Any, words: Any, field: int) -> Any:
 
 
 @intrinsic
+def weights(typingctx: Any, codes: Any) -> Any:
+    """Codes 0 to 3 -> -1 to 2."""
+    return codes(codes), lambda ctx, b, sig, args: b.sub(args[0], selected.Bytes.splat(1))
+
+
+@intrinsic
 def turned(typingctx: Any, v: Any) -> Any:
     """16 activations as they meet a word: every fourth from the first on, then from the second."""
 

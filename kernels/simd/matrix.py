@@ -64,6 +64,21 @@ def _moves(name: str, blocks: int) -> Any:
     return moves
 
 
+def cleared(blocks: int) -> Any:
+    """`clear()`: sums of zero in the tiles of `operations`."""
+
+    @intrinsic
+    def clear(typingctx: Any) -> Any:
+        def codegen(ctx: Any, b: Any, sig: Any, args: Any) -> Any:
+            for block in range(blocks):
+                call(b, "llvm.x86.tilezero", _NO, [I8(block)])
+            return ctx.get_dummy_value()
+
+        return types.void(), codegen
+
+    return clear
+
+
 def operations(blocks: int) -> tuple[Any, Any, Any]:
     """load_sums, add_products, store_sums for 16 tokens and so many registers of weight rows (tile.py): three, of eight tiles."""
     activations, codes = blocks, blocks + 1  # tiles after those of sums

@@ -64,9 +64,9 @@ def pretend(name: str) -> None:
 
 # The kernels whose loops are looked at; what they call, and who calls them, is compiled only as a part of them.
 LOOKED_AT = (
-    "four_rows", "four_base3_rows", "sums_4", "sums_8", "sums_16", "_packed_sums_8", "_sums_1", "_sums_some", "_sums_more", "_tile_sums",
-    "six_bit_sums_2", "eight_bit_sums", "products", "float_products", "matmul_scaled", "head_matvec", "quantise_row",
-    "q8_0_rows",
+    "four_rows", "four_base3_rows", "sums_4", "sums_8", "sums_16", "_packed_sums_8", "_sums_1", "_sums_some", "_sums_more",
+    "_tile_sums", "_tile_sums_16", "six_bit_sums_2", "eight_bit_sums", "products", "float_products", "matmul_scaled", "matmul_tiles",
+    "head_matvec", "quantise_row", "q8_0_rows",
 )  # fmt: skip
 
 
@@ -84,7 +84,8 @@ def operations() -> dict[str, str]:
     ones, table, bytes_1 = np.ones(1, np.uint8), np.ones((1, 1), np.float32), types.uint8[::1]
     int8, int32, mapped = table.astype(np.int8), table.astype(np.int32), np.frombuffer(b"1", np.uint8)  # which nobody may write, as a file
     to, x, of_groups = Destination(table, 0, False), Inputs(int8, int32[0], table[0], 1), grouped.GroupInputs(int8, int32, table, 1)
-    matrix, many, by_groups = Matrix(mapped, 0, 1, table[0, 0]), (x, to), (Groups(128), of_groups, to)
+    room = grouped.Room(ones, int32[0], table[0], table[0])
+    matrix, many, by_groups = Matrix(mapped, 0, 1, table[0, 0]), (x, to), (Groups(128), of_groups, to, room)
     one_token = codes, types.int32, types.float32, values, types.boolean, number, number
     starts, at = types.UniTuple(number, head_sums.PACKED_ROWS), (number, typeof(Codes(int8[0], 0, 1)), sums, number)
     integers, reals = (peak.Operands(ones, ones.astype(kind), ones.astype(of)) for kind, of in ((np.int8, np.int32), (np.float32,) * 2))
@@ -92,8 +93,8 @@ def operations() -> dict[str, str]:
         ternary.matvec_scaled: (typeof(matrix), *one_token),
         base3.base3_matvec: (typeof(matrix), *one_token),
         ternary.matmul_scaled: (*map(typeof, (matrix, *many)), bytes_1, sums, number, number),
-        grouped.matmul_packed: (*map(typeof, (matrix, *by_groups)), values, values, number, number),
-        grouped.matmul_tiles: (*map(typeof, (matrix, *by_groups)), bytes_1, values, values, number, number),
+        grouped.matmul_packed: (*map(typeof, (matrix, *by_groups)), number, number),
+        grouped.matmul_tiles: (*map(typeof, (matrix, *by_groups)), number, number),
         head_sums.six_bit_sums_2: (types.UniTuple(bytes_1, 2), starts, starts, *at),
         peak.products: (Record(Frame(integers).layout), number),
         peak.float_products: (Record(Frame(reals).layout), number),

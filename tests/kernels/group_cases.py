@@ -39,7 +39,7 @@ class Inputs:
         from bitnet_kernels import grouped
 
         (self.tokens, self.cols), self.groups = x.shape, groups
-        rows = -(-self.tokens // 8) * 8
+        rows = -(-self.tokens // 16) * 16
         scratch = arrays.new_group_scratch(digits, rows, self.cols, 2)
         for array in scratch:
             array.fill(99 if array.dtype == np.int32 else np.nan)
@@ -72,11 +72,8 @@ def run_matmul(
     if before is not None:
         out[: x.tokens, 3 : 3 + rows] = before
     for thread, (first, last) in enumerate(((0, edge), (edge, rows))):
-        room = x.room.totals[thread], x.room.scales[thread]
-        if many:
-            grouped.matmul_tiles(matrix, x.groups, given, to, tile, *room, first, last)
-        else:
-            grouped.matmul_packed(matrix, x.groups, given, to, *room, first, last)
+        room = grouped.Room(tile, np.full(grouped.UNIT_SUMS, 99, np.int32), x.room.totals[thread], x.room.scales[thread])
+        (grouped.matmul_tiles if many else grouped.matmul_packed)(matrix, x.groups, given, to, room, first, last)
     found = out[: x.tokens, 3 : 3 + rows].copy()
     out[: x.tokens, 3 : 3 + rows] = canary
     assert (out == canary).all()

@@ -83,16 +83,17 @@ def grouped_products(cols: int, rows: int, tokens: int) -> bool:
     codes, scales = group_cases.matrix(rng, rows, cols, 64)
     whole, x = at_the_end(group_cases.packed(codes, scales, 0, tail=0)), rng.standard_normal((tokens, cols)).astype(np.float32)
     exact = naive_grouped.matmul(whole, 0, rows, *naive_grouped.quantise(x, groups)[0], groups)
-    count = -(-tokens // 8) * 8
-    room = arrays.GroupScratch(*map(at_the_end, arrays.new_group_scratch(1, count, cols, 1)))
+    count = -(-tokens // grouped.AT_ONCE) * grouped.AT_ONCE
+    scratch = arrays.GroupScratch(*map(at_the_end, arrays.new_group_scratch(1, count, cols, 1)))
     ordered, rest = at_the_end(np.zeros((count, cols), np.int8)), at_the_end(np.zeros(cols, np.float32))
     for row in range(tokens):
-        grouped.quantise_groups(at_the_end(x[row]), cols, groups, 1, ordered[row], ordered[row], room, row, rest)
+        grouped.quantise_groups(at_the_end(x[row]), cols, groups, 1, ordered[row], ordered[row], scratch, row, rest)
     few, many = (at_the_end(np.zeros((tokens, rows), np.float32)) for _ in range(2))
-    given = Matrix(whole, 0, cols, np.float32(1)), groups, grouped.GroupInputs(ordered, room.minus, room.steps, tokens)
-    last, tile = (room.totals[0], room.scales[0], 0, rows), at_the_end(np.zeros(arrays.TILE_BYTES, np.uint8))
-    grouped.matmul_packed(*given, Destination(few, 0, False), *last)
-    grouped.matmul_tiles(*given, Destination(many, 0, True), tile, *last)
+    given = Matrix(whole, 0, cols, np.float32(1)), groups, grouped.GroupInputs(ordered, scratch.minus, scratch.steps, tokens)
+    tile, sums = np.zeros(arrays.TILE_BYTES, np.uint8), np.zeros(grouped.UNIT_SUMS, np.int32)
+    room = grouped.Room(*map(at_the_end, (tile, sums, scratch.totals[0], scratch.scales[0])))
+    grouped.matmul_packed(*given, Destination(few, 0, False), room, 0, rows)
+    grouped.matmul_tiles(*given, Destination(many, 0, True), room, 0, rows)
     return bool(np.array_equal(few, exact) and np.array_equal(many, exact))
 
 

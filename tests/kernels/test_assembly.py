@@ -147,6 +147,24 @@ def test_tiles_of_amx(compiled: tuple[str, Assembly]) -> None:
     assert count(assembly["matmul_scaled"].splitlines(), "ldtilecfg|tilerelease") == 2
 
 
+def test_tiles_of_amx_with_groups(compiled: tuple[str, Assembly]) -> None:
+    """Sums begin with zero, are stored once, and are added to totals when they come from memory, by one multiply-add a register of rows."""
+    name, assembly = compiled
+    if name != "amx":
+        assert "_tile_sums_16" not in assembly
+        return
+    assert "_tile_sums" not in assembly
+    lines = assembly["_tile_sums_16"].splitlines()
+    products = count(lines, "tdpbssd")
+    assert products and products % 3 == 0
+    assert count(lines, "tileload") == products // 3 * 4
+    assert count(lines, "tilezero") == 3 and count(lines, "tilestore") == 3
+    sums = count(lines, r"vcvtdq2ps\s.*\(")
+    assert sums and sums % 3 == 0
+    assert count(lines, r"vcvtdq2ps") == count(lines, MULTIPLY_ADD["x86"]) == sums
+    assert count(assembly["matmul_tiles"].splitlines(), "ldtilecfg|tilerelease") == 2
+
+
 def test_peak_loops_hold_nothing_but_arithmetic(compiled: tuple[str, Assembly]) -> None:
     """As many products as a step of the matmul has; neither they nor multiply-adds of floats wait for memory."""
     name, assembly = compiled
@@ -187,12 +205,13 @@ def test_rows_with_groups_keep_their_sums_in_registers(compiled: tuple[str, Asse
             # AVX2 and NEON multiply and add in two instructions, for which they have few registers.
             kept = [line for line in loop if STACK.search(line) and ("%zmm" in line or name not in ("amx", "avx512vnni"))]  # or an address
             assert len(kept) <= (len(loop) // 8 if name in ("avx2", "neon") else 0)
-    for loop in loops_with(assembly["_tile_sums"], instruction):
+    for loop in loops_with(assembly.get("_tile_sums", ""), instruction):
         # As in sums_4 and sums_8.
-        assert count(loop, instruction) == {"amx": 24, "avx512vnni": 24, "neon": 16, "dotprod": 24}.get(name, 12) * count(loop, PREFETCH)
+        assert count(loop, instruction) == {"avx512vnni": 24, "neon": 16, "dotprod": 24}.get(name, 12) * count(loop, PREFETCH)
         assert count(loop, WITHIN) == 0
         assert len([line for line in loop if STACK.search(line)]) <= (4 * count(loop, PREFETCH) if name == "avx2" else 0)
-    assert all(loops_with(assembly[kernel], instruction) for kernel in ("_sums_1", "_sums_some", "_tile_sums"))
+    kernels = ("_sums_1", "_sums_some", *(() if name == "amx" else ("_tile_sums",)))
+    assert all(loops_with(assembly[kernel], instruction) for kernel in kernels)
 
 
 def test_a_code_of_the_head_makes_one_product(compiled: tuple[str, Assembly]) -> None:
