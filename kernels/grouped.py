@@ -34,7 +34,8 @@ PANELS = 4 if WIDTH == 64 else 2 if selected.TILE_BLOCKS == 3 else 1  # of one t
 SPREAD = 4 if selected.UNSHIFTED else 1
 SOME = 4 if selected.TILE_BLOCKS == 3 else 2  # tokens that meet packed panels at once
 MORE = 8 if selected.TILE_TOKENS == 8 else SOME  # the same where there are more of them
-FEW = MORE if MATRIX else 3 * MORE  # tokens that meet packed panels; more are worth unpacking rows to a tile (docs/log.md#kernels-rows-scale-group)
+# Tokens that meet packed panels; more are worth unpacking rows to a tile (docs/log.md#kernels-rows-scale-group, #amx-groups).
+FEW = MORE if MATRIX else 3 * MORE
 FEW_PANELS = 2 if WIDTH == 64 else 1
 TILE_PANELS = BLOCK_ROWS // ROWS
 BLOCKS, TOKENS = selected.TILE_BLOCKS, selected.TILE_TOKENS

@@ -57,7 +57,8 @@ def scale_a_group(matrices: Shapes, rng: np.random.Generator, tokens: int, group
     s = arrays.new_scratch(z, tokens, 16, 1, groups)
     s.codes[:] = rng.integers(-127, 128, s.codes.shape)
     room = grouped.Room(s.tile[0], s.block_sums[0], s.groups.totals[0], s.groups.scales[0])
-    x, to = grouped.GroupInputs(s.codes, s.groups.minus, s.groups.steps, tokens), Destination(np.zeros((tokens, widest), np.float32), 0, False)
+    x = grouped.GroupInputs(s.codes, s.groups.minus, s.groups.steps, tokens)
+    to = Destination(np.zeros((tokens, widest), np.float32), 0, False)
     kept = [rows // THREADS // 16 * 16 for rows, _ in matrices]
 
     def run(number: int) -> None:

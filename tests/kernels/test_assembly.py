@@ -165,6 +165,20 @@ def test_tiles_of_amx_with_groups(compiled: tuple[str, Assembly]) -> None:
     assert count(assembly["matmul_tiles"].splitlines(), "ldtilecfg|tilerelease") == 2
 
 
+def test_tiles_of_amx_for_the_head(compiled: tuple[str, Assembly]) -> None:
+    """64 codes of 64 rows with 16 tokens: 5 loads and 4 products, after whole codes were put together in registers."""
+    name, assembly = compiled
+    if name != "amx":
+        assert "tile_sums" not in assembly
+        return
+    lines = assembly["tile_sums"].splitlines()
+    products = count(lines, "tdpbusd")
+    assert products and products % 4 == 0
+    assert count(lines, "tileload") == products // 4 * 5
+    assert count(lines, "tilezero") == count(lines, "tilestore") == 4
+    assert [line for line in lines if STACK.search(line) and "%zmm" in line] == []
+
+
 def test_peak_loops_hold_nothing_but_arithmetic(compiled: tuple[str, Assembly]) -> None:
     """As many products as a step of the matmul has; neither they nor multiply-adds of floats wait for memory."""
     name, assembly = compiled
