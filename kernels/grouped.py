@@ -104,7 +104,7 @@ def quantise_groups(x, cols, groups, digits, codes, fine_codes, s, row, rest):
                     store_bytes(out, i, turned(q))
                     if digits > 1:
                         store_f32(rest, i, sub(scaled, nearest_f32(scaled)))
-                minus[row, start // unit] = -total_i32(sums)
+                minus[row, start // unit] = -total_i32(sums) if before > 0 else 0  # infinite inputs: no code of theirs is what was added
                 steps[row, start // unit] = np.float32(1.0) / before
 
 

@@ -8,7 +8,7 @@ Twin: naive/head_planes.py.
 
 import numpy as np
 
-from .head_tiles import AHEAD, STREAMS, begin_tiles, end_tiles, tile_sums, turn
+from .head_tiles import AHEAD, STREAMS, begin_tiles, end_tiles, keep_codes, tile_sums, turn
 from .head_tiles import TOKENS as TOKENS_OF_TILES
 from .jit import inlined, kernel
 from .operands import Codes
@@ -107,10 +107,11 @@ def bits_of_all(planes, length, s, tokens, both, thread, first, last):
         begin_tiles()
     for begin in range(0, quarter, STEPS):
         count, met = min(STEPS, quarter - begin), 0
-        if MATRIX:
-            while vectors > EACH and met < vectors:
-                turned, codes = s.turned[thread, met * gap // 4 :], s.head_codes[thread]
-                tile_sums(bits, first + begin, quarter, last - 1, stride, turned, codes, sums, met * SOME_SUMS)
+        if MATRIX and vectors > EACH:
+            codes, following = s.head_codes[thread], four_of(first + begin + STEPS, quarter, last - 1)
+            keep_codes(bits, first + begin, quarter, last - 1, stride, codes)
+            while met < vectors:
+                tile_sums(bits, following, stride, s.turned[thread, met * gap // 4 :], codes, sums, met * SOME_SUMS)
                 met += TOKENS_OF_TILES
         for v in range(met, vectors, EACH if whole else 2):  # so few that they stay in the L1 cache; the rows come again from L2
             for i in range(count):

@@ -6,7 +6,7 @@ they are put together; what is turned are the activations, once a search. Intege
 
 import numpy as np
 
-from .jit import kernel
+from .jit import inlined, kernel
 from .row_sums import bytes_of, four_of, further
 from .simd import matrix, plane_codes, vectors
 
@@ -28,24 +28,37 @@ def turn(digits, count, turned):
             turned[place + w * TOKENS] = words[v * length + w]
 
 
+@inlined
+def _line(stride):
+    """Bytes from one row's codes to the next: at multiples of 4 KiB the lines of a tile would meet in one place of the L1 cache."""
+    return stride // 3 * 4 + LINE
+
+
 @kernel
-def tile_sums(planes, first, quarter, end, stride, turned, codes, out, at):
-    """out[at + t SUMS + stream ROWS + i] = code sum of row `first` + i of each stream with token t, whose words `turned` has; i < ROWS.
+def keep_codes(planes, first, quarter, end, stride, codes):
+    """Codes of ROWS rows of each stream, from row `first` on -> codes: (>= SUMS * (4 / 3 stride + 64),) uint8.
 
     Streams are `quarter` rows apart; rows past `end` are that one. planes: (six, low); stride: bytes of six.
-    codes: (>= SUMS * (4 / 3 stride + 64),) uint8, and the last SUMS * TOKENS of out: overwritten.
     """
-    line = stride // 3 * 4 + LINE  # of a row's codes: at multiples of 4 KiB the lines of a tile would meet in one place of the L1 cache
+    line = _line(stride)
     for i in range(ROWS):
         starts = bytes_of(four_of(first + i, quarter, end), START, stride)
         ahead = further(starts, AHEAD)
         for byte in range(0, stride // 3, LINE):
             for stream in range(STREAMS):
                 store_codes(planes, starts[stream], ahead[stream], byte, codes, (stream * ROWS + i) * line + 4 * byte, LINE)
-    starts = bytes_of(four_of(first + ROWS, quarter, end), START, stride)
+
+
+@kernel
+def tile_sums(planes, following, stride, turned, codes, out, at):
+    """out[at + t SUMS + stream ROWS + i] = sum of codes of row i of each stream with token t, whose words `turned` has; i < ROWS.
+
+    following: rows that come next, one of each stream. The last SUMS * TOKENS of out are overwritten.
+    """
+    line, starts = _line(stride), bytes_of(following, START, stride)
     clear_sums()
     for k in range(0, line - LINE, LINE):
-        for stream in range(STREAMS):  # rows that come next: memory does not wait for products
+        for stream in range(STREAMS):  # memory does not wait for products
             for part in range(3):
                 prefetch_to_l2(planes[0], starts[stream] + 3 * k + part * LINE)
             prefetch_to_l2(planes[1], starts[stream] // 3 + k)

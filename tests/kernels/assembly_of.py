@@ -65,7 +65,7 @@ def pretend(name: str) -> None:
 # The kernels whose loops are looked at; what they call, and who calls them, is compiled only as a part of them.
 LOOKED_AT = (
     "four_rows", "four_base3_rows", "sums_4", "sums_8", "sums_16", "_packed_sums_8", "_sums_1", "_sums_some", "_sums_more",
-    "_tile_sums", "_tile_sums_16", "six_bit_sums_2", "eight_bit_sums", "tile_sums", "products", "float_products",
+    "_tile_sums", "_tile_sums_16", "six_bit_sums_2", "eight_bit_sums", "keep_codes", "tile_sums", "products", "float_products",
     "matmul_scaled", "matmul_tiles", "head_matvec", "quantise_row", "q8_0_rows",
 )  # fmt: skip
 
@@ -106,7 +106,8 @@ def operations() -> dict[str, str]:
         starts = types.UniTuple(number, 2)
         called[head_sums.eight_bit_sums] = (types.UniTuple(bytes_1, 2), starts, starts, *at)
     if grouped.MATRIX:
-        called[head_tiles.tile_sums] = (types.UniTuple(bytes_1, 2), *[number] * 4, sums, bytes_1, sums, number)
+        called[head_tiles.keep_codes] = (types.UniTuple(bytes_1, 2), *[number] * 4, bytes_1)
+        called[head_tiles.tile_sums] = (types.UniTuple(bytes_1, 2), types.UniTuple(number, 4), number, sums, bytes_1, sums, number)
     for kernel, signature in called.items():
         callees.of(kernel).called(signature, {})
     modules = [module for name, module in sys.modules.items() if name.startswith("bitnet_kernels")]

@@ -152,13 +152,15 @@ def everything_at_the_end(value: Any) -> Any:
 
 
 def searched_head(vocab: int, hidden: int, guarded: bool) -> bool:
-    """Top logits by planes whose arrays, like the head's, end at the guard."""
+    """Top logits by planes whose arrays, like the head's, end at the guard: of one token, and of as many as tiles take."""
     rng = np.random.default_rng(hidden)
     case = Head(rng.standard_normal((vocab, hidden)).astype(np.float32), arrays.HEAD_F16, 1, silent=[1, vocab - 1])
-    x = rng.standard_normal(hidden).astype(np.float32)
+    x, many = rng.standard_normal(hidden).astype(np.float32), rng.standard_normal((arrays.TOGETHER, hidden)).astype(np.float32)
+    many[0, 3] = 3e4  # so that second digits meet all rows, and there are twice as many vectors
     if guarded:
         case.weights, case.scratch, x = everything_at_the_end(case.weights), everything_at_the_end(case.scratch), at_the_end(x)
-    return all(case.check(x, top)["lost"] == 0 for top in (1, 40))
+    found = [*(case.check(x, top) for top in (1, 40)), *(case.check_all(some, [3] * len(some)) for some in (many, many[1:10]))]
+    return all(each["lost"] == 0 for each in found)
 
 
 def quantised_positions(kind: str, dim: int, length: int, guarded: bool) -> bool:

@@ -35,11 +35,14 @@ def test_digits_are_the_twin_s(groups: Groups) -> None:
 
 
 def test_what_is_not_a_number_stays_so() -> None:
-    x = np.ones((2, 256), np.float32)
-    x[0, 7], x[1, 200] = np.nan, np.inf
+    """NaN by every path: where inputs are infinite, no integer of theirs takes its place."""
+    x = np.ones((9, 256), np.float32)
+    x[::2, 7], x[1::2, 200] = np.nan, np.inf
     codes, scales = matrix(np.random.default_rng(4), 16, 256, 128)
-    found = run_matmul(packed(codes, scales, LINE), LINE, 16, Inputs(x, Groups(128), 1), 1.0)
-    assert not np.isfinite(found).any()
+    for groups in (Groups(128), Groups(128, 64)):
+        for tokens, many in ((1, False), (2, False), (9, False), (9, True)):
+            given = Inputs(x[9 - tokens :], groups, 1)
+            assert np.isnan(run_matmul(packed(codes, scales, LINE), LINE, 16, given, 1.0, many=many)).all()
 
 
 @pytest.mark.parametrize("groups", ALL, ids=str)
