@@ -232,9 +232,7 @@ class Scratch(NamedTuple):
     head_places: NDArray[np.int64]  # (threads, tokens) places in `logits` of the first
     digits: NDArray[np.int8]  # (2 TOGETHER + 8, padded hidden) first and second digits of the head's activations
     terms: NDArray[np.float64]  # (TOGETHER, TERMS) what is known of them
-    plane_sums: NDArray[np.int32]  # (threads, >= (2 TOGETHER + 16) * 64) code sums of some rows of the planes
-    head_codes: NDArray[np.uint8]  # (threads, >= 64 * (padded hidden + 64)) whole codes of rows, for AMX (head_tiles.py)
-    turned: NDArray[np.int32]  # (threads, >= 2 TOGETHER * padded hidden / 4) words of four digits, likewise
+    plane_sums: NDArray[np.int32]  # (threads, >= 2 TOGETHER * 64) code sums of some rows of the planes
     rest: NDArray[np.float32]  # (threads, >= hidden) what the first digits leave
     head_values: NDArray[np.float32]  # (threads, >= 2 HEAD_COLS) parts of rows of the head
     head_sums: NDArray[np.float32]  # (threads, >= HEAD_ROWS * HEAD_TOKENS, 32) their sums with tokens
@@ -311,9 +309,7 @@ def _head_scratch(z: Sizes, chunk: int, threads: int) -> dict[str, Any]:
         "head_places": _zeros((threads, chunk), np.int64),
         "digits": _zeros((2 * TOGETHER + 8, padded(z.hidden)), np.int8),
         "terms": _zeros((TOGETHER, TERMS), np.float64),
-        "plane_sums": _apart(np.int32, threads, (2 * TOGETHER + 16) * 64),
-        "head_codes": _apart(np.uint8, threads, 64 * (padded(z.hidden) + 64)),
-        "turned": _apart(np.int32, threads, 2 * TOGETHER * padded(z.hidden) // 4),
+        "plane_sums": _apart(np.int32, threads, 2 * TOGETHER * 64),
         "rest": _apart(np.float32, threads, z.hidden),
         "head_values": _apart(np.float32, threads, 2 * HEAD_COLS),
         "head_sums": _apart(np.float32, threads, HEAD_ROWS * HEAD_TOKENS, 32),

@@ -254,7 +254,7 @@ def top_logits(w, z, s, listed, begin, count, thread, threads, control):
     both = _digits(z, planes, s, begin, count, thread, threads, control)
     whole = whole_codes(2 * count if both else count)
     if last > first:
-        bits_of_all(planes, length, s, count, both, thread, first, last)
+        bits_of_all(planes, length, s, count, both, s.plane_sums[thread], first, last)
     s.head_counts[thread, 0] += last - first
     s.head_counts[thread, 1] += last - first if whole else 0
     for t in range(count):

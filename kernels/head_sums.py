@@ -1,20 +1,16 @@
 """What the head's planes (head_planes.py) say of logits: their code sums with the activations of one token or of several.
 
 Six bits of every row are read once, in four streams through a thread's rows, however many tokens there are: the rows of one token are
-read at the speed of memory. With more tokens, where a set multiplies any bytes, all eight bits are read: as many products, a third more
-bytes, and no second look at what six bits leave of each token (docs/log.md#eight-bits). AMX takes more than EACH vectors (head_tiles.py).
-Twin: naive/head_planes.py.
+read at the speed of memory. With more tokens, where a set multiplies any bytes, all eight bits are read: as many
+products, a third more bytes, and no second look at what six bits leave of each token (docs/log.md#eight-bits). Twin: naive/head_planes.py.
 """
 
 import numpy as np
 
-from .head_tiles import AHEAD, STREAMS, begin_tiles, end_tiles, keep_codes, tile_sums, turn
-from .head_tiles import TOKENS as TOKENS_OF_TILES
 from .jit import inlined, kernel
 from .operands import Codes
 from .row_sums import bytes_of, four_of, four_rows, further, listed, one_row
 from .simd import doubles, floats, plane_codes, selected, vectors
-from .tile import MATRIX
 
 WIDTH = selected.WIDTH
 flattened = vectors.flattened
@@ -27,7 +23,9 @@ PACKED_ROWS = 4 if EACH == 8 else 2  # that meet two vectors at once
 no_sums_2, add_six_2, keep_2 = plane_codes.operations(PACKED_ROWS, 2, 6)
 no_sums_each, add_eight_each, keep_each = plane_codes.operations(2, EACH, 8)
 STEPS = 16  # rows of each stream whose sums wait to be scaled, all at once
+STREAMS = 4
 SOME_SUMS = STEPS * STREAMS  # of one vector of activations
+AHEAD = 1920  # bytes ahead in each stream; 5,760, three rows of 2,560 columns, are too many for L1 (docs/log.md#panel-prefetch)
 NEAR = np.int64(3)  # the same of rows that are chosen
 START, ONE = np.int64(0), np.int64(1)
 
@@ -92,28 +90,19 @@ def whole_codes(vectors):
 
 
 @inlined
-def bits_of_all(planes, length, s, tokens, both, thread, first, last):
+def bits_of_all(planes, length, s, tokens, both, sums, first, last):
     """s.nearly[t, r], what the first six or all bits of row r say of its logit with token t, for first <= r < last.
 
     s: Scratch: of its `digits`, which are `length` long, second ones count where `both` is; of `terms`, what sums with either digit are
     multiplied by, and sums of what the digits stand for;
-    what this thread has of plane_sums, turned and head_codes is overwritten.
+    sums: (SOME_SUMS * vectors rounded up to 8,) int32, overwritten.
     """
     stride, quarter, vectors = length // 4 * 3, (last - first + 3) // 4, 2 * tokens if both else tokens
     values, gap, terms, whole = flattened(s.digits), s.digits.shape[1], s.terms, whole_codes(vectors)
-    bits, (unit, middle), sums = (planes.six, planes.low), (0.25, 127.5) if whole else (1.0, 126.0), s.plane_sums[thread]
-    if MATRIX and vectors > EACH:
-        turn(s.digits, vectors, s.turned[thread])
-        begin_tiles()
+    bits, (unit, middle) = (planes.six, planes.low), (0.25, 127.5) if whole else (1.0, 126.0)
     for begin in range(0, quarter, STEPS):
-        count, met = min(STEPS, quarter - begin), 0
-        if MATRIX and vectors > EACH:
-            codes, following = s.head_codes[thread], four_of(first + begin + STEPS, quarter, last - 1)
-            keep_codes(bits, first + begin, quarter, last - 1, stride, codes)
-            while met < vectors:
-                tile_sums(bits, following, stride, s.turned[thread, met * gap // 4 :], codes, sums, met * SOME_SUMS)
-                met += TOKENS_OF_TILES
-        for v in range(met, vectors, EACH if whole else 2):  # so few that they stay in the L1 cache; the rows come again from L2
+        count = min(STEPS, quarter - begin)
+        for v in range(0, vectors, EACH if whole else 2):  # so few that they stay in the L1 cache; the rows come again from L2
             for i in range(count):
                 # Where rows do not divide by four, the last streams meet rows of the ones before, and write the same again.
                 starts = bytes_of(four_of(first + begin + i, quarter, last - 1), START, stride)
@@ -126,8 +115,6 @@ def bits_of_all(planes, length, s, tokens, both, thread, first, last):
                 if both:
                     fine, c1, total = at + tokens * SOME_SUMS, terms[t, 1], terms[t, 2] + terms[t, 3]
                 _scale(sums, at, fine, some, planes.scales, row, (terms[t, 0] * unit, c1 * unit, middle * total), s.nearly[t])
-    if MATRIX and vectors > EACH:
-        end_tiles()
 
 
 @kernel

@@ -101,30 +101,6 @@ def operations(blocks: int) -> tuple[Any, Any, Any]:
     return _moves("tileloadd64", blocks), add_products, _moves("tilestored64", blocks)
 
 
-def unsigned_operations(blocks: int) -> tuple[Any, Any, Any]:
-    """clear, add_products, store_sums for codes of up to 255: up to four blocks of 16 rows, whose lines they are, with 16 tokens."""
-    values, codes = 4, 5  # tiles after those of sums
-
-    @intrinsic
-    def add_products(typingctx: Any, tile: Any, at: Any, gap: Any, line: Any, turned: Any, place: Any) -> Any:
-        """Sums += products of 64 codes of each row, a block every `gap` bytes from tile[at] on, with 16 words of turned[place ...]: of each
-        token one.
-        """
-
-        def codegen(ctx: Any, b: Any, sig: Any, args: Any) -> Any:
-            pointer = b.bitcast(element_pointer(ctx, b, turned, args[4], args[5]), I8.as_pointer())
-            call(b, "llvm.x86.tileloadd64", _NO, [I8(values), pointer, I64(BYTES)])
-            for block in range(blocks):
-                pointer = element_pointer(ctx, b, tile, args[0], b.add(args[1], b.mul(args[2], I64(block))))
-                call(b, "llvm.x86.tileloadd64", _NO, [I8(codes + block % 3), pointer, args[3]])
-                call(b, "llvm.x86.tdpbusd", _NO, [I8(block), I8(codes + block % 3), I8(values)])
-            return ctx.get_dummy_value()
-
-        return types.void(tile, types.intp, types.intp, types.intp, turned, types.intp), codegen
-
-    return cleared(blocks), add_products, _moves("tilestored64", blocks)
-
-
 def arithmetic() -> tuple[Any, Any, Any]:
     """start, step, store_sums of peak.py: four tiles of sums += products of two tiles of activations and two of codes, without loads."""
 

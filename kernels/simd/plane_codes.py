@@ -53,36 +53,6 @@ def _codes(b: Any, four: list[Any], two: Any, last: Any, field: int) -> Any:
     return b.or_(upper, _bits(b, last, 6 - 2 * field, 3))
 
 
-def _lines(ctx: Any, b: Any, kinds: Any, planes: Any, start: Any, byte: Any, bits: int) -> list[Any]:
-    """Of a row that begins at byte `start` of the six bits, the registers of planes from `byte` on: three, and the last bits' of eight."""
-    upper, last = cgutils.unpack_tuple(b, planes)
-    places = [(kinds[0], upper, b.add(b.add(start, b.mul(byte, I64(3))), I64(part * WIDTH))) for part in range(3)]
-    if bits == 8:
-        places.append((kinds[1], last, b.add(b.udiv(start, I64(3)), byte)))
-    return [b.load(_byte_pointer(ctx, b, *place), align=1) for place in places]
-
-
-@intrinsic
-def store_codes(typingctx: Any, planes: Any, start: Any, ahead: Any, byte: Any, out: Any, place: Any, gap: Any) -> Any:
-    """Whole codes of a row that begins at byte `start` of planes[0], of four registers from `byte` on -> out[place], out[place + gap] ...
-
-    Meanwhile asks for as many bytes of the row at `ahead`.
-    """
-
-    def codegen(ctx: Any, b: Any, sig: Any, args: Any) -> Any:
-        both, start, far, byte, target, place, gap = args
-        lines = _lines(ctx, b, planes, both, start, byte, 8)
-        upper, last = cgutils.unpack_tuple(b, both)
-        _ask(ctx, b, planes[0], upper, b.add(far, b.mul(byte, I64(3))), 3)
-        _ask(ctx, b, planes[1], last, b.add(b.udiv(far, I64(3)), byte), 1)
-        for field in range(4):
-            pointer = _byte_pointer(ctx, b, out, target, b.add(place, b.mul(gap, I64(field))))
-            b.store(_codes(b, lines[1:3], lines[0], lines[3], field), pointer, align=1)
-        return ctx.get_dummy_value()
-
-    return types.void(planes, types.intp, types.intp, types.intp, out, types.intp, types.intp), codegen
-
-
 def operations(rows: int, tokens: int, bits: int) -> tuple[Any, Any, Any]:
     """Sums of so many rows, a multiple of 2, with so many tokens, kept in registers: a tuple, tokens one after the other. bits: 6 or 8.
 
@@ -109,9 +79,11 @@ def operations(rows: int, tokens: int, bits: int) -> tuple[Any, Any, Any]:
             for row in range(rows):
                 start, far = b.extract_value(starts, row), b.extract_value(ahead, row)
                 _ask(ctx, b, six, upper, b.add(far, thrice), 3)
+                pointers = [_byte_pointer(ctx, b, six, upper, b.add(b.add(start, thrice), I64(part * WIDTH))) for part in range(3)]
                 if bits == 8:
                     _ask(ctx, b, low, last, b.add(b.udiv(far, I64(3)), byte), 1)
-                loaded.append(_lines(ctx, b, planes, both, start, byte, bits))
+                    pointers.append(_byte_pointer(ctx, b, low, last, b.add(b.udiv(start, I64(3)), byte)))
+                loaded.append([b.load(pointer, align=1) for pointer in pointers])
             result = [b.extract_value(totals, i) for i in range(kind.count)]
             for field in range(4):
                 codes = [_codes(b, lines[1:3], lines[0], lines[3] if bits == 8 else None, field) for lines in loaded]

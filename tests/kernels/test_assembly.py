@@ -165,22 +165,6 @@ def test_tiles_of_amx_with_groups(compiled: tuple[str, Assembly]) -> None:
     assert count(assembly["matmul_tiles"].splitlines(), "ldtilecfg|tilerelease") == 2
 
 
-def test_tiles_of_amx_for_the_head(compiled: tuple[str, Assembly]) -> None:
-    """64 codes of 64 rows with 16 tokens: 5 loads and 4 products; whole codes are put together in registers, and stored by fours."""
-    name, assembly = compiled
-    if name != "amx":
-        assert not {"keep_codes", "tile_sums"} & set(assembly)
-        return
-    lines = assembly["tile_sums"].splitlines()
-    products = count(lines, "tdpbusd")
-    assert products and products % 4 == 0
-    assert count(lines, "tileload") == products // 4 * 5
-    assert count(lines, "tilezero") == count(lines, "tilestore") == 4
-    lines = assembly["keep_codes"].splitlines()
-    stored = [line for line in lines if re.search(r"vmov\w+\s+%zmm\d+, .*\(", line)]
-    assert stored and len(stored) % 4 == 0 and not [line for line in stored if STACK.search(line)]
-
-
 def test_peak_loops_hold_nothing_but_arithmetic(compiled: tuple[str, Assembly]) -> None:
     """As many products as a step of the matmul has; neither they nor multiply-adds of floats wait for memory."""
     name, assembly = compiled

@@ -87,6 +87,6 @@ def test_products_are_added_where_they_should_be() -> None:
 
 
 def test_tile_room_is_enough() -> None:
-    """A block of K has at most eight units, whose scales GroupScratch.scales holds."""
-    assert grouped.BLOCK // min(group_rows.GROUPS) <= 8
+    """A block of K has eight units at most, by AMX four, whose scales GroupScratch.scales holds."""
+    assert grouped.BLOCK // min(group_rows.GROUPS) == (4 if grouped.MATRIX else 8)
     assert grouped.TILE_PANELS * group_rows.ROWS == arrays.BLOCK_ROWS
