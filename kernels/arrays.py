@@ -219,7 +219,7 @@ class Scratch(NamedTuple):
     words: NDArray[np.int32]  # (threads, >= padded feed_forward / 4 + 1) those values, four to a word
     column_sums: NDArray[np.int32]  # (hidden, padded)
     column_counts: NDArray[np.int64]  # (threads, 2) columns of `down`, where it was read by columns, and of these not read
-    tile: NDArray[np.uint8]  # (threads, >= TILE_BYTES) unpacked weight rows
+    tile: NDArray[np.uint8]  # (threads, >= TILE_BYTES and staged_bytes) unpacked weight rows
     block_sums: NDArray[np.int32]  # (threads, >= (tokens rounded up to 16 + 1) * BLOCK_ROWS)
     texts: NDArray[np.int64]  # (tokens, 3) which rows are whose: control.Text
     positions: NDArray[np.int64]  # (tokens, 2) of each row: its position, and which of the texts it is of
@@ -279,6 +279,11 @@ def base3_row_bytes(cols: int, width: int) -> int:
     """
     registers = (cols + 4 * width - 1) // (4 * width) * 4
     return (registers + 4) // 5 * width
+
+
+def staged_bytes(tokens: int, cols: int) -> int:
+    """Bytes of a tile in which staged.py multiplies: in pages of 4 KB, eight for weights, and one for 64 activations of 32 tokens."""
+    return max(8, padded(cols) // 64 * -(-tokens // 32)) * 4096
 
 
 def _apart(dtype: type[np.generic], threads: int, count: int, *line: int) -> NDArray[Any]:
@@ -360,7 +365,7 @@ def new_scratch(z: Sizes, chunk: int, context: int, threads: int, groups: Groups
         words=_apart(np.int32, threads, padded(z.feed_forward) // 4 + 1),
         column_sums=_zeros(padded(z.hidden), np.int32),
         column_counts=_zeros((threads, 2), np.int64),
-        tile=_apart(np.uint8, threads, TILE_BYTES),
+        tile=_apart(np.uint8, threads, staged_bytes(chunk, widest)),
         block_sums=_apart(np.int32, threads, (padded_tokens + 1) * BLOCK_ROWS),
         texts=_zeros((chunk, len(Text._fields)), np.int64),
         positions=_zeros((chunk, 2), np.int64),

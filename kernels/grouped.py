@@ -27,7 +27,7 @@ from .operands import Ahead, Destination, Matrix
 from .quantise import largest_magnitude
 from .simd import floats, group_sums, selected, tiles, vectors
 from .simd import matrix as amx
-from .tile import MATRIX, add_tiles, ask_for, store_tiles
+from .tile import MATRIX, ask_for
 
 WIDTH, LANES, PARTS = selected.WIDTH, group_sums.LANES, group_sums.PARTS
 PANELS = 4 if WIDTH == 64 else 2 if selected.TILE_BLOCKS == 3 else 1  # of one token
@@ -46,6 +46,7 @@ ZERO, FOUR, SIXTEEN, GAP, UNIT = np.int64(0), np.int64(4), np.int64(ROWS), np.in
 begin_tile, fold_tile = group_sums.operations(BLOCKS, TOKENS)
 _, add_tile, _ = tiles.operations(BLOCKS, TOKENS)
 begin_tiles, clear_tiles, end_tiles = amx.begin, amx.cleared(BLOCKS), amx.end
+add_tiles, store_tiles = amx.products(BLOCKS), amx.stored(BLOCKS)
 weights, fma, load_words, to_floats, store_floats = group_sums.weights, selected.fma, tiles.load_words, tiles.to_floats, tiles.store_floats
 AT_ONCE = amx.ROWS if MATRIX else TOKENS  # tokens that a tile meets
 UNIT_SUMS = amx.ROWS * BLOCK_ROWS  # that AMX stores

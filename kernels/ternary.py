@@ -7,7 +7,7 @@
 
 Decode reads each weight once, so `matvec_scaled` works on the packed bytes, four rows a pass, and asks for memory PREFETCH bytes ahead.
 Prefill has many tokens, so `matmul_scaled` unpacks TILE_ROWS rows to L1, a block of K at a time, and uses them for every token (tile.py).
-Up to FEW tokens meet the packed bytes.
+Up to FEW tokens meet the packed bytes. AMX multiplies more than that in its own way (staged.py).
 """
 
 import numpy as np
@@ -16,9 +16,8 @@ from .jit import kernel, separate
 from .operands import Ahead, Codes
 from .row_sums import bytes_of, four_of, four_rows, further, listed, one_row
 from .simd import selected, vectors
-from .simd.matrix import begin as begin_tiles
-from .simd.matrix import end as end_tiles
-from .tile import BLOCK, MATRIX, TILE_ROWS, TOKENS, ask_for, packed_sums, scale_sums, sums_4, sums_8, sums_16, unpack_rows
+from .staged import multiply_staged
+from .tile import BLOCK, MATRIX, TILE_ROWS, TOKENS, ask_for, packed_sums, scale_sums, sums_4, sums_8, unpack_rows
 
 WIDTH = selected.WIDTH
 NEXT_ROWS = 6  # chosen rows ahead; 3 and 6 measure alike, 1 is a fifth slower (docs/log.md#decode-else-was-slow)
@@ -26,7 +25,8 @@ PREFETCH = 2048  # bytes ahead in each of the four streams: 39 GB/s on a Zen 5 c
 load, load_half, store = selected.load, selected.load_half, selected.store
 field0, field1, field2, field3 = selected.field0, selected.field1, selected.field2, selected.field3
 flattened = vectors.flattened
-FEW = 8 if MATRIX else 16 if TOKENS == 8 else 6  # tokens that meet packed rows; more are worth unpacking rows to a tile (docs/log.md#few)
+# Tokens that meet packed rows; more are worth unpacking rows to a tile (docs/log.md#few), or all that AMX does (#stages).
+FEW = 3 if MATRIX else 16 if TOKENS == 8 else 6
 
 
 @kernel
@@ -92,41 +92,37 @@ def matmul_scaled(matrix, x, to, tile, sums, first, last):
     """out[t, place + r] (+)= (code sum of row r with token t - sum of its codes) * (scale / its factor) for first <= r < last.
 
     matrix, x, to: operands.py's Matrix, Inputs, Destination;
-    tile: (TILE_BYTES,) uint8 and sums: (>= tokens rounded up to 16, and one more, times BLOCK_ROWS) int32, overwritten.
+    tile: (TILE_BYTES,) uint8, with AMX arrays.staged_bytes, sums: (>= tokens rounded up to 16, and one more, times BLOCK_ROWS) int32;
+    overwritten.
     """
     packed, stride, values, gap, tokens = matrix.packed, matrix.cols // 4, flattened(x.codes), x.codes.shape[1], x.tokens
-    length, block = (stride + WIDTH - 1) // WIDTH * WIDTH, BLOCK
-    each = 16 if MATRIX else TOKENS
-    groups = (tokens + each - 1) // each
+    if MATRIX and (tokens > FEW or (last - first) % 4 != 0):
+        multiply_staged(matrix, x, to, tile, sums, first, last)
+        return
+    length, groups = (stride + WIDTH - 1) // WIDTH * WIDTH, (tokens + TOKENS - 1) // TOKENS
     advance = (TILE_ROWS * stride + length * groups - 1) // (length * groups)  # so that the next tile's bytes are there in time
     for i in range(TILE_ROWS):
         sums[i] = 0  # what all sums begin with
-    if MATRIX:
-        begin_tiles()
     for row in range(first, last, TILE_ROWS):
         rows, at = min(TILE_ROWS, last - row), matrix.offset + row * stride
-        if tokens <= FEW and rows % 4 == 0:
+        if MATRIX or (tokens <= FEW and rows % 4 == 0):
             packed_sums(packed, at, stride, rows, x.codes, tokens, sums)
             scale_sums(sums, TILE_ROWS, x, matrix.scale, 0, tokens, to, row, rows)
             continue
         ask = at + rows * stride
-        for begin in range(0, length, block):
-            words = min(block, length - begin)
+        for begin in range(0, length, BLOCK):
+            words = min(BLOCK, length - begin)
             unpack_rows(packed, at, stride, rows, begin, begin + words, tile)
             before, step = (0, 0) if begin == 0 else (TILE_ROWS, TILE_ROWS)
-            for t in range(0, tokens, each):
-                codes, start = Codes(values, t * gap + 4 * begin, gap), TILE_ROWS + (t * TILE_ROWS if length > block else 0)
-                until, done, ahead = min(t + each, tokens), begin + words == length, Ahead(packed, ask, advance)
+            for t in range(0, tokens, TOKENS):
+                codes, start = Codes(values, t * gap + 4 * begin, gap), TILE_ROWS + (t * TILE_ROWS if length > BLOCK else 0)
+                until, done, ahead = min(t + TOKENS, tokens), begin + words == length, Ahead(packed, ask, advance)
                 if done:
                     ask_for(to.out, t, until, to.place + row, rows)
-                if MATRIX:
-                    sums_16(tile, words, codes, sums, before + t * step, step, start, ahead)
-                elif TOKENS == 8 and t + 4 < tokens:
+                if TOKENS == 8 and t + 4 < tokens:
                     sums_8(tile, words, codes, sums, before + t * step, step, start, ahead)
                 else:
                     sums_4(tile, words, codes, sums, before + t * step, step, start, ahead)
                 ask += words * advance
                 if done:
                     scale_sums(sums, start, x, matrix.scale, t, until, to, row, rows)
-    if MATRIX:
-        end_tiles()

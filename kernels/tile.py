@@ -9,7 +9,7 @@ from . import isa
 from .arrays import TILE_BYTES
 from .jit import kernel
 from .operands import Codes
-from .simd import matrix, selected, tiles, vectors
+from .simd import selected, tiles, vectors
 
 WIDTH, LANES, BLOCKS, TOKENS = selected.WIDTH, tiles.LANES, selected.TILE_BLOCKS, selected.TILE_TOKENS
 TILE_ROWS = BLOCKS * LANES
@@ -23,8 +23,7 @@ no_sums_8, add_step_8, add_to_8 = tiles.operations(BLOCKS, 8)
 PACKED_ROWS = 4 if BLOCKS == 3 else 2  # that meet two tokens; those that meet eight are two
 no_packed_2, add_packed_2, add_packed_2_to = tiles.packed_operations(PACKED_ROWS, 2)
 no_packed_8, add_packed_8, add_packed_8_to = tiles.packed_operations(2, 8)
-MATRIX = isa.chosen() == "amx"  # AMX's tiles take 16 tokens at once
-load_tiles, add_tiles, store_tiles = matrix.operations(BLOCKS)
+MATRIX = isa.chosen() == "amx"
 load_words, sub_words, splat_word, to_floats = tiles.load_words, tiles.sub_words, tiles.splat_word, tiles.to_floats
 load_some, store_some = tiles.load_some, tiles.store_some
 store, add_of, mul, splat = tiles.store_floats, tiles.add_floats, tiles.mul_floats, tiles.splat_float
@@ -73,17 +72,6 @@ def sums_8(tile, words, codes, sums, before, step, place, ahead):
 
 
 @kernel
-def sums_16(tile, words, codes, sums, before, step, place, ahead):
-    """As sums_4, with 16 tokens, by AMX (simd/matrix.py). words: a multiple of 16."""
-    load_tiles(sums, before, step)
-    for k in range(0, words, matrix.WORDS):
-        for line in range(0, matrix.WORDS * ahead.step, 64):
-            prefetch_to_l2(ahead.packed, ahead.at + k * ahead.step + line)
-        add_tiles(tile, k * (BLOCKS * WIDTH), codes.values, codes.first + 4 * k, codes.gap)
-    store_tiles(sums, place, TILE_ROWS)
-
-
-@kernel
 def _packed_sums_2(packed, at, stride, ahead, codes, sums, place):
     """Code sums of PACKED_ROWS packed rows with two tokens, added to sums[place ...], TILE_ROWS a token.
 
@@ -117,7 +105,7 @@ def packed_sums(packed, at, stride, rows, codes, tokens, sums):
     values, gap, ahead, begun = flattened(codes), codes.shape[1], NEXT_PACKED * stride, 0
     for i in range(TILE_ROWS, ((tokens + 3) // 4 * 4 + 1) * TILE_ROWS):
         sums[i] = 0
-    while TOKENS == 8 and begun + 4 < tokens:
+    while TOKENS == 8 and not MATRIX and begun + 4 < tokens:
         for begin in range(0, stride, L1_BYTES):
             end = min(begin + L1_BYTES, stride)
             for i in range(0, rows, 2):

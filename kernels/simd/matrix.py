@@ -1,8 +1,9 @@
-"""Intel's AMX: eight tiles of 16 rows of 64 bytes, and one instruction for the products of two of them. Used by tile.py.
+"""Intel's AMX: eight tiles of 16 rows of 64 bytes, and one instruction for the products of two of them. Used by staged.py and grouped.py.
 
 tdpbssd adds to a tile of sums, 16 tokens x 16 weight rows of int32, the products of a tile of activations, 16 tokens x 64 bytes of int8,
-and one of codes, 16 words of 4 codes each, a lane a weight row. Those are the layouts that tile.py has anyway (Intel's architecture manual,
-volume 1, chapter 18). 16 x 16 x 64 products take 16 cycles: eight times what vpdpbusd does.
+and one of codes, 16 words of 4 codes each, a lane a weight row (Intel's architecture manual, volume 1, chapter 18); or those of weights and
+of activations, the other way round. 16 x 16 x 64 products take 16 cycles: eight times what vpdpbusd does. A load of a tile whose rows do
+not begin at cache lines takes four times as long.
 
 Tiles have a shape, which belongs to the thread: it is set before the first of these operations, and let go after the last one, since a
 thread with tiles in use costs the operating system 8 KB at each switch.
@@ -14,10 +15,12 @@ from llvmlite import ir
 from numba import types
 from numba.core import cgutils
 
-from .vectors import I8, I64, call, element_pointer, intrinsic
+from . import selected
+from .tiles import packed_line, two_bits
+from .vectors import I8, I32, I64, call, element_pointer, intrinsic
 
 ROWS, BYTES = 16, 64  # of a tile
-WORDS = BYTES // 4
+WORDS, SIZE, PAGE = BYTES // 4, ROWS * BYTES, 4096  # words of a row, bytes of a tile; see `staged`
 _NO = ir.VoidType()
 
 
@@ -48,24 +51,29 @@ def end(typingctx: Any) -> Any:
     return types.void(), codegen
 
 
-def _moves(name: str, blocks: int) -> Any:
-    """Sums of 16 tokens with `blocks` times 16 weight rows <-> memory, int32, `step` elements a token."""
+def stored(blocks: int, apart: int = ROWS, size: int = 4) -> Any:
+    """`store(sums, place, step)`: the first `blocks` tiles to memory, whose elements take `size` bytes.
+
+    A tile's row goes to element `place`, the next one `step` elements further, the next tile `apart`. As they are, int32 sums of 16 tokens
+    with `blocks` times 16 weight rows, `step` a token.
+    """
 
     @intrinsic
-    def moves(typingctx: Any, sums: Any, place: Any, step: Any) -> Any:
+    def store(typingctx: Any, sums: Any, place: Any, step: Any) -> Any:
         def codegen(ctx: Any, b: Any, sig: Any, args: Any) -> Any:
             for block in range(blocks):
-                pointer = element_pointer(ctx, b, sums, args[0], b.add(args[1], I64(ROWS * block)))
-                call(b, f"llvm.x86.{name}", _NO, [I8(block), b.bitcast(pointer, I8.as_pointer()), b.mul(args[2], I64(4))])
+                pointer = element_pointer(ctx, b, sums, args[0], b.add(args[1], I64(apart * block)))
+                stride = b.mul(args[2], I64(size))
+                call(b, "llvm.x86.tilestored64", _NO, [I8(block), b.bitcast(pointer, I8.as_pointer()), stride])
             return ctx.get_dummy_value()
 
         return types.void(sums, types.intp, types.intp), codegen
 
-    return moves
+    return store
 
 
 def cleared(blocks: int) -> Any:
-    """`clear()`: sums of zero in the tiles of `operations`."""
+    """`clear()`: sums of zero in the first tiles."""
 
     @intrinsic
     def clear(typingctx: Any) -> Any:
@@ -79,8 +87,8 @@ def cleared(blocks: int) -> Any:
     return clear
 
 
-def operations(blocks: int) -> tuple[Any, Any, Any]:
-    """load_sums, add_products, store_sums for 16 tokens and so many registers of weight rows (tile.py): three, of eight tiles."""
+def products(blocks: int) -> Any:
+    """add_products for 16 tokens and so many registers of weight rows (grouped.py): three, of eight tiles."""
     activations, codes = blocks, blocks + 1  # tiles after those of sums
 
     @intrinsic
@@ -98,7 +106,63 @@ def operations(blocks: int) -> tuple[Any, Any, Any]:
 
         return types.void(tile, types.intp, values, types.intp, types.intp), codegen
 
-    return _moves("tileloadd64", blocks), add_products, _moves("tilestored64", blocks)
+    return add_products
+
+
+def staged(columns: int) -> Any:
+    """`stage(packed, (at, stride, rows, left), ahead, tile, place, turned)`: unpacks weights, and multiplies what was unpacked before.
+
+    Weights are the left operand here, 64 packed bytes of a row a row of four tiles, so nothing of them is turned; activations are the right
+    one, 16 words of four codes, a lane a token, and a tile of sums has 16 weight rows with as many tokens.
+
+    unpacks: 64 bytes (the first `left` of them, then zeros) of two blocks of 16 packed rows, `stride` apart, the first from packed[at] on,
+    the last again where there are fewer than so many rows: the four fields of a block to tile[place ...], tile[place + PAGE ...] ...
+    multiplies: what lies SIZE bytes before or after that (place: 0 or SIZE) with `columns` times 16 tokens, from tile[turned] on, fields
+    PAGE apart, columns SIZE. Sums: two tiles, then those of the next column; `cleared`'s.
+    asks for: as many bytes as it unpacks, from packed[ahead] on, in the L2 cache.
+
+    PAGE: a load that follows a store to the same place of another 4 KB waits for it, since the CPU compares the lower 12 bits of addresses
+    first (Intel's optimization manual, "memory disambiguation"). With a quarter of all pages each for what is written, what is read and two
+    columns of activations, unpacking and multiplying overlap; one after the other they take twice as long (docs/log.md#stages).
+    """
+    sums, fields = columns * 2, 4
+    activations, codes = sums, sums + columns  # tiles after those of sums
+
+    @intrinsic
+    def stage(typingctx: Any, packed: Any, weights: Any, ahead: Any, tile: Any, place: Any, turned: Any) -> Any:
+        def codegen(ctx: Any, b: Any, sig: Any, args: Any) -> Any:
+            data, _, next_line, tiles, to, values = args
+            start, stride, rows, left = (b.extract_value(args[1], i) for i in range(4))
+            left = b.select(b.icmp_signed(">", left, I64(0)), left, I64(0))
+            unpacked, vector = b.sub(I64(SIZE), to), selected.Bytes.llvm.as_pointer()
+
+            def load(number: int, at: Any) -> None:
+                call(b, "llvm.x86.tileloadd64", _NO, [I8(number), element_pointer(ctx, b, tile, tiles, at), I64(BYTES)])
+
+            def products(field: int, block: int) -> None:
+                for column in range(columns):
+                    if block == 0:
+                        load(activations + column, b.add(values, I64(field * PAGE + column * SIZE)))
+                load(codes + block, b.add(unpacked, I64((fields * block + field) * PAGE)))
+                for column in range(columns):
+                    operands = 2 * column + block, codes + block, activations + column
+                    call(b, "llvm.x86.tdpbssd", _NO, [I8(number) for number in operands])
+
+            for row in range(2 * ROWS):
+                if row % 4 == 0:
+                    products(*divmod(row // 4, 2))
+                words, at = packed_line(ctx, b, packed, data, start, left), row // ROWS * fields * PAGE + row % ROWS * BYTES
+                for field in range(fields):
+                    pointer = element_pointer(ctx, b, tile, tiles, b.add(to, I64(at + field * PAGE)))
+                    b.store(two_bits(b, words, 6 - 2 * field), b.bitcast(pointer, vector), align=1)
+                start = b.add(start, b.select(b.icmp_signed("<", I64(row + 1), rows), stride, I64(0)))
+                line = element_pointer(ctx, b, packed, data, b.add(next_line, I64(row * BYTES)))
+                call(b, "llvm.prefetch.p0", _NO, [line, I32(0), I32(2), I32(1)])
+            return ctx.get_dummy_value()
+
+        return types.void(packed, types.UniTuple(types.intp, 4), types.intp, tile, *[types.intp] * 2), codegen
+
+    return stage
 
 
 def arithmetic() -> tuple[Any, Any, Any]:
@@ -126,4 +190,4 @@ def arithmetic() -> tuple[Any, Any, Any]:
 
         return types.void(), codegen
 
-    return start, step, _moves("tilestored64", 4)
+    return start, step, stored(4)

@@ -80,7 +80,7 @@ def store_some(typingctx: Any, array: Any, at: Any, value: Any, count: Any) -> A
     return types.void(array, types.intp, _Floats, types.intp), codegen
 
 
-def _packed_line(ctx: Any, b: Any, kind: Any, array: Any, start: Any, left: Any) -> Any:
+def packed_line(ctx: Any, b: Any, kind: Any, array: Any, start: Any, left: Any) -> Any:
     """A register from array[start] on, of which only the first `left` bytes are there: zeros after them.
 
     A row is whole blocks of 32 bytes, so only longer registers can be too long, and those have loads with masks.
@@ -102,14 +102,14 @@ def load_rows(typingctx: Any, array: Any, at: Any, stride: Any, count: Any, left
         data, at, stride, count, left = args
         rows = []
         for i in range(LANES):
-            rows.append(_packed_line(ctx, b, array, data, at, left))
+            rows.append(packed_line(ctx, b, array, data, at, left))
             at = b.add(at, b.select(b.icmp_signed("<", I64(i + 1), count), stride, I64(0)))
         return ctx.make_tuple(b, _Rows, rows)
 
     return _Rows(array, *[types.intp] * 4), codegen
 
 
-def _transposed(b: Any, rows: list[Any]) -> list[Any]:
+def transposed(b: Any, rows: list[Any]) -> list[Any]:
     """LANES vectors of as many words -> vector i has word i of each. Shuffles within 16 bytes, then of 16 bytes: two each on x86."""
     quarters = range(0, LANES, 4)
 
@@ -151,7 +151,7 @@ def store_codes(typingctx: Any, rows: Any, tile: Any, place: Any, gap: Any) -> A
 
     def codegen(ctx: Any, b: Any, sig: Any, args: Any) -> Any:
         packed = [b.bitcast(b.extract_value(args[0], i), _Words.llvm) for i in range(LANES)]
-        for number, words in enumerate(_transposed(b, packed)):
+        for number, words in enumerate(transposed(b, packed)):
             for field in range(4):
                 at = b.add(args[2], b.mul(args[3], I64(field * LANES + number)))
                 pointer = b.bitcast(element_pointer(ctx, b, tile, args[1], at), selected.Bytes.llvm.as_pointer())
@@ -159,6 +159,23 @@ def store_codes(typingctx: Any, rows: Any, tile: Any, place: Any, gap: Any) -> A
         return ctx.get_dummy_value()
 
     return types.void(_Rows, tile, types.intp, types.intp), codegen
+
+
+@intrinsic
+def turn_words(typingctx: Any, array: Any, at: Any, gap: Any, out: Any, place: Any, step: Any) -> Any:
+    """LANES words of 32 bits from array[at], array[at + gap] ... on, LANES times -> word i of each to out[place + i * step ...]."""
+
+    def codegen(ctx: Any, b: Any, sig: Any, args: Any) -> Any:
+        def pointers(kind: Any, data: Any, start: Any, far: Any) -> list[Any]:
+            starts = (b.add(start, b.mul(far, I64(i))) for i in range(LANES))
+            return [b.bitcast(element_pointer(ctx, b, kind, data, place), _Words.llvm.as_pointer()) for place in starts]
+
+        rows = [b.load(pointer, align=1) for pointer in pointers(array, *args[:3])]
+        for words, pointer in zip(transposed(b, rows), pointers(out, *args[3:]), strict=True):
+            b.store(words, pointer, align=1)
+        return ctx.get_dummy_value()
+
+    return types.void(array, types.intp, types.intp, out, types.intp, types.intp), codegen
 
 
 def operations(blocks: int, tokens: int) -> tuple[Any, Any, Any]:
@@ -246,7 +263,7 @@ def packed_operations(rows: int, tokens: int) -> tuple[Any, Any, Any]:
     def add_step(typingctx: Any, sums: Any, packed: Any, at: Any, left: Any, stride: Any, values: Any, first: Any, gap: Any) -> Any:
         def codegen(ctx: Any, b: Any, sig: Any, args: Any) -> Any:
             totals, data, start, bytes_left, step, activations, place, far = args
-            lines = [_packed_line(ctx, b, packed, data, b.add(start, b.mul(step, I64(row))), bytes_left) for row in range(rows)]
+            lines = [packed_line(ctx, b, packed, data, b.add(start, b.mul(step, I64(row))), bytes_left) for row in range(rows)]
             result = [b.extract_value(totals, i) for i in range(kind.count)]
             for field in range(4):
                 codes = [two_bits(b, line, 6 - 2 * field) for line in lines]

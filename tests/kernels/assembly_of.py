@@ -64,7 +64,7 @@ def pretend(name: str) -> None:
 
 # The kernels whose loops are looked at; what they call, and who calls them, is compiled only as a part of them.
 LOOKED_AT = (
-    "four_rows", "four_base3_rows", "sums_4", "sums_8", "sums_16", "_packed_sums_8", "_sums_1", "_sums_some", "_sums_more",
+    "four_rows", "four_base3_rows", "sums_4", "sums_8", "multiply_staged", "_packed_sums_8", "_sums_1", "_sums_some", "_sums_more",
     "_tile_sums", "_tile_sums_16", "six_bit_sums_2", "eight_bit_sums", "products", "float_products",
     "matmul_scaled", "matmul_tiles", "head_matvec", "quantise_row", "q8_0_rows",
 )  # fmt: skip

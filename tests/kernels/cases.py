@@ -1,17 +1,18 @@
 """What the kernel tests share: packed matrices, activations in kernel order, and the product in plain int64.
 
-Nothing here uses the code under test. Scripts that a test starts in a process of their own import this file by its name.
+Nothing here computes by the code under test. Scripts that a test starts in a process of their own import this file by its name.
 """
 
 import hashlib
 from collections.abc import Iterator
 
 import numpy as np
+from bitnet_kernels import arrays, isa
 from numpy.typing import NDArray
 
 ROWS = (1, 2, 3, 5, 7, 63, 130)
 COLS = (128, 256, 384, 640, 2560, 3200, 5504, 6912, 8704, 16384)
-TOKENS = (1, 2, 3, 4, 5, 8, 9, 17, 64)
+TOKENS = (1, 2, 3, 4, 5, 8, 9, 17, 70)
 CANARY = -1234567
 
 
@@ -32,6 +33,11 @@ def packed(weights: NDArray[np.int8], offset: int, tail: int = 61) -> NDArray[np
     whole = np.full(offset + rows.size + tail, 0xFF, np.uint8)
     whole[offset : offset + rows.size] = rows.reshape(-1)
     return whole
+
+
+def tile_bytes(tokens: int, cols: int) -> int:
+    """How much of its tile ternary.matmul_scaled may use in the set that runs."""
+    return arrays.staged_bytes(tokens, cols) if isa.chosen() == "amx" else arrays.TILE_BYTES
 
 
 def padded_length(cols: int, width: int) -> int:

@@ -20,7 +20,7 @@ from bitnet_kernels.kv_cache import QUANTISED_BITS, QuantisedCache, new_cache
 from bitnet_kernels.naive import grouped as naive_grouped
 from bitnet_kernels.operands import Destination, Inputs, Matrix
 from bitnet_kernels.team import Step
-from cases import activations, kernel_order, packed, product, ternary
+from cases import activations, kernel_order, packed, product, ternary, tile_bytes
 from head_case import Head
 from numpy.typing import NDArray
 from tiny_model import SHAPES, Model, head_bytes
@@ -55,7 +55,8 @@ def ternary_products(cols: int, rows: int, tokens: int) -> bool:
     matrix = Matrix(whole, 0, cols, np.float32(1))
     kernels.matvec_scaled(matrix, one, np.int32(0), np.float32(1), out, False, 0, rows)
     kernels.matvec_chosen(matrix, one, np.int32(0), np.float32(1), some, chosen, rows)
-    tile, sums = at_the_end(np.zeros(arrays.TILE_BYTES, np.uint8)), at_the_end(np.zeros((len(many) + 1) * arrays.BLOCK_ROWS, np.int32))
+    tile = at_the_end(np.zeros(tile_bytes(tokens, cols), np.uint8))
+    sums = at_the_end(np.zeros((len(many) + 1) * arrays.BLOCK_ROWS, np.int32))
     table, zeros = at_the_end(np.zeros((tokens, rows), np.float32)), at_the_end(np.zeros(tokens, np.int32))
     x = Inputs(many, zeros, at_the_end(np.ones(tokens, np.float32)), tokens)
     kernels.matmul_scaled(matrix, x, Destination(table, 0, False), tile, sums, 0, rows)
@@ -205,7 +206,7 @@ def main() -> None:
         result = whole_steps(guarded=False) and searched_head(37, 384, guarded=False)
         result &= all(quantised_positions(kind, dim, 33, guarded=False) for kind in QUANTISED_BITS for dim in (20, 96))
     else:
-        shapes = [(128, 1, 1), (128, 4, 5), (256, 5, 3), (384, 7, 4), (640, 9, 1), (2688, 3, 2), (6912, 13, 5), (640, 7, 17)]
+        shapes = [(128, 1, 1), (128, 4, 5), (256, 5, 3), (384, 7, 4), (640, 9, 1), (2688, 3, 2), (6912, 13, 5), (640, 7, 17), (384, 70, 37)]
         result = all(ternary_products(*shape) for shape in shapes)
         kinds = (arrays.HEAD_F32, arrays.HEAD_F16, arrays.HEAD_BF16, arrays.HEAD_Q8_0)
         result &= all(head(kind, rows, cols) for kind in kinds for rows, cols in ((1, 32), (3, 96), (5, 256)))

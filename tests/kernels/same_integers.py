@@ -10,7 +10,7 @@ import numpy as np
 from bitnet_kernels import arrays, isa, operands
 from bitnet_kernels.group_rows import GROUPS, LINE, WHOLE_ROW, Groups
 from bitnet_kernels.naive import grouped as naive_grouped
-from cases import COLS, activations, digest, extremes, kernel_order, natural_order, packed, padded_length, ternary
+from cases import COLS, activations, digest, extremes, kernel_order, natural_order, packed, padded_length, ternary, tile_bytes
 from group_cases import Inputs, matrix, run_matmul
 from group_cases import packed as laid_out
 from numpy.typing import NDArray
@@ -42,7 +42,7 @@ def products(weights: NDArray[np.int8], codes: NDArray[np.int8], offset: int) ->
     ordered = kernel_order(codes, width, more_rows=-tokens % 16)
     matrix = operands.Matrix(whole, offset, cols, np.float32(1))
     simd_ternary.matvec_scaled(matrix, ordered[0], np.int32(0), np.float32(1), one, False, 0, rows)
-    tile, scratch = np.full(arrays.TILE_BYTES, 99, np.uint8), np.zeros((len(ordered) + 1) * arrays.BLOCK_ROWS, np.int32)
+    tile, scratch = np.full(tile_bytes(tokens, cols), 99, np.uint8), np.zeros((len(ordered) + 1) * arrays.BLOCK_ROWS, np.int32)
     x = operands.Inputs(ordered, np.zeros(tokens, np.int32), np.ones(tokens, np.float32), tokens)
     simd_ternary.matmul_scaled(matrix, x, operands.Destination(many, 0, False), tile, scratch, 0, rows)
     return one.astype(np.int64) - sums[0], many.astype(np.int64) - sums[:, None]

@@ -7,7 +7,7 @@ from bitnet_kernels.naive import ternary as naive
 from bitnet_kernels.operands import Destination, Inputs, Matrix
 from numpy.typing import NDArray
 
-from .cases import CANARY, COLS, ROWS, TOKENS, activations, extremes, kernel_order, packed, product
+from .cases import CANARY, COLS, ROWS, TOKENS, activations, extremes, kernel_order, packed, product, tile_bytes
 from .cases import ternary as random_ternary
 
 WIDTH = ternary.WIDTH
@@ -31,17 +31,17 @@ def run_matvec(weights: NDArray[np.int8], codes: NDArray[np.int8], offset: int, 
     return out[:rows].astype(np.int32)
 
 
-def matmul_scratch(tokens: int) -> tuple[NDArray[np.uint8], NDArray[np.int32]]:
+def matmul_scratch(tokens: int, cols: int) -> tuple[NDArray[np.uint8], NDArray[np.int32]]:
     """The tile and the sums, each with 64 bytes more, all of it filled: what is not written first must not count."""
     sums = (-(-tokens // 16) * 16 + 1) * arrays.BLOCK_ROWS
-    return np.full(arrays.TILE_BYTES + 64, 0xAB, np.uint8), np.full(sums + 16, CANARY, np.int32)
+    return np.full(tile_bytes(tokens, cols) + 64, 0xAB, np.uint8), np.full(sums + 16, CANARY, np.int32)
 
 
 def run_matmul(weights: NDArray[np.int8], codes: NDArray[np.int8], offset: int, first: int, last: int) -> NDArray[np.int32]:
     """(tokens, rows) int32 with canaries outside [first, last); also asserts that the scratch is not overrun."""
     (rows, cols), tokens = weights.shape, len(codes)
     out, zeros, ones = np.full((tokens + 2, rows + 2), CANARY, np.float32), np.zeros(tokens, np.int32), np.ones(tokens, np.float32)
-    ordered, (tile, sums) = kernel_order(codes, WIDTH, more_rows=-tokens % 16, more_cols=256), matmul_scratch(tokens)
+    ordered, (tile, sums) = kernel_order(codes, WIDTH, more_rows=-tokens % 16, more_cols=256), matmul_scratch(tokens, cols)
     whole = packed(weights, offset)
     x, to = Inputs(ordered, zeros, ones, tokens), Destination(out, 0, False)
     ternary.matmul_scaled(Matrix(whole, offset, cols, np.float32(1)), x, to, tile, sums, first, last)
@@ -131,7 +131,7 @@ def test_matmul_scaled(rows: int, cols: int, first: int, last: int, tokens: int,
     part[:] = part + y if accumulate else y
     ordered, totals = kernel_order(codes, WIDTH, more_rows=-tokens % 16), codes.sum(-1, dtype=np.int32)
     matrix, x = Matrix(packed(weights, 5), 5, cols, SCALE), Inputs(ordered, totals, factors, tokens)
-    ternary.matmul_scaled(matrix, x, Destination(out, place, accumulate), *matmul_scratch(tokens), first, last)
+    ternary.matmul_scaled(matrix, x, Destination(out, place, accumulate), *matmul_scratch(tokens, cols), first, last)
     assert np.array_equal(out, expected)
 
 
