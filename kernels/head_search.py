@@ -32,7 +32,7 @@ from numpy.typing import NDArray
 from .arrays import TERMS
 from .barrier import barrier
 from .dense import HeadRows, head_matvec, row_bytes
-from .head_sums import add_six_bits, add_two_bits, bits_of_all, whole_codes
+from .head_sums import add_six_bits, add_two_bits, bits_of_all, by_tiles, whole_codes
 from .jit import inlined, kernel, separate
 from .quantise import kernel_length, quantise_row
 from .simd import doubles, floats, selected
@@ -168,7 +168,7 @@ def _digits(z, planes, s, begin, count, thread, threads, control):
     for t in range(count * thread // threads, count * (thread + 1) // threads):
         _two_digits(s.normed[begin + t], cols, length, s.digits[t], s.digits[count + t], s.rest[thread], s.terms[t])
     barrier(control, threads)
-    both = count == 1
+    both = count == 1 or by_tiles(count)
     for t in range(count):
         both = both or planes.errors[LENGTH, 0] * s.terms[t, REST] > FELT * planes.errors[0, 0] * s.terms[t, SIZE]
     return both
@@ -252,9 +252,9 @@ def top_logits(w, z, s, listed, begin, count, thread, threads, control):
     ids = planes.ids
     first, last = len(ids) * thread // threads, len(ids) * (thread + 1) // threads
     both = _digits(z, planes, s, begin, count, thread, threads, control)
-    whole = whole_codes(2 * count if both else count)
+    whole = by_tiles(count) or whole_codes(2 * count if both else count)
     if last > first:
-        bits_of_all(planes, length, s, count, both, s.plane_sums[thread], first, last)
+        bits_of_all(planes, length, s, count, both, s.plane_sums[thread], s.tile[thread], first, last)
     s.head_counts[thread, 0] += last - first
     s.head_counts[thread, 1] += last - first if whole else 0
     for t in range(count):

@@ -7,17 +7,21 @@ products, a third more bytes, and no second look at what six bits leave of each 
 
 import numpy as np
 
+from . import staged
 from .jit import inlined, kernel
 from .operands import Codes
 from .row_sums import bytes_of, four_of, four_rows, further, listed, one_row
 from .simd import doubles, floats, plane_codes, selected, vectors
+from .staged import TILE_ROWS, Columns, Rows, Walk, begin_tiles, end_tiles, staged_sums, turn
+from .tile import MATRIX
+from .tile import TILE_ROWS as GAP
 
 WIDTH = selected.WIDTH
 flattened = vectors.flattened
 load_i32, load_f32, store_f32 = vectors.loader(floats.I32x16), floats.load_f32, floats.store_f32
 add, sub, mul, splat = doubles.add_f64, doubles.sub_f64, doubles.mul_f64, doubles.splat_f64
 wide, narrow, of_i32 = doubles.wide, doubles.narrow, doubles.of_i32
-WHOLE = selected.ANY_BYTE
+WHOLE = selected.ANY_BYTE and not MATRIX
 EACH = selected.TILE_TOKENS  # vectors that meet whole codes of two rows at once
 PACKED_ROWS = 4 if EACH == 8 else 2  # that meet two vectors at once
 no_sums_2, add_six_2, keep_2 = plane_codes.operations(PACKED_ROWS, 2, 6)
@@ -83,6 +87,30 @@ def _scale(sums, at, fine, count, scales, row, terms, nearly):
         nearly[row + i] = np.float32(np.float64(scales[row + i]) * (np.float64(sums[at + i]) * c0 + np.float64(sums[fine + i]) * c1 - c2))
 
 
+@kernel
+def _bits_by_tiles(planes, length, s, tokens, sums, tile, first, last):
+    """As bits_of_all, of whole codes with both digits, by AMX (staged.py)."""
+    rows, place, stages = Rows((planes.six, planes.low), 0, length // 4, last), START, length // 4 // staged.BYTES
+    turn(s.digits, 2 * tokens, 4 * stages, tile)
+    begin_tiles()
+    for row in range(first - TILE_ROWS, last, TILE_ROWS):
+        after, begun = min(row + TILE_ROWS, last - 1), 0 if row >= first else stages - 1
+        walk = Walk(row, after, begun, (row + TILE_ROWS) * rows.stride, TILE_ROWS * staged.BYTES)
+        place = staged_sums(rows, walk, Columns(staged.TURNED, 2 * tokens), tile, place, sums)
+        for t in range(tokens if row >= first else 0):
+            terms = s.terms[t, 0] * 0.25, s.terms[t, 1] * 0.25, 127.5 * (s.terms[t, 2] + s.terms[t, 3])
+            for i in range(0, min(TILE_ROWS, last - row), STEPS):
+                at, fine = (1 + t) * GAP + i, (1 + tokens + t) * GAP + i
+                _scale(sums, at, fine, min(STEPS, last - row - i), planes.scales, row + i, terms, s.nearly[t])
+    end_tiles()
+
+
+@inlined
+def by_tiles(tokens):
+    """Whether bits_of_all takes whole codes and both digits, by AMX."""
+    return MATRIX and tokens > 2
+
+
 @inlined
 def whole_codes(vectors):
     """Whether bits_of_all reads all eight bits for so many vectors of activations."""
@@ -90,13 +118,16 @@ def whole_codes(vectors):
 
 
 @inlined
-def bits_of_all(planes, length, s, tokens, both, sums, first, last):
+def bits_of_all(planes, length, s, tokens, both, sums, tile, first, last):
     """s.nearly[t, r], what the first six or all bits of row r say of its logit with token t, for first <= r < last.
 
     s: Scratch: of its `digits`, which are `length` long, second ones count where `both` is; of `terms`, what sums with either digit are
     multiplied by, and sums of what the digits stand for;
-    sums: (SOME_SUMS * vectors rounded up to 8,) int32, overwritten.
+    sums: (SOME_SUMS * vectors rounded up to 8,) int32, and tile: (>= arrays.staged_bytes,) uint8, overwritten.
     """
+    if by_tiles(tokens):
+        _bits_by_tiles(planes, length, s, tokens, sums, tile, first, last)
+        return
     stride, quarter, vectors = length // 4 * 3, (last - first + 3) // 4, 2 * tokens if both else tokens
     values, gap, terms, whole = flattened(s.digits), s.digits.shape[1], s.terms, whole_codes(vectors)
     bits, (unit, middle) = (planes.six, planes.low), (0.25, 127.5) if whole else (1.0, 126.0)

@@ -7,6 +7,10 @@ for (simd/matrix.py, `staged`). Weights are the left operand, so a row's bytes s
 Up to 32 tokens have their sums in tiles through all of K. For more, rows are unpacked again, behind products.
 """
 
+from typing import Any, NamedTuple
+
+import numpy as np
+
 from .jit import kernel
 from .simd import matrix as amx
 from .simd import tiles, vectors
@@ -15,20 +19,70 @@ from .tile import ask_for, scale_sums
 
 ROWS, BYTES, SIZE, PAGE = amx.ROWS, amx.BYTES, amx.SIZE, amx.PAGE
 TILE_ROWS, TOKENS = 2 * ROWS, 2 * ROWS  # whose sums take four of eight tiles
+START = np.int64(0)  # of a NumPy type, so that what it is given to is compiled once
 TURNED = 2 * SIZE  # byte of the tile at which activations begin: in each page after weights
 clear, store_sums = amx.cleared(4), amx.stored(4, PAGE, 1)
 stage_16, stage_32 = amx.staged(1), amx.staged(2)
 begin_tiles, end_tiles, turn_words, flattened = amx.begin, amx.end, tiles.turn_words, vectors.flattened
 
 
+class Rows(NamedTuple):
+    """Weight rows, as `stage` takes them: row r begins at byte offset + r * stride, and is the last one where r + 1 is `end`."""
+
+    weights: Any
+    offset: int
+    stride: int
+    end: int
+
+
+class Walk(NamedTuple):
+    """A way through TILE_ROWS rows."""
+
+    row: int  # the first one, of all rows
+    after: int  # that of the rows which are unpacked last
+    begun: int  # stages that are left out
+    ahead: int  # byte that is asked for
+    step: int  # bytes from a stage's to the next one's
+
+
+class Columns(NamedTuple):
+    """Activations of up to TOKENS tokens, turned, from byte `at` of the tile on."""
+
+    at: int
+    tokens: int
+
+
 @kernel
-def _turn(x, pages, tile):
-    """Activations of 32 tokens to as many pages of the tile, those of the next 32 to the next ones."""
-    values, gap = flattened(x.codes), x.codes.shape[1]
-    for t in range(0, x.tokens, ROWS):
+def turn(codes, tokens, pages, tile):
+    """Activations of TOKENS tokens to as many pages of the tile, those of the next to the next ones. codes: of 16, 32 ... tokens."""
+    values, gap = flattened(codes), codes.shape[1]
+    for t in range(0, tokens, ROWS):
         for page in range(pages):
             place = (t // TOKENS * pages + page) * PAGE + TURNED + t % TOKENS * BYTES
             turn_words(values, t * gap + page * BYTES, gap, tile, place, BYTES)
+
+
+@kernel
+def staged_sums(rows, walk, columns, tile, place, sums):
+    """sums[(t + 1) * GAP + i] = sum of row walk.row + i with token t, for i < TILE_ROWS. What is past the last row or token: anything.
+
+    place: where the first stage was unpacked from byte SIZE - place on; returns that of the next rows.
+    """
+    stages = (rows.stride + BYTES - 1) // BYTES
+    clear()
+    for number in range(walk.begun, stages):
+        row, byte = (walk.row, (number + 1) * BYTES) if number + 1 < stages else (walk.after, 0)
+        given = rows.offset + row * rows.stride + byte, rows.stride, rows.end - row, rows.stride - byte
+        ahead, turned = walk.ahead + number * walk.step, columns.at + number * 4 * PAGE
+        if columns.tokens > ROWS:
+            stage_32(rows.weights, given, ahead, tile, place, turned)
+        else:
+            stage_16(rows.weights, given, ahead, tile, place, turned)
+        place = SIZE - place
+    store_sums(tile, place, BYTES)  # where the last stage was
+    for number in range(4 if columns.tokens > ROWS else 2):
+        turn_words(tile, place + number * PAGE, BYTES, sums, (1 + number // 2 * ROWS) * GAP + number % 2 * ROWS, GAP)
+    return place
 
 
 @kernel
@@ -36,35 +90,21 @@ def multiply_staged(matrix, x, to, tile, sums, first, last):
     """As ternary.matmul_scaled. tile: (>= arrays.staged_bytes,) uint8."""
     if first >= last:
         return
-    packed, stride, tokens, place = matrix.packed, matrix.cols // 4, x.tokens, 0
+    stride, tokens, place = matrix.cols // 4, x.tokens, START
     stages, groups = (stride + BYTES - 1) // BYTES, (tokens + TOKENS - 1) // TOKENS
-    begun = stages - 1
-    _turn(x, 4 * stages, tile)
+    step, pages = TILE_ROWS * BYTES // groups, 4 * stages
+    turn(x.codes, tokens, pages, tile)
     begin_tiles()
     for row in range(first - TILE_ROWS, last, TILE_ROWS):
-        rows, base = min(TILE_ROWS, last - row), matrix.offset + row * stride
+        begun, rows = 0 if row >= first else stages - 1, min(TILE_ROWS, last - row)
         for group in range(groups if row >= first else 1):  # before the first rows one stage, of which nothing is kept
             t, until = group * TOKENS, min((group + 1) * TOKENS, tokens)
-            clear()
+            after = row if group + 1 < groups and row >= first else min(row + TILE_ROWS, last - 1)
+            ahead = matrix.offset + (row + TILE_ROWS) * stride + group * stages * step
             if row >= first:
                 ask_for(to.out, t, until, to.place + row, rows)
-            for number in range(begun, stages):
-                after, byte = row, (number + 1) * BYTES
-                if number + 1 == stages:
-                    after, byte = row if row >= first and group + 1 < groups else min(row + TILE_ROWS, last - 1), 0
-                ahead = base + TILE_ROWS * stride + (group * stages + number) * (TILE_ROWS * BYTES) // groups
-                weights = matrix.offset + after * stride + byte, stride, last - after, stride - byte
-                turned = (group * stages + number) * 4 * PAGE + TURNED
-                if until - t > ROWS:
-                    stage_32(packed, weights, ahead, tile, place, turned)
-                else:
-                    stage_16(packed, weights, ahead, tile, place, turned)
-                place = SIZE - place
-            begun = 0
+            walk, columns = Walk(row, after, begun, ahead, step), Columns(group * pages * PAGE + TURNED, until - t)
+            place = staged_sums(Rows(matrix.packed, matrix.offset, stride, last), walk, columns, tile, place, sums)
             if row >= first:
-                store_sums(tile, place, BYTES)  # where the last stage was
-                for number in range(4 if until - t > ROWS else 2):
-                    at = (1 + number // 2 * ROWS) * GAP + number % 2 * ROWS
-                    turn_words(tile, place + number * PAGE, BYTES, sums, at, GAP)
                 scale_sums(sums, GAP, x, matrix.scale, t, until, to, row, rows)
     end_tiles()

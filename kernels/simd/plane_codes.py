@@ -11,8 +11,8 @@ from numba import types
 from numba.core import cgutils
 
 from . import selected
-from .tiles import LANES
-from .vectors import I16, I32, I64, Vector, call, element_pointer, intrinsic, sums_of_four
+from .tiles import LANES, ask
+from .vectors import I16, I32, I64, Vector, element_pointer, intrinsic, sums_of_four
 
 WIDTH = selected.WIDTH
 _Words = Vector(I32, LANES)
@@ -38,19 +38,23 @@ def _byte_pointer(ctx: Any, b: Any, kind: Any, array: Any, at: Any) -> Any:
     return b.bitcast(element_pointer(ctx, b, kind, array, at), selected.Bytes.llvm.as_pointer())
 
 
-def _ask(ctx: Any, b: Any, kind: Any, array: Any, at: Any, registers: int) -> None:
-    """Bring so many registers from byte `at` on to the L1 cache."""
-    for line in range(0, registers * WIDTH, 64):
-        pointer = b.bitcast(element_pointer(ctx, b, kind, array, b.add(at, I64(line))), ir.IntType(8).as_pointer())
-        call(b, "llvm.prefetch.p0", ir.VoidType(), [pointer, I32(0), I32(3), I32(1)])
-
-
 def _codes(b: Any, four: list[Any], two: Any, last: Any, field: int) -> Any:
     """Of a field of each plane, the codes: six bits, or eight where there are last ones."""
     if last is None:
         return b.or_(_bits(b, four[field // 2], 2 if field % 2 else -2, 60), _bits(b, two, 6 - 2 * field, 3))
     upper = b.or_(_bits(b, four[field // 2], 0 if field % 2 else -4, 240), _bits(b, two, 4 - 2 * field, 12))
     return b.or_(upper, _bits(b, last, 6 - 2 * field, 3))
+
+
+def eight_bits(ctx: Any, b: Any, kinds: Any, planes: Any, start: Any, left: Any, ahead: Any) -> list[Any]:
+    """Whole codes of a row, field by field, from byte `start` of the plane of the last bits on. Asks for what is at byte `ahead`, in L2."""
+    six, low = cgutils.unpack_tuple(b, planes)
+    for kind, array, registers in ((kinds[0], six, 3), (kinds[1], low, 1)):
+        ask(ctx, b, kind, array, b.mul(ahead, I64(registers)), registers, 2)
+    first = b.mul(start, I64(3))
+    two, *four = (b.load(_byte_pointer(ctx, b, kinds[0], six, b.add(first, I64(part * WIDTH))), align=1) for part in range(3))
+    last = b.load(_byte_pointer(ctx, b, kinds[1], low, start), align=1)
+    return [_codes(b, four, two, last, field) for field in range(4)]
 
 
 def operations(rows: int, tokens: int, bits: int) -> tuple[Any, Any, Any]:
@@ -78,10 +82,10 @@ def operations(rows: int, tokens: int, bits: int) -> tuple[Any, Any, Any]:
             loaded, thrice = [], b.mul(byte, I64(3))
             for row in range(rows):
                 start, far = b.extract_value(starts, row), b.extract_value(ahead, row)
-                _ask(ctx, b, six, upper, b.add(far, thrice), 3)
+                ask(ctx, b, six, upper, b.add(far, thrice), 3, 3)
                 pointers = [_byte_pointer(ctx, b, six, upper, b.add(b.add(start, thrice), I64(part * WIDTH))) for part in range(3)]
                 if bits == 8:
-                    _ask(ctx, b, low, last, b.add(b.udiv(far, I64(3)), byte), 1)
+                    ask(ctx, b, low, last, b.add(b.udiv(far, I64(3)), byte), 1, 3)
                     pointers.append(_byte_pointer(ctx, b, low, last, b.add(b.udiv(start, I64(3)), byte)))
                 loaded.append([b.load(pointer, align=1) for pointer in pointers])
             result = [b.extract_value(totals, i) for i in range(kind.count)]

@@ -15,7 +15,7 @@ from llvmlite import ir
 from numba import types
 
 from . import selected
-from .vectors import F32, I16, I32, I64, Vector, binary, call, element_pointer, intrinsic, lanewise, loader, storer, sums_of_four
+from .vectors import F32, I8, I16, I32, I64, Vector, binary, call, element_pointer, intrinsic, lanewise, loader, storer, sums_of_four
 
 WIDTH = selected.WIDTH
 LANES = WIDTH // 4
@@ -80,7 +80,7 @@ def store_some(typingctx: Any, array: Any, at: Any, value: Any, count: Any) -> A
     return types.void(array, types.intp, _Floats, types.intp), codegen
 
 
-def packed_line(ctx: Any, b: Any, kind: Any, array: Any, start: Any, left: Any) -> Any:
+def _packed_line(ctx: Any, b: Any, kind: Any, array: Any, start: Any, left: Any) -> Any:
     """A register from array[start] on, of which only the first `left` bytes are there: zeros after them.
 
     A row is whole blocks of 32 bytes, so only longer registers can be too long, and those have loads with masks.
@@ -94,6 +94,13 @@ def packed_line(ctx: Any, b: Any, kind: Any, array: Any, start: Any, left: Any) 
     return call(b, f"llvm.masked.load.v{WIDTH}i8.p0", vector.llvm, [pointer, I32(1), mask, vector.splat(0)])
 
 
+def ask(ctx: Any, b: Any, kind: Any, array: Any, at: Any, registers: int, locality: int) -> None:
+    """Bring so many registers from byte `at` on to a cache. locality: as vectors.prefetcher's."""
+    for line in range(0, registers * WIDTH, 64):
+        pointer = b.bitcast(element_pointer(ctx, b, kind, array, b.add(at, I64(line))), I8.as_pointer())
+        call(b, "llvm.prefetch.p0", ir.VoidType(), [pointer, I32(0), I32(locality), I32(1)])
+
+
 @intrinsic
 def load_rows(typingctx: Any, array: Any, at: Any, stride: Any, count: Any, left: Any) -> Any:
     """A register from each row at at, at + stride ..., zeros after `left` bytes; past `count` rows, the last again."""
@@ -102,7 +109,7 @@ def load_rows(typingctx: Any, array: Any, at: Any, stride: Any, count: Any, left
         data, at, stride, count, left = args
         rows = []
         for i in range(LANES):
-            rows.append(packed_line(ctx, b, array, data, at, left))
+            rows.append(_packed_line(ctx, b, array, data, at, left))
             at = b.add(at, b.select(b.icmp_signed("<", I64(i + 1), count), stride, I64(0)))
         return ctx.make_tuple(b, _Rows, rows)
 
@@ -159,6 +166,13 @@ def store_codes(typingctx: Any, rows: Any, tile: Any, place: Any, gap: Any) -> A
         return ctx.get_dummy_value()
 
     return types.void(_Rows, tile, types.intp, types.intp), codegen
+
+
+def packed_codes(ctx: Any, b: Any, kind: Any, array: Any, start: Any, left: Any, ahead: Any) -> list[Any]:
+    """Codes of a register of packed ones, field by field; as `_packed_line`. Asks for what is at byte `ahead`, in L2."""
+    ask(ctx, b, kind, array, ahead, 1, 2)
+    words = _packed_line(ctx, b, kind, array, start, left)
+    return [two_bits(b, words, 6 - 2 * field) for field in range(4)]
 
 
 @intrinsic
@@ -263,7 +277,7 @@ def packed_operations(rows: int, tokens: int) -> tuple[Any, Any, Any]:
     def add_step(typingctx: Any, sums: Any, packed: Any, at: Any, left: Any, stride: Any, values: Any, first: Any, gap: Any) -> Any:
         def codegen(ctx: Any, b: Any, sig: Any, args: Any) -> Any:
             totals, data, start, bytes_left, step, activations, place, far = args
-            lines = [packed_line(ctx, b, packed, data, b.add(start, b.mul(step, I64(row))), bytes_left) for row in range(rows)]
+            lines = [_packed_line(ctx, b, packed, data, b.add(start, b.mul(step, I64(row))), bytes_left) for row in range(rows)]
             result = [b.extract_value(totals, i) for i in range(kind.count)]
             for field in range(4):
                 codes = [two_bits(b, line, 6 - 2 * field) for line in lines]

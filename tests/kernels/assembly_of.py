@@ -64,7 +64,7 @@ def pretend(name: str) -> None:
 
 # The kernels whose loops are looked at; what they call, and who calls them, is compiled only as a part of them.
 LOOKED_AT = (
-    "four_rows", "four_base3_rows", "sums_4", "sums_8", "multiply_staged", "_packed_sums_8", "_sums_1", "_sums_some", "_sums_more",
+    "four_rows", "four_base3_rows", "sums_4", "sums_8", "staged_sums", "_packed_sums_8", "_sums_1", "_sums_some", "_sums_more",
     "_tile_sums", "_tile_sums_16", "six_bit_sums_2", "eight_bit_sums", "products", "float_products",
     "matmul_scaled", "matmul_tiles", "head_matvec", "quantise_row", "q8_0_rows",
 )  # fmt: skip
@@ -72,7 +72,7 @@ LOOKED_AT = (
 
 def operations() -> dict[str, str]:
     """Assembly of kernels that tests look at, each compiled by itself."""
-    from bitnet_kernels import base3, callees, dense, grouped, head_sums, peak, quantise, recode, ternary
+    from bitnet_kernels import base3, callees, dense, grouped, head_sums, peak, quantise, recode, staged, ternary
     from bitnet_kernels.frame import Frame
     from bitnet_kernels.group_rows import Groups
     from bitnet_kernels.operands import Codes, Destination, Inputs, Matrix
@@ -105,6 +105,9 @@ def operations() -> dict[str, str]:
     if head_sums.WHOLE:
         starts = types.UniTuple(number, 2)
         called[head_sums.eight_bit_sums] = (types.UniTuple(bytes_1, 2), starts, starts, *at)
+    if head_sums.MATRIX:
+        rows, walk = staged.Rows((ones, ones), 0, 1, 1), staged.Walk(0, 0, 0, 0, 0)
+        called[staged.staged_sums] = (*map(typeof, (rows, walk, staged.Columns(0, 1))), bytes_1, number, sums)
     for kernel, signature in called.items():
         callees.of(kernel).called(signature, {})
     modules = [module for name, module in sys.modules.items() if name.startswith("bitnet_kernels")]
