@@ -14,7 +14,10 @@ from typing import Any
 import pytest
 from bitnet_kernels import compile_cache, isa
 
+from . import kept_kernels
+
 HERE = Path(__file__).parent
+KEPT = os.environ.get("BITNET_CI_CACHE")  # a folder for what tests compile
 
 # These call compiled kernels directly; with BITNET_ISA=naive or NUMBA_DISABLE_JIT=1 there are none.
 collect_ignore = (
@@ -30,6 +33,9 @@ collect_ignore = (
     if isa.chosen() == isa.NAIVE
     else []
 )
+
+if KEPT and isa.chosen() != isa.NAIVE:
+    kept_kernels.install(Path(KEPT))
 
 Run = Callable[..., subprocess.CompletedProcess[str]]
 
@@ -54,10 +60,14 @@ def run_python() -> Run:
 
 @pytest.fixture
 def run_script(run_python: Run) -> Callable[..., Any]:
-    """Run a script of this folder, which must succeed without a word on stderr, and return the JSON that it printed."""
+    """Run a script of this folder, which must succeed without a word on stderr, and return the JSON that it printed.
 
-    def run(name: str, *arguments: str, **options: Any) -> Any:
-        done = run_python(str(HERE / name), *arguments, **options)
+    keep: kernels that it calls are kept where CI keeps what is compiled (kept_kernels.py).
+    """
+
+    def run(name: str, *arguments: str, keep: bool = False, **options: Any) -> Any:
+        by = [str(HERE / "kept_kernels.py")] if KEPT and keep else []
+        done = run_python(*by, str(HERE / name), *arguments, **options)
         assert (done.returncode, done.stderr) == (0, ""), f"{name} {' '.join(arguments)} ended with {done.returncode}:\n{done.stderr}"
         return json.loads(done.stdout)
 
@@ -70,8 +80,7 @@ def compile_script(run_script: Callable[..., Any]) -> Callable[..., Any]:
 
     No more than that decides it: code is made for a set's features, whatever CPU makes it.
     """
-    folder = os.environ.get("BITNET_CI_CACHE")
-    if not folder:
+    if not KEPT:
         return run_script
     versions = " ".join((sys.version, platform.machine(), *map(importlib.metadata.version, ("numba", "llvmlite", "numpy"))))
     sources = hashlib.sha256(f"{compile_cache.source_hash()} {versions}".encode())
@@ -81,7 +90,7 @@ def compile_script(run_script: Callable[..., Any]) -> Callable[..., Any]:
     def run(name: str, *arguments: str, **changes: str) -> Any:
         asked = sources.copy()
         asked.update(json.dumps([name, arguments, changes]).encode())
-        kept = Path(folder) / f"printed-{asked.hexdigest()[:32]}.json"
+        kept = Path(KEPT) / f"printed-{asked.hexdigest()[:32]}.json"
         if not kept.exists():
             part = kept.with_name(f"{kept.name}.{os.getpid()}")
             part.write_text(json.dumps(run_script(name, *arguments, **changes)))

@@ -123,13 +123,13 @@ def definition(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
 
 def naive_results(run_script: Callable[..., Any], known: dict[str, Any]) -> dict[str, Any]:
     if not known:
-        known.update(run_script("same_integers.py", BITNET_ISA="naive"))
+        known.update(run_script("same_integers.py", keep=True, BITNET_ISA="naive"))
     return known
 
 
 @pytest.mark.parametrize("name", AVAILABLE[:-1])
 def test_the_same_integers(run_script: Callable[..., Any], definition: dict[str, Any], name: str) -> None:
-    result = run_script("same_integers.py", BITNET_ISA=name)
+    result = run_script("same_integers.py", keep=True, BITNET_ISA=name)
     assert result["isa"] == name
     assert result["digests"] == naive_results(run_script, definition)["digests"]
 
@@ -140,7 +140,7 @@ def test_the_same_integers(run_script: Callable[..., Any], definition: dict[str,
 )
 def test_whole_steps_by_avx2(run_script: Callable[..., Any]) -> None:
     """The set with 16-bit sums and registers of 32 bytes; AVX-VNNI differs from it in nothing but integers."""
-    result = run_script("whole_steps.py", BITNET_ISA="avx2")
+    result = run_script("whole_steps.py", keep=True, BITNET_ISA="avx2")
     assert result["isa"] == "avx2"
     assert_near(result)
 

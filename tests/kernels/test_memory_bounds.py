@@ -15,11 +15,11 @@ pytestmark = pytest.mark.skipif(isa.chosen() == isa.NAIVE, reason="NumPy checks 
 @pytest.mark.skipif(sys.platform != "linux", reason="mprotect of an anonymous map, as on Linux")
 def test_nothing_past_the_end_of_an_array_is_touched(run_script: Callable[..., Any]) -> None:
     """Vector loads and stores included; prefetches may go past, they never fault."""
-    assert run_script("memory_bounds.py", "guard") is True
+    assert run_script("memory_bounds.py", "guard", keep=True) is True
 
 
 @pytest.mark.slow
 def test_whole_steps_with_bounds_checks(run_script: Callable[..., Any], tmp_path: Path) -> None:
     """Indexing of plain Python; this code is no other's, so it is in a folder of its own."""
     folder = Path(os.environ.get("BITNET_CI_CACHE", tmp_path)) / "bounds"
-    assert run_script("memory_bounds.py", "check", NUMBA_BOUNDSCHECK="1", BITNET_CACHE_DIR=str(folder)) is True
+    assert run_script("memory_bounds.py", "check", keep=True, NUMBA_BOUNDSCHECK="1", BITNET_CACHE_DIR=str(folder)) is True

@@ -31,7 +31,7 @@ def assert_near(result: dict[str, Any], step: float = 1 / 127) -> None:
 
 def test_steps_are_near_the_twin_and_the_same_however_cut(run_script: Callable[..., Any]) -> None:
     """Token by token, in chunks, and layer by layer: the same bits of the residual stream, logits, keys and values."""
-    result = run_script("whole_steps.py")
+    result = run_script("whole_steps.py", keep=True)
     assert_near(result)
     assert result["skipped"]["few gates"] > 0  # rows of `up` that were not read, with the same result
     assert result["skipped"]["silu"] == 0
@@ -45,6 +45,6 @@ def test_steps_with_other_caches(run_script: Callable[..., Any]) -> None:
     their own, meet float32 in the test above: what they change is not attention.
     """
     steps = {"f16": 1 / 127, "q8": 1 / 127, "q4": 1 / 7.5, "q3": 1 / 3.5}
-    results = run_script("whole_steps.py", ",".join(steps), "plain", limit=600)
+    results = run_script("whole_steps.py", ",".join(steps), "plain", keep=True, limit=600)
     for kind, step in steps.items():
         assert_near(results[kind], step)

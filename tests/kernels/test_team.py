@@ -28,7 +28,7 @@ SCENARIOS = [
 
 @pytest.mark.parametrize("name", SCENARIOS)
 def test_scenario(run_script: Callable[..., Any], name: str) -> None:
-    assert run_script("team_scenarios.py", name) is True
+    assert run_script("team_scenarios.py", name, keep=True) is True
 
 
 @pytest.mark.parametrize("threads", [-1, 0, MAX_THREADS + 1])
