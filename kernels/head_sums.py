@@ -123,7 +123,7 @@ def bits_of_all(planes, length, s, tokens, both, sums, tile, first, last):
 
     s: Scratch: of its `digits`, which are `length` long, second ones count where `both` is; of `terms`, what sums with either digit are
     multiplied by, and sums of what the digits stand for;
-    sums: (SOME_SUMS * vectors rounded up to 8,) int32, and tile: (>= arrays.staged_bytes,) uint8, overwritten.
+    sums: Scratch.plane_sums of a thread, and tile: (>= arrays.staged_bytes,) uint8, overwritten.
     """
     if by_tiles(tokens):
         _bits_by_tiles(planes, length, s, tokens, sums, tile, first, last)

@@ -17,7 +17,7 @@ from .simd import tiles, vectors
 from .tile import TILE_ROWS as GAP
 from .tile import ask_for, scale_sums
 
-ROWS, BYTES, SIZE, PAGE = amx.ROWS, amx.BYTES, amx.SIZE, amx.PAGE
+ROWS, BYTES, SIZE, PAGE, PART = amx.ROWS, amx.BYTES, amx.SIZE, amx.PAGE, amx.PART
 TILE_ROWS, TOKENS = 2 * ROWS, 2 * ROWS  # whose sums take four of eight tiles
 START = np.int64(0)  # of a NumPy type, so that what it is given to is compiled once
 TURNED = 2 * SIZE  # byte of the tile at which activations begin: in each page after weights
@@ -72,12 +72,16 @@ def staged_sums(rows, walk, columns, tile, place, sums):
     clear()
     for number in range(walk.begun, stages):
         row, byte = (walk.row, (number + 1) * BYTES) if number + 1 < stages else (walk.after, 0)
-        given = rows.offset + row * rows.stride + byte, rows.stride, rows.end - row, rows.stride - byte
-        ahead, turned = walk.ahead + number * walk.step, columns.at + number * 4 * PAGE
-        if columns.tokens > ROWS:
-            stage_32(rows.weights, given, ahead, tile, place, turned)
-        else:
-            stage_16(rows.weights, given, ahead, tile, place, turned)
+        at, end, left = rows.offset + row * rows.stride + byte, rows.end - row, rows.stride - byte
+        for part in range(4):
+            done, half = min(part * PART, end - 1), part // 2 * 4 * PAGE + part % 2 * PART * BYTES
+            given = at + done * rows.stride, rows.stride, end - done, left
+            ahead = walk.ahead + number * walk.step + part * PART * BYTES
+            unpacked, turned = SIZE - place + part * PAGE, columns.at + (4 * number + part) * PAGE
+            if columns.tokens > ROWS:
+                stage_32(rows.weights, given, ahead, tile, place + half, unpacked, turned)
+            else:
+                stage_16(rows.weights, given, ahead, tile, place + half, unpacked, turned)
         place = SIZE - place
     store_sums(tile, place, BYTES)  # where the last stage was
     for number in range(4 if columns.tokens > ROWS else 2):

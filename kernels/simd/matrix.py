@@ -21,6 +21,7 @@ from .vectors import I8, I64, call, element_pointer, intrinsic
 
 ROWS, BYTES = 16, 64  # of a tile
 WORDS, SIZE, PAGE = BYTES // 4, ROWS * BYTES, 4096  # words of a row, bytes of a tile; see `staged`
+PART = 8  # rows that a stage's quarter unpacks
 _NO = ir.VoidType()
 
 
@@ -110,16 +111,17 @@ def products(blocks: int) -> Any:
 
 
 def staged(columns: int) -> Any:
-    """`stage(weights, (at, stride, rows, left), ahead, tile, place, turned)`: unpacks weights, and multiplies what was unpacked before.
+    """`stage(weights, (at, stride, rows, left), ahead, tile, place, unpacked, turned)`: unpacks weights, and multiplies others.
 
-    Weights are the left operand here, 64 packed bytes of a row a row of four tiles, so nothing of them is turned; activations are the right
-    one, 16 words of four codes, a lane a token, and a tile of sums has 16 weight rows with as many tokens.
+    A quarter of the work: four calls unpack 64 packed bytes of 32 rows, and multiply as many. Weights are the left operand here, 64 packed
+    bytes of a row a row of four tiles, so nothing of them is turned; activations are the right one, 16 words of four codes, a lane a token,
+    and a tile of sums has 16 weight rows with as many tokens.
 
     weights: packed ternary rows, or the head's two planes (plane_codes.py), whose codes are unsigned and whose places count in the second.
-    unpacks: 64 bytes (the first `left` of them, then zeros) of two blocks of 16 rows, `stride` apart, the first from byte `at` on, the last
-    again where there are fewer than so many rows: the four fields of a block to tile[place ...], tile[place + PAGE ...] ...
-    multiplies: what lies SIZE bytes before or after that (place: 0 or SIZE) with `columns` times 16 tokens, from tile[turned] on, fields
-    PAGE apart, columns SIZE. Sums: two tiles, then those of the next column; `cleared`'s.
+    unpacks: 64 bytes (the first `left` of them, then zeros) of PART rows, `stride` apart, the first from byte `at` on, the last again where
+    there are fewer than that: one field to tile[place ...], the next to tile[place + PAGE ...] ...
+    multiplies: tiles of a field of two blocks of rows, tile[unpacked ...] and 4 PAGE further, with `columns` times 16 tokens, from
+    tile[turned] on, SIZE apart. Sums: two tiles, then those of the next column; `cleared`'s.
     asks for: as many bytes as it unpacks, from byte `ahead` on, in the L2 cache.
 
     PAGE: a load that follows a store to the same place of another 4 KB waits for it, since the CPU compares the lower 12 bits of addresses
@@ -129,36 +131,35 @@ def staged(columns: int) -> Any:
     activations, codes = columns * 2, columns * 3  # tiles after those of sums
 
     @intrinsic
-    def stage(typingctx: Any, weights: Any, rows: Any, ahead: Any, tile: Any, place: Any, turned: Any) -> Any:
+    def stage(typingctx: Any, weights: Any, rows: Any, ahead: Any, tile: Any, place: Any, unpacked: Any, turned: Any) -> Any:
         unpack = plane_codes.eight_bits if isinstance(weights, types.BaseTuple) else packed_codes
         multiply = "llvm.x86.tdpbusd" if isinstance(weights, types.BaseTuple) else "llvm.x86.tdpbssd"
 
         def codegen(ctx: Any, b: Any, sig: Any, args: Any) -> Any:
-            data, _, next_line, tiles, to, values = args
+            data, _, next_line, tiles, to, source, values = args
             start, stride, count, left = (b.extract_value(args[1], i) for i in range(4))
-            unpacked, vector = b.sub(I64(SIZE), to), selected.Bytes.llvm.as_pointer()
+            vector = selected.Bytes.llvm.as_pointer()
 
             def load(number: int, at: Any) -> None:
                 call(b, "llvm.x86.tileloadd64", _NO, [I8(number), element_pointer(ctx, b, tile, tiles, at), I64(BYTES)])
 
-            def products(field: int, block: int) -> None:
+            def products(block: int) -> None:
                 for column in range(columns if block == 0 else 0):
-                    load(activations + column, b.add(values, I64(field * PAGE + column * SIZE)))
-                load(codes + block, b.add(unpacked, I64((4 * block + field) * PAGE)))
+                    load(activations + column, b.add(values, I64(column * SIZE)))
+                load(codes + block, b.add(source, I64(4 * block * PAGE)))
                 for column in range(columns):
                     call(b, multiply, _NO, [I8(2 * column + block), I8(codes + block), I8(activations + column)])
 
-            for row in range(2 * ROWS):
-                if row % 4 == 0:
-                    products(*divmod(row // 4, 2))
-                at = row // ROWS * 4 * PAGE + row % ROWS * BYTES
+            for row in range(PART):
+                if row % (PART // 2) == 0:
+                    products(row // (PART // 2))
                 for field, bytes_ in enumerate(unpack(ctx, b, weights, data, start, left, b.add(next_line, I64(row * BYTES)))):
-                    pointer = element_pointer(ctx, b, tile, tiles, b.add(to, I64(at + field * PAGE)))
+                    pointer = element_pointer(ctx, b, tile, tiles, b.add(to, I64(row * BYTES + field * PAGE)))
                     b.store(bytes_, b.bitcast(pointer, vector), align=1)
                 start = b.add(start, b.select(b.icmp_signed("<", I64(row + 1), count), stride, I64(0)))
             return ctx.get_dummy_value()
 
-        return types.void(weights, types.UniTuple(types.intp, 4), types.intp, tile, *[types.intp] * 2), codegen
+        return types.void(weights, types.UniTuple(types.intp, 4), types.intp, tile, *[types.intp] * 3), codegen
 
     return stage
 
