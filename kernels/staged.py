@@ -1,4 +1,4 @@
-"""Ternary weights times four and more tokens by AMX: weights come from memory, are unpacked and multiplied at once. Used by ternary.py.
+"""Ternary weights times three and more tokens by AMX: weights come from memory, are unpacked and multiplied at once. Used by ternary.py.
 
 With 16 tokens each of these three takes about as long as the others, and one after the other they take three times that
 (docs/log.md#stages). A stage is 64 packed bytes of TILE_ROWS rows: while one is multiplied, the next one is unpacked, and a later one asked
