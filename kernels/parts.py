@@ -11,8 +11,11 @@ Parts: rows of a matrix with a scale each (arrays.py, Weights.part_at).
 import numpy as np
 
 from .jit import inlined, kernel
+from .tile import MATRIX
 
-AT_ONCE = 96  # rows, whole tiles, that meet both digits before the next: 72 KB at 3,072 weights, read from memory once and then from L2
+# Rows, whole tiles, that meet both digits before the next: 72 KB at 3,072 weights, read from memory once and then from L2. AMX turns all
+# activations for each such product, which more rows make up for (docs/log.md#stages).
+AT_ONCE = 512 if MATRIX else 96
 
 
 @kernel
