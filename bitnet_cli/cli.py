@@ -144,7 +144,7 @@ def _home_that_is_none() -> None:
 def _terminated(number: int, _frame: FrameType | None) -> NoReturn:
     """SIGTERM ends the command as Ctrl-C does, so that the terminal is left as it was and no half file stays; a second one at once."""
     signal.signal(number, signal.SIG_DFL)
-    # While LLVM compiles, an exception may be lost in its callbacks.
+    # Whatever is still being closed may take long, or hang.
     later = threading.Timer(GRACE, os.kill, (os.getpid(), number))
     later.daemon = True
     later.start()

@@ -21,6 +21,7 @@ from numba.core.sigutils import normalize_signature
 from numba.core.targetconfig import ConfigStack
 
 from . import target
+from .interrupts import let_interrupt
 from .separate import Part
 
 
@@ -98,6 +99,7 @@ class _Apart(Root):
     def object_code(self, name: str, symbol: str) -> tuple[bytes, list[str]]:
         """The object file, in which the function `name` is called `symbol`, and the symbols of parts that it lacks."""
         self.finalize()
+        let_interrupt()
         module, codegen = self._final_module, self._codegen
         module.get_function(name).name = symbol
         missing = [function.name for function in module.functions if function.is_declaration and function.name in _parts]
@@ -195,6 +197,7 @@ class Callees:
         return result.signature, name
 
     def _result(self, args: tuple[Any, ...], fast: Any, kind: Any) -> tuple[Any, Any]:
+        let_interrupt()
         flags, described, function = compiler.Flags(), self.dispatcher.targetdescr, self.dispatcher.py_func
         described.options.parse_as_flags(flags, self.dispatcher.targetoptions)
         if self._inlined:

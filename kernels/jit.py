@@ -5,12 +5,7 @@ compiled in each process. Float operations are done as written, in their order, 
 another one on each CPU. Where a sum is to be quick, its order is 16 lanes and their total (simd/floats.py).
 """
 
-import signal
-import sys
-import threading
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from types import FrameType
+from collections.abc import Callable
 from typing import Any
 
 from numba import njit
@@ -51,38 +46,3 @@ def separate(returns: str = "none") -> Callable[[Any], Any]:
 def entry(function: Callable[..., Any]) -> Any:
     """A kernel for Python, native.py's `Entry`: its arguments are a frame and integers, its result is an integer."""
     return _compiled(function, no_cpython_wrapper=True, no_cfunc_wrapper=True)
-
-
-@contextmanager
-def interruptible() -> Iterator[None]:
-    """Ctrl-C while Numba compiles becomes KeyboardInterrupt, whatever Python was doing just then.
-
-    LLVM calls back into Python while it compiles. An exception there is printed and dropped, and Numba then fails with one of its own,
-    or goes on. So the signal is noted too, and raised afterwards. Elsewhere than in the main thread this does nothing: signals go there.
-    """
-    if threading.current_thread() is not threading.main_thread() or signal.getsignal(signal.SIGINT) is not signal.default_int_handler:
-        yield
-        return
-    noted = False
-
-    def note(number: int, frame: FrameType | None) -> None:
-        nonlocal noted
-        noted = True
-        raise KeyboardInterrupt
-
-    def drop(unraisable: Any) -> None:
-        if not isinstance(unraisable.exc_value, KeyboardInterrupt):
-            hook(unraisable)
-
-    hook, sys.unraisablehook = sys.unraisablehook, drop
-    signal.signal(signal.SIGINT, note)
-    try:
-        yield
-    except Exception:
-        if not noted:
-            raise
-    finally:
-        signal.signal(signal.SIGINT, signal.default_int_handler)
-        sys.unraisablehook = hook
-    if noted:
-        raise KeyboardInterrupt

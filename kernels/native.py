@@ -18,7 +18,6 @@ import ctypes
 import gc
 import hashlib
 import os
-import signal
 import subprocess
 import sys
 import threading
@@ -30,6 +29,7 @@ from typing import Any, NamedTuple
 
 from . import child, compile_cache, externals, object_file
 from .frame import Frame, Layout
+from .interrupts import interrupted_later
 from .separate import Build, Code, Part, processes, symbol_of
 
 Call = Callable[..., int]
@@ -95,12 +95,11 @@ def _built(asked: Asked, known: Callable[[str], object]) -> list[Code]:
     with interrupted_later():
         from numba import types
 
-        from .jit import interruptible
         from .records import Record
 
     root = Part(asked.module, asked.name, (Record(asked.layout), *[types.int64] * asked.integers))
     symbol = symbol_of(asked.module, asked.name, asked.layout)
-    with interruptible(), collecting_less():
+    with interrupted_later(), collecting_less():
         return Build(known).run(root, symbol, processes() if asked.large else 1)
 
 
@@ -245,24 +244,6 @@ def _bound(function: Any, frame: Frame) -> Call:
 
     call.frame = frame  # type: ignore[attr-defined]  # lives as long as what may run over it
     return call
-
-
-@contextmanager
-def interrupted_later() -> Iterator[None]:
-    """Ctrl-C waits for the end of the body: the import of Numba, whose modules print an interrupt and fail with another error, or what else
-    is all or nothing.
-    """
-    if threading.current_thread() is not threading.main_thread() or signal.getsignal(signal.SIGINT) is not signal.default_int_handler:
-        yield
-        return
-    noted: list[int] = []
-    signal.signal(signal.SIGINT, lambda number, _: noted.append(number))
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGINT, signal.default_int_handler)
-    if noted:
-        raise KeyboardInterrupt
 
 
 @contextmanager

@@ -12,12 +12,14 @@ import pickle
 import signal
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from importlib import import_module
 from typing import IO, Any, NamedTuple
 
 from . import child, compile_cache, isa
+from .interrupts import let_interrupt
 
 PROCESSES = 3  # at most, this one among them: each takes 200 to 350 MB
 PATIENCE = 60.0  # seconds for a child: ten times what its longest part takes
@@ -118,8 +120,12 @@ class Build:
 
         patience: after so many seconds in which nothing happens, a part that a child is at: it may hang, or have been stopped.
         """
+        until = None if patience is None else time.monotonic() + patience
         with self._changed:
-            self._changed.wait_for(lambda: self._waiting or not self._at_work, patience)
+            while not self._changed.wait_for(lambda: self._waiting or not self._at_work, 0.1 if until else None):
+                let_interrupt()
+                if until and time.monotonic() >= until:
+                    break
             for parts in (self._waiting, self._at_work):
                 for symbol, part in parts.items():
                     del parts[symbol]

@@ -23,7 +23,7 @@ from contextlib import nullcontext
 from typing import Any
 
 import numpy as np
-from bitnet_kernels.native import interrupted_later
+from bitnet_kernels.interrupts import interrupted_later
 from numpy.typing import NDArray
 
 from bitnet_cli.errors import BitnetError
