@@ -3,15 +3,20 @@
 import ast
 import atexit
 import gc
+import importlib.util
 import os
 import shutil
 import signal
 import subprocess
+import sys
 import tempfile
 from functools import cache
 from pathlib import Path
+from types import ModuleType
+from typing import Any
 
 import pytest
+import typer.main
 from hypothesis import settings
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -19,6 +24,9 @@ ROOT = Path(__file__).resolve().parent.parent
 # What a shell starts in the background ignores Ctrl-C, and so would every process that a test interrupts.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
+
+# Typer makes all of its commands anew for each call, of which tests make thousands.
+typer.main.get_command = cache(typer.main.get_command)
 
 # What a test converts or pulls lands in no folder of the person who runs it.
 os.environ["BITNET_MODELS"] = tempfile.mkdtemp(prefix="bitnet-models-")
@@ -73,6 +81,27 @@ def shared_vocab() -> Path:
     if not folder.is_dir():
         pytest.skip("no shared/data/vocab beside the repository: the real vocabularies are not in it")
     return folder
+
+
+@pytest.fixture(scope="session")
+def models(repo_root: Path) -> ModuleType:
+    """scripts/make_test_models.py, loaded by path: `scripts` is not importable where the package is installed."""
+    spec = importlib.util.spec_from_file_location("make_test_models", repo_root / "scripts" / "make_test_models.py")
+    assert spec is not None and spec.loader is not None
+    module: Any = importlib.util.module_from_spec(spec)
+    sys.modules["make_test_models"] = module  # dataclasses look their module up
+    spec.loader.exec_module(module)
+    made, kept = module.masters, {}
+
+    def masters(shape: Any, seed: int = 0, exact: bool = True, kind: Any = module.KINDS["bitnet"]) -> dict[str, Any]:
+        """Tests ask for few of them, hundreds of times."""
+        key = shape, seed, exact, kind.architecture, kind.model_type
+        if key not in kept:
+            kept[key] = made(shape, seed, exact, kind)
+        return {name: value.copy() for name, value in kept[key].items()}
+
+    module.masters = masters
+    return module  # type: ignore[no-any-return]
 
 
 @pytest.fixture(scope="session")

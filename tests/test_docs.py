@@ -130,15 +130,10 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def hf_folder(place: Path) -> Path:
+def hf_folder(place: Path, models: ModuleType) -> Path:
     """path/to/hf-folder and path/to/folder: a checkpoint."""
-    spec = importlib.util.spec_from_file_location("make_test_models", ROOT / "scripts" / "make_test_models.py")
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules["make_test_models"] = module  # dataclasses look their module up
-    spec.loader.exec_module(module)
     for name in ("hf-folder", "folder"):
-        module.write_folder(place / "path" / "to" / name, module.FLAVOURS[0])
+        models.write_folder(place / "path" / "to" / name, models.FLAVOURS[0])
     return place
 
 

@@ -1,7 +1,5 @@
-"""The tiny models of scripts/make_test_models.py, loaded by path: `scripts` is not importable where the package is installed."""
+"""Checkpoint folders, and `bitnet` with what it said."""
 
-import importlib.util
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
@@ -10,16 +8,6 @@ import pytest
 
 from .. import command
 from ..command import Done
-
-
-@pytest.fixture(scope="session")
-def models(repo_root: Path) -> ModuleType:
-    spec = importlib.util.spec_from_file_location("make_test_models", repo_root / "scripts" / "make_test_models.py")
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules["make_test_models"] = module  # dataclasses look their module up
-    spec.loader.exec_module(module)
-    return module
 
 
 @pytest.fixture(scope="session")

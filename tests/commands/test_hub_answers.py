@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import ssl
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -27,8 +28,13 @@ def model_files(folders: dict[str, Path]) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in sorted(folders["C"].iterdir())}
 
 
+@pytest.fixture(scope="session")
+def certificates() -> ssl.SSLContext:
+    return ssl.create_default_context()
+
+
 @pytest.fixture
-def convert(hub: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Any]:
+def convert(hub: Hub, certificates: ssl.SSLContext, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Any]:
     """convert(*arguments) -> (exit code, message): the command in this process, in tmp_path, with a cache of its own."""
     from huggingface_hub import constants
     from huggingface_hub.utils import close_session
@@ -41,6 +47,7 @@ def convert(hub: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callab
     monkeypatch.chdir(tmp_path / "here")
     # What the library read from the environment when it was imported.
     monkeypatch.setattr("huggingface_hub.utils._http.time.sleep", lambda seconds: None)  # between its attempts
+    monkeypatch.setattr("ssl.create_default_context", lambda *_, **__: certificates)  # a tenth of a second for each client
     template = hub.url + "/{repo_id}/resolve/{revision}/{filename}"
     known = {
         "ENDPOINT": hub.url,

@@ -1,8 +1,6 @@
 """Fixtures: transformers, the script that makes checkpoints, small models, written once a session, and files that are closed again."""
 
-import importlib.util
 import os
-import sys
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -25,18 +23,6 @@ def transformers() -> ModuleType:
     pytest.importorskip("torch", reason=reason).set_num_threads(1)
     pytest.importorskip("accelerate", reason=reason)
     module: ModuleType = pytest.importorskip("transformers", reason=reason)
-    return module
-
-
-@pytest.fixture(scope="session")
-def maker(repo_root: Path) -> ModuleType:
-    """scripts/make_test_models.py."""
-    spec = importlib.util.spec_from_file_location("make_test_models", repo_root / "scripts" / "make_test_models.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules["make_test_models"] = module  # dataclasses look their module up
-    spec.loader.exec_module(module)
     return module
 
 

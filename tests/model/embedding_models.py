@@ -95,7 +95,7 @@ GGUF = {
 }
 
 
-def parameters(maker: ModuleType, kind: str, seed: int = 0) -> dict[str, NDArray[np.float32]]:
+def parameters(models: ModuleType, kind: str, seed: int = 0) -> dict[str, NDArray[np.float32]]:
     """All tensors by the names in the files, which lack `model.`; every value is a bfloat16 number."""
     c, rng = CONFIGS[kind], np.random.default_rng(seed)
     h, f, d = c["hidden_size"], c["intermediate_size"], c["head_dim"]
@@ -108,7 +108,7 @@ def parameters(maker: ModuleType, kind: str, seed: int = 0) -> dict[str, NDArray
     result = {"embed_tokens.weight": rng.normal(0, 0.5, (c["vocab_size"], h)).astype(np.float32)}
     for n in range(c["num_hidden_layers"]):
         for name, (rows, cols) in PROJECTIONS.items():
-            result[f"layers.{n}.{name}.weight"] = maker.exact_master(rng, widths[rows], widths[cols])
+            result[f"layers.{n}.{name}.weight"] = models.exact_master(rng, widths[rows], widths[cols])
             result[f"layers.{n}.{name}.norm.weight"] = norm(widths[cols], 1.0)
         for name, width in (GEMMA3_NORMS if kind == "gemma3" else QWEN3_NORMS).items():
             result[f"layers.{n}.{name}.weight"] = norm(widths[width], around)
@@ -116,34 +116,36 @@ def parameters(maker: ModuleType, kind: str, seed: int = 0) -> dict[str, NDArray
     # Under 2^-14 float16, which the written file has for the embedding, would round.
     embedding = result["embed_tokens.weight"]
     embedding[np.abs(embedding) < 2.0**-14] = 0
-    return {name: maker.from_bf16(maker.to_bf16(value)) for name, value in result.items()}
+    return {name: models.from_bf16(models.to_bf16(value)) for name, value in result.items()}
 
 
-def tokenizer_json(maker: ModuleType, kind: str) -> dict[str, Any]:
+def tokenizer_json(models: ModuleType, kind: str) -> dict[str, Any]:
     """Qwen3's pre-tokenizer and normaliser over the script's few tokens; texts end with a special token, for Gemma3 they begin with one."""
-    made: dict[str, Any] = maker.tokenizer_json()
+    made: dict[str, Any] = models.tokenizer_json()
     made["normalizer"] = {"type": "NFC"}
-    made["pre_tokenizer"]["pretokenizers"][0]["pattern"]["Regex"] = maker.PATTERN.replace(r"\p{N}{1,3}", r"\p{N}")
+    made["pre_tokenizer"]["pretokenizers"][0]["pattern"]["Regex"] = models.PATTERN.replace(r"\p{N}{1,3}", r"\p{N}")
     made["model"]["ignore_merges"] = False
-    end = {"SpecialToken": {"id": maker.SPECIAL[1], "type_id": 0}}
+    end = {"SpecialToken": {"id": models.SPECIAL[1], "type_id": 0}}
     single = made["post_processor"]["single"]
     made["post_processor"]["single"] = [*(single if kind == "gemma3" else single[1:]), end]
-    made["post_processor"]["special_tokens"][maker.SPECIAL[1]] = {"id": maker.SPECIAL[1], "ids": [1], "tokens": [maker.SPECIAL[1]]}
+    made["post_processor"]["special_tokens"][models.SPECIAL[1]] = {"id": models.SPECIAL[1], "ids": [1], "tokens": [models.SPECIAL[1]]}
     return made
 
 
-def write_folder(maker: ModuleType, folder: Path, kind: str, seed: int = 0, prefix: str = "", **config: Any) -> Path:
+def write_folder(models: ModuleType, folder: Path, kind: str, seed: int = 0, prefix: str = "", **config: Any) -> Path:
     """A checkpoint folder. prefix: of tensor names; config: changes to config.json."""
     folder.mkdir(parents=True, exist_ok=True)
-    stored = {prefix + name: ("BF16", maker.to_bf16(value)) for name, value in parameters(maker, kind, seed).items()}
-    maker.write_safetensors(folder / "model.safetensors", stored)
+    stored = {prefix + name: ("BF16", models.to_bf16(value)) for name, value in parameters(models, kind, seed).items()}
+    models.write_safetensors(folder / "model.safetensors", stored)
     (folder / "config.json").write_text(json.dumps(CONFIGS[kind] | config))
-    (folder / "tokenizer.json").write_text(json.dumps(tokenizer_json(maker, kind)))
-    (folder / "tokenizer_config.json").write_text(json.dumps({"eos_token": maker.SPECIAL[2], "tokenizer_class": "PreTrainedTokenizerFast"}))
+    (folder / "tokenizer.json").write_text(json.dumps(tokenizer_json(models, kind)))
+    (folder / "tokenizer_config.json").write_text(
+        json.dumps({"eos_token": models.SPECIAL[2], "tokenizer_class": "PreTrainedTokenizerFast"})
+    )
     return folder
 
 
-def hf_model(transformers: ModuleType, maker: ModuleType, kind: str, seed: int = 0) -> Any:
+def hf_model(transformers: ModuleType, models: ModuleType, kind: str, seed: int = 0) -> Any:
     """The transformers model in float32 with its linear layers replaced."""
     import torch
     from torch import nn
@@ -166,7 +168,7 @@ def hf_model(transformers: ModuleType, maker: ModuleType, kind: str, seed: int =
     name = {"qwen3": "Qwen3", "gemma3": "Gemma3Text"}[kind]
     config = getattr(transformers, f"{name}Config")(**{k: v for k, v in CONFIGS[kind].items() if k not in ("architectures", "dtype")})
     model = getattr(transformers, f"{name}Model")(config).float().eval()
-    values = {key: torch.from_numpy(value.copy()) for key, value in parameters(maker, kind, seed).items()}
+    values = {key: torch.from_numpy(value.copy()) for key, value in parameters(models, kind, seed).items()}
     linear = [key for key, module in model.named_modules() if isinstance(module, nn.Linear)]
     for key in linear:
         weight, norm = values.pop(f"{key}.weight"), values.pop(f"{key}.norm.weight")
@@ -178,7 +180,7 @@ def hf_model(transformers: ModuleType, maker: ModuleType, kind: str, seed: int =
     return model
 
 
-def arrays_of(maker: ModuleType, kind: str, seed: int = 0) -> Model:
+def arrays_of(models: ModuleType, kind: str, seed: int = 0) -> Model:
     """The same as the formulas of reference.py take it."""
     c = CONFIGS[kind]
     theta = float(c["rope_theta"])
@@ -195,14 +197,14 @@ def arrays_of(maker: ModuleType, kind: str, seed: int = 0) -> Model:
         eps=c["rms_norm_eps"],
     )
     model = Model(sizes, c.get("hidden_act") or c["hidden_activation"])
-    for name, value in parameters(maker, kind, seed).items():
+    for name, value in parameters(models, kind, seed).items():
         source = name.removesuffix(".weight")
         target = GGUF[kind].get(source.split(".", 2)[-1], "") if source.startswith("layers.") else ""
         target = f"blk.{source.split('.')[1]}.{target}" if target else "output_norm"
         if source == "embed_tokens":
             model.embedding = value
         elif value.ndim == 2:
-            model.ternary[target], model.scales[target] = maker.ternary(value)
+            model.ternary[target], model.scales[target] = models.ternary(value)
         else:
             own = kind == "gemma3" and not target.endswith("_norm_in")
             model.norms[target] = value + np.float32(1) if own else value

@@ -28,13 +28,13 @@ LAYER = {
 LLAMA3 = {"rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0, "original_max_position_embeddings": 64}
 
 
-def model_of(maker: ModuleType, kind: str, seed: int = 0) -> Model:
-    """What `maker.write_folder(..., kind=kind, seed=seed)` holds."""
-    family = maker.KINDS[kind]
+def model_of(models: ModuleType, kind: str, seed: int = 0) -> Model:
+    """What `models.write_folder(..., kind=kind, seed=seed)` holds."""
+    family = models.KINDS[kind]
     s = family.shape
     sizes = Sizes(s.layers, s.hidden, s.feed_forward, s.heads, s.kv_heads, s.head_dim, s.vocab_size, s.context, s.rope_theta)
     model = Model(sizes, family.activation)
-    for name, value in maker.masters(s, seed, True, family).items():
+    for name, value in models.masters(s, seed, True, family).items():
         parts = name.removesuffix(".weight").split(".")
         if parts[0] == "lm_head":
             model.head = value
@@ -45,7 +45,7 @@ def model_of(maker: ModuleType, kind: str, seed: int = 0) -> Model:
         else:
             target = f"blk.{parts[2]}.{LAYER['.'.join(parts[3:])]}"
             if name.endswith("_proj.weight"):
-                model.ternary[target], model.scales[target] = maker.ternary(value)
+                model.ternary[target], model.scales[target] = models.ternary(value)
             else:
                 model.norms[target] = value
     return model
@@ -65,6 +65,6 @@ def llama3_factors(sizes: Sizes, scaling: dict[str, Any]) -> NDArray[np.float64]
     return np.array(factors)
 
 
-def write(maker: ModuleType, folder: Path, kind: str, flavour: str, **config: Any) -> Path:
-    written: Path = maker.write_folder(folder, flavour, kind=kind, **config)
+def write(models: ModuleType, folder: Path, kind: str, flavour: str, **config: Any) -> Path:
+    written: Path = models.write_folder(folder, flavour, kind=kind, **config)
     return written

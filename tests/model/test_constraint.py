@@ -96,11 +96,9 @@ def spelt(tokenizer: Tokenizer, data: bytes) -> list[int]:
 
 def allowed_by(texts: list[bytes], before: bytes, tokenizer: Tokenizer) -> set[int]:
     """Of a form that is a few texts, by trying every token. An end token stands for the end of the text."""
-    found = set()
-    for token in range(tokenizer.vocab_size):
-        new = tokenizer.token_bytes(token)
-        if token not in tokenizer.special_ids and new and any(text.startswith(before + new) for text in texts):
-            found.add(token)
+    begun = [text for text in texts if text.startswith(before)]
+    following = {text[len(before) : end] for text in begun for end in range(len(before) + 1, len(text) + 1)}
+    found = {token for token in range(tokenizer.vocab_size) if tokenizer.token_bytes(token) in following} - tokenizer.special_ids
     return found | (set(tokenizer.eos_ids) if before in texts else set())
 
 

@@ -32,10 +32,10 @@ TEXTS = ("What is BitNet?", "A model whose weights are -1, 0 and 1.", "The weath
 
 
 @pytest.fixture(scope="module")
-def converted(maker: ModuleType, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+def converted(models: ModuleType, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     base = tmp_path_factory.mktemp("embedding")
     for kind in KINDS:
-        convert(write_folder(maker, base / kind, kind), base / f"{kind}.gguf", quiet=True)
+        convert(write_folder(models, base / kind, kind), base / f"{kind}.gguf", quiet=True)
     return {kind: base / f"{kind}.gguf" for kind in KINDS}
 
 
@@ -56,9 +56,9 @@ def check_states(decoder: Sequence, ids: list[int], want: np.ndarray, margin: np
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_states_are_those_of_the_formulas(
-    kind: str, converted: dict[str, Path], maker: ModuleType, text_of: Callable[..., Sequence]
+    kind: str, converted: dict[str, Path], models: ModuleType, text_of: Callable[..., Sequence]
 ) -> None:
-    decoder, model = text_of(converted[kind]), arrays_of(maker, kind)
+    decoder, model = text_of(converted[kind]), arrays_of(models, kind)
     tight = 0
     for ids in id_lists():
         want = forward(model, ids)
@@ -69,11 +69,11 @@ def test_states_are_those_of_the_formulas(
 @pytest.mark.live
 @pytest.mark.parametrize("kind", KINDS)
 def test_states_are_those_of_transformers(
-    kind: str, converted: dict[str, Path], maker: ModuleType, transformers: ModuleType, text_of: Callable[..., Sequence]
+    kind: str, converted: dict[str, Path], models: ModuleType, transformers: ModuleType, text_of: Callable[..., Sequence]
 ) -> None:
     import torch
 
-    reference, model, decoder = hf_model(transformers, maker, kind), arrays_of(maker, kind), text_of(converted[kind])
+    reference, model, decoder = hf_model(transformers, models, kind), arrays_of(models, kind), text_of(converted[kind])
     tight, beyond_the_window = 0, 0
     for ids in id_lists():
         with torch.no_grad():
@@ -114,18 +114,18 @@ def test_metadata(converted: dict[str, Path]) -> None:
         assert file.metadata["tokenizer.ggml.pre"] == "qwen2" and file.metadata["tokenizer.ggml.add_bos_token"] is False
 
 
-def test_norms_of_gemma3_are_stored_from_1_on(converted: dict[str, Path], maker: ModuleType) -> None:
-    model = arrays_of(maker, "gemma3")
+def test_norms_of_gemma3_are_stored_from_1_on(converted: dict[str, Path], models: ModuleType) -> None:
+    model = arrays_of(models, "gemma3")
     with open_gguf(converted["gemma3"]) as file:
         for name, values in model.norms.items():
             assert np.array_equal(file.raw(f"{name}.weight").view("<f4"), values), name
 
 
-def test_a_folder_with_other_names(maker: ModuleType, tmp_path: Path, converted: dict[str, Path]) -> None:
+def test_a_folder_with_other_names(models: ModuleType, tmp_path: Path, converted: dict[str, Path]) -> None:
     """Names that begin with `model.`, windows by a period, RoPE as transformers 5 writes it, pooling from sentence-transformers' file."""
     rope = {"full_attention": {"rope_type": "default", "rope_theta": 1e6}, "sliding_attention": {"rope_type": "default", "rope_theta": 1e4}}
     changes = {"rope_parameters": rope, "rope_theta": None, "rope_local_base_freq": None, "layer_types": None, "sliding_window_pattern": 3}
-    folder = write_folder(maker, tmp_path / "hf", "gemma3", prefix="model.", **changes)
+    folder = write_folder(models, tmp_path / "hf", "gemma3", prefix="model.", **changes)
     (folder / "1_Pooling").mkdir()
     (folder / "1_Pooling" / "config.json").write_text('{"pooling_mode_mean_tokens": true, "pooling_mode_lasttoken": false}')
     convert(folder, tmp_path / "m.gguf", quiet=True)
@@ -156,16 +156,16 @@ def test_a_folder_with_other_names(maker: ModuleType, tmp_path: Path, converted:
         ("qwen3", {"hidden_act": "gelu"}, "hidden_act: 'gelu' is not supported; silu is"),
     ],
 )
-def test_switches_that_are_not_supported(kind: str, changes: dict, expected: str, maker: ModuleType, tmp_path: Path) -> None:
-    folder = write_folder(maker, tmp_path / "hf", kind, **changes)
+def test_switches_that_are_not_supported(kind: str, changes: dict, expected: str, models: ModuleType, tmp_path: Path) -> None:
+    folder = write_folder(models, tmp_path / "hf", kind, **changes)
     with pytest.raises(UnsupportedError) as caught:
         convert(folder, tmp_path / "m.gguf", quiet=True)
     assert expected in str(caught.value)
     assert not (tmp_path / "m.gguf").exists()
 
 
-def test_input_norms_are_in_all_projections_or_in_none(maker: ModuleType, tmp_path: Path) -> None:
-    folder = write_folder(maker, tmp_path / "hf", "qwen3", num_hidden_layers=4)
+def test_input_norms_are_in_all_projections_or_in_none(models: ModuleType, tmp_path: Path) -> None:
+    folder = write_folder(models, tmp_path / "hf", "qwen3", num_hidden_layers=4)
     with pytest.raises(BadFileError, match=r"missing: layers\.3\.input_layernorm\.weight"):
         convert(folder, tmp_path / "m.gguf", quiet=True)
 

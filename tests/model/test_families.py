@@ -35,13 +35,13 @@ CASES: dict[str, tuple[str, str, dict[str, Any]]] = {  # name -> kind of scripts
 
 
 @pytest.fixture(scope="module", params=CASES)
-def case(request: pytest.FixtureRequest, maker: ModuleType, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path, Model]:
+def case(request: pytest.FixtureRequest, models: ModuleType, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path, Model]:
     """Folder, converted file, and the arrays that they hold."""
     kind, flavour, config = CASES[request.param]
     base = tmp_path_factory.mktemp("family")
-    folder = write(maker, base / "hf", kind, flavour, **config)
+    folder = write(models, base / "hf", kind, flavour, **config)
     convert(folder, base / "m.gguf", ternarise=flavour == "E_master" and kind == "llama", quiet=True)
-    model = model_of(maker, kind)
+    model = model_of(models, kind)
     if config:
         model.rope_factors = llama3_factors(model.sizes, LLAMA3)
     return folder, base / "m.gguf", model
@@ -59,7 +59,7 @@ def test_logits_are_those_of_the_formulas(case: tuple[Path, Path, Model], text_o
 
 @pytest.mark.live
 def test_logits_are_those_of_transformers(
-    case: tuple[Path, Path, Model], transformers: ModuleType, text_of: Callable[..., Sequence], maker: ModuleType, tmp_path: Path
+    case: tuple[Path, Path, Model], transformers: ModuleType, text_of: Callable[..., Sequence], models: ModuleType, tmp_path: Path
 ) -> None:
     """In float32 and with packed weights, where transformers' products are exact; the flavours of a seed hold one model to the bit."""
     import torch
@@ -69,7 +69,7 @@ def test_logits_are_those_of_transformers(
         reference = hf_of(transformers, model)
     else:
         config = {"rope_parameters": LLAMA3 | {"rope_theta": 500000.0}} if model.rope_factors is not None else {}
-        packed = write(maker, tmp_path / "packed", "llama", "C_packed", **config)
+        packed = write(models, tmp_path / "packed", "llama", "C_packed", **config)
         reference = transformers.AutoModelForCausalLM.from_pretrained(packed, dtype=torch.float32)
     texts = prompts(282)
     assert compare(text_of(path), model, oracle_of(transformers, reference), texts) > 0.5 * sum(map(len, texts))
@@ -90,20 +90,20 @@ def test_inspect_says_that_it_runs(case: tuple[Path, Path, Model]) -> None:
         assert why_not(file).reason is None
 
 
-def test_rows_that_no_layout_fits_are_ternary_floats_with_their_scale(maker: ModuleType, tmp_path: Path) -> None:
-    folder = write(maker, tmp_path / "hf", "1bitllm-xl", "C_packed")
+def test_rows_that_no_layout_fits_are_ternary_floats_with_their_scale(models: ModuleType, tmp_path: Path) -> None:
+    folder = write(models, tmp_path / "hf", "1bitllm-xl", "C_packed")
     convert(folder, tmp_path / "m.gguf", quiet=True)
     with open_gguf(tmp_path / "m.gguf") as file:
         down, scale = file.tensors["blk.0.ffn_down.weight"], file.raw("blk.0.ffn_down.scale").view("<f4")[0]
         assert down.type is TensorType.F16 and set(np.unique(file.raw(down.name).view("<f2"))) == {-1, 0, 1}
-        assert scale == model_of(maker, "1bitllm-xl").scales["blk.0.ffn_down"]
+        assert scale == model_of(models, "1bitllm-xl").scales["blk.0.ffn_down"]
         assert file.tensors["blk.0.ffn_gate.weight"].type is TensorType.I2_S
 
 
-def test_rope_factors(maker: ModuleType, tmp_path: Path) -> None:
-    folder = write(maker, tmp_path / "hf", "llama", "C_packed", rope_parameters=None, rope_theta=500000.0, rope_scaling=LLAMA3)
+def test_rope_factors(models: ModuleType, tmp_path: Path) -> None:
+    folder = write(models, tmp_path / "hf", "llama", "C_packed", rope_parameters=None, rope_theta=500000.0, rope_scaling=LLAMA3)
     convert(folder, tmp_path / "m.gguf", quiet=True)
-    want = llama3_factors(model_of(maker, "llama").sizes, LLAMA3)
+    want = llama3_factors(model_of(models, "llama").sizes, LLAMA3)
     with open_gguf(tmp_path / "m.gguf") as file:
         got = file.raw("rope_freqs.weight").view("<f4")
     assert got.tolist() == want.astype(np.float32).tolist()

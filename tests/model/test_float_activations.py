@@ -40,8 +40,8 @@ def relative_rms(got: NDArray[Any], want: NDArray[Any]) -> float:
 
 
 @pytest.fixture(scope="module")
-def folder(maker: ModuleType, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write(maker, tmp_path_factory.mktemp("trilm") / "hf", "trilm", "D_dequantised")
+def folder(models: ModuleType, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write(models, tmp_path_factory.mktemp("trilm") / "hf", "trilm", "D_dequantised")
 
 
 @pytest.mark.live
@@ -138,9 +138,9 @@ def test_logits_are_those_of_the_formulas(key: str | None, model: Model, tmp_pat
     assert 20 * BOUND < difference < 0.1
 
 
-def test_one_scale_and_float_activations(maker: ModuleType, tmp_path: Path, text_of: Callable[..., Sequence]) -> None:
+def test_one_scale_and_float_activations(models: ModuleType, tmp_path: Path, text_of: Callable[..., Sequence]) -> None:
     """Small models of the family were trained on one GPU each: nothing in their weights says what they are, so the user does."""
-    folder = write(maker, tmp_path / "hf", "llama", "D_dequantised")
+    folder = write(models, tmp_path / "hf", "llama", "D_dequantised")
     convert(folder, tmp_path / "int8.gguf", quiet=True)
     convert(folder, tmp_path / "float.gguf", activations="float", quiet=True)
     with open_gguf(tmp_path / "float.gguf") as file:

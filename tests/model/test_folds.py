@@ -1,6 +1,7 @@
 """Weights folded with a Hadamard transform (`prism.hadamard.*`): logits are those of the model that a float64 product unfolds."""
 
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,7 @@ ATTENTION, FEED_FORWARD = ("attn_q", "attn_k", "attn_v"), ("ffn_gate", "ffn_up")
 WIDE = Sizes(layers=1, hidden=1024, feed_forward=2048, heads=16, kv_heads=2, head_dim=64, vocab=260, context=96)
 
 
+@cache
 def sylvester(n: int) -> Doubles:
     """H[i, j] = (-1)^popcount(i & j)."""
     return np.array([[1.0 - 2.0 * (bin(i & j).count("1") % 2) for j in range(n)] for i in range(n)])

@@ -37,11 +37,11 @@ def products(rng: np.random.Generator, shape: tuple[int, int], dtype: str, twos:
     return values * np.repeat(scales, 128, axis=1)
 
 
-def write(maker: ModuleType, folder: Path, dtype: str | None = "F16", *, twos: bool = False) -> dict[str, Floats]:
+def write(models: ModuleType, folder: Path, dtype: str | None = "F16", *, twos: bool = False) -> dict[str, Floats]:
     """A Qwen3 folder; returns its projections by GGUF name. dtype: of projections that are products; None: float masters."""
     rng, found, stored = np.random.default_rng(3), {}, {}
-    embedding_models.write_folder(maker, folder, "qwen3", architectures=["Qwen3ForCausalLM"])
-    for name, made in embedding_models.parameters(maker, "qwen3").items():
+    embedding_models.write_folder(models, folder, "qwen3", architectures=["Qwen3ForCausalLM"])
+    for name, made in embedding_models.parameters(models, "qwen3").items():
         kind, value = "BF16", made
         if name.endswith("_proj.weight"):
             kind = dtype or "F32"
@@ -49,9 +49,9 @@ def write(maker: ModuleType, folder: Path, dtype: str | None = "F16", *, twos: b
             _, layer, part = name.removesuffix(".weight").split(".", 2)
             found[f"blk.{layer}.{embedding_models.GGUF['qwen3'][part]}"] = value
         if not name.endswith("_proj.norm.weight"):
-            raw = {"BF16": maker.to_bf16, "F16": lambda v: v.astype(np.float16), "F32": lambda v: v}[kind](value)
+            raw = {"BF16": models.to_bf16, "F16": lambda v: v.astype(np.float16), "F32": lambda v: v}[kind](value)
             stored[f"model.{name}"] = (kind, raw)
-    maker.write_safetensors(folder / "model.safetensors", stored)
+    models.write_safetensors(folder / "model.safetensors", stored)
     return found
 
 
@@ -67,8 +67,8 @@ def contents(path: Path) -> dict[str, tuple[TensorType, Floats]]:
 
 @pytest.mark.parametrize("dtype", ["F16", "BF16", "F32"])
 @pytest.mark.parametrize("outtype", ["auto", *TYPES])
-def test_every_product_comes_back(dtype: str, outtype: str, maker: ModuleType, tmp_path: Path) -> None:
-    weights = write(maker, tmp_path / "hf", dtype)
+def test_every_product_comes_back(dtype: str, outtype: str, models: ModuleType, tmp_path: Path) -> None:
+    weights = write(models, tmp_path / "hf", dtype)
     convert(tmp_path / "hf", tmp_path / "m.gguf", outtype=outtype, quiet=True)
     found = contents(tmp_path / "m.gguf")
     for name, want in weights.items():
@@ -80,8 +80,8 @@ def test_every_product_comes_back(dtype: str, outtype: str, maker: ModuleType, t
 
 
 @pytest.mark.parametrize("outtype", ["auto", "pq2_0"])
-def test_weights_of_twice_their_scale(outtype: str, maker: ModuleType, tmp_path: Path) -> None:
-    weights = write(maker, tmp_path / "hf", "BF16", twos=True)
+def test_weights_of_twice_their_scale(outtype: str, models: ModuleType, tmp_path: Path) -> None:
+    weights = write(models, tmp_path / "hf", "BF16", twos=True)
     convert(tmp_path / "hf", tmp_path / "m.gguf", outtype=outtype, quiet=True)
     found = contents(tmp_path / "m.gguf")
     for name, want in weights.items():
@@ -90,8 +90,8 @@ def test_weights_of_twice_their_scale(outtype: str, maker: ModuleType, tmp_path:
         convert(tmp_path / "hf", tmp_path / "n.gguf", outtype="ptq1_0", quiet=True)
 
 
-def test_the_dry_run_says_so(maker: ModuleType, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    write(maker, tmp_path / "hf")
+def test_the_dry_run_says_so(models: ModuleType, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write(models, tmp_path / "hf")
     convert(tmp_path / "hf", tmp_path / "m.gguf", dry_run=True, as_json=True)
     plan = json.loads(capsys.readouterr().out)
     assert plan["flavour"] == "D (dequantised ternary, a scale a group)" and plan["scale_rule"] == "max|W| of each block"
@@ -99,16 +99,16 @@ def test_the_dry_run_says_so(maker: ModuleType, tmp_path: Path, capsys: pytest.C
     assert any("int8 activations with one scale for each 128" in note for note in plan["notes"])
 
 
-def test_float_activations_are_said_in_the_file(maker: ModuleType, tmp_path: Path) -> None:
-    write(maker, tmp_path / "hf")
+def test_float_activations_are_said_in_the_file(models: ModuleType, tmp_path: Path) -> None:
+    write(models, tmp_path / "hf")
     convert(tmp_path / "hf", tmp_path / "m.gguf", activations="float", quiet=True)
     with open_gguf(tmp_path / "m.gguf") as file:
         assert file.metadata["qwen3.activation_type"] == "float"
 
 
-def test_quantize_loses_nothing(maker: ModuleType, tmp_path: Path) -> None:
+def test_quantize_loses_nothing(models: ModuleType, tmp_path: Path) -> None:
     """Around all types that hold groups of 128, and back; not into one with larger groups, nor into one without zeros."""
-    write(maker, tmp_path / "hf")
+    write(models, tmp_path / "hf")
     convert(tmp_path / "hf", tmp_path / "a.gguf", quiet=True)
     first, source = contents(tmp_path / "a.gguf"), tmp_path / "a.gguf"
     for step, kind in enumerate(("pq2_0", "ptq1_0", "q2_0", "ptq1_0", "pq2_0", "f16", "pq2_0")):
@@ -126,8 +126,8 @@ def test_quantize_loses_nothing(maker: ModuleType, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("group", [64, 128])
-def test_float_weights_rounded_by_groups(group: int, maker: ModuleType, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    weights = write(maker, tmp_path / "hf", None)
+def test_float_weights_rounded_by_groups(group: int, models: ModuleType, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    weights = write(models, tmp_path / "hf", None)
     convert(tmp_path / "hf", tmp_path / "m.gguf", group=group)
     assert "nothing in the folder says" in capsys.readouterr().err
     found = contents(tmp_path / "m.gguf")
@@ -140,8 +140,8 @@ def test_float_weights_rounded_by_groups(group: int, maker: ModuleType, tmp_path
     assert contents(tmp_path / "p.gguf")["blk.0.attn_q"][0] is TensorType.PQ2_0
 
 
-def test_groups_that_cannot_be(maker: ModuleType, tmp_path: Path) -> None:
-    write(maker, tmp_path / "hf", None)
+def test_groups_that_cannot_be(models: ModuleType, tmp_path: Path) -> None:
+    write(models, tmp_path / "hf", None)
     cases: list[tuple[dict[str, Any], type[BitnetError], str]] = [
         ({"group": 256}, UsageError, "--group 256 does not divide rows of 640"),
         ({"group": 128, "ternarise_by": "row"}, UsageError, "each says what one scale is taken of"),
@@ -151,15 +151,15 @@ def test_groups_that_cannot_be(maker: ModuleType, tmp_path: Path) -> None:
     for options, kind, message in cases:
         with pytest.raises(kind, match=message):
             convert(tmp_path / "hf", tmp_path / "m.gguf", quiet=True, **options)
-    write(maker, tmp_path / "products")
+    write(models, tmp_path / "products")
     assert open_checkpoint(tmp_path / "products", group=128).flavour is Flavour.GROUPS  # what is ternary stays as it is
 
 
 @pytest.mark.slow
-def test_logits_of_a_folder_are_those_of_the_formulas(maker: ModuleType, tmp_path: Path, text_of: Callable[..., Sequence]) -> None:
-    weights = write(maker, tmp_path / "hf", "BF16", twos=True)
+def test_logits_of_a_folder_are_those_of_the_formulas(models: ModuleType, tmp_path: Path, text_of: Callable[..., Sequence]) -> None:
+    weights = write(models, tmp_path / "hf", "BF16", twos=True)
     convert(tmp_path / "hf", tmp_path / "m.gguf", quiet=True)
-    model = embedding_models.arrays_of(maker, "qwen3")
+    model = embedding_models.arrays_of(models, "qwen3")
     model.norms = {name: value for name, value in model.norms.items() if not name.endswith("_norm_in")}
     model.ternary, model.scales = dict(weights), dict.fromkeys(weights, np.float32(1))  # type: ignore[arg-type]
     ids = [int(i) for i in np.random.default_rng(6).integers(0, 256, 40)]

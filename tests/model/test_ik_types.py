@@ -43,15 +43,14 @@ def by_their_quantiser(weights: NDArray[np.float32], kind: TensorType) -> bytes:
     for row in weights:
         largest = np.abs(row).max()
         zero = 1e-6 if kind is TensorType.IQ2_BN_UNSCALED else 0.5 * largest
-        codes = [1 if abs(w) < zero else 0 if w < 0 else 2 for w in row]
+        codes = np.where(np.abs(row) < zero, 1, np.where(row < 0, 0, 2))
         blocks = b""
-        for start in range(0, len(codes), 64):
-            block = codes[start : start + 64]
+        for block in codes.reshape(-1, 4, 16):
             if kind is TensorType.IQ1_BN:
-                fives = [block[16 * i + 5 * k : 16 * i + 5 * k + 5] for i in range(4) for k in range(3)] + [block[15::16]]
-                blocks += bytes((256 * sum(c * 3**j for j, c in enumerate(five)) + 242) // 243 for five in fives)
+                fives = [*block[:, :15].reshape(12, 5), block[:, 15]]
+                blocks += bytes((256 * sum(int(c) * 3**j for j, c in enumerate(five)) + 242) // 243 for five in fives)
             else:
-                blocks += bytes(sum(block[j + 16 * part] << 2 * part for part in range(4)) for j in range(16))
+                blocks += sum(block[part] << 2 * part for part in range(4)).astype(np.uint8).tobytes()
         scale = b"" if kind is TensorType.IQ2_BN_UNSCALED else struct.pack("<e" if kind is TensorType.IQ1_BN else "<f", largest)
         rows.append((scale, blocks))
     if kind is not TensorType.IQ2_BN_R4:
@@ -63,9 +62,8 @@ def by_their_quantiser(weights: NDArray[np.float32], kind: TensorType) -> bytes:
         for start in range(0, len(four[0]), 16):
             for part in range(4):  # of the bits
                 for row in four:
-                    for i in range(4):
-                        fields = [int(row[start + i + 4 * m]) >> 2 * part & 3 for m in range(4)]
-                        out += bytes([fields[0] | fields[1] << 2 | fields[2] << 4 | fields[3] << 6])
+                    fields = row[start : start + 16].reshape(4, 4) >> 2 * part & 3
+                    out += (fields[0] | fields[1] << 2 | fields[2] << 4 | fields[3] << 6).tobytes()
     return out
 
 

@@ -14,13 +14,13 @@ differ by at most sqrt(2) e = 2.6 %. Every matrix adds to the residual stream or
 change the logits by at most sqrt(7 L) * 2.6 % of their rms if no error cancels: 9.6 % for 2 layers. Seen: 1.2 to 2.8 %.
 """
 
-import importlib.util
 import json
 import subprocess
 import sys
 from collections.abc import Callable
 from importlib.util import find_spec
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -116,16 +116,11 @@ def test_greedy_tokens(kind: str, exports: dict[str, Path], text_of: Callable[..
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_converted_folder(kind: str, repo_root: Path, tmp_path: Path, text_of: Callable[..., Sequence]) -> None:
+def test_a_converted_folder(kind: str, models: ModuleType, tmp_path: Path, text_of: Callable[..., Sequence]) -> None:
     """From a Hugging Face folder with a byte-level BPE; one projection has rows of 640, so tq1_0 and tq2_0 hold a Q2_0 tensor.
 
     The embedding is float16. llama.cpp multiplies it with states rounded to float16: 2^-11 more, which the bound swallows.
     """
-    spec = importlib.util.spec_from_file_location("silu_test_models", repo_root / "scripts" / "make_test_models.py")
-    assert spec is not None and spec.loader is not None
-    models = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = models  # dataclasses look their module up
-    spec.loader.exec_module(models)
     folder = models.write_folder(tmp_path / "model", "C_packed")
     config = json.loads((folder / "config.json").read_text())
     (folder / "config.json").write_text(json.dumps(config | {"hidden_act": "silu"}))

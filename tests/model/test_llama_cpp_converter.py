@@ -10,7 +10,6 @@ sqrt(2^-11 * r / 127) or less: 0.55 % for r = 8 (test_llama_cpp.py says why 8). 
 """
 
 import ctypes
-import importlib.util
 import io
 import os
 import subprocess
@@ -41,20 +40,10 @@ TEXT = ["The quick brown fox jumps over the lazy dog, and the dog does not mind 
 
 
 @pytest.fixture(scope="module")
-def maker(repo_root: Path) -> ModuleType:
-    spec = importlib.util.spec_from_file_location("converter_test_models", repo_root / "scripts" / "make_test_models.py")
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module  # dataclasses look their module up
-    spec.loader.exec_module(module)
-    return module
-
-
-@pytest.fixture(scope="module")
-def folder(maker: ModuleType, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def folder(models: ModuleType, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Widths that 256 divides, masters whose mean is no power of two, and the SentencePiece model that the converter asks for."""
-    shape = maker.Shape(hidden=256, feed_forward=768, heads=4, kv_heads=4, layers=LAYERS, rope_theta=10000.0)
-    folder: Path = maker.write_folder(tmp_path_factory.mktemp("1bitllm") / "model", "E_master", shape, exact=False, kind="1bitllm")
+    shape = models.Shape(hidden=256, feed_forward=768, heads=4, kv_heads=4, layers=LAYERS, rope_theta=10000.0)
+    folder: Path = models.write_folder(tmp_path_factory.mktemp("1bitllm") / "model", "E_master", shape, exact=False, kind="1bitllm")
     for name in ("tokenizer.json", "tokenizer_config.json"):
         (folder / name).unlink()
     model, kept = io.BytesIO(), {"normalization_rule_name": "identity", "remove_extra_whitespaces": False}  # as in Llama's own

@@ -75,10 +75,10 @@ def test_theirs_are_those_of_the_formulas(kind: str, model: Model, source: Path,
 
 
 @pytest.mark.parametrize("kind", ["tq1_0", "tq2_0"])
-def test_a_converted_folder(kind: str, maker: ModuleType, tmp_path: Path, text_of: Callable[..., Sequence]) -> None:
+def test_a_converted_folder(kind: str, models: ModuleType, tmp_path: Path, text_of: Callable[..., Sequence]) -> None:
     """From a Hugging Face folder like Falcon3-1.58bit, with a head_dim of its own and Llama 3.1's RoPE."""
     pytest.importorskip("llama_cpp", reason="llama-cpp-python is not installed")
-    folder = write(maker, tmp_path / "hf", "llama", "C_packed", rope_parameters=LLAMA3 | {"rope_theta": 500000.0})
+    folder = write(models, tmp_path / "hf", "llama", "C_packed", rope_parameters=LLAMA3 | {"rope_theta": 500000.0})
     convert(folder, tmp_path / "m.gguf", outtype=kind, quiet=True)
     ids = np.random.default_rng(0).integers(3, 282, 24).tolist()
     ours = text_of(tmp_path / "m.gguf").feed_all(ids)

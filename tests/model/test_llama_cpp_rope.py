@@ -30,10 +30,10 @@ IDS = [int(i) for i in np.random.default_rng(0).integers(3, 282, 48)]
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_scaled_rotations(name: str, maker: ModuleType, tmp_path: Path, text_of: Callable[..., Sequence]) -> None:
+def test_scaled_rotations(name: str, models: ModuleType, tmp_path: Path, text_of: Callable[..., Sequence]) -> None:
     pytest.importorskip("llama_cpp", reason="llama-cpp-python is not installed")
     for path, section in ((tmp_path / "m.gguf", CASES[name]), (tmp_path / "plain.gguf", None)):
-        folder = write(maker, tmp_path / path.stem, "llama", "C_packed", rope_parameters=None, rope_theta=5000.0, rope_scaling=section)
+        folder = write(models, tmp_path / path.stem, "llama", "C_packed", rope_parameters=None, rope_theta=5000.0, rope_scaling=section)
         convert(folder, path, outtype="tq2_0", quiet=True)
     ours, theirs = text_of(tmp_path / "m.gguf").feed_all(IDS), by_llama_cpp(tmp_path / "m.gguf", IDS)
     assert relative_rms(theirs, ours) < BOUND
@@ -41,26 +41,26 @@ def test_scaled_rotations(name: str, maker: ModuleType, tmp_path: Path, text_of:
 
 
 @pytest.mark.parametrize("outtype", ["tq1_0", "tq2_0"])
-def test_scales_of_rows(outtype: str, maker: ModuleType, tmp_path: Path, text_of: Callable[..., Sequence]) -> None:
+def test_scales_of_rows(outtype: str, models: ModuleType, tmp_path: Path, text_of: Callable[..., Sequence]) -> None:
     """Rounded to 11 bits in the blocks; ours from the file that keeps them."""
     pytest.importorskip("llama_cpp", reason="llama-cpp-python is not installed")
-    folder = write(maker, tmp_path / "hf", "llama", "E_master")
-    masters = maker.masters(maker.KINDS["llama"].shape, 0, False, maker.KINDS["llama"])
+    folder = write(models, tmp_path / "hf", "llama", "E_master")
+    masters = models.masters(models.KINDS["llama"].shape, 0, False, models.KINDS["llama"])
     rng = np.random.default_rng(1)
     for weight, value in masters.items():
         if weight.endswith("_proj.weight"):
             masters[weight] = (value * rng.uniform(0.3, 3, (len(value), 1))).astype(np.float32)
-    maker.write_safetensors(folder / "model.safetensors", {k: ("BF16", maker.to_bf16(v)) for k, v in masters.items()})
+    models.write_safetensors(folder / "model.safetensors", {k: ("BF16", models.to_bf16(v)) for k, v in masters.items()})
     convert(folder, tmp_path / "m.gguf", outtype=outtype, ternarise_by="row", quiet=True)
     convert(folder, tmp_path / "exact.gguf", ternarise_by="row", quiet=True)
     assert relative_rms(by_llama_cpp(tmp_path / "m.gguf", IDS), text_of(tmp_path / "exact.gguf").feed_all(IDS)) < BOUND
 
 
-def test_bitnet_without_sub_norms(maker: ModuleType, tmp_path: Path, text_of: Callable[..., Sequence]) -> None:
+def test_bitnet_without_sub_norms(models: ModuleType, tmp_path: Path, text_of: Callable[..., Sequence]) -> None:
     """With SiLU it is a Llama to both."""
     pytest.importorskip("llama_cpp", reason="llama-cpp-python is not installed")
-    folder = write(maker, tmp_path / "hf", "bitnet", "C_packed", hidden_act="silu")
-    tensors = maker.tensors_of("C_packed", maker.masters(maker.Shape()))
-    maker.write_safetensors(folder / "model.safetensors", {k: v for k, v in tensors.items() if "sub_norm" not in k})
+    folder = write(models, tmp_path / "hf", "bitnet", "C_packed", hidden_act="silu")
+    tensors = models.tensors_of("C_packed", models.masters(models.Shape()))
+    models.write_safetensors(folder / "model.safetensors", {k: v for k, v in tensors.items() if "sub_norm" not in k})
     convert(folder, tmp_path / "m.gguf", outtype="tq2_0", quiet=True)
     assert relative_rms(by_llama_cpp(tmp_path / "m.gguf", IDS), text_of(tmp_path / "m.gguf").feed_all(IDS)) < BOUND

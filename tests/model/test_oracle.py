@@ -51,9 +51,9 @@ def prompts(vocab: int) -> list[list[int]]:
 
 
 @pytest.fixture(scope="module")
-def folder(maker: ModuleType, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def folder(models: ModuleType, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Packed ternary weights with float32 scales: the one flavour whose integer products transformers computes exactly."""
-    made: Path = maker.write_folder(tmp_path_factory.mktemp("hf") / "C_packed", "C_packed")
+    made: Path = models.write_folder(tmp_path_factory.mktemp("hf") / "C_packed", "C_packed")
     return made
 
 
@@ -117,9 +117,9 @@ def test_a_converted_checkpoint(transformers: ModuleType, folder: Path, converte
     assert compare(text_of(converted), model, oracle, texts) > 0.5 * sum(map(len, texts))
 
 
-def test_stored_logits(maker: ModuleType, folder: Path, converted: Path, text_of: Callable[..., Sequence]) -> None:
+def test_stored_logits(models: ModuleType, folder: Path, converted: Path, text_of: Callable[..., Sequence]) -> None:
     """tests/golden/tiny_c.npz holds what transformers computed for the same folder (scripts/make_test_models.py --fixtures)."""
-    golden = np.load(maker.GOLDEN)
+    golden = np.load(models.GOLDEN)
     digest = hashlib.sha256((folder / "model.safetensors").read_bytes()).hexdigest()
     assert str(golden["model_sha256"]) == digest, "the script makes another model now: write the fixtures again"
     with open_gguf(converted) as file:

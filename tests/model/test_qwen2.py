@@ -85,7 +85,7 @@ def test_biases_that_are_missing_or_elsewhere(model: Model, tmp_path: Path, text
 
 
 @pytest.fixture
-def folder(model: Model, maker: ModuleType, tmp_path: Path) -> Path:
+def folder(model: Model, models: ModuleType, tmp_path: Path) -> Path:
     """Dequantised ternary weights."""
     z, home = model.sizes, tmp_path / "hf"
     home.mkdir()
@@ -97,7 +97,7 @@ def folder(model: Model, maker: ModuleType, tmp_path: Path) -> Path:
             stored[f"model.layers.{layer}.{OURS[part]}.weight"] = value.astype(np.float32)
             if name in model.biases:
                 stored[f"model.layers.{layer}.{OURS[part]}.bias"] = model.biases[name]
-    maker.write_safetensors(home / "model.safetensors", {name: ("F32", value) for name, value in stored.items()})
+    models.write_safetensors(home / "model.safetensors", {name: ("F32", value) for name, value in stored.items()})
     config = {
         "architectures": ["Qwen2ForCausalLM"],
         "model_type": "qwen2",
@@ -115,7 +115,7 @@ def folder(model: Model, maker: ModuleType, tmp_path: Path) -> Path:
         "attention_bias": True,
     }
     (home / "config.json").write_text(json.dumps(config))
-    (home / "tokenizer.json").write_text(json.dumps(tokenizer_json(maker, "qwen3")))
+    (home / "tokenizer.json").write_text(json.dumps(tokenizer_json(models, "qwen3")))
     return home
 
 

@@ -80,10 +80,10 @@ def expected(section: dict[str, Any], head_dim: int, theta: float, context: int,
 
 @pytest.mark.parametrize("place", ["rope_scaling", "rope_parameters"])
 @pytest.mark.parametrize("name", SECTIONS)
-def test_tables_are_those_of_the_formulas(name: str, place: str, maker: ModuleType, tmp_path: Path) -> None:
+def test_tables_are_those_of_the_formulas(name: str, place: str, models: ModuleType, tmp_path: Path) -> None:
     section = SECTIONS[name]
     places = {"rope_parameters": None, "rope_theta": 5000.0} | {place: section}
-    folder = write(maker, tmp_path / "hf", "llama", "C_packed", **places)
+    folder = write(models, tmp_path / "hf", "llama", "C_packed", **places)
     convert(folder, tmp_path / "m.gguf", quiet=True)
     config = json.loads((folder / "config.json").read_text())
     head_dim = config.get("head_dim") or config["hidden_size"] // config["num_attention_heads"]
@@ -94,10 +94,10 @@ def test_tables_are_those_of_the_formulas(name: str, place: str, maker: ModuleTy
 
 @pytest.mark.live
 @pytest.mark.parametrize("name", SECTIONS)
-def test_tables_are_those_of_transformers(name: str, maker: ModuleType, transformers: ModuleType, tmp_path: Path) -> None:
+def test_tables_are_those_of_transformers(name: str, models: ModuleType, transformers: ModuleType, tmp_path: Path) -> None:
     import torch
 
-    folder = write(maker, tmp_path / "hf", "llama", "C_packed", rope_parameters=None, rope_theta=5000.0, rope_scaling=SECTIONS[name])
+    folder = write(models, tmp_path / "hf", "llama", "C_packed", rope_parameters=None, rope_theta=5000.0, rope_scaling=SECTIONS[name])
     convert(folder, tmp_path / "m.gguf", quiet=True)
     rotary = transformers.models.llama.modeling_llama.LlamaRotaryEmbedding(transformers.AutoConfig.from_pretrained(folder))
     for got, want in zip(tables(tmp_path / "m.gguf"), rotary(torch.zeros(1), torch.arange(200)[None]), strict=True):
@@ -118,19 +118,21 @@ SMALL: dict[str, tuple[str, dict[str, Any]]] = {
 
 @pytest.mark.live
 @pytest.mark.parametrize("name", SMALL)
-def test_tables_of_other_families_are_those_of_transformers(name: str, maker: ModuleType, transformers: ModuleType, tmp_path: Path) -> None:
+def test_tables_of_other_families_are_those_of_transformers(
+    name: str, models: ModuleType, transformers: ModuleType, tmp_path: Path
+) -> None:
     import torch
 
     kind, changes = SMALL[name]
-    folder = embedding_models.write_folder(maker, tmp_path / "hf", kind, **changes)
+    folder = embedding_models.write_folder(models, tmp_path / "hf", kind, **changes)
     convert(folder, tmp_path / "m.gguf", quiet=True)
-    config, models, where = transformers.AutoConfig.from_pretrained(folder), transformers.models, torch.arange(200)[None]
+    config, theirs, where = transformers.AutoConfig.from_pretrained(folder), transformers.models, torch.arange(200)[None]
     with open_gguf(tmp_path / "m.gguf") as file:
         cos, sin = rope_tables(file, read_config(file), 200)
     if kind == "qwen3":
-        found = [models.qwen3.modeling_qwen3.Qwen3RotaryEmbedding(config)(torch.zeros(1), where)]
+        found = [theirs.qwen3.modeling_qwen3.Qwen3RotaryEmbedding(config)(torch.zeros(1), where)]
     else:
-        rotary = models.gemma3.modeling_gemma3.Gemma3RotaryEmbedding(config)
+        rotary = theirs.gemma3.modeling_gemma3.Gemma3RotaryEmbedding(config)
         found = [rotary(torch.zeros(1), where, layer) for layer in ("full_attention", "sliding_attention")]
     for got, want in ((cos, [pair[0] for pair in found]), (sin, [pair[1] for pair in found])):
         np.testing.assert_allclose(got, torch.cat(want, 1)[0, :, : got.shape[1]].numpy(), atol=1.6e-5)
@@ -144,13 +146,13 @@ LOGITS: dict[str, dict[str, Any]] = {
 
 
 @pytest.fixture(scope="module", params=LOGITS)
-def scaled(request: pytest.FixtureRequest, maker: ModuleType, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path, Any]:
+def scaled(request: pytest.FixtureRequest, models: ModuleType, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path, Any]:
     """Folder, converted file, and the model of its formulas."""
     base, kind, section = tmp_path_factory.mktemp("scaled"), request.param, LOGITS[request.param]
     flavour = "E_master" if kind == "1bitllm" else "C_packed"
-    model = model_of(maker, kind)
+    model = model_of(models, kind)
     z = model.sizes
-    folder = write(maker, base / "hf", kind, flavour, rope_parameters=None, rope_theta=z.theta, rope_scaling=section)
+    folder = write(models, base / "hf", kind, flavour, rope_parameters=None, rope_theta=z.theta, rope_scaling=section)
     convert(folder, base / "m.gguf", quiet=True)
     cos, sin = expected(section, z.head_dim, z.theta, z.context, 2)
     model.rope_amplitude = float(np.hypot(cos[0, 0], sin[0, 0]))
@@ -182,13 +184,13 @@ def test_logits_are_those_of_transformers(
 
 
 @pytest.mark.parametrize("activation", ["relu2", "silu"])
-def test_bitnet_without_sub_norms(activation: str, maker: ModuleType, tmp_path: Path, text_of: Callable[..., Sequence]) -> None:
+def test_bitnet_without_sub_norms(activation: str, models: ModuleType, tmp_path: Path, text_of: Callable[..., Sequence]) -> None:
     """ReLU² as `bitnet-b1.58` with a key, SiLU as `llama`, with its rows in the other order."""
-    folder = write(maker, tmp_path / "hf", "bitnet", "C_packed", hidden_act=activation, use_sub_norms=False)
-    tensors = maker.tensors_of("C_packed", maker.masters(maker.Shape()))
-    maker.write_safetensors(folder / "model.safetensors", {k: v for k, v in tensors.items() if "sub_norm" not in k})
+    folder = write(models, tmp_path / "hf", "bitnet", "C_packed", hidden_act=activation, use_sub_norms=False)
+    tensors = models.tensors_of("C_packed", models.masters(models.Shape()))
+    models.write_safetensors(folder / "model.safetensors", {k: v for k, v in tensors.items() if "sub_norm" not in k})
     convert(folder, tmp_path / "m.gguf", quiet=True)
-    model = model_of(maker, "bitnet")
+    model = model_of(models, "bitnet")
     model.activation = activation
     model.norms = {name: value for name, value in model.norms.items() if "sub_norm" not in name}
     ids = [int(i) for i in np.random.default_rng(6).integers(0, 282, 40)]

@@ -26,11 +26,11 @@ IDS = [int(i) for i in np.random.default_rng(6).integers(0, 282, 24)]
 SEED = 5
 
 
-def by_rows(maker: ModuleType, kind: str) -> tuple[dict[str, Any], Model]:
+def by_rows(models: ModuleType, kind: str) -> tuple[dict[str, Any], Model]:
     """Tensors of a folder of masters, and the model that they stand for: each row -s, 0, s with s = mean|W| of the row."""
-    masters = maker.masters(maker.KINDS[kind].shape, SEED, False, maker.KINDS[kind])
+    masters = models.masters(models.KINDS[kind].shape, SEED, False, models.KINDS[kind])
     rng = np.random.default_rng(1)
-    model = model_of(maker, kind, SEED)
+    model = model_of(models, kind, SEED)
     model.embedding, model.head = masters["model.embed_tokens.weight"], masters.get("lm_head.weight")
     for name, value in masters.items():
         parts = name.removesuffix(".weight").split(".")
@@ -40,7 +40,7 @@ def by_rows(maker: ModuleType, kind: str) -> tuple[dict[str, Any], Model]:
             elif parts[1:] == ["norm"]:
                 model.norms["output_norm"] = value
             continue
-        spread = maker.from_bf16(maker.to_bf16((value * rng.uniform(0.3, 3, (len(value), 1))).astype(np.float32)))
+        spread = models.from_bf16(models.to_bf16((value * rng.uniform(0.3, 3, (len(value), 1))).astype(np.float32)))
         masters[name] = spread
         scale = np.abs(spread.astype(np.float64)).mean(1).astype(np.float32)
         target = f"blk.{parts[2]}.{LAYER['.'.join(parts[3:])]}"
@@ -50,10 +50,10 @@ def by_rows(maker: ModuleType, kind: str) -> tuple[dict[str, Any], Model]:
 
 
 @pytest.fixture(scope="module")
-def axolotl(maker: ModuleType, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Model]:
-    folder: Path = maker.write_folder(tmp_path_factory.mktemp("rows") / "hf", "E_master", kind="llama")
-    masters, model = by_rows(maker, "llama")
-    maker.write_safetensors(folder / "model.safetensors", {name: ("BF16", maker.to_bf16(value)) for name, value in masters.items()})
+def axolotl(models: ModuleType, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Model]:
+    folder: Path = models.write_folder(tmp_path_factory.mktemp("rows") / "hf", "E_master", kind="llama")
+    masters, model = by_rows(models, "llama")
+    models.write_safetensors(folder / "model.safetensors", {name: ("BF16", models.to_bf16(value)) for name, value in masters.items()})
     return folder, model
 
 
@@ -149,20 +149,20 @@ def test_what_was_assumed_is_said(axolotl: tuple[Path, Model], tmp_path: Path, c
     assert all(word in told for word in ("mean|W| of each row", "11 significant bits", "i2_s keeps it")), told
 
 
-def test_dequantised_rows_need_no_option(axolotl: tuple[Path, Model], converted: Path, maker: ModuleType, tmp_path: Path) -> None:
+def test_dequantised_rows_need_no_option(axolotl: tuple[Path, Model], converted: Path, models: ModuleType, tmp_path: Path) -> None:
     """Already -s, 0, s with an s a row, of any 24 bits: the same file, whatever --ternarise-by says."""
     folder, model = axolotl
     path = tmp_path / "hf"
     path.mkdir()
     for name in ("config.json", "tokenizer.json", "tokenizer_config.json"):
         (path / name).write_bytes((folder / name).read_bytes())
-    masters, _ = by_rows(maker, "llama")
+    masters, _ = by_rows(models, "llama")
     for name in masters:
         if name.endswith("_proj.weight"):
             _, _, layer, *rest = name.removesuffix(".weight").split(".")
             target = f"blk.{layer}.{LAYER['.'.join(rest)]}"
             masters[name] = model.ternary[target] * np.asarray(model.scales[target])[:, None]
-    maker.write_safetensors(path / "model.safetensors", {name: ("F32", value) for name, value in masters.items()})
+    models.write_safetensors(path / "model.safetensors", {name: ("F32", value) for name, value in masters.items()})
     convert(path, tmp_path / "m.gguf", embedding_type="f16", quiet=True)
     with open_gguf(converted) as file, open_gguf(tmp_path / "m.gguf") as other:
         for name in file.tensors:
@@ -172,22 +172,22 @@ def test_dequantised_rows_need_no_option(axolotl: tuple[Path, Model], converted:
         }
 
 
-def test_rows_and_other_flavours(maker: ModuleType, tmp_path: Path) -> None:
-    folder = maker.write_folder(tmp_path / "hf", "C_packed", kind="llama")
+def test_rows_and_other_flavours(models: ModuleType, tmp_path: Path) -> None:
+    folder = models.write_folder(tmp_path / "hf", "C_packed", kind="llama")
     with pytest.raises(UsageError, match="--ternarise-by row is for float master weights; these are flavour C"):
         open_checkpoint(folder, by_row=True)
 
 
-def test_rows_with_relu2_are_refused_by_name(maker: ModuleType, tmp_path: Path, text_of: Callable[..., Sequence]) -> None:
-    folder = maker.write_folder(tmp_path / "hf", "E_master")
+def test_rows_with_relu2_are_refused_by_name(models: ModuleType, tmp_path: Path, text_of: Callable[..., Sequence]) -> None:
+    folder = models.write_folder(tmp_path / "hf", "E_master")
     with pytest.raises(UnsupportedError, match="ReLU²"):
         convert(folder, tmp_path / "m.gguf", ternarise_by="row", quiet=True)
 
 
 @pytest.mark.parametrize("outtype", ["i2_s", "tq2_0", "iq2_bn", "f16"])
-def test_rows_with_relu2_in_a_type_that_was_asked_for(outtype: str, maker: ModuleType, tmp_path: Path, capsys: Any) -> None:
+def test_rows_with_relu2_in_a_type_that_was_asked_for(outtype: str, models: ModuleType, tmp_path: Path, capsys: Any) -> None:
     """The file is written, and what is said of it is what `run` says."""
-    folder = maker.write_folder(tmp_path / "hf", "E_master", exact=False)
+    folder = models.write_folder(tmp_path / "hf", "E_master", exact=False)
     convert(folder, tmp_path / "m.gguf", ternarise_by="row", outtype=outtype)
     with open_gguf(tmp_path / "m.gguf") as file:
         reason = why_not(file, full=True).reason
@@ -195,9 +195,9 @@ def test_rows_with_relu2_in_a_type_that_was_asked_for(outtype: str, maker: Modul
 
 
 @pytest.mark.parametrize("outtype", ["i2_s", "tq2_0", "iq2_bn"])
-def test_rows_of_weights_that_no_block_divides(outtype: str, maker: ModuleType, tmp_path: Path, text_of: Callable[..., Sequence]) -> None:
+def test_rows_of_weights_that_no_block_divides(outtype: str, models: ModuleType, tmp_path: Path, text_of: Callable[..., Sequence]) -> None:
     """676: these projections are floats beside the others, with the scales as they are."""
-    folder = maker.write_folder(tmp_path / "hf", "E_master", kind="1bitllm-xl")
+    folder = models.write_folder(tmp_path / "hf", "E_master", kind="1bitllm-xl")
     convert(folder, tmp_path / "auto.gguf", ternarise_by="row", quiet=True)
     convert(folder, tmp_path / "m.gguf", ternarise_by="row", outtype=outtype, quiet=True)
     with open_gguf(tmp_path / "m.gguf") as file, open_gguf(tmp_path / "auto.gguf") as other:
@@ -225,9 +225,9 @@ def qwen3(folder: Path) -> dict[str, Any]:
     return config | {"architectures": ["Qwen3ForCausalLM"], "model_type": "qwen3"}
 
 
-def test_qwen3(axolotl: tuple[Path, Model], maker: ModuleType, tmp_path: Path, text_of: Callable[..., Sequence]) -> None:
+def test_qwen3(axolotl: tuple[Path, Model], models: ModuleType, tmp_path: Path, text_of: Callable[..., Sequence]) -> None:
     folder, model = axolotl
-    masters, _ = by_rows(maker, "llama")
+    masters, _ = by_rows(models, "llama")
     norms = {}
     for layer in range(model.sizes.layers):
         for which in "qk":
@@ -236,8 +236,8 @@ def test_qwen3(axolotl: tuple[Path, Model], maker: ModuleType, tmp_path: Path, t
     for name in ("tokenizer.json", "tokenizer_config.json"):
         (tmp_path / "hf" / name).write_bytes((folder / name).read_bytes())
     (tmp_path / "hf" / "config.json").write_text(json.dumps(qwen3(folder)))
-    tensors = {name: ("BF16", maker.to_bf16(value)) for name, value in masters.items()}
-    maker.write_safetensors(tmp_path / "hf" / "model.safetensors", tensors | {name: ("F32", value) for name, value in norms.items()})
+    tensors = {name: ("BF16", models.to_bf16(value)) for name, value in masters.items()}
+    models.write_safetensors(tmp_path / "hf" / "model.safetensors", tensors | {name: ("F32", value) for name, value in norms.items()})
     convert(tmp_path / "hf", tmp_path / "m.gguf", ternarise_by="row", quiet=True)
     copy = Model(**vars(model))
     copy.norms = dict(model.norms)

@@ -38,12 +38,12 @@ def test_caches_have_the_layout_of_the_model(cache_type: str, query_type: str) -
     assert one == other
 
 
-def test_families_have_the_layout_of_the_model(maker: ModuleType, tmp_path: Path) -> None:
+def test_families_have_the_layout_of_the_model(models: ModuleType, tmp_path: Path) -> None:
     from bitnet_cli.commands.convert import convert
 
-    for kind in maker.KINDS:
+    for kind in models.KINDS:
         path = tmp_path / f"{kind}.gguf"
-        convert(maker.write_folder(tmp_path / kind, "D_dequantised", kind=kind), path, quiet=True)
+        convert(models.write_folder(tmp_path / kind, "D_dequantised", kind=kind), path, quiet=True)
         one, other = layouts(path)
         assert one == other, kind
 
