@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from .exponential import exp
 from .jit import inlined, kernel, separate
 from .kv_cache import BLOCK, UNIT
-from .panels import copy_positions, first_is_whole, key_place, scale_scores, unpack_keys, unpack_values, value_place, weigh_values
+from .panels import copy_positions, first_is_whole, key_place, times_steps, unpack_keys, unpack_values, value_place
 from .simd import floats, selected
 from .simd.cached import few_queries, is_packed, keys_of, unit_size, values_of
 from .simd.outer_products import ask, depths, moved, new_tile
@@ -184,7 +184,7 @@ def _weigh(head, work, rows, line, start, begins):
         low, high = places[0, row], places[1, row]
         softmax[LAST, row], softmax[LAST_SUM, row] = softmax[SO_FAR, row], np.float32(0.0)  # changes nothing
         if low < high:
-            scale_scores(head, start, begins, scores, row * line, low // 16 * 16, high)
+            times_steps(head, False, start, begins, scores, row * line, low // 16 * 16, high)
             softmax[LAST, row] = _largest(scores, row * line, low, high)
     for row in range(rows):
         whole, high = places[0, row] // 16 * 16, places[1, row]
@@ -194,7 +194,7 @@ def _weigh(head, work, rows, line, start, begins):
     for row in range(rows):
         low, high, first, at = places[0, row], places[1, row], row // step * step, row * line
         if low < high:
-            weigh_values(head, start, begins, scores, at, low // 16 * 16, high)
+            times_steps(head, True, start, begins, scores, at, low // 16 * 16, high)
             _fill(scores, at + places[0, first], at + low, 0.0)
             _fill(scores, at + high, at + places[1, min(first + step, rows) - 1], 0.0)
 
@@ -291,7 +291,9 @@ def attend(head, work, table, spare, rows, dim, window, first, last):
 def result(work, row, dim, out, place):
     """What query `row` gets for all blocks that it has seen -> out[place : place + dim]."""
     at, inverse = row * (len(work.panel) // _UNIT), np.float32(1.0) / work.softmax[SUM, row]
-    for d in range(dim):
+    for d in range(0, dim // 16 * 16, 16):
+        store(out, place + d, mul(load(work.attended, at + d), splat(inverse)))
+    for d in range(dim // 16 * 16, dim):
         out[place + d] = work.attended[at + d] * inverse
 
 

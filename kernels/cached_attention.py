@@ -81,9 +81,7 @@ def head_of(cache, layer, kv):
 
 @overload(head_of, inline="always")
 def _head_of(cache, layer, kv):
-    if cache.instance_class is Cache:
-        return lambda cache, layer, kv: _floats_of(cache, layer, kv)  # noqa: PLW0108
-    return lambda cache, layer, kv: _codes_of(cache, layer, kv)  # noqa: PLW0108
+    return _floats_of if cache.instance_class is Cache else _codes_of
 
 
 def perhaps_round(bits, q, at, dim):

@@ -19,6 +19,9 @@ GELU_1, GELU_3 = np.float32(2 * np.sqrt(2 / np.pi)), np.float32(2 * np.sqrt(2 / 
 
 @inlined
 def _unit(g, up, activation):
+    if activation == RELU2:
+        positive = larger(g, splat(np.float32(0.0)))
+        return mul(mul(positive, positive), up)
     one, t = splat(np.float32(1.0)), g
     if activation == GELU:
         t = mul(g, add(splat(GELU_1), mul(splat(GELU_3), mul(g, g))))
@@ -34,11 +37,6 @@ def gated(gate, up, activation, first, last):
     SiLU is gate * sigmoid(gate), with e = exp(-|gate|), which cannot overflow: 1 / (1 + e) above zero and e / (1 + e) below. GELU is
     the same with another argument of the sigmoid, of the same sign.
     """
-    if activation == RELU2:
-        for i in range(first, last):
-            positive = max(gate[i], np.float32(0.0))
-            gate[i] = positive * positive * up[i]
-        return
     whole = first + (last - first) // 16 * 16
     for i in range(first, whole, 16):
         store(gate, i, _unit(load(gate, i), load(up, i), activation))

@@ -230,13 +230,14 @@ def _tile_sums(tile, span, first, unit, x, t, totals, scales, ahead):
     """totals += products of a pass over a tile, which has weights span[0] <= k < span[1], with TOKENS tokens from t on."""
     units, numbers, values, gap, line = flattened(x.minus), flattened(x.steps), flattened(x.codes), x.minus.shape[1], x.codes.shape[1]
     begin, end = span
-    for u in range(begin // unit, end // unit):
+    start = begin // unit
+    for i in range((end - begin) // unit):
+        u = start + i
         sums, tile_at = begin_tile(units, t * gap + u, gap), first * (TILE_BYTES // PASSES // BLOCKS // LANES)
         for k in range(u * unit, u * unit + unit, 4):
             prefetch_to_l2(ahead.packed, ahead.at + (k - begin) * ahead.step)
             sums = add_tile(sums, tile, tile_at + (k - begin) * (BLOCKS * LANES), values, t * line + k, line)
-        scale_at = (u - begin // unit) * BLOCK_ROWS + first
-        fold_tile(sums, units, numbers, t * gap + u, gap, scales, scale_at, (totals, first, GAP))
+        fold_tile(sums, units, numbers, t * gap + u, gap, scales, i * BLOCK_ROWS + first, (totals, first, GAP))
 
 
 @kernel

@@ -19,9 +19,11 @@ from .cached_attention import append, head_of, perhaps_round, work_of
 from .jit import inlined, kernel
 from .kv_cache import BLOCK, UNIT, Table
 from .rope import rotate, rotate_pairs
+from .simd import floats
 from .simd.atomics import atomic_add
 from .split import split
 
+load, store, mul, splat = floats.load_f32, floats.store_f32, floats.mul_f32, floats.splat_f32
 _BLOCK, _UNIT, _START, _NEXT, _NOWHERE = np.int64(BLOCK), np.int64(UNIT), np.int64(0), np.int64(1), np.int64(-1)
 
 
@@ -68,14 +70,14 @@ def _attend(z, w, cache, s, layer, queries, first, last, thread):
     """Queries, rotated and scaled, attend to blocks first <= b < last, by this thread."""
     text, kv, number, rows = queries
     dim, group, q, work = z.head_dim, z.heads // z.kv_heads, s.queries[thread], work_of(s, thread)
-    line, scale = len(work.panel) // _UNIT, np.float32(1.0) / np.sqrt(np.float32(dim))
+    line, scale = len(work.panel) // _UNIT, splat(np.float32(1.0) / np.sqrt(np.float32(dim)))
     for row in range(rows):
         t, head, place = s.texts[text, 0] + (number + row) // group, kv * group + (number + row) % group, row * line
         angles = w.rope_rows[layer] + s.positions[t, 0]
         _rotate(z, s.qkv[t], head * dim, w.cos[angles], w.sin[angles], q, place)
         perhaps_round(z.query_bits, q, place, dim)
-        for d in range(place, place + dim):
-            q[d] *= scale
+        for d in range(place, place + dim, 16):  # a row's line is longer
+            store(q, d, mul(load(q, d), scale))
         s.lengths[thread, row] = s.positions[t, 0] + 1  # not by `work`: Numba does not know that it is part of an argument
     head = head_of(cache, layer, kv)
     spare = head.values.shape[0] - (len(s.queries) - thread) * _BLOCK if z.page < _BLOCK and s.tables.shape[1] > 1 else _NOWHERE

@@ -88,33 +88,22 @@ def _code_values(head, first, last, column, whole, panel):
 
 
 @kernel
-def _times_steps(steps, start, scores, at, first, last, whole):
-    """scores[at + j] *= step of place start + j, first <= j < last in 16s. whole: the first one is no code."""
-    kept = scores[at]
-    for j in range(first, last, 16):
-        store(scores, at + j, mul(load(scores, at + j), load_steps(steps, start + j)))
-    if whole:
-        scores[at] = kept
-
-
-@kernel
-def _key_steps(head, start, whole, scores, at, first, last):
-    _times_steps(head.key_steps, start, scores, at, first, last, value_bits(head.values) == 3 and whole >= 0)
-
-
-@kernel
-def _value_steps(head, start, whole, scores, at, first, last):
-    _times_steps(head.value_steps, start, scores, at, first, last, value_bits(head.values) == 3 and whole >= 0)
-
-
-@kernel
 def first_is_whole(head, whole):
     """Whether key and value of a place are no codes. whole: its page, if it is a text's first; -1 if not."""
     return whole >= 0 and value_bits(head.values) == 3
 
 
-# Each function below is what Python calls; the `overload` after it, what Numba puts in its place where a kernel calls it: functions
-# that are not compiled yet, so a kernel's name alone will not do.
+@kernel
+def _times_code_steps(head, values, start, whole, scores, at, first, last):
+    steps, kept = head.value_steps if values else head.key_steps, scores[at]
+    for j in range(first, last, 16):
+        store(scores, at + j, mul(load(scores, at + j), load_steps(steps, start + j)))
+    if first_is_whole(head, whole):
+        scores[at] = kept
+
+
+# Names for kernels; what Numba puts in their places says the `overload` after each: functions that are not compiled yet, so a kernel's name
+# alone will not do.
 
 
 def unpack_keys(head, first, count, dim, whole, panel):
@@ -122,7 +111,6 @@ def unpack_keys(head, first, count, dim, whole, panel):
 
     whole: the page that has the first one as it is, if it is a text's first and no code; else -1.
     """
-    (_float_keys if isinstance(head, Cache) else _code_keys)(head, first, count, dim, whole, panel)
 
 
 @overload(unpack_keys, inline="always")
@@ -134,7 +122,6 @@ def _unpack_keys(head, first, count, dim, whole, panel):
 
 def unpack_values(head, first, last, column, whole, panel):
     """64 columns, or those that there are, of positions first <= p < last: column + i of p -> panel[(p - first) * 64 + i]."""
-    (_float_values if isinstance(head, Cache) else _code_values)(head, first, last, column, whole, panel)
 
 
 @overload(unpack_values, inline="always")
@@ -144,30 +131,21 @@ def _unpack_values(head, first, last, column, whole, panel):
     return lambda head, first, last, column, whole, panel: _code_values(head, first, last, column, whole, panel)  # noqa: PLW0108
 
 
-def scale_scores(head, start, whole, scores, at, first, last):
-    """scores[at + j], first <= j < last in 16s, of key start + j: products with its codes -> with the key."""
-    if not isinstance(head, Cache):
-        _key_steps(head, start, whole, scores, at, first, last)
+def times_steps(head, values, start, whole, scores, at, first, last):
+    """scores[at + j], first <= j < last in 16s, of place start + j: products with a key's codes -> with the key; or, where `values`,
+    weights of values -> of their codes.
+    """
 
 
-@overload(scale_scores, inline="always")
-def _scale_scores(head, start, whole, scores, at, first, last):
-    if head.instance_class is Cache:
-        return lambda head, start, whole, scores, at, first, last: None
-    return lambda head, start, whole, scores, at, first, last: _key_steps(head, start, whole, scores, at, first, last)  # noqa: PLW0108
+@overload(times_steps, inline="always")
+def _times_steps(head, values, start, whole, scores, at, first, last):
+    def none(head, values, start, whole, scores, at, first, last):
+        pass
 
+    def codes(head, values, start, whole, scores, at, first, last):
+        _times_code_steps(head, values, start, whole, scores, at, first, last)
 
-def weigh_values(head, start, whole, scores, at, first, last):
-    """The same for weights of values -> weights of their codes."""
-    if not isinstance(head, Cache):
-        _value_steps(head, start, whole, scores, at, first, last)
-
-
-@overload(weigh_values, inline="always")
-def _weigh_values(head, start, whole, scores, at, first, last):
-    if head.instance_class is Cache:
-        return lambda head, start, whole, scores, at, first, last: None
-    return lambda head, start, whole, scores, at, first, last: _value_steps(head, start, whole, scores, at, first, last)  # noqa: PLW0108
+    return none if head.instance_class is Cache else codes
 
 
 @kernel
@@ -195,7 +173,6 @@ def _copy_codes(head, source, target):
 
 def copy_positions(head, source, target):
     """Keys and values of 16 positions from one place of the cache to another."""
-    (_copy_floats if isinstance(head, Cache) else _copy_codes)(head, source, target)
 
 
 @overload(copy_positions, inline="always")

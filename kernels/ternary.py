@@ -26,7 +26,7 @@ load, load_half, store = selected.load, selected.load_half, selected.store
 field0, field1, field2, field3 = selected.field0, selected.field1, selected.field2, selected.field3
 flattened = vectors.flattened
 # Tokens that meet packed rows; more are worth unpacking rows to a tile (docs/log.md#few), or all that AMX does (#stages).
-FEW = 2 if MATRIX else 16 if TOKENS == 8 else 6
+FEW = 2 if MATRIX else 8 if TOKENS == 8 else 6
 
 
 @kernel

@@ -102,18 +102,17 @@ def _packed_sums_8(packed, at, stride, begin, end, ahead, codes, sums, place):
 @kernel
 def packed_sums(packed, at, stride, rows, codes, tokens, sums):
     """sums[(t + 1) * TILE_ROWS + i] = code sum of row i, the first at byte `at`, with token t, for i < rows <= TILE_ROWS, rows % 4 = 0."""
-    values, gap, ahead, begun = flattened(codes), codes.shape[1], NEXT_PACKED * stride, 0
+    values, gap, ahead = flattened(codes), codes.shape[1], NEXT_PACKED * stride
     for i in range(TILE_ROWS, ((tokens + 3) // 4 * 4 + 1) * TILE_ROWS):
         sums[i] = 0
-    while TOKENS == 8 and not MATRIX and begun + 4 < tokens:
+    if TOKENS == 8 and not MATRIX and tokens > 4:
         for begin in range(0, stride, L1_BYTES):
             end = min(begin + L1_BYTES, stride)
             for i in range(0, rows, 2):
-                place = (begun + 1) * TILE_ROWS + i
-                _packed_sums_8(packed, at + i * stride, stride, begin, end, ahead, Codes(values, begun * gap, gap), sums, place)
-        begun += 8
+                _packed_sums_8(packed, at + i * stride, stride, begin, end, ahead, Codes(values, 0 * gap, gap), sums, TILE_ROWS + i)
+        return
     for i in range(0, rows, PACKED_ROWS):
-        for t in range(begun, tokens, 2):
+        for t in range(0, tokens, 2):
             _packed_sums_2(packed, at + i * stride, stride, ahead, Codes(values, t * gap, gap), sums, (t + 1) * TILE_ROWS + i)
 
 

@@ -99,8 +99,8 @@ Logits that are NaN or infinite | exit code 1, with the position; minus infinity
 Token ids outside the vocabulary | UsageError before any kernel
     model/engine::ids_outside_the_vocabulary
 Ctrl-C in a text, a compilation, an import, a conversion | exit code 130, terminal and files in order
-    commands/run::ctrl_c commands/run::ctrl_c_while_kernels_compile kernels/interrupts::at_any_moment_of_the_linker start::ctrl_c_while_modules_are_imported
-    commands/convert_stopped::stopped_in_the_middle_of_writing
+    commands/run::ctrl_c commands/run::ctrl_c_while_kernels_compile kernels/interrupts::at_any_moment_of_the_linker
+    start::ctrl_c_while_modules_are_imported commands/convert_stopped::stopped_in_the_middle_of_writing
 SIGTERM to the server | no new requests, streams end, exit code 0
     serving/coming_and_going::sigterm_ends_with_zero serving/coming_and_going::drain
 kill -9 while a file is written | the target is absent or whole; the next run takes leftovers away

@@ -74,6 +74,8 @@ def operations(blocks: int, tokens: int, spread: int = 1) -> tuple[Any, Any]:
         def codegen(ctx: Any, b: Any, sig: Any, args: Any) -> Any:
             sums_value, minus_value, steps_value, start, far, scales_value, scale_start, where = args
             totals_value, first, row = (b.extract_value(where, i) for i in range(3))
+            if 2 * blocks * tokens > selected.REGISTERS:  # or LLVM carries totals from unit to unit on the stack, and stores them twice
+                first = b.asm(ir.FunctionType(I64, [I64]), "", "=r,0", [first], side_effect=True)
             factors = [
                 b.load(_at(ctx, b, scales, scales_value, b.add(scale_start, I64(i * LANES)), _Floats), align=4) for i in range(blocks)
             ]
