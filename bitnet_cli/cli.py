@@ -142,7 +142,10 @@ def _home_that_is_none() -> None:
 
 
 def _terminated(number: int, _frame: FrameType | None) -> NoReturn:
-    """SIGTERM ends the command as Ctrl-C does, so that the terminal is left as it was and no half file stays; a second one at once."""
+    """SIGTERM ends the command as Ctrl-C does, so that the terminal is left as it was and no half file stays; a second one at once.
+
+    While kernels compile it waits, as Ctrl-C does, for a moment that bears it: some seconds (bitnet_kernels.interrupts).
+    """
     signal.signal(number, signal.SIG_DFL)
     # Whatever is still being closed may take long, or hang.
     later = threading.Timer(GRACE, os.kill, (os.getpid(), number))

@@ -55,34 +55,24 @@ def row_bytes(kind, cols):
     return cols // 32 * 18 if kind == HEAD_Q4_0 else cols // 256 * 210
 
 
-@inlined
-def two_f32(data, at):
-    """The 32 weights of a block from byte `at` on, 16 in each of two registers."""
-    return load_f32(data, at), load_f32(data, at + 64)
+def _two(load: Any, size: int) -> Any:
+    """`two(data, at)`: the 32 weights of a block from byte `at` on, 16 of `size` bytes in each of two registers."""
+    return inlined(lambda data, at: (load(data, at), load(data, at + size)))
 
 
-@inlined
-def two_f16(data, at):
-    """As two_f32."""
-    return load_f16(data, at), load_f16(data, at + 32)
-
-
-@inlined
-def two_bf16(data, at):
-    """As two_f32."""
-    return load_bf16(data, at), load_bf16(data, at + 32)
+two_f32, two_f16, two_bf16 = _two(load_f32, 64), _two(load_f16, 32), _two(load_bf16, 32)
 
 
 @inlined
 def two_q8_0(data, at):
-    """As two_f32."""
+    """The 32 weights of a block, likewise."""
     scale = splat(one_f16(data, at))
     return mul(load_i8(data, at + 2), scale), mul(load_i8(data, at + 18), scale)
 
 
 @inlined
 def two_q4_0(data, at):
-    """As two_f32."""
+    """The 32 weights of a block, likewise."""
     scale = splat(one_f16(data, at))
     return mul(low_nibbles(data, at + 2), scale), mul(high_nibbles(data, at + 2), scale)
 

@@ -99,7 +99,7 @@ def _built(asked: Asked, known: Callable[[str], object]) -> list[Code]:
 
     root = Part(asked.module, asked.name, (Record(asked.layout), *[types.int64] * asked.integers))
     symbol = symbol_of(asked.module, asked.name, asked.layout)
-    with interrupted_later(), collecting_less():
+    with interrupted_later(may_come=True), collecting_less():
         return Build(known).run(root, symbol, processes() if asked.large else 1)
 
 
@@ -334,6 +334,7 @@ def trial() -> None:
     _link([decoded(file) for file in child.received(sys.stdin.buffer)])
 
 
+@interrupted_later()
 def _link(codes: Sequence[Code]) -> None:
     """Load object files, which need each other and what is linked already. RuntimeError, ValueError: no object files."""
     from llvmlite import binding

@@ -32,12 +32,3 @@ def rms_norm(x, weights, offset, size, eps, out):
     part = weights[offset : offset + size]
     for i in range(size):
         out[i] = part[i] * (x[i] * inverse)
-
-
-@kernel
-def add_rms_norm(x, weights, offset, size, eps, out):
-    """As `rms_norm`, but added to out."""
-    inverse = np.float32(1.0) / np.sqrt(np.float32(_sum_of_squares(x, size) / size) + np.float32(eps))
-    part = weights[offset : offset + size]
-    for i in range(size):
-        out[i] += part[i] * (x[i] * inverse)

@@ -41,7 +41,7 @@ from .heads import attention
 from .inputs import Preparation, hadamard, keep_largest, own_row, quantise_row_4
 from .jit import entry, inlined, kernel, separate
 from .logits import wanted_logits
-from .norm import add_rms_norm, rms_norm
+from .norm import rms_norm
 from .operands import Destination, Inputs, Matrix, Product
 from .parts import AT_ONCE, end_and_scale, left_over, scale_parts
 from .quantise import kernel_length, quantise_row
@@ -117,7 +117,9 @@ def add_branch(z, w, norm_at, s, mine, control):
     """s.x += RMSNorm(s.branch), then a barrier."""
     first, last = tokens_of(mine)
     for t in range(first, last):
-        add_rms_norm(s.branch[t], w.norms, norm_at, z.hidden, z.norm_eps, s.x[t])
+        rms_norm(s.branch[t], w.norms, norm_at, z.hidden, z.norm_eps, s.branch[t])
+        for i in range(z.hidden):
+            s.x[t, i] += s.branch[t, i]
     barrier(control, mine.meeting)
 
 

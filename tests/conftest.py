@@ -95,7 +95,7 @@ def models(repo_root: Path) -> ModuleType:
 
     def masters(shape: Any, seed: int = 0, exact: bool = True, kind: Any = module.KINDS["bitnet"]) -> dict[str, Any]:
         """Tests ask for few of them, hundreds of times."""
-        key = shape, seed, exact, kind.architecture, kind.model_type
+        key = shape, seed, exact, kind.tied, tuple(kind.norms.items())
         if key not in kept:
             kept[key] = made(shape, seed, exact, kind)
         return {name: value.copy() for name, value in kept[key].items()}
