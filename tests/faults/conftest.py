@@ -1,5 +1,5 @@
 """The fixtures of the commands' tests."""
 
-from ..commands.conftest import folders, models, refused
+from ..commands.conftest import folders, refused
 
-__all__ = ["folders", "models", "refused"]
+__all__ = ["folders", "refused"]
