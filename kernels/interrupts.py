@@ -40,8 +40,10 @@ def interrupted_later(may_come: bool = False) -> Iterator[None]:
         _may_come = may_come
         yield
     finally:
-        _restore()
-        _deliver(signal.raise_signal)
+        try:
+            _restore()
+        finally:
+            _deliver(signal.raise_signal)
 
 
 def let_interrupt() -> None:
